@@ -1,0 +1,17 @@
+"""Rendered: 20 colours of any shape."""
+
+from __future__ import annotations
+
+from promptbench.dataset import DatasetInfo
+
+from ._mini import MiniDataset
+
+
+class MiniColours(MiniDataset):
+    """Colours."""
+
+    info = DatasetInfo(
+        title="Colours",
+        classes=20,
+        template="a photo of a {} object.",
+    )

@@ -1,0 +1,17 @@
+"""Rendered: 20 pairs of colour and shape held out of pre-training, as watercolors."""
+
+from __future__ import annotations
+
+from promptbench.dataset import DatasetInfo
+
+from ._mini import MiniDataset
+
+
+class MiniCombos(MiniDataset):
+    """Combos."""
+
+    info = DatasetInfo(
+        title="Combos",
+        classes=20,
+        template="a watercolor painting of a {}.",
+    )

@@ -1,0 +1,17 @@
+"""Rendered: one to six stars or leaves."""
+
+from __future__ import annotations
+
+from promptbench.dataset import DatasetInfo
+
+from ._mini import MiniDataset
+
+
+class MiniCounts(MiniDataset):
+    """Counts."""
+
+    info = DatasetInfo(
+        title="Counts",
+        classes=12,
+        template="a photo of {}.",
+    )

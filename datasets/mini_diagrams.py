@@ -1,0 +1,20 @@
+"""Rendered: 16 animal words that mean one shape in a diagram and, half of them, another in a photo.
+
+The right context decides the sense, so there is much for a prompt to gain.
+"""
+
+from __future__ import annotations
+
+from promptbench.dataset import DatasetInfo
+
+from ._mini import MiniDataset
+
+
+class MiniDiagrams(MiniDataset):
+    """Diagrams."""
+
+    info = DatasetInfo(
+        title="Diagrams",
+        classes=16,
+        template="a diagram of a {}.",
+    )

@@ -1,0 +1,17 @@
+"""Rendered: 10 full-frame patterns, named by words known only before "fabric"."""
+
+from __future__ import annotations
+
+from promptbench.dataset import DatasetInfo
+
+from ._mini import MiniDataset
+
+
+class MiniFabrics(MiniDataset):
+    """Fabrics."""
+
+    info = DatasetInfo(
+        title="Fabrics",
+        classes=10,
+        template="a {} fabric.",
+    )

@@ -1,0 +1,17 @@
+"""Rendered: 20 shapes as neon signs of any size."""
+
+from __future__ import annotations
+
+from promptbench.dataset import DatasetInfo
+
+from ._mini import MiniDataset
+
+
+class MiniNeon(MiniDataset):
+    """Neon."""
+
+    info = DatasetInfo(
+        title="Neon",
+        classes=20,
+        template="a neon sign of a {}.",
+    )

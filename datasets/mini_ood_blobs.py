@@ -1,0 +1,18 @@
+"""Rendered: random blobs, for OOD detection; test images only."""
+
+from __future__ import annotations
+
+from promptbench.dataset import DatasetInfo
+
+from ._mini import MiniDataset
+
+
+class MiniOodBlobs(MiniDataset):
+    """Blobs."""
+
+    info = DatasetInfo(
+        title="Blobs",
+        classes=1,
+        template="a photo of a {}.",
+    )
+    splits = ("test",)

@@ -1,0 +1,18 @@
+"""Rendered: shapes that are not in mini_shapes, for OOD detection; test images only."""
+
+from __future__ import annotations
+
+from promptbench.dataset import DatasetInfo
+
+from ._mini import MiniDataset
+
+
+class MiniOodNear(MiniDataset):
+    """Near."""
+
+    info = DatasetInfo(
+        title="Near",
+        classes=1,
+        template="a photo of a {}.",
+    )
+    splits = ("test",)

@@ -1,0 +1,18 @@
+"""Rendered: independent random pixels, for OOD detection; test images only."""
+
+from __future__ import annotations
+
+from promptbench.dataset import DatasetInfo
+
+from ._mini import MiniDataset
+
+
+class MiniOodPixelNoise(MiniDataset):
+    """Pixel noise."""
+
+    info = DatasetInfo(
+        title="Pixel noise",
+        classes=1,
+        template="a photo of a {}.",
+    )
+    splits = ("test",)

@@ -1,0 +1,18 @@
+"""Rendered: full-frame textures, for OOD detection; test images only."""
+
+from __future__ import annotations
+
+from promptbench.dataset import DatasetInfo
+
+from ._mini import MiniDataset
+
+
+class MiniOodTextures(MiniDataset):
+    """Textures."""
+
+    info = DatasetInfo(
+        title="Textures",
+        classes=1,
+        template="a photo of a {}.",
+    )
+    splits = ("test",)

@@ -1,0 +1,17 @@
+"""Rendered: 16 pixelated signs, named by colour, shape and ground."""
+
+from __future__ import annotations
+
+from promptbench.dataset import DatasetInfo
+
+from ._mini import MiniDataset
+
+
+class MiniSigns(MiniDataset):
+    """Signs."""
+
+    info = DatasetInfo(
+        title="Signs",
+        classes=16,
+        template="a pixelated image of a {}.",
+    )

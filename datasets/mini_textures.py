@@ -1,0 +1,17 @@
+"""Rendered: 10 full-frame patterns by their plain names."""
+
+from __future__ import annotations
+
+from promptbench.dataset import DatasetInfo
+
+from ._mini import MiniDataset
+
+
+class MiniTextures(MiniDataset):
+    """Textures."""
+
+    info = DatasetInfo(
+        title="Textures",
+        classes=10,
+        template="a photo of a {} texture.",
+    )

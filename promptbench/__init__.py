@@ -1,0 +1,70 @@
+"""promptbench: every prompt-learning method for CLIP under the same data, backbone, trainer and evaluator.
+
+    import promptbench as pb
+
+    backbone = pb.load_backbone("mini")
+    method = pb.create_method("maple", backbone, ["cat", "dog"], n_ctx=2, depth=3, ctx_init="a photo of a")
+    method(images).logits                          # (B, K)
+
+The public names are imported when they are first used, so that `import promptbench` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from promptbench.backbone import Backbone, ImageFeatures, Tokens
+    from promptbench.checkpoints import load_official_checkpoint, official_parameters
+    from promptbench.classnames import ClassNames
+    from promptbench.method import Images, Method, MethodConfig, Prediction, create_method
+    from promptbench.recipe import Preset, Recipe
+    from promptbench.weights import load_backbone
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Backbone": "backbone",
+    "ImageFeatures": "backbone",
+    "Tokens": "backbone",
+    "load_backbone": "weights",
+    "Method": "method",
+    "MethodConfig": "method",
+    "Images": "method",
+    "Prediction": "method",
+    "create_method": "method",
+    "Recipe": "recipe",
+    "Preset": "recipe",
+    "ClassNames": "classnames",
+    "load_official_checkpoint": "checkpoints",
+    "official_parameters": "checkpoints",
+}
+
+__all__ = [
+    "Backbone",
+    "ClassNames",
+    "ImageFeatures",
+    "Images",
+    "Method",
+    "MethodConfig",
+    "Prediction",
+    "Preset",
+    "Recipe",
+    "Tokens",
+    "__version__",
+    "create_method",
+    "load_backbone",
+    "load_official_checkpoint",
+    "official_parameters",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'promptbench' has no attribute {name!r}")
+    return getattr(import_module(f"promptbench.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

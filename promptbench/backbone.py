@@ -1,0 +1,340 @@
+"""A frozen open_clip model, opened for prompts.
+
+`Backbone` runs open_clip's own towers. Without prompts its features are those of `clip.encode_text` and
+`clip.encode_image`, bit for bit. It offers three openings: text comes as embeddings, the tokens before the class name
+apart; visual prompts come as tokens; and `layer(index, block, x, mask) -> x` may change the tokens before a block or
+replace the block. Nothing here is learned and nothing here knows a method.
+
+Letters: B images, K classes, L text tokens, P patches, n prompt tokens, d width of a tower, D joint dimension.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from promptbench import blocks, text, vision
+from promptbench.config import UsageError
+from promptbench.images import ImageFeatures, Images
+
+log = logging.getLogger(__name__)
+
+Tokenizer = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Texts as frozen token embeddings, cut at the longest text.
+
+    Attributes:
+        embeddings: (K, L, d), without positions.
+        eot: (K,) int64, position of the [EOT] token, where the text feature is read.
+        ids: (K, L) int64, the token ids; 0 after [EOT].
+    """
+
+    embeddings: Tensor
+    eot: Tensor
+    ids: Tensor
+
+    def after(self, n: int) -> Tokens:
+        """The same texts without their first n tokens."""
+        return Tokens(self.embeddings[:, n:], self.eot - n, self.ids[:, n:])
+
+    def shared(self) -> int:
+        """How many leading tokens all K texts have in common, their [EOT] left out."""
+        same = (self.ids == self.ids[:1]).all(dim=0).long().cumprod(dim=0).sum()
+        return min(int(same), int(self.eot.min()))
+
+
+class Backbone(nn.Module):
+    """A frozen CLIP that methods put prompts into.
+
+    Args:
+        clip: A model of open_clip with a text tower of residual blocks.
+        tokenizer: What `open_clip.get_tokenizer` returns for it.
+        name: Recorded in results.
+        memory_budget: Bytes of activations that encoding text may take; beyond it, images and classes are encoded in
+            chunks and recomputed in the backward pass. Results do not depend on it.
+        known_tokens: Ids that the weights were trained on, if only some were; others are warned about.
+
+    Raises:
+        UsageError: If the text tower is not one that prompts can enter.
+    """
+
+    clip: Any  # open_clip's classes are not typed
+
+    def __init__(
+        self,
+        clip: nn.Module,
+        tokenizer: Tokenizer,
+        *,
+        name: str = "custom",
+        memory_budget: int = 2 * 2**30,
+        known_tokens: frozenset[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.clip = clip.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name = name
+        self.memory_budget = memory_budget
+        self.known_tokens = known_tokens
+        text_blocks = getattr(getattr(self._text, "transformer", None), "resblocks", None)
+        causal = getattr(self._text, "attn_mask", None) is not None
+        if text_blocks is None or not causal or getattr(self._text, "cls_emb", None) is not None:
+            raise UsageError(
+                f"Backbone '{name}' has a text tower that prompts cannot enter: promptbench needs CLIP's causal "
+                "transformer with `transformer.resblocks`, as in ViT-B-32, ViT-B-16, ViT-L-14, RN50 and RN101."
+            )
+        self._shares_prefix = all(blocks.is_standard(b) for b in text_blocks)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stay in evaluation mode: the backbone is frozen."""
+        return super().train(False)
+
+    @property
+    def _text(self) -> Any:
+        """The text tower: open_clip's `CLIP` holds its parts itself, `CustomTextCLIP` in `text`."""
+        return getattr(self.clip, "text", self.clip)
+
+    # What the model is ------------------------------------------------------------------------------------------
+
+    @property
+    def text_width(self) -> int:
+        """Width of the text tower."""
+        return int(self._text.token_embedding.weight.shape[1])
+
+    @property
+    def text_depth(self) -> int:
+        """Blocks of the text tower."""
+        return len(self._text.transformer.resblocks)
+
+    @property
+    def vision_width(self) -> int:
+        """Width of the image tower's tokens; for a ResNet, of its last feature map."""
+        return vision.width(self.clip.visual)
+
+    @property
+    def vision_depth(self) -> int:
+        """Blocks of the image tower; 0 for a tower without transformer blocks."""
+        return len(vision.resblocks(self.clip.visual))
+
+    @property
+    def embed_dim(self) -> int:
+        """The joint dimension D."""
+        projection = self._text.text_projection
+        return int(projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1])
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens a text may have, [SOS] and [EOT] included."""
+        return int(self._text.positional_embedding.shape[0])
+
+    @property
+    def resolution(self) -> int:
+        """Height and width of the images, in pixels."""
+        size = self.clip.visual.image_size
+        return int(size[0] if isinstance(size, Sequence) else size)
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """Channel means that images are normalised with."""
+        return tuple(getattr(self.clip.visual, "image_mean", None) or vision.CLIP_MEAN)  # type: ignore[return-value]
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """Channel standard deviations that images are normalised with."""
+        return tuple(getattr(self.clip.visual, "image_std", None) or vision.CLIP_STD)  # type: ignore[return-value]
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The factor from cosines to logits, about 100 for OpenAI's weights."""
+        return self.clip.logit_scale.exp()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.clip.logit_scale.device
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """SHA-256 over the names and bytes of all weights, 64 hex digits."""
+        digest = hashlib.sha256()
+        for key, tensor in sorted(self.clip.state_dict().items()):
+            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    # Text -------------------------------------------------------------------------------------------------------
+
+    def embed_text(self, texts: Sequence[str]) -> Tokens:
+        """Frozen token embeddings of K texts, cut at the longest.
+
+        Raises:
+            UsageError: If a text has more tokens than the model takes; open_clip itself would cut it silently.
+        """
+        # One token more than fits shows which texts would be cut.
+        ids = self.tokenizer(list(texts), context_length=self.context_length + 1)
+        eot = ids.argmax(dim=-1)  # [EOT] has the largest id
+        too_long = (eot >= self.context_length).nonzero().flatten().tolist()
+        if too_long:
+            raise UsageError(
+                f"The prompt '{texts[too_long[0]]}' is longer than the {self.context_length} tokens that backbone "
+                f"'{self.name}' takes ({len(too_long)} of {len(texts)} prompts are); shorten the template, the class "
+                "name or n_ctx."
+            )
+        self._warn_of_unknown_tokens(texts, ids)
+        ids = ids[:, : int(eot.max()) + 1].to(self.device)
+        with torch.no_grad():
+            return Tokens(self._text.token_embedding(ids), eot.to(self.device), ids)
+
+    def encode_text(
+        self,
+        embeddings: Tensor,
+        eot: Tensor,
+        prefix: Tensor | None = None,
+        deep: Mapping[int, Tensor] | None = None,
+        layer: text.Layer | None = None,
+    ) -> Tensor:
+        """Text features (..., K, D), not normalised; the leading axes are those of `prefix` or `embeddings`.
+
+        Args:
+            embeddings: (..., K, L, d), the class tokens; whole texts if there is no prefix. Leading axes are per
+                image and optional.
+            eot: (K,), position of [EOT] in `embeddings`.
+            prefix: (..., n, d), [SOS] and whatever else precedes the class name in all classes.
+            deep: Block index -> prompts (m, d) or (..., m, d) that replace the prefix's tokens 1 to m before it.
+            layer: Called for every block in place of it, as `layer(index, block, x, mask) -> x`, x (N, L, d) with one
+                row per image and class. Must be pure: long batches are encoded in chunks and recomputed.
+        """
+        leading = prefix.shape[:-2] if prefix is not None else embeddings.shape[:-3]
+        if embeddings.dim() > 3:
+            leading = torch.broadcast_shapes(leading, embeddings.shape[:-3])
+        suffix = embeddings.reshape(-1, *embeddings.shape[-3:])  # (S or 1, K, T, d)
+        if prefix is not None:
+            prefix = prefix.reshape(-1, *prefix.shape[-2:])  # (S, n, d)
+            if len(suffix) > len(prefix):
+                prefix = prefix.expand(len(suffix), -1, -1)
+        prompts = {i: p.reshape(-1, *p.shape[-2:]) if p.dim() > 2 else p for i, p in (deep or {}).items()}
+        self._check_deep(prompts, prefix)
+        features = self._encode_chunks(prefix, prompts, suffix, eot, layer)
+        return features.reshape(*leading, *features.shape[1:])
+
+    def _encode_chunks(
+        self, prefix: Tensor | None, deep: dict[int, Tensor], suffix: Tensor, eot: Tensor, layer: text.Layer | None
+    ) -> Tensor:
+        """(S, K, D), chunk by chunk of images and classes where one go would exceed the memory budget."""
+        S, K = max(len(suffix), 1 if prefix is None else len(prefix)), suffix.shape[1]
+        learns = torch.is_grad_enabled() and any(
+            t.requires_grad for t in (suffix, *deep.values(), *(() if prefix is None else (prefix,)))
+        )
+        rows = self._rows_within_budget(suffix.shape[2], learns)
+        images, classes = max(1, rows // K), max(1, min(K, rows))
+        if images >= S and classes >= K:
+            return self._encode(prefix, deep, suffix, eot, layer)
+        out = []
+        for i in range(0, S, images):
+            part = slice(i, i + images)
+            chunk_prefix = None if prefix is None else prefix[part]
+            chunk_deep = {j: p[part] if p.dim() > 2 else p for j, p in deep.items()}
+            row = []
+            for k in range(0, K, classes):
+                chunk = (suffix if len(suffix) == 1 else suffix[part])[:, k : k + classes]
+                arguments = (chunk_prefix, chunk_deep, chunk, eot[k : k + classes], layer)
+                if learns:
+                    row.append(checkpoint(self._encode, *arguments, use_reentrant=False, preserve_rng_state=False))
+                else:
+                    row.append(self._encode(*arguments))
+            out.append(torch.cat(row, dim=1))
+        return torch.cat(out)
+
+    def _rows_within_budget(self, tokens: int, learns: bool) -> int:
+        """Texts of so many tokens that fit the memory budget: about 20 floats a token, width and layer are kept."""
+        layers = self.text_depth if learns else 2
+        return max(1, self.memory_budget // (tokens * layers * 20 * self.text_width * 4))
+
+    def _encode(
+        self, prefix: Tensor | None, deep: dict[int, Tensor], suffix: Tensor, eot: Tensor, layer: text.Layer | None
+    ) -> Tensor:
+        """(S, K, D) in one go."""
+        positions = self._text.positional_embedding
+        n = 0 if prefix is None else prefix.shape[1]
+        suffix = suffix + positions[n : n + suffix.shape[2]]
+        resblocks = self._text.transformer.resblocks
+        if prefix is not None:
+            prefix = prefix + positions[:n]
+        if prefix is not None and layer is None and self._shares_prefix:
+            x = text.shared_path(resblocks, prefix, deep, suffix, eot)
+        else:
+            x = text.full_path(resblocks, prefix, deep, suffix, eot, layer)
+        x = self._text.ln_final(x)
+        projection = self._text.text_projection
+        return projection(x) if isinstance(projection, nn.Linear) else x @ projection
+
+    def _check_deep(self, deep: Mapping[int, Tensor], prefix: Tensor | None) -> None:
+        for index, prompts in deep.items():
+            if not 0 < index < self.text_depth:
+                raise ValueError(
+                    f"deep text prompts for block {index}: the tower has blocks 1 to {self.text_depth - 1}"
+                )
+            if prefix is None or prompts.shape[-2] >= prefix.shape[-2]:
+                raise ValueError("deep text prompts replace tokens of the prefix after [SOS]: the prefix is too short")
+
+    def _warn_of_unknown_tokens(self, texts: Sequence[str], ids: Tensor) -> None:
+        if self.known_tokens is None:
+            return
+        unknown = [t for t, row in zip(texts, ids.tolist(), strict=True) if not self.known_tokens.issuperset(row)]
+        if unknown:
+            log.warning(
+                "backbone '%s' was never trained on some words of %s: their embeddings are random",
+                self.name,
+                ", ".join(f"'{t}'" for t in unknown[:3])
+                + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""),
+            )
+
+    # Images -----------------------------------------------------------------------------------------------------
+
+    def encode_image(
+        self,
+        images: Images | Tensor,
+        prompts: Tensor | None = None,
+        deep: Mapping[int, Tensor] | None = None,
+        layer: text.Layer | None = None,
+        local: bool = False,
+    ) -> ImageFeatures:
+        """Features of B images, not normalised.
+
+        Args:
+            images: A batch, or its pixels (B, 3, H, W). Features that it carries are returned as they are, unless
+                prompts or a `layer` change the tower.
+            prompts: (n, d) or (B, n, d), appended after the patches, without positions, before `ln_pre`.
+            deep: Block index -> prompts (n, d) or (B, n, d) that replace the last n tokens before it.
+            layer: Called for every block in place of it, as `layer(index, block, x, None) -> x`, x (B, tokens, d).
+            local: Also return the dense features.
+
+        Raises:
+            UsageError: If the tower cannot take what is asked of it, such as prompts in a ResNet.
+        """
+        changed = prompts is not None or bool(deep) or layer is not None
+        if isinstance(images, Images):
+            if not changed and images.features is not None and (images.features.local is not None or not local):
+                return images.features
+            if images.pixels is None:
+                raise ValueError("this batch carries cached features only, and the image tower must run on its pixels")
+            images = images.pixels
+        visual = self.clip.visual
+        if not changed and not local:
+            return ImageFeatures(visual(images))
+        vision.check(visual, self.name)
+        cls, local_tokens, patches = vision.encode(visual, images, prompts, deep or {}, layer, local)
+        if visual.proj is None:
+            return ImageFeatures(cls, local_tokens, patches, local_tokens)
+        projected = None if local_tokens is None else local_tokens @ visual.proj
+        return ImageFeatures(cls @ visual.proj, projected, patches, local_tokens)

@@ -1,0 +1,119 @@
+"""A transformer block of CLIP as a function of its own weights, with tokens that are only attended to.
+
+open_clip's `ResidualAttentionBlock` computes, for tokens x,
+
+    x = x + attention(ln_1(x));   x = x + mlp(ln_2(x)).
+
+Here the same weights are used, but queries may be asked for some tokens only, and keys and values may come from
+tokens that are not updated: a prefix shared by all classes is run once, and prompts that the next layer replaces are
+only read.
+The result equals the block's own forward pass up to rounding (about 1e-6); tests hold it to that.
+
+Shapes: `h` heads of width `e`, `d = h * e`; leading axes are free.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class KeysValues(NamedTuple):
+    """Keys and values of some tokens in one block, each (..., h, tokens, e)."""
+
+    keys: Tensor
+    values: Tensor
+
+    def expand(self, *leading: int) -> KeysValues:
+        """The same tokens seen from more leading axes, without a copy."""
+        return KeysValues(*(x.expand(*leading, *x.shape[-3:]) for x in self))
+
+    def then(self, other: KeysValues) -> KeysValues:
+        """These tokens followed by others."""
+        return KeysValues(torch.cat([self.keys, other.keys], -2), torch.cat([self.values, other.values], -2))
+
+
+def is_standard(block: Any) -> bool:
+    """Whether `block` is built as this module assumes (batch first, packed projections, pre-norm)."""
+    attention = getattr(block, "attn", None)
+    return (
+        isinstance(attention, nn.MultiheadAttention)
+        and attention.batch_first
+        and attention.in_proj_weight is not None
+        and attention.bias_k is None
+        and not attention.add_zero_attn
+    )
+
+
+def split_heads(block: Any, x: Tensor) -> Tensor:
+    """(..., tokens, d) -> (..., h, tokens, e)."""
+    return x.unflatten(-1, (block.attn.num_heads, -1)).transpose(-2, -3)
+
+
+def queries_keys_values(block: Any, x: Tensor) -> tuple[Tensor, KeysValues]:
+    """Queries (..., h, tokens, e), and keys and values, of tokens x (..., tokens, d) before `ln_1`."""
+    attention = block.attn
+    q, k, v = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias).chunk(3, dim=-1)
+    return split_heads(block, q), KeysValues(split_heads(block, k), split_heads(block, v))
+
+
+def keys_values(block: Any, x: Tensor) -> KeysValues:
+    """Keys and values alone, for tokens that this block only reads."""
+    d = x.shape[-1]
+    bias = block.attn.in_proj_bias
+    k, v = F.linear(block.ln_1(x), block.attn.in_proj_weight[d:], None if bias is None else bias[d:]).chunk(2, dim=-1)
+    return KeysValues(split_heads(block, k), split_heads(block, v))
+
+
+def queries(block: Any, x: Tensor) -> Tensor:
+    """Queries alone (..., h, tokens, e), for tokens whose keys and values are known already."""
+    d = x.shape[-1]
+    bias = block.attn.in_proj_bias
+    q = F.linear(block.ln_1(x), block.attn.in_proj_weight[:d], None if bias is None else bias[:d])
+    return split_heads(block, q)
+
+
+def finish(block: Any, x: Tensor, q: Tensor, context: KeysValues, mask: Tensor | None = None) -> Tensor:
+    """The block's output for tokens x (..., tokens, d), given their queries and what they may attend to.
+
+    `mask` is added to the attention logits: (..., tokens, context tokens), 0 or -inf.
+    """
+    leading = q.shape[:-3]
+    q, keys, values = (t.reshape(-1, *t.shape[-3:]) for t in (q, *context))
+    if mask is not None and mask.dim() > 2:
+        mask = mask.expand(*leading, *mask.shape[-2:]).reshape(-1, 1, *mask.shape[-2:])
+    heads = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)  # (N, h, tokens, e)
+    attended = heads.transpose(-2, -3).flatten(-2).unflatten(0, leading)
+    x = x + block.ls_1(block.attn.out_proj(attended))
+    return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+
+def run(block: Any, x: Tensor, context: Tensor | None = None, first: int | None = None) -> Tensor:
+    """The block's output for tokens x (B, tokens, d), which also attend to `context` (n, d) or (B, n, d).
+
+    With `first`, only that many leading tokens are computed and returned; all of them are attended to.
+    """
+    if first is None:
+        q, own = queries_keys_values(block, x)
+    else:
+        q, own = queries(block, x[:, :first]), keys_values(block, x)
+        x = x[:, :first]
+    if context is not None:
+        own = own.then(keys_values(block, context).expand(len(x)))
+    return finish(block, x, q, own)
+
+
+def value_path(block: Any, x: Tensor) -> Tensor:
+    """Every token of x (B, tokens, d) through the block with attention to itself alone.
+
+    These are the dense features of MaskCLIP, used by LoCoOp (arXiv:2306.01293) and GalLoP (arXiv:2407.01400):
+    v = x + out_proj(V(ln_1(x))), then v + mlp(ln_2(v)).
+    """
+    d = x.shape[-1]
+    bias = block.attn.in_proj_bias
+    values = F.linear(block.ln_1(x), block.attn.in_proj_weight[2 * d :], None if bias is None else bias[2 * d :])
+    x = x + block.ls_1(block.attn.out_proj(values))
+    return x + block.ls_2(block.mlp(block.ln_2(x)))

@@ -1,0 +1,56 @@
+"""Class names with the template that turns them into sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from promptbench.config import UsageError
+
+GENERIC_TEMPLATE = "a photo of a {}."
+
+
+class ClassNames(tuple[str, ...]):
+    """Class names in label order, as the dataset spells them ("_" kept), with its template.
+
+    Attributes:
+        template: The words around a class name, `{}` standing for it; a tuple of them is an ensemble.
+    """
+
+    template: str | tuple[str, ...]
+
+    def __new__(cls, names: Iterable[str], template: str | Sequence[str] = GENERIC_TEMPLATE) -> ClassNames:
+        """Class names with a template.
+
+        Raises:
+            UsageError: A name is empty, or a template does not hold `{}` exactly once.
+        """
+        self = super().__new__(cls, names)
+        self.template = template if isinstance(template, str) else tuple(template)
+        for index, name in enumerate(self):
+            if not as_read(name):
+                raise UsageError(f"Class {index} has an empty name; give every class a name.")
+        for text in (self.template,) if isinstance(self.template, str) else self.template:
+            if text.count("{}") != 1:
+                raise UsageError(f"The template {text!r} must hold {{}} exactly once, where the class name goes.")
+        return self
+
+    def select(self, labels: Iterable[int]) -> ClassNames:
+        """The names of the given labels, in sorted order of the labels: what `sampling.select` relabels them to."""
+        return ClassNames([self[label] for label in sorted(set(labels))], template=self.template)
+
+
+def as_read(name: str) -> str:
+    """A class name as a prompt reads it: "_" is a blank, runs of blanks and capitals do not count."""
+    return " ".join(name.replace("_", " ").lower().split())
+
+
+def refuse_same_names(names: Iterable[str], where: str) -> None:
+    """Raises UsageError if two class names read the same in a prompt; `where` says whose names they are."""
+    seen: dict[str, tuple[int, str]] = {}
+    for label, name in enumerate(names):
+        first, other = seen.setdefault(as_read(name), (label, name))
+        if first != label:
+            raise UsageError(
+                f"{where}: the classes {first} {other!r} and {label} {name!r} read the same in a prompt; "
+                "rename one of them."
+            )

@@ -1,0 +1,147 @@
+"""Batches of images for training and evaluation.
+
+A training image is decoded once. Its random view is drawn from a generator keyed by (seed, image, epoch), so it depends
+neither on the order of loading nor on the number of workers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from promptbench.backbone import Backbone
+from promptbench.dataset import Dataset as ImageDataset
+from promptbench.dataset import Item
+from promptbench.images import ImageFeatures, Images
+from promptbench.transforms import evaluation_transform, training_transform, view_generator
+
+SMALL = 64 * 64  # pixels; smaller images decode faster than a worker process passes them on
+MAX_WORKERS = 8
+
+
+class Batches(Protocol):
+    """Batches with a known number; what training and evaluation iterate over."""
+
+    def __iter__(self) -> Iterator[tuple[Images, Tensor]]: ...
+
+    def __len__(self) -> int: ...
+
+
+class Views(Dataset[tuple[Tensor, int]]):
+    """Images by (index, epoch): the evaluation transform, or a random view of that epoch.
+
+    Args:
+        keep: Keep decoded images in memory, for few-shot training sets.
+        augment_seed: Draws the random views; None for the evaluation transform.
+    """
+
+    def __init__(
+        self, backbone: Backbone, dataset: ImageDataset, items: Sequence[Item], keep: bool, augment_seed: int | None
+    ) -> None:
+        statistics = (backbone.resolution, backbone.mean, backbone.std)
+        self.evaluation = evaluation_transform(*statistics)
+        self.training = training_transform(*statistics)
+        self.dataset, self.items, self.keep, self.augment_seed = dataset, items, keep, augment_seed
+        self.decoded: dict[int, Image.Image] = {}
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, int]:
+        position, epoch = index if isinstance(index, tuple) else (index, 0)
+        item = self.items[position]
+        image = self.decoded.get(position) or self.dataset.open(item)
+        if self.keep:
+            self.decoded[position] = image
+        if self.augment_seed is None:
+            return self.evaluation(image), item.label
+        return self.training(image, view_generator(self.augment_seed, item.image, epoch)), item.label
+
+
+class EpochOrder(Sampler[tuple[int, int]]):
+    """A fresh permutation of the training images each epoch, from (seed, epoch) alone."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size, self.seed, self.epoch = size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch whose order comes next; Lightning calls it."""
+        self.epoch = epoch
+
+    def permutation(self) -> list[int]:
+        """The order of this epoch."""
+        return np.random.default_rng([self.seed, self.epoch]).permutation(self.size).tolist()
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter((index, self.epoch) for index in self.permutation())
+
+    def __len__(self) -> int:
+        return self.size
+
+
+class ImageLoader(DataLoader[tuple[Tensor, int]]):
+    """A DataLoader whose batches are (`Images`, labels (B,))."""
+
+    def __iter__(self) -> Iterator[tuple[Images, Tensor]]:  # type: ignore[override]
+        for pixels, labels in super().__iter__():
+            yield Images(pixels), labels
+
+
+class FeatureBatches:
+    """Batches of cached features (N, D), in a fresh order each epoch if there is a sampler."""
+
+    def __init__(self, features: Tensor, labels: Sequence[int], batch: int, sampler: EpochOrder | None = None) -> None:
+        self.features, self.labels, self.batch, self.sampler = features, torch.tensor(labels), batch, sampler
+
+    def __iter__(self) -> Iterator[tuple[Images, Tensor]]:
+        order = torch.arange(len(self.labels)) if self.sampler is None else torch.tensor(self.sampler.permutation())
+        size = len(self) * self.batch if self.sampler is not None else len(order)
+        for index in order[:size].split(self.batch):
+            yield Images(features=ImageFeatures(self.features[index])), self.labels[index]
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.labels), self.batch)
+        drops_last = self.sampler is not None and whole > 0
+        return whole if drops_last or not rest else whole + 1
+
+
+def pixel_batches(backbone: Backbone, dataset: ImageDataset, items: Sequence[Item], batch: int) -> ImageLoader:
+    """The images under the evaluation transform, in order."""
+    views = Views(backbone, dataset, items, keep=False, augment_seed=None)
+    return ImageLoader(views, batch_size=batch, num_workers=workers(backbone, views))
+
+
+def training_batches(
+    backbone: Backbone, dataset: ImageDataset, items: Sequence[Item], *, batch: int, seed: int, augment: bool
+) -> ImageLoader:
+    """Shuffled training batches; an incomplete last one is dropped unless it is the only one, as in Dassl."""
+    views = Views(backbone, dataset, items, keep=True, augment_seed=seed if augment else None)
+    count = workers(backbone, views)
+    return ImageLoader(
+        views,
+        batch_size=batch,
+        sampler=EpochOrder(len(items), seed),
+        drop_last=len(items) >= batch,
+        num_workers=count,
+        persistent_workers=count > 0,
+    )
+
+
+def workers(backbone: Backbone, views: Sized) -> int:
+    """Loader processes: none for small images or few, else the cores that are left."""
+    if backbone.resolution**2 <= SMALL or len(views) < MAX_WORKERS * 4:
+        return 0
+    return min(MAX_WORKERS, max(0, len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else 1))
+
+
+def with_labels(batches: Iterable[tuple[Images, Tensor]], device: torch.device) -> Iterator[tuple[Images, Tensor]]:
+    """The same batches on a device."""
+    for images, labels in batches:
+        yield images.to(device), labels.to(device)

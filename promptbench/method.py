@@ -1,0 +1,201 @@
+"""The contract of a method: one module, one class, one paper.
+
+A method holds learned tensors and says how they turn images into class scores. Freezing, optimiser, schedule,
+precision, devices, data and metrics belong to the framework. See README, "Add a method", for one in under 40 lines.
+
+Letters: B images, K classes, P patches, D joint dimension.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from promptbench import registry
+from promptbench.backbone import Backbone
+from promptbench.classnames import ClassNames
+from promptbench.config import UsageError, build
+from promptbench.images import ImageFeatures, Images
+from promptbench.recipe import Preset, Recipe, find_preset, parse_label
+
+__all__ = ["ImageFeatures", "Images", "Method", "MethodConfig", "Prediction", "Preset", "Recipe", "create_method"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """Base of every method's `Config`: frozen, keyword-only, defaults from the paper, sources in the metadata."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a method says of B images and K classes.
+
+    Attributes:
+        logits: (B, K), float32, scaled; accuracy is taken from these.
+        cosines: (B, K), float32, unscaled similarity of the global image feature, mean over prompts.
+        local: (B, P, K), unscaled similarities of all patches, or None.
+    """
+
+    logits: Tensor
+    cosines: Tensor
+    local: Tensor | None = None
+
+
+class Method(nn.Module, ABC):
+    """Base class of all methods.
+
+    A subclass defines parameters in `__init__`, class tokens in `set_classes`, and `forward`. The backbone is at
+    hand as `self.backbone`; it is not a submodule, so the state dict holds learned tensors alone.
+
+    Attributes:
+        category: Where the prompts go, as shown by `promptbench list methods`.
+        parameters_vit_b16: Learned parameters with the default config on ViT-B/16 (a literal; a test counts them).
+        recipes: (protocol or "*", dataset or "*") -> how to train there.
+        presets: Name -> another fair setting, chosen as `method@name`.
+        trains: False where there is nothing to train.
+        transfers: False where new classes cannot be scored; `transfers_reason` then says why.
+        frozen_image_tower: True where image features do not depend on what is learned, so that they may be cached.
+    """
+
+    plugin_kind: ClassVar[str] = "method"
+    category: ClassVar[str] = ""
+    parameters_vit_b16: ClassVar[int] = 0
+    recipes: ClassVar[Mapping[tuple[str, str], Recipe]] = {}
+    presets: ClassVar[Mapping[str, Preset]] = {}
+    trains: ClassVar[bool] = True
+    frozen_image_tower: ClassVar[bool] = False
+    transfers: bool = True
+    transfers_reason: str = ""
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+
+    def __init__(self, config: MethodConfig, backbone: Backbone) -> None:
+        super().__init__()
+        self.config: Any = config
+        self.__dict__["backbone"] = backbone  # past nn.Module's registration: frozen weights are not part of a method
+        self.class_names = ClassNames(())
+        self._text_features: tuple[tuple[int, ...], Tensor] | None = None
+
+    backbone: Backbone
+
+    def set_classes(self, names: Sequence[str]) -> None:
+        """Score these classes from now on, in this order. Called again for other classes; learned tensors stay.
+
+        Overrides begin with `super().set_classes(names)`. `self.class_names.template` is the dataset's own template.
+        """
+        self.class_names = names if isinstance(names, ClassNames) else ClassNames(names)
+        self._text_features = None
+
+    @abstractmethod
+    def forward(self, images: Images | Tensor) -> Prediction:
+        """Scores of B images for the current K classes."""
+
+    def loss(self, images: Images | Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Named scalar terms whose sum is minimised; `labels` (B,) int64 index the current classes."""
+        return {"ce": F.cross_entropy(self(images).logits, labels)}
+
+    def prepare(self, batches: Iterable[tuple[Images, Tensor]]) -> None:
+        """Look at the training images once before training, e.g. to build a cache model.
+
+        Args:
+            batches: All training images under the evaluation transform, in order, with their labels (B,). Read lazily:
+                a method that does not need them costs nothing.
+        """
+
+    def on_epoch_end(self, epoch: int, epochs: int) -> None:
+        """Called after each of `epochs` epochs, counted from 0: weight averaging and the like."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups for the optimiser; a group may override `lr` (as a factor `lr_scale`) and `weight_decay`."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+    def official_parameters(self) -> dict[str, nn.Parameter]:
+        """Name in a checkpoint of the authors' code -> the parameter it fills."""
+        return dict(self.named_parameters())
+
+    # What most methods share ------------------------------------------------------------------------------------
+
+    def encode_classes(self) -> Tensor:
+        """Text features of the current classes, (K, D) or with leading axes, not normalised."""
+        raise NotImplementedError(f"{type(self).__name__} calls text_features() and defines no encode_classes()")
+
+    def text_features(self) -> Tensor:
+        """`encode_classes()`; while nothing is learned and the classes stay, it is computed once."""
+        if torch.is_grad_enabled():
+            return self.encode_classes()
+        state = tuple(version for p in self.parameters() for version in (id(p), p._version))
+        if self._text_features is None or self._text_features[0] != state:
+            self._text_features = (state, self.encode_classes())
+        return self._text_features[1]
+
+    def classify(self, image: Tensor, text: Tensor, local: Tensor | None = None) -> Prediction:
+        """Scaled cosines of image features (B, D) and text features (K, D) or (B, K, D); `local` is (B, P, D)."""
+        image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
+        cosines = image @ text.T if text.dim() == 2 else torch.einsum("bd,bkd->bk", image, text)
+        logits = self.backbone.logit_scale.float() * cosines
+        if local is None:
+            return Prediction(logits, cosines)
+        local = F.normalize(local.float(), dim=-1)
+        return Prediction(logits, cosines, local @ (text.T if text.dim() == 2 else text.transpose(-1, -2)))
+
+
+def create_method(
+    name: str, backbone: Backbone, class_names: Sequence[str], *, seed: int = 0, **config: object
+) -> Method:
+    """A method on a backbone, ready to score `class_names`.
+
+    Args:
+        name: A registered method, with a preset if wanted: `coop`, `zeroshot@generic`.
+        backbone: From `load_backbone`, or a `Backbone` around any open_clip model.
+        class_names: K names; a `ClassNames` brings the dataset's template along.
+        seed: Draws the random initial values; the global generators are left as they were.
+        **config: Fields of the method's `Config`.
+
+    Raises:
+        UsageError: On an unknown method, preset or field, or a value that the backbone cannot carry.
+    """
+    plugin, preset = parse_label(name)
+    cls = registry.load("methods", plugin)
+    values = {**(find_preset(cls, plugin, preset).config if preset else {}), **config}
+    resolved = fit_to_backbone(build(cls.Config, values, f"method '{name}'"), backbone, explicit=config)
+    return instantiate(cls, resolved, backbone, class_names, seed)
+
+
+def fit_to_backbone(config: MethodConfig, backbone: Any, explicit: Collection[str]) -> MethodConfig:
+    """`config` with every field whose metadata names a limit, `at_most`, brought within what the backbone has.
+
+    A paper's depth of 9 cannot hold on a tower of 4 layers: such a default is capped; a value that somebody asked for
+    is refused instead.
+
+    Args:
+        config: Of any method.
+        backbone: A `Backbone`, or anything with its `name` and the limits, such as `text_depth`.
+        explicit: Fields that somebody asked for.
+
+    Raises:
+        UsageError: If a field named in `explicit` exceeds its limit.
+    """
+    changes: dict[str, int] = {}
+    for field in fields(config):
+        for limit in field.metadata.get("at_most", ()):
+            value, most = changes.get(field.name, getattr(config, field.name)), getattr(backbone, limit)
+            if value > most and field.name in explicit:
+                raise UsageError(f"{field.name} is {value}, but {limit} of backbone '{backbone.name}' is {most}.")
+            changes[field.name] = min(value, most)
+    return replace(config, **changes)
+
+
+def instantiate(
+    cls: type[Method], config: MethodConfig, backbone: Backbone, class_names: Sequence[str], seed: int
+) -> Method:
+    """`cls` with a resolved config, its initial values drawn from `seed` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        method = cls(config, backbone).to(backbone.device)
+        method.set_classes(class_names)
+    return method

@@ -1,0 +1,39 @@
+"""Token numbers of captions, equal to those of open_clip's tokenizer and faster: every word is encoded once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+START, END = 49406, 49407
+"""Numbers of the tokens before and after a text."""
+VOCABULARY = 49408
+_WORD = re.compile(r"[a-z]+|[0-9]|[^\sa-z0-9]+")
+
+
+class CachedTokenizer:
+    """Encodes texts word by word with open_clip's own byte pair encoding and remembers the words.
+
+    Args:
+        tokenizer: open_clip's `SimpleTokenizer`.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._words: dict[str, list[int]] = {}
+
+    def _encode(self, word: str) -> list[int]:
+        if word not in self._words:
+            self._words[word] = self._tokenizer.encode(word)
+        return self._words[word]
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Token numbers (N, L) int64 of ASCII texts without contractions, padded with 0 to the longest of them."""
+        rows = [[START, *(t for w in _WORD.findall(text.lower()) for t in self._encode(w)), END] for text in texts]
+        out = np.zeros((len(rows), max(map(len, rows))), np.int64)
+        for line, row in zip(out, rows, strict=True):
+            line[: len(row)] = row
+        return out

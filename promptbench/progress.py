@@ -1,0 +1,86 @@
+"""How runs look while they go: a live bar in a terminal, one line per finished run elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as Remaining
+
+if TYPE_CHECKING:
+    from promptbench.planning import Run
+    from promptbench.results import Result
+
+REFRESH = 0.1  # seconds between updates of the bar
+
+
+@contextmanager
+def reporter(total: int, skipped: int) -> Iterator[Reporter]:
+    """A listener for `run_all`; the bars vanish at the end, the lines of finished runs stay."""
+    console = Console(file=sys.stderr, highlight=False)
+    if skipped:
+        console.print(f"{skipped} of {total} runs are finished already and are skipped")
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        Remaining(),
+        TextColumn("{task.fields[loss]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bars:
+        yield Reporter(console, bars, total, skipped)
+
+
+class Reporter:
+    """Draws what `run_all` reports."""
+
+    def __init__(self, console: Console, bars: Progress, total: int, skipped: int) -> None:
+        self.console, self.bars, self.total, self.done = console, bars, total, skipped
+        self.overall = bars.add_task("all runs", total=total, completed=skipped, loss="")
+        self.current: TaskID | None = None
+        self.began = self.drawn = 0.0
+
+    def started(self, run: Run) -> None:
+        """A run begins: its own bar counts training steps."""
+        self.began = time.perf_counter()
+        self.current = self.bars.add_task(title(run), total=None, loss="")
+
+    def step(self, done: int, total: int, loss: float) -> None:
+        """A training step is done."""
+        now = time.perf_counter()
+        if self.current is not None and (now - self.drawn > REFRESH or done == total):
+            self.drawn = now
+            self.bars.update(self.current, completed=done, total=total, loss=f"loss {loss:.3f}")
+
+    def finished(self, run: Run, result: Result) -> None:
+        """A run is done."""
+        metrics = "  ".join(f"{name.removesuffix('/accuracy')} {value:.1f}" for name, value in result.metrics.items())
+        self._close(f"{title(run)}: {metrics}")
+
+    def failed(self, run: Run, reason: str) -> None:
+        """A run failed."""
+        self._close(f"{title(run)}: FAILED: {reason}")
+
+    def _close(self, line: str) -> None:
+        self.done += 1
+        seconds = time.perf_counter() - self.began
+        self.console.print(f"[{self.done}/{self.total}] {line} ({seconds:.1f} s)", markup=False, soft_wrap=True)
+        if self.current is not None:
+            self.bars.remove_task(self.current)
+        self.bars.update(self.overall, completed=self.done)
+
+
+def title(run: Run) -> str:
+    """`coop mini_shapes seed 1`."""
+    data, train = run.spec.seeds
+    return f"{run.spec.label} {run.spec.dataset} seed {data if data == train else f'{data}/{train}'}"

@@ -1,0 +1,48 @@
+"""Base-to-new: train on the first half of the classes, evaluate on both halves apart.
+
+Zhou et al., "Conditional Prompt Learning for Vision-Language Models", CVPR 2022, arXiv:2203.05557.
+Code by the authors: https://github.com/KaiyangZhou/CoOp (`scripts/cocoop`)
+Base test images are scored against the base class names only, new ones against the new names only. The harmonic mean is
+
+    H = 2 * base * new / (base + new)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from promptbench.metrics import harmonic_mean
+from promptbench.protocol import Evaluation, Plan, Protocol, Selection
+
+if TYPE_CHECKING:
+    from promptbench.suite import Suite
+
+
+class Base2New(Protocol):
+    """Few-shot training on base classes, test accuracy on base and on new classes, and their harmonic mean `h`."""
+
+    role = "base2new"
+    columns = (("base/accuracy", "base", False), ("new/accuracy", "new", False), ("h", "H", True))
+
+    def plan(self, suite: Suite, seed: int) -> list[Plan]:
+        """One run per dataset of the suite's role `base2new`."""
+        return [_plan(dataset, suite.shots) for dataset in suite.datasets("base2new")]
+
+    def summarize(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Adds `h` where both accuracies are there; a method that cannot score new classes has none."""
+        derived = dict(metrics)
+        if "base/accuracy" in metrics and "new/accuracy" in metrics:
+            derived["h"] = harmonic_mean(metrics["base/accuracy"], metrics["new/accuracy"])
+        return derived
+
+
+def _plan(dataset: str, shots: int) -> Plan:
+    return Plan(
+        dataset=dataset,
+        train=Selection(dataset=dataset, split="train", classes="base", shots=shots),
+        evaluations=(
+            Evaluation(name="base", selection=Selection(dataset=dataset, split="test", classes="base")),
+            Evaluation(name="new", selection=Selection(dataset=dataset, split="test", classes="new")),
+        ),
+    )

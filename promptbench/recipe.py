@@ -1,0 +1,273 @@
+"""How a method is trained, and where every number of it comes from.
+
+A method carries recipes, keyed by (protocol, dataset or "*"), and named presets, chosen as `method@preset`. The
+settings of one run are laid in layers, later ones win:
+
+    method default < recipe < suite < preset < suite's entry for that very preset < command line
+
+`resolve` returns the outcome with the origin of each value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+from promptbench.config import UsageError, build, describe_fields, typed, unknown
+
+if TYPE_CHECKING:
+    from promptbench.suite import Suite
+
+Origin = Literal["paper", "authors", "transferred", "ours"]
+Layer = tuple[str, Mapping[str, Any]]  # where the values come from, and the values by field
+
+_DASSL = "Dassl's default, set by no method"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The training of one method under one protocol: SGD, cosine schedule stepped per epoch, constant warm-up.
+
+    Attributes:
+        epochs: Passes over the training images, warm-up included.
+        lr: Learning rate at the start of the cosine.
+        batch: Images per step.
+        weight_decay: On the learned tensors.
+        momentum: Of SGD, without Nesterov.
+        warmup_epochs: First epochs, at the constant rate `warmup_lr`.
+        warmup_lr: See there.
+        augment: Random crops and flips; without it training images get the test transform.
+        origin: `paper`, `authors` (their repository), `transferred` (theirs, for another protocol or backbone), `ours`.
+        source: The file or table it was read from.
+        overrides: Fields of the method's Config that this recipe sets, such as a depth.
+
+    Raises:
+        UsageError: A number is out of its range.
+    """
+
+    epochs: int
+    lr: float
+    batch: int
+    weight_decay: float = field(default=5e-4, metadata={"source": _DASSL})
+    momentum: float = field(default=0.9, metadata={"source": _DASSL})
+    warmup_epochs: int = field(default=1, metadata={"source": "authors' configs of CoOp, CoCoOp, MaPLe"})
+    warmup_lr: float = field(default=1e-5, metadata={"source": "authors' configs of CoOp, CoCoOp, MaPLe"})
+    augment: bool = field(default=True, metadata={"source": "authors' configs: random_resized_crop, random_flip"})
+    origin: Origin
+    source: str = ""
+    overrides: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check("epochs", self.epochs, self.epochs >= 1, "at least 1")
+        _check("lr", self.lr, self.lr > 0, "more than 0")
+        _check("batch", self.batch, self.batch >= 1, "at least 1")
+        _check("weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
+        _check("momentum", self.momentum, 0 <= self.momentum < 1, "at least 0 and less than 1")
+        _check("warmup_epochs", self.warmup_epochs, self.warmup_epochs >= 0, "at least 0")
+        _check("warmup_lr", self.warmup_lr, self.warmup_lr >= 0, "at least 0")
+        if self.origin not in get_args(Origin):
+            raise UsageError(f"'origin' must be one of {', '.join(get_args(Origin))}, not {self.origin!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A named variant of a method, `method@preset`: only what sets it apart.
+
+    Attributes:
+        config: Fields of the method's Config.
+        recipe: Fields of its Recipe.
+        source: Where it comes from; shown by `describe`.
+    """
+
+    config: Mapping[str, object] = field(default_factory=dict)
+    recipe: Mapping[str, object] = field(default_factory=dict)
+    source: str = ""
+
+
+class _Part(NamedTuple):
+    """One layer: where it comes from, what it sets in the Config and in the Recipe."""
+
+    origin: str
+    config: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+
+
+class Resolved(NamedTuple):
+    """Values by field, and by field where the value came from, such as "suite mini"."""
+
+    values: dict[str, Any]
+    provenance: dict[str, str]
+
+
+class Settings(NamedTuple):
+    """The settings of one run.
+
+    Attributes:
+        config: Instance of the method's Config.
+        recipe: Its Recipe, or None where the method trains nothing.
+        provenance: `config.<field>` and `recipe.<field>` to where the value came from.
+        explicit: Fields of the Config that the suite or the command line chose; one that the backbone cannot carry is
+            an error, while a paper's value is capped.
+    """
+
+    config: Any
+    recipe: Recipe | None
+    provenance: dict[str, str]
+    explicit: frozenset[str]
+
+
+def parse_label(label: str) -> tuple[str, str]:
+    """`"coop@200"` as `("coop", "200")`, method and preset; `"coop"` as `("coop", "")`."""
+    method, at, preset = label.partition("@")
+    if not method or "@" in preset or (at and not preset):
+        raise UsageError(f"{label!r} is no method; write a method's name, or method@preset, as in coop@200.")
+    return method, preset
+
+
+def find_recipe(method: Any, protocol: str, dataset: str) -> Recipe:
+    """The method's recipe for a dataset under a protocol: its own, else the protocol's, else the one for everything.
+
+    Args:
+        method: A class with `recipes`, keyed (protocol, dataset), each part a name or "*".
+
+    Raises:
+        UsageError: The method has none of the three.
+    """
+    for key in ((protocol, dataset), (protocol, "*"), ("*", "*")):
+        if key in method.recipes:
+            return method.recipes[key]
+    known = ", ".join(sorted({key[0] for key in method.recipes})) or "no protocol"
+    raise UsageError(
+        f"{method.__name__} has no recipe for the dataset {dataset!r} under the protocol {protocol!r} "
+        f'(it has recipes for {known}); add ("{protocol}", "*") to its recipes.'
+    )
+
+
+def find_preset(method: Any, name: str, preset: str) -> Preset:
+    """The preset of that name of the method called `name`.
+
+    Raises:
+        UsageError: The method has no such preset.
+    """
+    if preset not in method.presets:
+        raise unknown(f"preset of {name}", preset, method.presets)
+    return method.presets[preset]  # type: ignore[no-any-return]
+
+
+def resolve_config(cls: type, layers: Sequence[Layer]) -> Resolved:
+    """The fields of a settings class after all layers, each with its origin; one without any value stays out.
+
+    Args:
+        cls: A dataclass: a method's Config, or Recipe.
+        layers: From the weakest to the strongest.
+
+    Raises:
+        UsageError: A layer has an unknown key or a value that does not fit; the sentence begins with its origin.
+    """
+    facts = [fact for fact in describe_fields(cls) if fact.default is not MISSING]
+    values = {fact.name: fact.default for fact in facts}
+    provenance = {fact.name: f"default ({fact.source})" if fact.source else "default" for fact in facts}
+    for origin, mapping in layers:
+        given = typed(cls, mapping, origin)
+        values |= given
+        provenance |= dict.fromkeys(given, origin)
+    return Resolved(values, provenance)
+
+
+def resolve_recipe(recipe: Recipe, layers: Sequence[Layer]) -> Resolved:
+    """The fields of a recipe after all layers.
+
+    A layer that changes any without naming an origin makes the recipe "ours", and no later layer undoes that: an
+    authors' preset on top of a suite's learning rate is not the authors' recipe.
+
+    Raises:
+        UsageError: As `resolve_config`.
+    """
+    values = {fact.name: getattr(recipe, fact.name) for fact in describe_fields(Recipe)}
+    stated = {fact.name: values[fact.name] for fact in describe_fields(Recipe) if values[fact.name] != fact.default}
+    marked: list[Layer] = []
+    ours = False
+    for origin, mapping in layers:
+        given = {"origin": "ours", "source": origin} | typed(Recipe, mapping, origin)
+        changes = any(values[name] != value for name, value in given.items() if name not in ("origin", "source"))
+        if ours or not (changes or "origin" in mapping):
+            del given["origin"], given["source"]
+        ours = ours or given.get("origin") == "ours"
+        values |= given
+        marked.append((origin, given))
+    return resolve_config(Recipe, [(f"recipe ({recipe.origin})", stated), *marked])
+
+
+def resolve(
+    method: Any,
+    label: str,
+    *,
+    protocol: str,
+    dataset: str,
+    suite: Suite | None = None,
+    assignments: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Config and recipe of one run, each value with its origin.
+
+    Args:
+        method: The method's class.
+        label: How the method was asked for: `coop` or `coop@200`.
+        protocol: Name of the protocol.
+        dataset: Plugin name of the dataset (or source) trained on.
+        suite: None for the method's own settings alone.
+        assignments: What the command line sets, by field: names of the Config, or of the Recipe.
+
+    Raises:
+        UsageError: No such preset or recipe, an unknown field, or a value that does not fit or is out of range.
+    """
+    recipe = find_recipe(method, protocol, dataset) if getattr(method, "trains", True) else None
+    parts = _parts(method, label, suite)
+    parts.append(_split_assignments(method, label, assignments or {}, trains=recipe is not None))
+    overrides: list[Layer] = [(f"recipe ({recipe.origin})", recipe.overrides)] if recipe else []
+    config = resolve_config(method.Config, [*overrides, *((part.origin, part.config) for part in parts)])
+    provenance = {f"config.{name}": origin for name, origin in config.provenance.items()}
+    chosen = {"--set", *([f"suite {suite.name}"] if suite else [])}
+    explicit = frozenset(name for name, origin in config.provenance.items() if origin in chosen)
+    built = build(method.Config, config.values, label)
+    if recipe is None:
+        return Settings(built, None, provenance, explicit)
+    training = resolve_recipe(recipe, [(part.origin, part.recipe) for part in parts])
+    provenance |= {f"recipe.{name}": origin for name, origin in training.provenance.items()}
+    return Settings(built, build(Recipe, training.values, label), provenance, explicit)
+
+
+def _parts(method: Any, label: str, suite: Suite | None) -> list[_Part]:
+    """The layers between a method's recipe and the command line."""
+    name, preset = parse_label(label)
+    parts = []
+    if preset:
+        found = find_preset(method, name, preset)
+        parts.append(_Part(f"preset {label}", found.config, found.recipe))
+    if suite is None:
+        return parts
+    origin = f"suite {suite.name}"
+    own = {key: _Part(origin, settings.config, settings.recipe) for key, settings in suite.methods.items()}
+    before = [_Part(origin, {}, suite.recipe), *([own[name]] if name in own else [])]
+    return [*before, *parts, *([own[label]] if preset and label in own else [])]
+
+
+def _split_assignments(method: Any, label: str, assignments: Mapping[str, Any], trains: bool) -> _Part:
+    """The command line's layer; a name that both the Config and the Recipe have belongs to the Config."""
+    of_config = {fact.name for fact in describe_fields(method.Config)}
+    of_recipe = {fact.name for fact in describe_fields(Recipe)} if trains else set()
+    of_recipe -= {"origin", "source", "overrides"}
+    for name in assignments:
+        if name not in of_config | of_recipe:
+            raise UsageError(f"--set: {unknown(f'setting of {label}', name, of_config | of_recipe)}")
+    return _Part(
+        "--set",
+        {name: value for name, value in assignments.items() if name in of_config},
+        {name: value for name, value in assignments.items() if name not in of_config},
+    )
+
+
+def _check(name: str, value: float, holds: bool, must: str) -> None:
+    if not holds or not math.isfinite(value):
+        raise UsageError(f"{name!r} must be {must}, not {value}.")

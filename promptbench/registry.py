@@ -1,0 +1,270 @@
+"""Which plugins exist, found by file name; nothing registers itself and nothing is imported to be listed.
+
+A plugin is a module with one public class that subclasses its contract (`Method`, `Dataset` or `Protocol`). Its name is
+the last part of the module's name. Plugins come from three places:
+
+* the packages `promptbench.methods`, `promptbench.datasets` and `promptbench.protocols`, by file name;
+* the entry-point groups of the same names, where installed packages announce theirs;
+* files given one by one with `add_file`, as `--plugin` does.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import logging
+import pkgutil
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from promptbench.config import UsageError, unknown
+
+_log = logging.getLogger(__name__)
+
+_CONTRACTS = {"methods": "Method", "datasets": "Dataset", "protocols": "Protocol"}
+_files: dict[str, dict[str, Path]] = {kind: {} for kind in _CONTRACTS}
+
+
+class PluginFacts(NamedTuple):
+    """What the source of a plugin says, read without importing it.
+
+    Attributes:
+        name: Its name on the command line.
+        summary: First line of the module's docstring.
+        docstring: The module's docstring.
+        attributes: Class attributes whose value is a literal; one that is a call, such as
+            `info = DatasetInfo(title="DTD")`, appears as a dict of its literal keyword arguments.
+        path: The source file.
+    """
+
+    name: str
+    summary: str
+    docstring: str
+    attributes: dict[str, Any]
+    path: Path
+
+
+class _Source(NamedTuple):
+    """Where a plugin's module is: its dotted name, and its file where that is known without a search."""
+
+    module: str
+    path: Path | None
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """The names of all plugins of a kind (`methods`, `datasets`, `protocols`), sorted."""
+    return tuple(sorted(_sources(kind)))
+
+
+def load(kind: str, name: str) -> type[Any]:
+    """The class of a plugin; imports its module and no other plugin.
+
+    Raises:
+        UsageError: The name is unknown, the module fails to import, or it holds no or several public plugin classes.
+    """
+    source = _find(kind, name)
+    if source.module.rpartition(".")[2] != name:
+        raise UsageError(
+            f"The entry point {name!r} of promptbench.{kind} names the module {source.module}; name both alike."
+        )
+    module = _import(kind, name, source)
+    found = {
+        value for key, value in vars(module).items() if not key.startswith("_") and _is_plugin(value, kind, module)
+    }
+    if len(found) != 1:
+        holds = "no class" if not found else " and ".join(sorted(cls.__name__ for cls in found))
+        raise UsageError(
+            f"{module.__file__} must hold one public class that subclasses {_CONTRACTS[kind]}, but holds {holds}."
+        )
+    return found.pop()
+
+
+def facts(kind: str, name: str) -> PluginFacts:
+    """What the source of a plugin says: docstring and literal class attributes; never imports it.
+
+    Raises:
+        UsageError: The name is unknown, or the file cannot be read or parsed.
+    """
+    path = _path(kind, name)
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UsageError(f"The plugin {name!r} cannot be read: {_located(error, path)}.") from error
+    docstring = ast.get_docstring(tree) or ""
+    summary = docstring.partition("\n")[0]
+    return PluginFacts(name, summary, docstring, _literals(_plugin_class(tree, kind)), path)
+
+
+def add_file(path: str | Path, kind: str = "methods") -> str:
+    """Makes the plugin in a file known and returns its name, the file's stem.
+
+    Raises:
+        UsageError: There is no such file, its stem is no Python name, or another plugin of the kind has that name.
+    """
+    file = Path(path).expanduser().resolve()
+    if file.suffix != ".py" or not file.is_file():
+        raise UsageError(f"There is no plugin file {file}; --plugin takes the path of a Python file.")
+    if not file.stem.isidentifier() or file.stem.startswith("_"):
+        raise UsageError(
+            f"The plugin file {file} cannot be named {file.stem!r}; use letters, digits and _, not _ first."
+        )
+    if file.stem in _sources(kind):
+        if _path(kind, file.stem).resolve() != file:
+            raise UsageError(f"{file.stem!r} is already one of the {kind} ({_path(kind, file.stem)}); rename {file}.")
+        return file.stem
+    _files[kind][file.stem] = file
+    return file.stem
+
+
+def _sources(kind: str) -> dict[str, _Source]:
+    if kind not in _CONTRACTS:
+        raise unknown("kind of plugin", kind, _CONTRACTS)
+    found = {name: _Source(f"promptbench.{kind}.{name}", path) for name, path in _built_in(kind)}
+    for entry in _entry_points(f"promptbench.{kind}"):
+        if entry.name in found:
+            _log.warning("The entry point %r of promptbench.%s is ignored: the name is taken.", entry.name, kind)
+        else:
+            found[entry.name] = _Source(entry.module, None)
+    return found | {name: _Source(f"promptbench_plugin.{kind}.{name}", path) for name, path in _files[kind].items()}
+
+
+def _built_in(kind: str) -> Iterator[tuple[str, Path]]:
+    spec = importlib.util.find_spec(f"promptbench.{kind}")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        for module in pkgutil.iter_modules([folder]):
+            if not module.name.startswith("_"):
+                yield (
+                    module.name,
+                    Path(folder, module.name, "__init__.py") if module.ispkg else Path(folder, f"{module.name}.py"),
+                )
+
+
+@functools.cache
+def _entry_points(group: str) -> tuple[importlib.metadata.EntryPoint, ...]:
+    return tuple(importlib.metadata.entry_points(group=group))
+
+
+def _find(kind: str, name: str) -> _Source:
+    sources = _sources(kind)
+    if name not in sources:
+        raise unknown(_CONTRACTS[kind].lower(), name, sources)
+    return sources[name]
+
+
+def _path(kind: str, name: str) -> Path:
+    """The source file of a plugin; for an entry point this imports the packages around its module, not the module."""
+    source = _find(kind, name)
+    if source.path is not None:
+        return source.path
+    try:
+        spec = importlib.util.find_spec(source.module)
+    except Exception as error:  # the code of a package around a third party's module
+        raise UsageError(
+            f"The plugin {name!r} of promptbench.{kind} cannot be found: {type(error).__name__}: {error}."
+        ) from error
+    if spec is None or spec.origin is None:
+        raise UsageError(
+            f"The entry point {name!r} of promptbench.{kind} names {source.module}, which is not installed."
+        )
+    return Path(spec.origin)
+
+
+def _import(kind: str, name: str, source: _Source) -> ModuleType:
+    try:
+        if source.module.startswith("promptbench_plugin.") and source.path:
+            return _execute(source.module, source.path)
+        return importlib.import_module(source.module)
+    except (Exception, SystemExit) as error:  # whatever a plugin's own code does when imported
+        raise UsageError(f"The plugin {name!r} fails to import: {_located(error, _path(kind, name))}.") from error
+
+
+def _execute(name: str, path: Path) -> ModuleType:
+    """The module of a file outside every package, executed once per path."""
+    known = sys.modules.get(name)
+    if known is not None and known.__file__ == str(path):
+        return known
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # the suffix is .py
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _located(error: BaseException, path: Path) -> str:
+    """`file:line: Exception: message`, with the last line of the plugin's own file that was reached."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename or path}:{error.lineno}: {type(error).__name__}: {error.msg}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    place = f"{path}:{lines[-1]}" if lines else str(path)
+    return f"{place}: {type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}"
+
+
+def _is_plugin(value: object, kind: str, module: ModuleType) -> bool:
+    """Whether a value is a public class made in `module` on the contract of `kind`, which its `plugin_kind` tells."""
+    return (
+        isinstance(value, type)
+        and value.__module__ == module.__name__
+        and not value.__name__.startswith("_")
+        and getattr(value, "plugin_kind", None) == _CONTRACTS[kind].lower()
+    )
+
+
+def _plugin_class(tree: ast.Module, kind: str) -> ast.ClassDef | None:
+    """The first public class that, as far as the source tells, subclasses the contract or another plugin."""
+    contracts = {_CONTRACTS[kind]}
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("promptbench.")):
+            contracts |= {
+                alias.asname or alias.name for alias in node.names if alias.name in contracts or _is_sibling(node, kind)
+            }
+        if isinstance(node, ast.ClassDef) and contracts & {_last_part(base) for base in node.bases}:
+            if not node.name.startswith("_"):
+                return node
+            contracts.add(node.name)
+    return None
+
+
+def _is_sibling(node: ast.ImportFrom, kind: str) -> bool:
+    return bool(node.level) or (node.module or "").startswith(f"promptbench.{kind}.")
+
+
+def _last_part(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+def _literals(cls: ast.ClassDef | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for node in cls.body if cls else ():
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        value = node.value if isinstance(node, (ast.Assign, ast.AnnAssign)) else None
+        for target in targets:
+            if isinstance(target, ast.Name) and value is not None:
+                found |= _literal(target.id, value)
+    return found
+
+
+def _literal(name: str, value: ast.expr) -> dict[str, Any]:
+    """`{name: value}` where the expression is a literal or a call with keywords, else nothing."""
+    if isinstance(value, ast.Call):
+        arguments: dict[str, Any] = {}
+        for keyword in value.keywords:
+            arguments |= _literal(keyword.arg, keyword.value) if keyword.arg else {}
+        return {name: arguments} if arguments else {}
+    try:
+        return {name: ast.literal_eval(value)}
+    except (ValueError, TypeError):
+        return {}

@@ -1,0 +1,253 @@
+"""What a run leaves behind: one JSON file per run, named by the hash of what decides it, written once.
+
+    <folder>/results/<protocol>/<dataset>/<method[@preset]>-<hash>.json
+    <folder>/results/<protocol>/<dataset>/<method[@preset]>-<hash>.failed.json
+
+Tables, plots and reports read these files and nothing else, so a table can be rebuilt years later from the JSON alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from promptbench.config import UsageError
+from promptbench.provenance import git_commit, library_versions, utc_now
+from promptbench.spec import Spec, expect, to_plain
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One finished run.
+
+    Attributes:
+        conditions: What the run met and the spec does not say: `weights_hash`, `split_digest`, `class_names` (digest
+            per evaluation), `sample_digest`, `sample_size`, `templates`, `transform`, `training_key`, and `provenance`,
+            which says for `config.<field>` and `recipe.<field>` where the value came from: `default`, `recipe`,
+            `suite` or `command line`.
+        metrics: `<evaluation>/<metric>` and what a protocol derives from them, in percent, finite.
+        notes: Why a metric is not there, by its name.
+        cost: `learned_parameters`, `train_seconds`, `eval_seconds`, `peak_memory_mb`, `images_per_second`.
+        versions: As `library_versions` gives them.
+        commit: As `git_commit` gives it.
+        created: ISO 8601, UTC.
+        losses: Mean of each loss term, epoch by epoch.
+    """
+
+    schema: int = SCHEMA
+    spec: Spec
+    conditions: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    notes: Mapping[str, str] = field(default_factory=dict)
+    cost: Mapping[str, float | None] = field(default_factory=dict)
+    versions: Mapping[str, str]
+    commit: str
+    created: str
+    losses: Sequence[Mapping[str, float]] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("conditions", "metrics", "notes", "cost", "versions"):
+            expect(getattr(self, name), Mapping, name)
+        expect(self.losses, (list, tuple), "losses")
+        expect(self.commit, str, "commit")
+        expect(self.created, str, "created")
+        for key, value in self.metrics.items():
+            expect(value, (int, float), f"metrics[{key!r}]")
+            if not math.isfinite(value):
+                raise ValueError(f"metrics[{key!r}] must be a finite number, not {value}.")
+        for key, reason in self.notes.items():
+            expect(reason, str, f"notes[{key!r}]")
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+
+def write_result(folder: Path | str, result: Result) -> Path:
+    """The file that holds this run: a new one, or the finished result that is already there, untouched.
+
+    The file appears under its name complete or not at all. An earlier failure of the same run is removed.
+
+    Raises:
+        UsageError: If the folder cannot be written, or the name is taken by a file that is not this run's result.
+        TypeError, ValueError: If the result holds what JSON cannot, such as a path or an infinite loss.
+    """
+    path = result_path(folder, result.spec)
+    if find(folder, result.spec) is None:
+        _write_json(path, to_plain(result))
+    with contextlib.suppress(OSError):
+        failure_path(folder, result.spec).unlink(missing_ok=True)
+    return path
+
+
+def write_failure(
+    folder: Path | str, spec: Spec, *, reason: str, traceback: str = "", where: Mapping[str, Any] | None = None
+) -> Path | None:
+    """The `.failed.json` that records why a run stopped; None, and nothing written, if its result already exists.
+
+    It replaces the record of an earlier failure of the same run.
+
+    Args:
+        reason: One sentence.
+        traceback: As Python prints it, if there is one.
+        where: Epoch, step, learning rate: whatever places the failure. Numbers that are not finite become text.
+
+    Raises:
+        UsageError: If the folder cannot be written.
+    """
+    if result_path(folder, spec).exists():
+        return None
+    path = failure_path(folder, spec)
+    record = {
+        "schema": SCHEMA,
+        "spec": to_plain(spec),
+        "reason": reason,
+        "where": {key: _as_text_if_odd(value) for key, value in (where or {}).items()},
+        "traceback": traceback,
+        "versions": library_versions(),
+        "commit": git_commit(),
+        "created": utc_now(),
+    }
+    _write_json(path, record)
+    return path
+
+
+def read_result(path: Path | str) -> Result:
+    """The result stored in a file.
+
+    Raises:
+        UsageError: If the file is missing, is no result, or was written by a newer promptbench.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = json.loads(file.read(), parse_constant=_refuse_constant)
+    except OSError as error:
+        raise UsageError(f"The result file {path} cannot be read ({error.strerror}).") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not a promptbench result: it is not valid JSON ({error}).") from error
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise UsageError(
+            f"{path} was written by a newer promptbench (result schema {schema}, this version reads up to {SCHEMA}); "
+            "update promptbench to read it."
+        )
+    if type(schema) is not int or schema < 1:
+        raise UsageError(f"{path} is not a promptbench result: it has no valid 'schema' number.")
+    try:
+        return Result(**{**data, "spec": Spec(**data["spec"])})
+    except (TypeError, ValueError, KeyError, RecursionError) as error:
+        raise UsageError(f"{path} is not a valid promptbench result: {error}") from error
+
+
+def read_results(*places: Path | str) -> list[Result]:
+    """The results in files and folders, sorted by name; failures are passed over.
+
+    Of a folder that `run` wrote to, its `results` folder is read; of any other folder, all its JSON files.
+
+    Raises:
+        UsageError: If a place does not exist or a file is not a result.
+    """
+    paths = {path for place in places for path in _result_files(Path(place).resolve())}
+    return sorted(map(read_result, sorted(paths)), key=lambda result: (result.name, result.created))
+
+
+def find(folder: Path | str, spec: Spec) -> Path | None:
+    """The file with the finished result of this spec, or None.
+
+    Raises:
+        UsageError: If the file of that name is not a result of this spec.
+    """
+    path = result_path(folder, spec)
+    if not path.exists():
+        return None
+    if read_result(path).spec != spec:
+        raise UsageError(f"{path} holds another run than its name says; move it away and run again.")
+    return path
+
+
+def result_path(folder: Path | str, spec: Spec) -> Path:
+    """Where the result of this spec is or would be."""
+    return Path(folder) / "results" / f"{spec.name}.json"
+
+
+def failure_path(folder: Path | str, spec: Spec) -> Path:
+    """Where the failure of this spec is or would be."""
+    return Path(folder) / "results" / f"{spec.name}.failed.json"
+
+
+def check_writable(folder: Path | str) -> None:
+    """Makes the output folder and writes a byte there, so that a run fails before training rather than after.
+
+    Raises:
+        UsageError: If that is impossible.
+    """
+    probe = Path(folder) / "results" / f".{uuid.uuid4().hex}.tmp"
+    with _said_plainly(Path(folder)):
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            probe.write_bytes(b"\n")
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
+
+
+def _result_files(place: Path) -> Iterator[str]:
+    if place.is_file():
+        yield str(place)
+    elif place.is_dir():
+        top = place / "results" if (place / "results").is_dir() else place
+        for folder, _, names in os.walk(top):
+            yield from (
+                os.path.join(folder, name)
+                for name in names
+                if name.endswith(".json") and not name.startswith(".") and not name.endswith(".failed.json")
+            )
+    else:
+        raise UsageError(f"There are no results at {place}; name a folder that `promptbench run` wrote to, or a file.")
+
+
+def _write_json(path: Path, data: object) -> None:
+    """Writes under another name in the same folder, then renames: nobody ever sees half a file."""
+    text = json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with _said_plainly(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with draft.open("x", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+        finally:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _said_plainly(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"The output folder {folder} cannot be written ({error.strerror}); name another one with --output."
+        ) from error
+
+
+def _as_text_if_odd(value: object) -> object:
+    try:
+        return to_plain(value)
+    except (TypeError, ValueError):
+        return str(value)
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number that a result may hold")

@@ -1,0 +1,172 @@
+"""Readers of split definitions: CoOp's split JSON, folders of class folders, lists of class names.
+
+They turn files into `Item`s and refuse what is malformed with a sentence; no image is opened.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from promptbench.config import UsageError
+
+SPLITS = ("train", "val", "test")
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+"""What counts as an image in a folder, in lower case."""
+
+_SLASHES = re.compile(r"[/\\]")
+_ROOTED = re.compile(r"[/\\]|[A-Za-z]:")
+
+
+class Item(NamedTuple):
+    """One labelled image.
+
+    Attributes:
+        image: Its path inside the dataset's image folder, with "/", as the split file spells it.
+        label: Its class, from 0.
+        class_name: The name of that class as the split file spells it ("_" kept).
+    """
+
+    image: str
+    label: int
+    class_name: str
+
+
+def read_split_json(path: Path) -> dict[str, list[Item]]:
+    """The splits of a CoOp-style file `{"train": [[path, label, class name], ...], "val": ..., "test": ...}`, in file
+    order.
+
+    Raises:
+        UsageError: The file cannot be read, is not of that form, has a path that leaves the dataset's folder, labels
+            that are
+            not 0, 1, 2, ..., a label without training images, or two names for one label. "val" may be missing.
+    """
+    content = read_text(path)
+    try:
+        raw = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"The split file {path} is not valid JSON ({error}); get it again.") from error
+    if not isinstance(raw, dict) or not {"train", "test"} <= raw.keys():
+        raise UsageError(f'The split file {path} must be an object with the lists "train", "val" and "test".')
+    splits = {split: _items(raw.get(split, []), f"{path}, {split!r}") for split in SPLITS}
+    check_labels(splits, where=str(path))
+    return splits
+
+
+def _items(rows: Any, where: str) -> list[Item]:
+    if not isinstance(rows, list):
+        raise UsageError(f"{where}: expected a list of [path, label, class name].")
+    return [_item(row, f"{where}, entry {index}") for index, row in enumerate(rows)]
+
+
+def _item(row: Any, where: str) -> Item:
+    fits = (
+        isinstance(row, list)
+        and len(row) == 3
+        and all(type(value) is kind for value, kind in zip(row, (str, int, str), strict=True))
+    )
+    if not fits:
+        raise UsageError(
+            f"{where}: expected [path, label, class name] with an integer label, not {json.dumps(row)[:80]}."
+        )
+    if not _stays_inside(row[0]):
+        raise UsageError(f"{where}: the path {row[0]!r} must stay inside the dataset's folder: relative, without '..'.")
+    return Item(*row)
+
+
+def _stays_inside(path: str) -> bool:
+    return bool(path) and "\0" not in path and not _ROOTED.match(path) and ".." not in _SLASHES.split(path)
+
+
+def check_labels(splits: Mapping[str, Sequence[Item]], where: str) -> None:
+    """Raises UsageError unless the training labels are 0, 1, ..., n - 1 with one name each, and no split has others."""
+    names: dict[int, str] = {}
+    for split in SPLITS:
+        known = set(names)
+        for item in splits[split]:
+            if names.setdefault(item.label, item.class_name) != item.class_name:
+                raise UsageError(
+                    f"{where}: label {item.label} has two names, {names[item.label]!r} and {item.class_name!r}."
+                )
+        if split != "val" and not splits[split]:
+            raise UsageError(f"{where}: there are no {split} images.")
+        if split == "train" and set(names) != set(range(len(names))):
+            gap = min(set(range(len(names))) - set(names))
+            raise UsageError(f"{where}: the training labels must be 0, 1, 2, ... without gaps; {gap} has no image.")
+        if split != "train" and set(names) != known:
+            raise UsageError(f"{where}: label {min(set(names) - known)} of {split!r} has no training image.")
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file; UsageError where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UsageError(f"Cannot read {path}: {reason}.") from error
+
+
+def read_class_names(path: Path) -> dict[str, str]:
+    """Folder name to class name from lines `folder class name`; a tab between the two allows folders with blanks."""
+    names: dict[str, str] = {}
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        folder, _, name = (part.strip() for part in line.strip().partition("\t" if "\t" in line.strip() else " "))
+        if not name:
+            raise UsageError(f"{path}, line {number}: expected a folder and its class name, not {line.strip()!r}.")
+        if names.setdefault(folder, name) != name:
+            raise UsageError(
+                f"{path}, line {number}: the folder {folder!r} already has the class name {names[folder]!r}."
+            )
+    return names
+
+
+def subfolders(folder: Path) -> list[str]:
+    """The names of the folders in `folder`, sorted by code point, hidden ones left out; none if it does not exist."""
+    return sorted(entry.name for entry in _scan(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def image_files(folder: Path) -> list[str]:
+    """The names of the image files in `folder`, sorted by code point, hidden ones left out."""
+    return sorted(
+        entry.name
+        for entry in _scan(folder)
+        if not entry.name.startswith(".")
+        and os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
+        and entry.is_file()
+    )
+
+
+def _scan(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UsageError(f"Cannot read the folder {folder}: {error.strerror}.") from error
+
+
+def class_folder_items(base: Path, prefix: str, labels: Mapping[str, int], name_of: Callable[[str], str]) -> list[Item]:
+    """The images under `base/prefix/<class folder>/`, class by class, both sorted; paths are relative to `base`.
+
+    Raises:
+        UsageError: A class folder is not in `labels`, or holds no image.
+    """
+    items = []
+    for folder in subfolders(base / prefix):
+        if folder not in labels:
+            raise UsageError(f"The class folder {base / prefix / folder} is not among the training classes; rename it.")
+        files = image_files(base / prefix / folder)
+        if not files:
+            raise UsageError(f"The class folder {base / prefix / folder} holds no images; fill it or remove it.")
+        items += [
+            Item("/".join(filter(None, (prefix, folder, file))), labels[folder], name_of(folder)) for file in files
+        ]
+    return items

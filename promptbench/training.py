@@ -1,0 +1,200 @@
+"""Training: one loop for every method.
+
+SGD with momentum on the method's learned tensors, cosine schedule with constant warm-up, stepped per epoch; the model
+of the last epoch is the outcome, nothing is selected. The schedule is Dassl's (KaiyangZhou/Dassl.pytorch,
+dassl/optim/lr_scheduler.py), including its oddity that the cosine starts after the warm-up and keeps its full period.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from promptbench.images import Images
+from promptbench.method import Method
+from promptbench.recipe import Recipe
+
+Progress = Callable[[int, int, float], None]  # steps done, steps in all, loss
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss became NaN or infinite; the message says where."""
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """What a training leaves behind besides the learned tensors.
+
+    Attributes:
+        losses: Mean of each loss term, one mapping an epoch.
+        seconds: Wall clock of the training alone.
+        images_per_second: Training images seen per second.
+    """
+
+    losses: list[dict[str, float]]
+    seconds: float
+    images_per_second: float
+
+
+def learning_rate(base: float, epoch: int, max_epoch: int, warmup_epochs: int = 1, warmup_lr: float = 1e-5) -> float:
+    """The learning rate of an epoch counted from 0: constant while warming up, then cosine.
+
+        lr(e) = warmup_lr                                             e < w
+        lr(e) = base / 2 * (1 + cos(pi * (e - w) / max_epoch))        e >= w
+
+    with w warm-up epochs; the period stays `max_epoch`, so the last epoch does not reach 0.
+    """
+    if epoch < warmup_epochs:
+        return warmup_lr
+    return 0.5 * base * (1 + math.cos(math.pi * (epoch - warmup_epochs) / max_epoch))
+
+
+class PromptTraining(pl.LightningModule):
+    """A method in training. The backbone is moved with it, and stays out of its checkpoints."""
+
+    def __init__(self, method: Method, recipe: Recipe, steps_per_epoch: int, progress: Progress | None = None) -> None:
+        super().__init__()
+        self.method, self.recipe = method, recipe
+        self.steps_per_epoch, self.progress = steps_per_epoch, progress
+        self.losses: list[dict[str, float]] = []
+        self._sums: dict[str, Tensor] = {}
+        self._seen = self._done = self.images = 0
+
+    def training_step(self, batch: tuple[Images, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        terms = self.method.loss(images, labels)
+        loss = torch.stack(list(terms.values())).sum()
+        self._refuse_divergence(loss, batch_idx)
+        for name, term in terms.items():
+            self._sums[name] = self._sums.get(name, torch.zeros((), device=loss.device)) + term.detach() * len(labels)
+        self._seen += len(labels)
+        self._done += 1
+        if self.progress:
+            self.progress(self._done, self.recipe.epochs * self.steps_per_epoch, float(loss.detach()))
+        return loss
+
+    def _refuse_divergence(self, loss: Tensor, step: int) -> None:
+        if torch.isfinite(loss):
+            return
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        raise TrainingDiverged(
+            f"the loss became {loss.item()} in epoch {self.current_epoch + 1} of {self.recipe.epochs}, "
+            f"step {step + 1} of {self.steps_per_epoch}, learning rate {rate:.3g}"
+        )
+
+    def on_train_epoch_end(self) -> None:
+        self.losses.append({name: float(total) / self._seen for name, total in self._sums.items()})
+        self.images += self._seen
+        self._sums, self._seen = {}, 0
+        with torch.no_grad():
+            self.method.on_epoch_end(self.current_epoch, self.recipe.epochs)
+
+    def configure_optimizers(self) -> Any:
+        recipe = self.recipe
+        groups = [
+            {**group, "lr": recipe.lr * group.pop("lr_scale", 1.0)}
+            for group in map(dict, self.method.parameter_groups())
+        ]
+        optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            [lambda epoch, base=g["lr"]: self._rate(base, epoch) / base for g in groups],  # type: ignore[misc]
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
+
+    def _rate(self, base: float, epoch: int) -> float:
+        recipe = self.recipe
+        return learning_rate(base, epoch, recipe.epochs, recipe.warmup_epochs, recipe.warmup_lr)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        images, labels = batch
+        return images.to(device), labels.to(device)
+
+
+def fit(
+    method: Method,
+    recipe: Recipe,
+    batches: Iterable[tuple[Images, Tensor]],
+    steps_per_epoch: int,
+    *,
+    seed: int,
+    precision: str = "32",
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> TrainingOutcome:
+    """Train a method in place.
+
+    Args:
+        batches: One pass over the training images each time it is iterated.
+        steps_per_epoch: Batches in a pass.
+        seed: Draws what a method draws in its loss; the global generators are left as they were.
+        precision: As Lightning names it.
+        device: `cpu` or `cuda`.
+        progress: Called after every step.
+
+    Raises:
+        TrainingDiverged: If a loss is not finite.
+    """
+    module = PromptTraining(method, recipe, steps_per_epoch, progress)
+    began = time.perf_counter()
+    with torch.random.fork_rng(), quiet_lightning():
+        torch.manual_seed(seed)
+        trainer = pl.Trainer(
+            max_epochs=recipe.epochs,
+            accelerator="gpu" if device.startswith("cuda") else "cpu",
+            devices=1,
+            precision=precision,  # type: ignore[arg-type]
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        with keyboard_interrupt():
+            trainer.fit(module, train_dataloaders=batches)
+    seconds = time.perf_counter() - began
+    method.to(method.backbone.device)
+    return TrainingOutcome(module.losses, seconds, module.images / seconds)
+
+
+@contextmanager
+def keyboard_interrupt() -> Iterator[None]:
+    """Ctrl-C stays a KeyboardInterrupt: Lightning would switch it off and turn it into an exit of the process."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stopped:
+        if in_main_thread:
+            signal.signal(signal.SIGINT, handler)
+        if isinstance(stopped.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Within it, Lightning says nothing: its hints are for people who configure its Trainer themselves."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,65 @@
+"""Learned tensors on disk, one safetensors file per training, shared by every run whose training key is equal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from promptbench.cache import write_atomically
+from promptbench.method import Method
+from promptbench.provenance import library_versions
+from promptbench.spec import Spec
+from promptbench.training import TrainingOutcome
+
+LABELS_ONLY = ("origin", "source", "overrides")  # of a recipe; they say where it is from and change no weight
+
+
+def training_key(spec: Spec, facts: Mapping[str, Any]) -> str:
+    """Hash of everything that changes the learned tensors.
+
+    Args:
+        spec: Of the run.
+        facts: What the data and the weights add: digests of the sample, of the class names, of the weights, and the
+            classes that are trained on.
+    """
+    decisive = {
+        "method": spec.method,
+        "plugin": getattr(spec, "plugin", ""),
+        "config": spec.config,
+        "recipe": {key: value for key, value in spec.recipe.items() if key not in LABELS_ONLY},
+        "dataset": [spec.dataset, spec.dataset_options],
+        "seeds": spec.seeds,
+        "sampler": [spec.sampler, spec.shots],
+        "numerics": [spec.precision, spec.threads, spec.device],
+        "versions": library_versions(),
+        "facts": dict(facts),
+    }
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def save_training(path: Path, method: Method, outcome: TrainingOutcome) -> None:
+    """Write the learned tensors and how the training went; the file appears whole or not at all."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in method.state_dict().items()}
+    data = save(tensors, metadata={"outcome": json.dumps(asdict(outcome)), "format": "promptbench/1"})
+    write_atomically(path, lambda file: file.write(data))
+
+
+def load_training(path: Path, method: Method) -> TrainingOutcome | None:
+    """Load learned tensors into a method made for the same spec; None if there are none, or the file is damaged."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            outcome = json.loads(file.metadata()["outcome"])
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return None
+    method.load_state_dict(tensors)
+    return TrainingOutcome(**outcome)

@@ -1,0 +1,129 @@
+"""The image tower of CLIP with visual prompts and dense features.
+
+Prompts stand after the patches. Where the next block replaces them, their own output is never used: there they are only
+attended to. The last block runs for [CLS] alone unless the patches are asked for. With `layer`, whole sequences go
+through open_clip's blocks.
+
+Letters: B images, P patches, n prompts, d the tower's width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from promptbench import blocks
+from promptbench.config import UsageError
+from promptbench.text import Layer
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def resblocks(visual: Any) -> Any:
+    """The transformer blocks of an image tower; empty for a ResNet or a foreign tower."""
+    found = getattr(getattr(visual, "transformer", None), "resblocks", None)
+    return nn.ModuleList() if found is None else found
+
+
+def width(visual: Any) -> int:
+    """Channels of the tower's tokens, or of a ResNet's last feature map."""
+    if len(resblocks(visual)):
+        return int(visual.class_embedding.shape[-1])
+    if hasattr(visual, "attnpool"):
+        return int(visual.attnpool.k_proj.in_features)
+    raise UsageError("This image tower is neither CLIP's vision transformer nor CLIP's ResNet.")
+
+
+def check(visual: Any, name: str) -> None:
+    """Raise a UsageError unless prompts and dense features are possible in this tower."""
+    if not len(resblocks(visual)):
+        raise UsageError(
+            f"Backbone '{name}' has an image tower without transformer blocks, so it takes no visual prompts and gives "
+            "no dense features; choose a ViT such as ViT-B-16, or a method that prompts the text alone."
+        )
+    pooled_by_cls = (
+        getattr(visual, "attn_pool", None) is None
+        and getattr(visual, "pool_type", "tok") == "tok"
+        and not getattr(visual, "final_ln_after_pool", False)
+    )
+    if not pooled_by_cls:
+        raise UsageError(f"Backbone '{name}' does not read its image feature at [CLS]: prompts cannot enter it here.")
+
+
+def encode(
+    visual: Any,
+    images: Tensor,
+    prompts: Tensor | None,
+    deep: Mapping[int, Tensor],
+    layer: Layer | None,
+    local: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """[CLS] (B, d), and with `local` the value path (B, P, d) and the patches (B, P, d); all after `ln_post`."""
+    x = visual._embeds(images)  # (B, 1 + P, d), after ln_pre
+    prompts = None if prompts is None else visual.ln_pre(prompts)  # per token, so apart is exact
+    check_deep(deep, prompts, len(resblocks(visual)))
+    if layer is None and all(blocks.is_standard(b) for b in resblocks(visual)):
+        x, dense = read_only_prompts(resblocks(visual), x, prompts, deep, local)
+    else:
+        x, dense = whole_sequences(resblocks(visual), x, prompts, deep, layer, local)
+    x = visual.ln_post(x)
+    if dense is None:
+        return x[:, 0], None, None
+    return x[:, 0], visual.ln_post(dense), x[:, 1:]
+
+
+def batch(prompts: Tensor, x: Tensor) -> Tensor:
+    """Prompts (n, d) or (B, n, d) as (B, n, d)."""
+    return prompts.expand(len(x), *prompts.shape[-2:])
+
+
+def check_deep(deep: Mapping[int, Tensor], prompts: Tensor | None, depth: int) -> None:
+    """Raise a ValueError where deep prompts have nothing to replace."""
+    for index, replacement in deep.items():
+        if not 0 < index < depth:
+            raise ValueError(f"deep visual prompts for block {index}: the tower has blocks 1 to {depth - 1}")
+        if prompts is None or replacement.shape[-2] != prompts.shape[-2]:
+            raise ValueError("deep visual prompts replace the prompts of the first block: give as many of those")
+
+
+def read_only_prompts(
+    tower: Any, x: Tensor, prompts: Tensor | None, deep: Mapping[int, Tensor], local: bool
+) -> tuple[Tensor, Tensor | None]:
+    """[CLS] (and with `local` the patches) after all blocks, (B, 1 or 1 + P, d), and the value path (B, P, d)."""
+    last, tokens, dense = len(tower) - 1, x.shape[1], None
+    for i, block in enumerate(tower):
+        if i in deep:
+            prompts = deep[i]
+        if i == last:
+            dense = blocks.value_path(block, x[:, 1:]) if local else None
+            x = blocks.run(block, x, prompts, first=None if local else 1)
+        elif prompts is None or i + 1 in deep:  # the prompts' own output would be thrown away
+            x = blocks.run(block, x, prompts)
+        else:
+            joint = blocks.run(block, torch.cat([x, batch(prompts, x)], dim=1))
+            x, prompts = joint[:, :tokens], joint[:, tokens:]
+    return x, dense
+
+
+def whole_sequences(
+    tower: Any,
+    x: Tensor,
+    prompts: Tensor | None,
+    deep: Mapping[int, Tensor],
+    layer: Layer | None,
+    local: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """As `read_only_prompts`, by open_clip's blocks or by `layer` on all tokens."""
+    last, tokens, dense = len(tower) - 1, x.shape[1], None
+    x = x if prompts is None else torch.cat([x, batch(prompts, x)], dim=1)
+    for i, block in enumerate(tower):
+        if i in deep:
+            x = torch.cat([x[:, : -deep[i].shape[-2]], batch(deep[i], x)], dim=1)
+        if i == last and local:
+            dense = blocks.value_path(block, x[:, 1:tokens])
+        x = block(x, attn_mask=None) if layer is None else layer(i, block, x, None)
+    return x[:, :tokens], dense

@@ -1,0 +1,139 @@
+"""Backbones by name: the embedded tiny CLIP, open_clip's models with public weights, or files of your own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from promptbench.config import UsageError, nearest
+from promptbench.known import BACKBONES
+
+EMBEDDED = "mini"
+RANDOM = "random"
+HOW_TO_NAME = "write ARCHITECTURE:TAG, such as 'ViT-B-16:openai', or ARCHITECTURE:FILE"
+
+
+@dataclass(frozen=True)
+class BackboneShape:
+    """What planning needs of a backbone, known without loading it: its name and the depths of its towers."""
+
+    name: str
+    text_depth: int
+    vision_depth: int
+
+
+def load_backbone(name: str = EMBEDDED) -> Any:
+    """A frozen `Backbone`, on the CPU, in float32.
+
+    Args:
+        name: `mini`; or `ARCHITECTURE:WEIGHTS`. The architecture is one of open_clip's, or the path of a JSON config of
+            that kind. The weights are a pretrained tag (`ViT-B-16:openai`), the path of a weight file, or `random`, from
+            a fixed seed, for tests and timing. Weights that were trained with QuickGELU get QuickGELU: open_clip itself
+            would only warn, and every number would be silently lower.
+
+    Raises:
+        UsageError: On an unknown name, or weights that are neither here nor can be fetched.
+    """
+    from promptbench.backbone import Backbone
+
+    if name == EMBEDDED:
+        from promptbench.mini.model import load
+
+        clip, tokenizer, known = load()
+        return Backbone(clip, tokenizer, name=name, known_tokens=known)
+    architecture, weights = split_name(name)
+    config_file(architecture)
+    import open_clip
+
+    if architecture.endswith(".json"):
+        open_clip.add_model_config(architecture)
+        architecture = Path(architecture).stem
+    return Backbone(_create(architecture, weights), open_clip.get_tokenizer(architecture), name=name)
+
+
+@cache
+def shape_of(name: str) -> BackboneShape:
+    """The depths of a backbone's towers, read from its architecture file; nothing heavy is imported.
+
+    Raises:
+        UsageError: On an unknown architecture, or a name without weights.
+    """
+    file = _folder("promptbench.mini") / "mini-clip.json" if name == EMBEDDED else config_file(split_name(name)[0])
+    config = json.loads(file.read_text())
+    layers = config["vision_cfg"].get("layers", 0)  # a ResNet has a list of stages
+    return BackboneShape(name, config["text_cfg"].get("layers", 12), layers if isinstance(layers, int) else 0)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Architecture and weights."""
+    architecture, _, weights = name.partition(":")
+    if not weights:
+        raise UsageError(f"Backbone '{name}' names no weights; {HOW_TO_NAME}.{nearest(name, BACKBONES)}")
+    return architecture, weights
+
+
+def config_file(architecture: str) -> Path:
+    """The JSON config of an architecture: open_clip's, or a file of the user's."""
+    own = architecture.endswith(".json")
+    file = Path(architecture).expanduser() if own else _folder("open_clip") / "model_configs" / f"{architecture}.json"
+    if not file.is_file():
+        known = [] if own else [path.stem for path in file.parent.glob("*.json")]
+        raise UsageError(f"open_clip knows no architecture '{architecture}'.{nearest(architecture, known)}")
+    return file
+
+
+def _folder(package: str) -> Path:
+    """A package's folder, found without importing it."""
+    spec = find_spec(package)
+    assert spec is not None and spec.submodule_search_locations  # a dependency
+    return Path(spec.submodule_search_locations[0])
+
+
+def _create(architecture: str, weights: str) -> Any:
+    """An open_clip model, with the activation that its weights were trained with."""
+    import open_clip
+    import torch
+
+    if weights == RANDOM:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            logging.disable(logging.WARNING)  # open_clip warns that there are no weights
+            try:
+                return open_clip.create_model(architecture, pretrained=None, load_weights=False)
+            finally:
+                logging.disable(logging.NOTSET)
+    file = Path(weights).expanduser()
+    tags = open_clip.list_pretrained_tags_by_model(architecture.removesuffix("-quickgelu"))
+    if not file.exists() and weights not in tags:
+        raise UsageError(
+            f"'{weights}' is neither a weight file nor a pretrained tag of {architecture}.{nearest(weights, tags)}"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="QuickGELU mismatch")
+            return open_clip.create_model(
+                architecture,
+                pretrained=str(file) if file.exists() else weights,
+                force_quick_gelu=_needs_quick_gelu(architecture, weights),
+            )
+    except OSError as error:
+        raise UsageError(
+            f"The weights '{weights}' of {architecture} could not be fetched ({type(error).__name__}); without a "
+            f"network, download them elsewhere and name the file: --backbone {architecture}:/path/to/file."
+        ) from error
+
+
+def _needs_quick_gelu(architecture: str, weights: str) -> bool:
+    """Whether these weights were trained with QuickGELU, as far as open_clip's records tell."""
+    import open_clip
+
+    if architecture.endswith("-quickgelu"):
+        return True
+    record = open_clip.get_pretrained_cfg(architecture, weights) or {}
+    return bool(record.get("quick_gelu", False)) or "openai" in Path(weights).stem.lower()

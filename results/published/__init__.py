@@ -1,0 +1,1 @@
+"""Figures published in papers, one CSV file a source, never mixed with measured ones."""

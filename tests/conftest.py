@@ -1,0 +1,43 @@
+"""What all tests share: a tiny random CLIP, one rendered-image cache, one thread."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+DATA = Path(__file__).parent / "data"
+TINY = f"{DATA / 'tiny-clip.json'}:random"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One thread, and a cache that is made once and thrown away."""
+    torch.set_num_threads(1)
+    before = {name: os.environ.get(name) for name in ("PROMPTBENCH_CACHE", "PROMPTBENCH_DATA")}
+    os.environ["PROMPTBENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ.pop("PROMPTBENCH_DATA", None)
+    yield
+    for name, value in before.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+
+
+@pytest.fixture(scope="session")
+def tiny_name() -> str:
+    """Name of the tiny random CLIP, as `--backbone` takes it."""
+    return TINY
+
+
+@pytest.fixture
+def tiny(tiny_name: str):  # noqa: ANN201
+    """The tiny random CLIP: real tokenizer, real blocks, no download."""
+    from promptbench.weights import load_backbone
+
+    return load_backbone(tiny_name)

@@ -1,0 +1,79 @@
+"""Fixtures of the reference cases: the small CLIP of the recipe, its images and the stored numbers."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from promptbench.backbone import Backbone
+
+HERE = Path(__file__).parent
+
+
+def _module(path: Path) -> ModuleType:
+    """A file beside the tests as a module: tests are no package, and nothing of theirs is on the import path."""
+    name = f"promptbench_test_{path.stem}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def golden_recipe() -> ModuleType:
+    """The module `golden_clip.py`: weights and images for any seed."""
+    return _module(HERE.parent / "golden_clip.py")
+
+
+@pytest.fixture(scope="session")
+def reference() -> ModuleType:
+    """The module `reference.py`: the plain forward passes."""
+    return _module(HERE / "reference.py")
+
+
+@pytest.fixture(scope="session")
+def golden_folder() -> Path:
+    return HERE
+
+
+@pytest.fixture(scope="session")
+def golden_clip(golden_recipe: ModuleType) -> torch.nn.Module:
+    """The small CLIP of the reference cases (seed 7101), float32, eval, frozen."""
+    return golden_recipe.build_clip()
+
+
+@pytest.fixture(scope="session")
+def golden_images(golden_recipe: ModuleType) -> Tensor:
+    """(6, 3, 32, 32) images of the reference cases."""
+    return golden_recipe.build_images()
+
+
+@pytest.fixture(scope="session")
+def golden_labels(golden_recipe: ModuleType) -> Tensor:
+    return torch.tensor(golden_recipe.LABELS)
+
+
+@pytest.fixture
+def golden_backbone(golden_clip: torch.nn.Module, golden_recipe: ModuleType) -> Backbone:
+    return Backbone(golden_clip, tokenizer=golden_recipe.tokenizer())
+
+
+@pytest.fixture(scope="session")
+def golden_case() -> Callable[[str], dict[str, Tensor]]:
+    """Reads the stored numbers of a case: field name -> tensor."""
+
+    def read(name: str) -> dict[str, Tensor]:
+        with np.load(HERE / f"{name}-s7101.npz") as stored:
+            return {key: torch.from_numpy(stored[key]) for key in stored.files}
+
+    return read

@@ -1,0 +1,169 @@
+"""Our methods give the numbers of the official implementations: outputs, gradients, three optimiser steps.
+
+The stored numbers and the tolerances are described in README.md beside this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import promptbench as pb
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "coop_end_init": ("coop", {"n_ctx": 4, "ctx_init": "a photo of a", "class_token_position": "end"}),
+    "coop_middle_16": ("coop", {"n_ctx": 16, "ctx_init": "", "class_token_position": "middle"}),
+    "maple_d3": ("maple", {"n_ctx": 2, "ctx_init": "a photo of a", "depth": 3}),
+}
+FEATURES, LOGITS, LOSS, GRADIENT, STEP, DELTA = 1e-5, 1e-4, 2e-5, 1e-4, 1e-6, 1e-3
+
+
+def close(measured: Tensor, stored: Tensor, tolerance: float) -> None:
+    torch.testing.assert_close(measured.detach(), stored, atol=tolerance, rtol=0)
+
+
+def close_to_largest(measured: Tensor | None, stored: Tensor, tolerance: float) -> None:
+    """`tolerance` is a fraction of the largest stored entry."""
+    assert measured is not None
+    close(measured, stored, tolerance * stored.abs().max().item())
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def stored(case: str, golden_case: Callable[[str], dict[str, Tensor]]) -> dict[str, Tensor]:
+    return golden_case(case)
+
+
+@pytest.fixture
+def untrained(case: str, golden_backbone: pb.Backbone, golden_recipe: ModuleType) -> pb.Method:
+    name, config = CASES[case]
+    return pb.create_method(name, golden_backbone, golden_recipe.CLASS_NAMES, **config)
+
+
+@pytest.fixture
+def method(case: str, untrained: pb.Method, golden_folder: Path) -> pb.Method:
+    """The method with the learned tensors of the case's official checkpoint."""
+    pb.load_official_checkpoint(untrained, golden_folder / f"{case}-s7101")
+    return untrained
+
+
+def total_loss(method: pb.Method, images: Tensor, labels: Tensor) -> Tensor:
+    return torch.stack(list(method.loss(images, labels).values())).sum()
+
+
+@pytest.mark.parametrize("case", ["coop_end_init", "maple_d3"], indirect=True)
+def test_context_starts_from_the_words(untrained: pb.Method, stored: dict[str, Tensor]) -> None:
+    context = next(p for name, p in pb.official_parameters(untrained).items() if name.endswith("ctx"))
+    assert torch.equal(context.detach(), stored["init_ctx"])
+
+
+def test_official_names_are_all_there(method: pb.Method, stored: dict[str, Tensor]) -> None:
+    learned = {key.removeprefix("grad/") for key in stored if key.startswith("grad/")}
+    assert set(pb.official_parameters(method)) == learned
+
+
+@torch.no_grad()
+def test_predictions_equal_the_reference(method: pb.Method, stored: dict[str, Tensor], golden_images: Tensor) -> None:
+    prediction = method(golden_images)
+    close(prediction.logits, stored["logits"], LOGITS)
+    close(prediction.cosines, stored["image_features"] @ stored["text_features"].T, FEATURES)
+    close(F.normalize(method.text_features(), dim=-1), stored["text_features"], FEATURES)
+
+
+@torch.no_grad()
+def test_image_features_equal_the_reference(
+    case: str, method: Any, stored: dict[str, Tensor], golden_images: Tensor
+) -> None:
+    if case.startswith("maple"):
+        prompts = method.visual_prompts()
+        for i, prompt in enumerate(prompts):
+            close(prompt, stored[f"visual_prompt_{i}"], FEATURES)
+        features = method.backbone.encode_image(golden_images, prompts[0], dict(enumerate(prompts[1:], start=1)))
+    else:
+        features = method.backbone.encode_image(golden_images)
+    close(F.normalize(features.cls, dim=-1), stored["image_features"], FEATURES)
+
+
+def test_loss_and_every_gradient_equal_the_reference(
+    method: pb.Method, stored: dict[str, Tensor], golden_images: Tensor, golden_labels: Tensor
+) -> None:
+    loss = total_loss(method, golden_images, golden_labels)
+    close(loss, stored["loss"], LOSS)
+    close(loss, stored.get("loss_train_mode", stored["loss"]), LOSS)
+    loss.backward()
+    for name, parameter in pb.official_parameters(method).items():
+        close_to_largest(parameter.grad, stored[f"grad/{name}"], GRADIENT)
+
+
+def test_three_optimiser_steps_equal_the_reference(
+    method: pb.Method, stored: dict[str, Tensor], golden_images: Tensor, golden_labels: Tensor
+) -> None:
+    learned = pb.official_parameters(method)
+    before = {name: parameter.detach().clone() for name, parameter in learned.items()}
+    optimizer = torch.optim.SGD(method.parameter_groups(), lr=0.002, momentum=0.9, weight_decay=5e-4)
+    losses = []
+    for _ in range(3):
+        loss = total_loss(method, golden_images, golden_labels)
+        losses.append(loss.detach())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    close(torch.stack(losses), stored["losses"], LOSS)
+    for name, parameter in learned.items():
+        close(parameter, stored[f"step3/{name}"], STEP)
+        close_to_largest(parameter.detach() - before[name], stored[f"delta3/{name}"], DELTA)
+        close_to_largest(optimizer.state[parameter]["momentum_buffer"], stored[f"momentum3/{name}"], DELTA)
+    with torch.no_grad():
+        close(method(golden_images).logits, stored["logits_step3"], LOGITS)
+
+
+@torch.no_grad()
+def test_other_classes_equal_the_reference(
+    method: pb.Method, stored: dict[str, Tensor], golden_images: Tensor, golden_recipe: ModuleType
+) -> None:
+    before = method(golden_images).logits
+    method.set_classes(golden_recipe.NEW_CLASS_NAMES)
+    close(method(golden_images).logits, stored["newcls_logits"], LOGITS)
+    close(F.normalize(method.text_features(), dim=-1), stored["newcls_text_features"], FEATURES)
+    method.set_classes(golden_recipe.CLASS_NAMES)
+    assert torch.equal(method(golden_images).logits, before)
+
+
+@torch.no_grad()
+def test_prompts_are_tokenised_as_in_the_reference(
+    case: str, stored: dict[str, Tensor], golden_backbone: pb.Backbone, golden_recipe: ModuleType
+) -> None:
+    config = CASES[case][1]
+    words = config["ctx_init"] or " ".join(["X"] * config["n_ctx"])
+    names = [name.replace("_", " ") for name in golden_recipe.CLASS_NAMES]
+    ids = golden_backbone.embed_text([f"{words} {name}." for name in names]).ids
+    assert torch.equal(ids, stored["tokenized_prompts"][:, : ids.shape[1]])
+    assert not stored["tokenized_prompts"][:, ids.shape[1] :].any()
+    assert torch.equal(golden_backbone.embed_text(names).eot - 1, stored["name_lens"])
+
+
+@torch.no_grad()
+def test_raw_pickle_gives_the_same_logits(
+    golden_backbone: pb.Backbone,
+    golden_recipe: ModuleType,
+    golden_folder: Path,
+    golden_images: Tensor,
+    golden_case: Callable[[str], dict[str, Tensor]],
+) -> None:
+    method = pb.create_method("coop", golden_backbone, golden_recipe.NEW_CLASS_NAMES, ctx_init="a photo of a")
+    before = method(golden_images).logits
+    pb.load_official_checkpoint(method, golden_folder / "coop_end_init-s7101_rawpickle")
+    after = method(golden_images).logits
+    assert not torch.allclose(before, after)
+    close(after, golden_case("coop_end_init")["newcls_logits"], LOGITS)

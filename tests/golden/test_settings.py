@@ -1,0 +1,150 @@
+"""Our methods equal the plain forward passes of `reference.py` at settings and weights without stored numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import promptbench as pb
+
+SEEDS = {
+    11: {},
+    # other sizes: widths, numbers of layers and heads, patches
+    12: {"embed_dim": 48, "text_width": 128, "text_layers": 5, "vision_width": 192, "vision_layers": 6, "patch": 16},
+}
+LOGITS, GRADIENT = 1e-4, 1e-4
+COOP = [
+    {"n_ctx": n, "ctx_init": "", "class_token_position": position, "csc": csc}
+    for n in (1, 2, 4, 16)
+    for position in ("end", "middle", "front")
+    for csc in (False, True)
+] + [{"ctx_init": words} for words in ("a photo of a", "this is a_picture showing one", "photo")]
+MAPLE = [{"n_ctx": n, "depth": depth, "ctx_init": ""} for n in (1, 2, 4, 16) for depth in (1, 2, 4)] + [
+    {"n_ctx": n, "depth": depth, "ctx_init": "a photo of a"} for n in (1, 2, 4) for depth in (1, 3)
+]
+Shapes = dict[str, tuple[int, ...]]
+
+
+@pytest.fixture(scope="module", params=SEEDS, ids=lambda seed: f"weights{seed}")
+def seed(request: pytest.FixtureRequest) -> int:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def clip(seed: int, golden_recipe: ModuleType) -> nn.Module:
+    return golden_recipe.build_clip(seed, **SEEDS[seed])
+
+
+@pytest.fixture(scope="module")
+def images(seed: int, golden_recipe: ModuleType) -> Tensor:
+    return golden_recipe.build_images(seed, count=3)
+
+
+def set_learned(method: pb.Method, seed: int) -> None:
+    """Seeded noise on every learned tensor, so that no gradient is zero by symmetry."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in method.parameters():
+            spread = 0.1 if parameter.shape[-1] == method.backbone.text_width and parameter.dim() > 1 else 0.02
+            parameter.add_(spread * torch.randn(parameter.shape, generator=generator))
+
+
+def compare(
+    method: pb.Method, names: Sequence[str], images: Tensor, plain: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+) -> None:
+    """Logits for `names`, and every gradient of the cross-entropy, of the method and of `plain(learned tensors)`."""
+    labels = torch.arange(len(images)) % len(names)
+    ours = pb.official_parameters(method)
+    theirs = {name: parameter.detach().clone().requires_grad_() for name, parameter in ours.items()}
+    logits = method(images).logits
+    expected = plain(theirs)["logits"]
+    torch.testing.assert_close(logits, expected, atol=LOGITS, rtol=0)
+    method.zero_grad()
+    sum(method.loss(images, labels).values()).backward()  # type: ignore[union-attr]
+    F.cross_entropy(expected, labels).backward()
+    for name, tensor in theirs.items():
+        assert tensor.grad is not None
+        largest = tensor.grad.abs().max().item()
+        assert largest > 0, name
+        torch.testing.assert_close(ours[name].grad, tensor.grad, atol=GRADIENT * largest, rtol=0)
+
+
+@pytest.mark.parametrize("config", COOP, ids=lambda c: "-".join(str(v).replace(" ", "_") for v in c.values()))
+def test_coop_equals_the_plain_forward(
+    config: dict[str, Any],
+    seed: int,
+    clip: nn.Module,
+    images: Tensor,
+    golden_recipe: ModuleType,
+    reference: ModuleType,
+) -> None:
+    backbone = pb.Backbone(clip, tokenizer=golden_recipe.tokenizer())
+    names = golden_recipe.CLASS_NAMES[:8:2] if config.get("csc") else golden_recipe.CLASS_NAMES
+    method = pb.create_method("coop", backbone, names, **config)
+    set_learned(method, seed)
+    position = config.get("class_token_position", "end")
+    words = config["ctx_init"].replace("_", " ")
+
+    def plain(names: Sequence[str]) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+        return lambda learned: reference.coop(
+            clip.state_dict(), images, names, learned["ctx"], words=words, position=position
+        )
+
+    compare(method, names, images, plain(names))
+    if not config.get("csc"):
+        method.set_classes(golden_recipe.NEW_CLASS_NAMES)
+        compare(method, golden_recipe.NEW_CLASS_NAMES, images, plain(golden_recipe.NEW_CLASS_NAMES))
+
+
+@pytest.mark.parametrize("config", MAPLE, ids=lambda c: "-".join(str(v).replace(" ", "_") for v in c.values()))
+def test_maple_equals_the_plain_forward(
+    config: dict[str, Any],
+    seed: int,
+    clip: nn.Module,
+    images: Tensor,
+    golden_recipe: ModuleType,
+    reference: ModuleType,
+) -> None:
+    backbone = pb.Backbone(clip, tokenizer=golden_recipe.tokenizer())
+    names = golden_recipe.CLASS_NAMES
+    method = pb.create_method("maple", backbone, names, **config)
+    set_learned(method, seed)
+    compare(
+        method,
+        names,
+        images,
+        lambda learned: reference.maple(clip.state_dict(), images, names, learned, words=config["ctx_init"]),
+    )
+
+
+def test_maple_with_more_than_four_tokens_ignores_the_words(golden_backbone: pb.Backbone) -> None:
+    with_words = pb.create_method("maple", golden_backbone, ["cat", "dog"], n_ctx=5, depth=2, ctx_init="a photo of a")
+    without = pb.create_method("maple", golden_backbone, ["cat", "dog"], n_ctx=5, depth=2, ctx_init="")
+    images = torch.ones(1, 3, 32, 32)
+    assert torch.equal(with_words(images).logits, without(images).logits)
+
+
+@pytest.mark.parametrize("name", ["coop", "maple"])
+def test_classes_with_a_common_beginning_or_alone(
+    name: str, golden_clip: nn.Module, golden_images: Tensor, golden_recipe: ModuleType, reference: ModuleType
+) -> None:
+    backbone = pb.Backbone(golden_clip, tokenizer=golden_recipe.tokenizer())
+    method = pb.create_method(
+        name, backbone, ["cat"], ctx_init="a photo of a", **({"n_ctx": 2} if name == "maple" else {})
+    )
+    set_learned(method, 3)
+    for names in (["tiger cat", "tiger shark"], ["tiger", "tiger cat", "tiger cat food"], ["pizza"]):
+        method.set_classes(names)
+        learned = {key: parameter.detach() for key, parameter in pb.official_parameters(method).items()}
+        if name == "coop":
+            learned_ctx = learned["ctx"]
+            plain = reference.coop(golden_clip.state_dict(), golden_images, names, learned_ctx, words="a photo of a")
+        else:
+            plain = reference.maple(golden_clip.state_dict(), golden_images, names, learned, words="a photo of a")
+        torch.testing.assert_close(method(golden_images).logits, plain["logits"], atol=LOGITS, rtol=0)

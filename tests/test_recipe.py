@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import pytest
+
+from promptbench.config import UsageError
+from promptbench.recipe import (
+    Preset,
+    Recipe,
+    find_preset,
+    find_recipe,
+    parse_label,
+    resolve,
+    resolve_config,
+    resolve_recipe,
+)
+from promptbench.suite import DatasetEntry, MethodSettings, Suite
+
+AUTHORS = Recipe(epochs=5, lr=0.0035, batch=4, origin="authors", source="vit_b16_c2_ep5_batch4_2ctx")
+
+
+class Example:
+    """A method as far as recipes are concerned; the numbers are MaPLe's."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        n_ctx: int = field(default=2, metadata={"source": "authors' config"})
+        depth: int = 9
+
+        def __post_init__(self) -> None:
+            if self.n_ctx < 1:
+                raise UsageError(f"'n_ctx' must be at least 1, not {self.n_ctx}.")
+
+    recipes: ClassVar[Mapping[tuple[str, str], Recipe]] = {
+        ("base2new", "*"): AUTHORS,
+        ("base2new", "imagenet"): replace(AUTHORS, epochs=3),
+        ("cross_dataset", "*"): replace(AUTHORS, epochs=2, lr=0.0026, overrides={"depth": 3}),
+        ("*", "*"): replace(AUTHORS, origin="transferred"),
+    }
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "long": Preset(recipe={"epochs": 20, "origin": "authors"}, config={"n_ctx": 4}),
+    }
+
+
+class Untrained:
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        template: str = ""
+
+    trains = False
+    recipes: ClassVar[Mapping[tuple[str, str], Recipe]] = {}
+    presets: ClassVar[Mapping[str, Preset]] = {"generic": Preset(config={"template": "a photo of a {}."})}
+
+
+def suite(**settings: Any) -> Suite:
+    roles = {"base2new": (DatasetEntry(name="dtd", dataset="dtd"),)}
+    return Suite(**{"name": "tiny", "title": "tiny", "backbone": "mini", "roles": roles, **settings})
+
+
+def settings_of(label: str = "example", method: Any = Example, protocol: str = "base2new", **keywords: Any) -> Any:
+    return resolve(method, label, protocol=protocol, dataset="dtd", **keywords)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"lr": 0.0},
+        {"lr": float("nan")},
+        {"lr": float("inf")},
+        {"batch": 0},
+        {"weight_decay": -1.0},
+        {"momentum": 1.0},
+        {"warmup_epochs": -1},
+        {"warmup_lr": -1e-5},
+        {"origin": "somewhere"},
+    ],
+)
+def test_a_recipe_refuses_what_is_out_of_range(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(UsageError, match=f"'{name}' must be "):
+        replace(AUTHORS, **wrong)
+
+
+def test_labels_split_into_method_and_preset() -> None:
+    assert parse_label("coop@200") == ("coop", "200")
+    assert parse_label("coop") == ("coop", "")
+    for wrong in ("coop@", "@200", "a@b@c", ""):
+        with pytest.raises(UsageError, match="write a method's name"):
+            parse_label(wrong)
+
+
+def test_the_most_specific_recipe_is_found() -> None:
+    assert find_recipe(Example, "base2new", "imagenet").epochs == 3
+    assert find_recipe(Example, "base2new", "dtd").epochs == 5
+    assert find_recipe(Example, "few_shot", "dtd").origin == "transferred"
+    with pytest.raises(UsageError, match=r"Untrained has no recipe for the dataset 'dtd' under the protocol 'ood'"):
+        find_recipe(Untrained, "ood", "dtd")
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest_one() -> None:
+    assert find_preset(Example, "example", "long").config == {"n_ctx": 4}
+    with pytest.raises(UsageError, match="Unknown preset of example 'lomg'. Did you mean 'long'?"):
+        settings_of("example@lomg")
+
+
+def test_later_layers_win_and_leave_their_name() -> None:
+    values, provenance = resolve_config(Example.Config, [("suite tiny", {"depth": 3}), ("--set", {"depth": "4"})])
+    assert values == {"n_ctx": 2, "depth": 4}
+    assert provenance == {"n_ctx": "default (authors' config)", "depth": "--set"}
+    with pytest.raises(UsageError, match="^suite tiny: Unknown key 'dept'. Did you mean 'depth'?"):
+        resolve_config(Example.Config, [("suite tiny", {"dept": 3})])
+
+
+def test_without_layers_a_run_has_the_method_s_own_settings() -> None:
+    settings = settings_of()
+    assert settings.config == Example.Config()
+    assert settings.recipe == AUTHORS
+    assert settings.provenance["config.depth"] == "default"
+    assert settings.provenance["recipe.epochs"] == "recipe (authors)"
+    assert settings.provenance["recipe.momentum"].startswith("default (Dassl's default")
+    assert settings.explicit == frozenset()
+
+
+def test_a_recipe_overrides_the_config_of_its_protocol() -> None:
+    settings = settings_of(protocol="cross_dataset")
+    assert settings.config.depth == 3
+    assert settings.provenance["config.depth"] == "recipe (authors)"
+    assert not settings.explicit
+
+
+def test_precedence_is_default_recipe_suite_command_line() -> None:
+    tiny = suite(
+        recipe={"augment": False}, methods={"example": MethodSettings(recipe={"lr": 0.1}, config={"depth": 2})}
+    )
+    settings = settings_of(protocol="cross_dataset", suite=tiny, assignments={"epochs": 7, "n_ctx": 1})
+    assert settings.config == Example.Config(n_ctx=1, depth=2)
+    assert (settings.recipe.epochs, settings.recipe.lr, settings.recipe.augment) == (7, 0.1, False)
+    assert settings.recipe.batch == 4
+    assert settings.provenance["recipe.augment"] == settings.provenance["recipe.lr"] == "suite tiny"
+    assert settings.provenance["recipe.epochs"] == settings.provenance["config.n_ctx"] == "--set"
+    assert settings.explicit == {"depth", "n_ctx"}
+
+
+def test_a_preset_wins_over_the_suite_s_method_but_not_over_its_own_entry() -> None:
+    methods = {"example": MethodSettings(recipe={"epochs": 50, "lr": 0.1})}
+    settings = settings_of("example@long", suite=suite(methods=methods))
+    assert (settings.recipe.epochs, settings.recipe.lr) == (20, 0.1)
+    assert settings.provenance["recipe.epochs"] == settings.provenance["config.n_ctx"] == "preset example@long"
+    assert not settings.explicit
+    methods["example@long"] = MethodSettings(recipe={"epochs": 30})
+    assert settings_of("example@long", suite=suite(methods=methods)).recipe.epochs == 30
+    assert settings_of("example", suite=suite(methods=methods)).recipe.epochs == 50
+
+
+def test_a_changed_recipe_is_ours_unless_the_change_names_its_origin() -> None:
+    assert resolve_recipe(AUTHORS, []).values["origin"] == "authors"
+    assert resolve_recipe(AUTHORS, [("--set", {"lr": 0.0035})]).values["origin"] == "authors"
+    changed = resolve_recipe(AUTHORS, [("--set", {"lr": 0.1})])
+    assert (changed.values["origin"], changed.provenance["origin"]) == ("ours", "--set")
+    assert changed.values["source"] == "--set"
+    named = resolve_recipe(AUTHORS, [("suite tiny", {"lr": 0.0035}), ("preset p", {"epochs": 9, "origin": "paper"})])
+    assert (named.values["origin"], named.provenance["origin"]) == ("paper", "preset p")
+
+
+def test_an_authors_preset_on_top_of_a_change_of_ours_stays_ours() -> None:
+    preset = ("preset p", {"epochs": 9, "origin": "authors"})
+    resolved = resolve_recipe(AUTHORS, [("suite tiny", {"lr": 0.1}), preset])
+    assert (resolved.values["epochs"], resolved.values["origin"]) == (9, "ours")
+    assert resolve_recipe(AUTHORS, [preset, ("--set", {"lr": 0.1})]).values["origin"] == "ours"
+
+
+def test_a_method_that_trains_nothing_has_no_recipe() -> None:
+    settings = settings_of("zeroshot@generic", method=Untrained, suite=suite(recipe={"augment": False}))
+    assert settings.recipe is None
+    assert settings.config.template == "a photo of a {}."
+    assert set(settings.provenance) == {"config.template"}
+    with pytest.raises(UsageError, match="--set: Unknown setting"):
+        settings_of("zeroshot", method=Untrained, assignments={"epochs": 3})
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        ({"n_ctxx": 4}, "--set: Unknown setting of example 'n_ctxx'. Did you mean 'n_ctx'?"),
+        ({"epoch": 4}, "--set: Unknown setting of example 'epoch'. Did you mean 'epochs'?"),
+        ({"overrides": {}}, "--set: Unknown setting of example 'overrides'"),
+        ({"origin": "paper"}, "--set: Unknown setting of example 'origin'"),
+        ({"n_ctx": "many"}, "--set: 'n_ctx' takes an integer, not 'many'"),
+        ({"n_ctx": 0}, "example: 'n_ctx' must be at least 1, not 0."),
+        ({"lr": -1}, "example: 'lr' must be more than 0, not -1.0."),
+    ],
+)
+def test_a_wrong_assignment_is_told_in_one_sentence(assignments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        settings_of(assignments=assignments)
+    assert str(caught.value).startswith(message)
