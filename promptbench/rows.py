@@ -2,7 +2,8 @@
 
 Within a dataset, results of one row agree in every setting; only their seeds differ. From dataset to dataset they agree
 in everything but what the method's own recipes say per dataset (200 epochs here, 50 there). Where results of one method
-disagree, they become several rows, and the settings that set them apart stand behind the method's name.
+disagree, they become several rows, and the settings that set them apart stand behind the method's name. So do shots,
+sampler, precision, weights and split file where methods differ in them: what is compared is said.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from promptbench.config import UsageError
 from promptbench.results import Result
@@ -23,7 +25,8 @@ BY_RECIPE = "by recipe"
 BY_DATASET = "by dataset"
 
 _JSON = json.JSONEncoder(sort_keys=True).encode
-_DATA = ("split_digest", "class_names", "templates")
+_DATA = ("split_digest", "class_names", "templates", "transform")
+_COMPARED = ("shots", "sampler", "precision", "weights_hash", "split_digest")
 
 
 @dataclass(frozen=True)
@@ -51,58 +54,73 @@ def rows(results: Iterable[Result], methods: Sequence[str] = ()) -> list[Row]:
     Raises:
         UsageError: If a run is there twice.
     """
-    by_method: dict[str, list[Result]] = defaultdict(list)
-    for result in results:
-        by_method[result.spec.label].append(result)
+    by_method: dict[str, list[_Run]] = defaultdict(list)
+    runs = [_Run(result, _settings(result)) for result in results]
+    for run in runs:
+        by_method[run.result.spec.label].append(run)
+    unlike = _within_datasets(run for run in runs if run.result.spec.shots != 0) & set(_COMPARED)
     order = {method: place for place, method in reversed(list(enumerate(methods)))}
     labels = sorted(by_method, key=lambda label: (order.get(label, len(order)), label))
-    return [row for label in labels for row in _rows_of(label, by_method[label])]
+    return [row for label in labels for row in _rows_of(label, by_method[label], unlike)]
 
 
-def _rows_of(method: str, results: Sequence[Result]) -> list[Row]:
-    own = [_settings(result) for result in results]
-    shared = _shared(results, own)
-    by_dataset: dict[str, list[Facts]] = defaultdict(list)
-    for result, facts in zip(results, own, strict=True):
-        by_dataset[result.spec.dataset].append(facts)
-    within = set().union(*map(_differing, by_dataset.values()))
-    apart = sorted(within | (_differing(shared) & _differing(own)), key=_short)
+class _Run(NamedTuple):
+    result: Result
+    settings: Facts
+
+
+def _rows_of(method: str, runs: Sequence[_Run], unlike: set[str]) -> list[Row]:
+    """The rows of one method, told apart by the settings it differs in and by those that set methods apart."""
+    shared = _shared(runs)
+    exact = _within_datasets(runs) | unlike
+    apart = sorted(exact | (_differing(shared) & _differing([run.settings for run in runs])), key=_short)
     groups: dict[tuple[str, ...], list[Result]] = defaultdict(list)
-    for result, mine, ours in zip(results, own, shared, strict=True):
-        groups[tuple((mine if name in within else ours).get(name, "null") for name in apart)].append(result)
+    for run, of_row in zip(runs, shared, strict=True):
+        values = tuple((run.settings if name in exact else of_row).get(name, "null") for name in apart)
+        groups[values].append(run.result)
     return [
         Row(method, ", ".join(map(_said, apart, values)), _by_dataset_and_seed(groups[values]))
         for values in sorted(groups, key=lambda values: [_natural(value) for value in values])
     ]
 
 
+def _within_datasets(runs: Iterable[_Run]) -> set[str]:
+    """The settings in which runs on the same dataset differ."""
+    by_dataset: dict[str, list[Facts]] = defaultdict(list)
+    for run in runs:
+        by_dataset[run.result.spec.dataset].append(run.settings)
+    return set().union(*map(_differing, by_dataset.values()))
+
+
 def _settings(result: Result) -> Facts:
     """Everything but dataset and seeds that may differ between runs of one method."""
     spec, conditions = result.spec, result.conditions
     facts = {name: getattr(spec, name) for name in ("shots", "sampler", "precision", "threads", "device")}
-    facts |= {name: conditions.get(name) for name in ("weights_hash", "transform", *_DATA)}
+    facts |= {name: conditions.get(name) for name in ("weights_hash", *_DATA)}
     facts |= {f"config.{name}": value for name, value in spec.config.items()}
     facts |= {f"recipe.{name}": value for name, value in spec.recipe.items() if name not in NOT_SETTINGS}
     facts |= {f"dataset_options.{name}": value for name, value in spec.dataset_options.items()}
     return {name: _JSON(value) for name, value in facts.items()}
 
 
-def _shared(results: Sequence[Result], settings: Sequence[Facts]) -> list[Facts]:
+def _shared(runs: Sequence[_Run]) -> list[Facts]:
     """The settings as they must agree from dataset to dataset: what follows from dataset or recipe is only named so."""
-    sources = [_sources(result, facts) for result, facts in zip(results, settings, strict=True)]
+    sources = [_sources(run) for run in runs]
     from_recipes = {name for source in sources for name, origin in source.items() if origin.startswith("recipe")}
     shared = []
-    for facts, source in zip(settings, sources, strict=True):
+    for run, source in zip(runs, sources, strict=True):
         follows = {name for name in from_recipes if source.get(name, "default").startswith(("recipe", "default"))}
-        of_data = {name for name in facts if name in _DATA or name.startswith("dataset_options.")}
-        shared.append({**facts, **dict.fromkeys(of_data, BY_DATASET), **dict.fromkeys(follows, BY_RECIPE)})
+        of_data = {name for name in run.settings if name in _DATA or name.startswith("dataset_options.")}
+        shared.append({**run.settings, **dict.fromkeys(of_data, BY_DATASET), **dict.fromkeys(follows, BY_RECIPE)})
     return shared
 
 
-def _sources(result: Result, facts: Facts) -> dict[str, str]:
+def _sources(run: _Run) -> dict[str, str]:
     """Where each setting came from; a recipe's where the result does not say."""
-    said = result.conditions.get("provenance")
-    return {name: "recipe" for name in facts if name.startswith("recipe.")} | (said if isinstance(said, dict) else {})
+    said = run.result.conditions.get("provenance")
+    return {name: "recipe" for name in run.settings if name.startswith("recipe.")} | (
+        said if isinstance(said, dict) else {}
+    )
 
 
 def _differing(facts: Sequence[Facts]) -> set[str]:

@@ -33,7 +33,7 @@ def load_backbone(name: str = EMBEDDED) -> Any:
 
     Args:
         name: `mini`; or `ARCHITECTURE:WEIGHTS`. The architecture is one of open_clip's, or the path of a JSON config of
-            that kind. The weights are a pretrained tag (`ViT-B-16:openai`), the path of a weight file, or `random`, from
+            that kind. The weights are a pretrained tag (`ViT-B-16:openai`), the path of a file, or `random`, from
             a fixed seed, for tests and timing. Weights that were trained with QuickGELU get QuickGELU: open_clip itself
             would only warn, and every number would be silently lower.
 

@@ -41,8 +41,7 @@ def archive(path: Path, data: bytes, records: dict[str, bytes] | None = None, **
     """A file of torch's zip format with this pickle in it."""
     with zipfile.ZipFile(path, "w", **options) as file:
         file.writestr("archive/data.pkl", data)
-        file.writestr("archive/version", b"3\n")
-        for name, content in (records or {}).items():
+        for name, content in {"version": b"3\n", **(records or {})}.items():
             file.writestr(f"archive/{name}", content)
     return path
 

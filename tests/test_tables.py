@@ -261,6 +261,15 @@ def test_other_configurations_on_other_datasets_are_not_averaged() -> None:
     assert labels(results) == ["maple (n_ctx=4)", "maple (n_ctx=16)"]
 
 
+def test_methods_compared_under_other_conditions_say_so() -> None:
+    results = [make(80, 60, method="a"), make(80, 60, method="b", shots=4)]
+    assert labels(results) == ["a (shots=16)", "b (shots=4)"]
+    results = [make(80, 60, method=m, conditions={"split_digest": m, "transform": m}) for m in ("a", "b")]
+    assert labels(results) == ["a (split_digest=a)", "b (split_digest=b)"]
+    results = [make(80, 60, method=m, config={m: 1}, threads=n) for m, n in (("a", 1), ("b", 2))]
+    assert labels(results) == ["a", "b"]
+
+
 def told(**sources: str) -> dict[str, Any]:
     return {"provenance": {name.replace("__", "."): source for name, source in sources.items()}}
 

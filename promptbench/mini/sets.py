@@ -210,7 +210,8 @@ _EXTRA_SETS = {
 
 def _shifted(title: str, draw: Draw) -> MiniSet:
     source = _CORE_SETS["shapes"]
-    return MiniSet(title=title, class_names=source.class_names, template=source.template, draw=draw)
+    test = {"test": PER_CLASS["test"]}
+    return MiniSet(title=title, class_names=source.class_names, template=source.template, draw=draw, per_class=test)
 
 
 _SHIFTED_SETS = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from open_clip.model import CLIP
 from torch.nn import functional as F
 
 from promptbench.mini.measure import draw_probe
-from promptbench.mini.model import encode_text, ends_of, load, preprocess
+from promptbench.mini.model import WEIGHTS_FILE, encode_text, ends_of, load, preprocess
 from promptbench.mini.sets import CORE, EXTRA, GENERIC_TEMPLATE, OOD, RENDER_SEED, SETS, SHIFTED, images
 from promptbench.mini.tokens import CachedTokenizer
 
@@ -67,9 +68,11 @@ def mcm(similarities: torch.Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def figures(render_seed: int = RENDER_SEED) -> dict[str, dict[str, dict[str, float]]]:
+def figures(
+    render_seed: int = RENDER_SEED, *, folder: Path = WEIGHTS_FILE.parent
+) -> dict[str, dict[str, dict[str, float]]]:
     """All zero-shot figures by group: held-out probe, sets by template, OOD sets."""
-    model, tokenizer, _ = load()
+    model, tokenizer, _ = load(folder)
     tokenize = CachedTokenizer(tokenizer)
 
     def encode(name: str, template: str) -> torch.Tensor:
@@ -99,7 +102,9 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m promptbench.mini.zeroshot", description="Zero-shot figures.")
     parser.add_argument("--render-seed", type=int, default=RENDER_SEED, help="which draw of the sets")
-    for group, rows in figures(parser.parse_args().render_seed).items():
+    parser.add_argument("--weights", type=Path, default=WEIGHTS_FILE.parent, help="folder that holds the weights")
+    arguments = parser.parse_args()
+    for group, rows in figures(arguments.render_seed, folder=arguments.weights).items():
         for name, values in rows.items():
             print(json.dumps({"group": group, "set": name, **values}))
 

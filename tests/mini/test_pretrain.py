@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from promptbench.mini import curriculum
 from promptbench.mini import pretrain as pretraining
 from promptbench.mini.curriculum import Sampler, easy_odds, render_pool
 from promptbench.mini.measure import Probe
@@ -25,6 +26,7 @@ _TINY = {
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Schedule:
     monkeypatch.setattr(pretraining, "draw_probe", lambda generator: Probe({}))
+    monkeypatch.setattr(curriculum, "_SHARD", 64)
     return Schedule(steps=6, batch=16, shards=1, warmup=2, every=3, model=_TINY)
 
 
@@ -68,7 +70,8 @@ def test_pre_training_leaves_the_global_generator_alone(tiny: Schedule) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_shards_do_not_depend_on_the_number_of_workers() -> None:
+def test_shards_do_not_depend_on_the_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curriculum, "_SHARD", 64)
     one, two = render_pool(3, 2, workers=1), render_pool(3, 2, workers=2)
     assert np.array_equal(one[1], two[1]) and np.array_equal(one[0].shape, two[0].shape)
 

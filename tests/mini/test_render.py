@@ -64,7 +64,7 @@ def test_the_centre_of_a_full_circle_shows_its_colour() -> None:
 @pytest.mark.parametrize("count", [1, 2, 6])
 def test_several_objects_cover_several_places(count: int) -> None:
     scene = sample_scene(
-        np.random.default_rng(0), 4, shape=[0], colour=[8], texture=[0], count=[count], size=[1],
+        np.random.default_rng(0), 4, shape=[0], colour=[8], texture=[0], count=[count], size=[0],
         style=[STYLES.index("silhouette")], background=[0], ground=[9], full=False,
     )  # fmt: skip
     from scipy.ndimage import label

@@ -1,0 +1,259 @@
+"""The backbone's openings change nothing they are not asked to change."""
+
+from __future__ import annotations
+
+import open_clip
+import pytest
+import torch
+from torch import Tensor
+
+from promptbench.backbone import Backbone, Tokens
+from promptbench.config import UsageError
+from promptbench.images import ImageFeatures, Images
+from promptbench.weights import load_backbone, shape_of
+
+NAMES = ["golden retriever", "pizza", "Boeing 737-800", "annual crop land", "jack-o'-lantern"]
+TEXTS = [f"a photo of a {name}." for name in NAMES]
+CLOSE = {"rtol": 0, "atol": 1e-5}
+
+
+def plain_block(index: int, block: torch.nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+    """open_clip's own block, which sends everything through the full path."""
+    return block(x, attn_mask=mask)
+
+
+@pytest.fixture
+def pixels(tiny: Backbone) -> Tensor:
+    return torch.randn(3, 3, tiny.resolution, tiny.resolution, generator=torch.Generator().manual_seed(0))
+
+
+def learned(*shape: int, seed: int = 0) -> Tensor:
+    return (0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))).requires_grad_()
+
+
+def gradients(output: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+    return list(torch.autograd.grad(output.sin().sum(), inputs))
+
+
+def prompted(tiny: Backbone, images: int) -> tuple[Tokens, Tensor, dict[int, Tensor]]:
+    """Class tokens, a prefix per image, deep prompts shared and per image."""
+    tokens = tiny.embed_text(TEXTS)
+    prefix = learned(images, tokens.shared(), tiny.text_width)
+    deep = {1: learned(images, 2, tiny.text_width, seed=1), 2: learned(2, tiny.text_width, seed=2)}
+    return tokens.after(tokens.shared()), prefix, deep
+
+
+def test_plain_text_equals_open_clip_exactly(tiny: Backbone) -> None:
+    ids = tiny.tokenizer(TEXTS)
+    embeddings = tiny.clip.token_embedding(ids)
+    assert torch.equal(tiny.encode_text(embeddings, ids.argmax(dim=1)), tiny.clip.encode_text(ids))
+
+
+def test_trimmed_text_equals_open_clip(tiny: Backbone) -> None:
+    tokens = tiny.embed_text(TEXTS)
+    assert tokens.embeddings.shape[1] < tiny.context_length
+    expected = tiny.clip.encode_text(tiny.tokenizer(TEXTS))
+    torch.testing.assert_close(tiny.encode_text(tokens.embeddings, tokens.eot), expected, **CLOSE)
+
+
+def test_shared_prefix_equals_open_clip(tiny: Backbone) -> None:
+    tokens = tiny.embed_text(TEXTS)
+    n = tokens.shared()
+    assert n == 5  # [SOS] a photo of a
+    rest = tokens.after(n)
+    features = tiny.encode_text(rest.embeddings, rest.eot, prefix=tokens.embeddings[0, :n])
+    torch.testing.assert_close(features, tiny.clip.encode_text(tiny.tokenizer(TEXTS)), **CLOSE)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_shared_prefix_equals_full_sequences_with_gradients(tiny: Backbone, images: int) -> None:
+    rest, prefix, deep = prompted(tiny, images)
+    shared = tiny.encode_text(rest.embeddings, rest.eot, prefix, deep)
+    full = tiny.encode_text(rest.embeddings, rest.eot, prefix, deep, layer=plain_block)
+    assert shared.shape == (images, len(NAMES), tiny.embed_dim)
+    torch.testing.assert_close(shared, full, **CLOSE)
+    for a, b in zip(gradients(shared, [prefix, *deep.values()]), gradients(full, [prefix, *deep.values()]), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [None, plain_block])
+@pytest.mark.parametrize("texts_per_chunk", [1, 2, 7])
+def test_chunks_change_nothing(tiny: Backbone, layer, texts_per_chunk: int) -> None:  # noqa: ANN001
+    rest, prefix, deep = prompted(tiny, images=3)
+    whole = tiny.encode_text(rest.embeddings, rest.eot, prefix, deep, layer)
+    tiny.memory_budget = 1
+    while tiny._rows_within_budget(rest.embeddings.shape[1], learns=True) < texts_per_chunk:
+        tiny.memory_budget *= 2
+    chunked = tiny.encode_text(rest.embeddings, rest.eot, prefix, deep, layer)
+    torch.testing.assert_close(chunked, whole, **CLOSE)
+    inputs = [prefix, *deep.values()]
+    for a, b in zip(gradients(chunked, inputs), gradients(whole, inputs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_class_tokens_may_differ_per_image(tiny: Backbone) -> None:
+    tokens = tiny.embed_text(TEXTS)
+    per_image = tokens.embeddings + learned(2, 1, 1, tiny.text_width)
+    together = tiny.encode_text(per_image, tokens.eot)
+    apart = torch.stack([tiny.encode_text(image, tokens.eot) for image in per_image])
+    torch.testing.assert_close(together, apart, **CLOSE)
+
+
+def test_plain_image_equals_open_clip_exactly(tiny: Backbone, pixels: Tensor) -> None:
+    assert torch.equal(tiny.encode_image(pixels).cls, tiny.clip.encode_image(pixels))
+
+
+@pytest.mark.parametrize("replaced", [(), (1,), (1, 2, 3), (3,)])
+def test_visual_prompts_equal_full_sequences_with_gradients(
+    tiny: Backbone, pixels: Tensor, replaced: tuple[int, ...]
+) -> None:
+    prompts = learned(2, tiny.vision_width)
+    deep = {i: learned(2, tiny.vision_width, seed=i) for i in replaced}
+    read_only = tiny.encode_image(pixels, prompts, deep)
+    whole = tiny.encode_image(pixels, prompts, deep, layer=plain_block)
+    torch.testing.assert_close(read_only.cls, whole.cls, **CLOSE)
+    inputs = [prompts, *deep.values()]
+    for a, b in zip(gradients(read_only.cls, inputs), gradients(whole.cls, inputs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_visual_prompts_may_differ_per_image(tiny: Backbone, pixels: Tensor) -> None:
+    prompts = learned(3, 2, tiny.vision_width)
+    together = tiny.encode_image(pixels, prompts).cls
+    apart = torch.cat([tiny.encode_image(pixels[i : i + 1], prompts[i]).cls for i in range(3)])
+    torch.testing.assert_close(together, apart, **CLOSE)
+
+
+def test_dense_features_do_not_disturb_the_global_one(tiny: Backbone, pixels: Tensor) -> None:
+    features = tiny.encode_image(pixels, local=True)
+    torch.testing.assert_close(features.cls, tiny.clip.encode_image(pixels), **CLOSE)
+    assert features.local is not None and features.patches is not None and features.local_unprojected is not None
+    assert features.local.shape == (3, 16, tiny.embed_dim)
+    assert features.patches.shape == features.local_unprojected.shape == (3, 16, tiny.vision_width)
+    with_layer = tiny.encode_image(pixels, layer=plain_block, local=True)
+    torch.testing.assert_close(with_layer.local, features.local, **CLOSE)
+    torch.testing.assert_close(with_layer.patches, features.patches, **CLOSE)
+
+
+def test_dense_features_are_the_last_blocks_value_path(tiny: Backbone, pixels: Tensor) -> None:
+    visual = tiny.clip.visual
+    x = visual._embeds(pixels)
+    *blocks, last = visual.transformer.resblocks
+    for block in blocks:
+        x = block(x)
+    d = x.shape[-1]
+    value = torch.nn.functional.linear(last.ln_1(x), last.attn.in_proj_weight[2 * d :], last.attn.in_proj_bias[2 * d :])
+    x = x + last.attn.out_proj(value)
+    x = visual.ln_post(x + last.mlp(last.ln_2(x)))[:, 1:] @ visual.proj
+    torch.testing.assert_close(tiny.encode_image(pixels, local=True).local, x, **CLOSE)
+
+
+def test_a_block_may_be_changed_through_layer(tiny: Backbone, pixels: Tensor) -> None:
+    def skip_last(index: int, block: torch.nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+        return x if index == 3 else block(x, attn_mask=mask)
+
+    assert not torch.allclose(tiny.encode_image(pixels, layer=skip_last).cls, tiny.encode_image(pixels).cls)
+    tokens = tiny.embed_text(TEXTS)
+    changed = tiny.encode_text(tokens.embeddings, tokens.eot, layer=skip_last)
+    assert not torch.allclose(changed, tiny.encode_text(tokens.embeddings, tokens.eot))
+
+
+def test_cached_features_are_passed_on(tiny: Backbone, pixels: Tensor) -> None:
+    features = ImageFeatures(torch.randn(3, tiny.embed_dim))
+    assert tiny.encode_image(Images(features=features)) is features
+    with pytest.raises(ValueError, match="cached features only"):
+        tiny.encode_image(Images(features=features), prompts=learned(2, tiny.vision_width))
+
+
+def test_nothing_of_clip_learns(tiny: Backbone, pixels: Tensor) -> None:
+    before = tiny.weights_hash
+    prompts = learned(2, tiny.vision_width)
+    tiny.train().encode_image(pixels, prompts).cls.sum().backward()
+    assert not tiny.training and not any(p.requires_grad or p.grad is not None for p in tiny.parameters())
+    assert prompts.grad is not None
+    del tiny.__dict__["weights_hash"]
+    assert tiny.weights_hash == before
+
+
+def test_weights_hash_sees_one_changed_number(tiny_name: str) -> None:
+    one, other = load_backbone(tiny_name), load_backbone(tiny_name)
+    assert one.weights_hash == other.weights_hash
+    changed = load_backbone(tiny_name)
+    with torch.no_grad():
+        changed.clip.visual.proj[0, 0] += 1e-3
+    assert changed.weights_hash != one.weights_hash
+
+
+def test_a_text_that_would_be_cut_is_refused(tiny: Backbone) -> None:
+    fits = " ".join(["a"] * 75)
+    assert int(tiny.embed_text([fits]).eot) == 76
+    with pytest.raises(UsageError, match="longer than the 77 tokens"):
+        tiny.embed_text(["short", fits + " a"])
+
+
+def test_words_never_seen_are_said(tiny: Backbone, caplog: pytest.LogCaptureFixture) -> None:
+    tiny.known_tokens = frozenset(tiny.tokenizer(["a photo of a dog."]).flatten().tolist())
+    tiny.embed_text(["a photo of a dog."])
+    assert not caplog.records
+    tiny.embed_text(["a photo of a cat.", "a photo of a dog."])
+    assert "'a photo of a cat.'" in caplog.text and "never trained" in caplog.text and "dog" not in caplog.text
+
+
+def test_prompts_in_a_resnet_are_refused() -> None:
+    clip = open_clip.model.CLIP(
+        embed_dim=32,
+        vision_cfg={"layers": [1, 1, 1, 1], "width": 8, "image_size": 32, "head_width": 32},
+        text_cfg={"width": 32, "heads": 2, "layers": 2, "vocab_size": 49408, "context_length": 77},
+    )
+    backbone = Backbone(clip, open_clip.get_tokenizer("RN50"), name="small resnet")
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(backbone.encode_image(images).cls, clip.encode_image(images))
+    assert (backbone.vision_depth, backbone.text_depth) == (0, 2)
+    with pytest.raises(UsageError, match="'small resnet' .* takes no visual prompts"):
+        backbone.encode_image(images, prompts=torch.zeros(2, backbone.vision_width))
+
+
+def test_a_text_tower_without_causal_blocks_is_refused() -> None:
+    class Foreign(torch.nn.Module):
+        transformer = None
+
+    with pytest.raises(UsageError, match="text tower that prompts cannot enter"):
+        Backbone(Foreign(), lambda texts: torch.zeros(1), name="foreign")
+
+
+def test_shape_is_known_without_loading(tiny: Backbone, tiny_name: str) -> None:
+    shape = shape_of(tiny_name)
+    assert (shape.text_depth, shape.vision_depth) == (tiny.text_depth, tiny.vision_depth)
+    vit = shape_of("ViT-B-16-quickgelu:openai")
+    assert (vit.text_depth, vit.vision_depth) == (12, 12)
+    assert shape_of("RN50:openai").vision_depth == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("ViT-B-16", "names no weights"),
+        ("ViT-B-61:openai", "no architecture 'ViT-B-61'. Did you mean 'ViT-B-16'"),
+        ("ViT-B-16:opnai", "Did you mean 'openai'"),
+        ("mnii", "Did you mean 'mini'"),
+    ],
+)
+def test_a_wrong_backbone_name_gets_the_nearest_right_one(name: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        load_backbone(name)
+
+
+def test_openai_weights_get_quick_gelu_and_a_network_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, object] = {}
+
+    def offline(architecture: str, **arguments: object) -> None:
+        asked.update(arguments, architecture=architecture)
+        raise OSError("no route")
+
+    monkeypatch.setattr(open_clip, "create_model", offline)
+    with pytest.raises(UsageError, match="without a network, download them elsewhere and name the file"):
+        load_backbone("ViT-B-16:openai")
+    assert asked["force_quick_gelu"] is True
+    with pytest.raises(UsageError):
+        load_backbone("ViT-B-16:laion2b_s34b_b88k")
+    assert asked["force_quick_gelu"] is False
