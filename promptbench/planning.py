@@ -11,7 +11,7 @@ from promptbench import registry
 from promptbench.config import UsageError, build, to_mapping, unknown
 from promptbench.method import Method, fit_to_backbone
 from promptbench.protocol import Plan, Protocol
-from promptbench.recipe import Settings, parse_label, resolve
+from promptbench.recipe import Recipe, Settings, parse_label, resolve
 from promptbench.spec import Spec
 from promptbench.suite import Suite
 from promptbench.weights import shape_of
@@ -105,7 +105,7 @@ def plan_run(request: Request, protocol: str, plan: Plan, label: str, cls: type[
         method=name,
         preset=preset,
         config=to_mapping(settings.config),
-        recipe={} if settings.recipe is None else to_mapping(settings.recipe),
+        recipe=decisive(settings.recipe),
         shots=plan.train.shots,
         data_seed=seeds[0],
         train_seed=seeds[1],
@@ -126,6 +126,12 @@ def fit_settings(settings: Settings, backbone: str) -> Settings:
         if after[name] != before[name]:
             provenance[f"config.{name}"] += f", capped from {before[name]} by the backbone"
     return settings._replace(config=fitted, provenance=provenance)
+
+
+def decisive(recipe: Recipe | None) -> dict[str, Any]:
+    """A recipe without its prose, so that a corrected citation does not make another run of the same."""
+    values = {} if recipe is None else to_mapping(recipe)
+    return {name: value for name, value in values.items() if name not in ("source", "overrides")}
 
 
 def check_assignments(request: Request) -> None:

@@ -18,8 +18,6 @@ from promptbench.provenance import library_versions
 from promptbench.spec import Spec
 from promptbench.training import TrainingOutcome
 
-LABELS_ONLY = ("origin", "source", "overrides")  # of a recipe; they say where it is from and change no weight
-
 
 def training_key(spec: Spec, facts: Mapping[str, Any]) -> str:
     """Hash of everything that changes the learned tensors.
@@ -33,7 +31,7 @@ def training_key(spec: Spec, facts: Mapping[str, Any]) -> str:
         "method": spec.method,
         "plugin": getattr(spec, "plugin", ""),
         "config": spec.config,
-        "recipe": {key: value for key, value in spec.recipe.items() if key not in LABELS_ONLY},
+        "recipe": {key: value for key, value in spec.recipe.items() if key != "origin"},
         "dataset": [spec.dataset, spec.dataset_options],
         "seeds": spec.seeds,
         "sampler": [spec.sampler, spec.shots],
