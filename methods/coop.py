@@ -87,9 +87,7 @@ class CoOp(Method):
     def _grow(self, classes: int) -> None:
         """A context (K, n, d) for every class, once it is known how many there are."""
         if self.ctx.dim() == 2:
-            self.ctx = nn.Parameter(
-                prompts.random_context(classes, self.n_ctx, self.backbone.text_width).to(self.ctx.device)
-            )
+            self.ctx = nn.Parameter(prompts.random_context(classes, self.n_ctx, self.backbone.text_width))
         elif len(self.ctx) != classes:
             raise UsageError(
                 f"csc=true: {len(self.ctx)} contexts were learned, and {classes} classes are to be scored."

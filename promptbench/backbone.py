@@ -212,7 +212,8 @@ class Backbone(nn.Module):
             prefix: (..., n, d), [SOS] and whatever else precedes the class name in all classes.
             deep: Block index -> prompts (m, d) or (..., m, d) that replace the prefix's tokens 1 to m before it.
             layer: Called for every block in place of it, as `layer(index, block, x, mask) -> x`, x (N, L, d) with one
-                row per image and class. Must be pure: long batches are encoded in chunks and recomputed.
+                row per image and class. Must be pure, dropout apart: long batches are encoded in chunks and recomputed.
+                Learned tensors that it uses get their gradients.
         """
         leading = prefix.shape[:-2] if prefix is not None else embeddings.shape[:-3]
         if embeddings.dim() > 3:
@@ -232,10 +233,10 @@ class Backbone(nn.Module):
     ) -> Tensor:
         """(S, K, D), chunk by chunk of images and classes where one go would exceed the memory budget."""
         S, K = max(len(suffix), 1 if prefix is None else len(prefix)), suffix.shape[1]
-        learns = torch.is_grad_enabled() and any(
-            t.requires_grad for t in (suffix, *deep.values(), *(() if prefix is None else (prefix,)))
-        )
-        rows = self._rows_within_budget(suffix.shape[2], learns)
+        given = (suffix, *deep.values(), *(() if prefix is None else (prefix,)))
+        learns = torch.is_grad_enabled() and (layer is not None or any(t.requires_grad for t in given))
+        unshared = prefix.shape[1] if prefix is not None and layer is not None else 0
+        rows = self._rows_within_budget(unshared + suffix.shape[2], learns)
         images, classes = max(1, rows // K), max(1, min(K, rows))
         if images >= S and classes >= K:
             return self._encode(prefix, deep, suffix, eot, layer)
@@ -248,8 +249,9 @@ class Backbone(nn.Module):
             for k in range(0, K, classes):
                 chunk = (suffix if len(suffix) == 1 else suffix[part])[:, k : k + classes]
                 arguments = (chunk_prefix, chunk_deep, chunk, eot[k : k + classes], layer)
-                if learns:
-                    row.append(checkpoint(self._encode, *arguments, use_reentrant=False, preserve_rng_state=False))
+                if learns:  # only a `layer` may draw at random (dropout); then the same again when recomputed
+                    draws = layer is not None
+                    row.append(checkpoint(self._encode, *arguments, use_reentrant=False, preserve_rng_state=draws))
                 else:
                     row.append(self._encode(*arguments))
             out.append(torch.cat(row, dim=1))

@@ -27,6 +27,9 @@ from promptbench.recipe import Preset, Recipe, find_preset, parse_label
 __all__ = ["ImageFeatures", "Images", "Method", "MethodConfig", "Prediction", "Preset", "Recipe", "create_method"]
 
 
+ALWAYS = (-1,)  # state of text features that no learned tensor can change
+
+
 @dataclass(frozen=True, kw_only=True)
 class MethodConfig:
     """Base of every method's `Config`: frozen, keyword-only, defaults from the paper, sources in the metadata."""
@@ -102,6 +105,9 @@ class Method(nn.Module, ABC):
     def prepare(self, batches: Iterable[tuple[Images, Tensor]]) -> None:
         """Look at the training images once before training, e.g. to build a cache model.
 
+        Learned tensors may be made here. What is not learned is not stored: before a stored training is loaded,
+        the same images are shown again.
+
         Args:
             batches: All training images under the evaluation transform, in order, with their labels (B,). Read lazily:
                 a method that does not need them costs nothing.
@@ -125,13 +131,19 @@ class Method(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} calls text_features() and defines no encode_classes()")
 
     def text_features(self) -> Tensor:
-        """`encode_classes()`; while nothing is learned and the classes stay, it is computed once."""
-        if torch.is_grad_enabled():
-            return self.encode_classes()
+        """`encode_classes()`, computed once for as long as the classes and what it depends on stay the same."""
+        learns = torch.is_grad_enabled()
         state = tuple(version for p in self.parameters() for version in (id(p), p._version))
-        if self._text_features is None or self._text_features[0] != state:
-            self._text_features = (state, self.encode_classes())
-        return self._text_features[1]
+        if self._text_features is not None:
+            known, features = self._text_features
+            if known == ALWAYS or (known == state and not learns):
+                return features
+        features = self.encode_classes()
+        if not learns:
+            self._text_features = (state, features)
+        elif not features.requires_grad:  # nothing learned is in it
+            self._text_features = (ALWAYS, features)
+        return features
 
     def classify(self, image: Tensor, text: Tensor, local: Tensor | None = None) -> Prediction:
         """Scaled cosines of image features (B, D) and text features (K, D) or (B, K, D); `local` is (B, P, D)."""
@@ -196,6 +208,16 @@ def instantiate(
     """`cls` with a resolved config, its initial values drawn from `seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        method = cls(config, backbone).to(backbone.device)
+        method = cls(config, backbone)
         method.set_classes(class_names)
-    return method
+    return method.to(backbone.device)
+
+
+@torch.no_grad()
+def show_training_images(method: Method, batches: Iterable[tuple[Images, Tensor]], seed: int) -> None:
+    """`method.prepare` on the backbone's device, without gradients, what it draws coming from `seed` alone."""
+    device = method.backbone.device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        method.prepare((images.to(device), labels.to(device)) for images, labels in batches)
+    method.to(device)

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 if TYPE_CHECKING:
     from promptbench.suite import Suite
 
-Split = Literal["train", "val", "test"]
-Classes = Literal["all", "base", "new"]
+Split = Literal["train", "val", "test", "held_out"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +23,16 @@ class Selection:
 
     Attributes:
         dataset: Name of an entry of the suite.
-        split: Which of the dataset's splits.
-        classes: All classes, or the first (`base`) or second (`new`) half of the sorted labels; the labels of the
-            images selected count from 0 in that order.
+        split: One of the dataset's splits; `held_out` is its validation images or, where it has none, training images
+            that the few-shot sample leaves over.
+        classes: `all` classes, or the first (`base`) or second (`new`) half of the sorted labels, or a half of a half
+            (`base.new`). The labels of the images selected count from 0 in that order.
         shots: Images drawn per class, over all classes before `classes` is applied; None takes the whole split.
     """
 
     dataset: str
     split: Split
-    classes: Classes = "all"
+    classes: str = "all"
     shots: int | None = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from promptbench.classnames import ClassNames
 from promptbench.config import UsageError
 from promptbench.dataset import Dataset, Item
 from promptbench.protocol import Selection
+
+HELD_OUT_SHOTS = 16  # drawn per class where a dataset has no validation images
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,8 @@ def open_selection(open_dataset: Callable[[str], Dataset], selection: Selection,
         UsageError: If the dataset cannot be read, or nothing is left.
     """
     dataset = open_dataset(selection.dataset)
-    pool = dataset.items(selection.split)
-    if selection.shots is not None:
-        pool, _ = sampling.coop_sample(pool, [], selection.shots, seed)
-    labels = class_labels(dataset, selection)
+    pool = images_of(dataset, selection, seed)
+    labels = class_labels(dataset, selection.classes)
     wanted = set(labels)
     chosen = [index for index, item in enumerate(pool) if item.label in wanted]
     if not chosen:
@@ -61,10 +62,33 @@ def open_selection(open_dataset: Callable[[str], Dataset], selection: Selection,
     return SelectedImages(dataset, pool, chosen, items, dataset.class_names.select(labels))
 
 
-def class_labels(dataset: Dataset, selection: Selection) -> list[int]:
-    """The dataset's labels that the selection's classes stand for."""
-    everything = list(range(len(dataset.class_names)))
-    if selection.classes == "all":
-        return everything
-    base, new = sampling.split_base_new(everything)
-    return base if selection.classes == "base" else new
+def images_of(dataset: Dataset, selection: Selection, seed: int) -> list[Item]:
+    """The images of a split, or a few-shot sample of them, over all classes."""
+    if selection.split == "held_out":
+        return held_out(dataset, selection.shots or HELD_OUT_SHOTS, seed)
+    items = dataset.items(selection.split)
+    return items if selection.shots is None else sampling.coop_sample(items, [], selection.shots, seed)[0]
+
+
+def held_out(dataset: Dataset, shots: int, seed: int) -> list[Item]:
+    """Images to choose settings by: the validation split, or a draw of training images outside the few-shot sample."""
+    validation = dataset.items("val")
+    if validation:
+        return validation
+    train = dataset.items("train")
+    used = {item.image for item in sampling.coop_sample(train, [], shots, seed)[0]}
+    unused = [item for item in train if item.image not in used]
+    return sampling.sample_few_shot(unused, HELD_OUT_SHOTS, random.Random(seed))
+
+
+def class_labels(dataset: Dataset, classes: str) -> list[int]:
+    """The dataset's labels that `all`, `base`, `new` or a half of a half, such as `base.new`, stands for."""
+    labels = list(range(len(dataset.class_names)))
+    for half in classes.split("."):
+        if half not in ("all", "base", "new"):
+            raise ValueError(
+                f"classes are 'all', 'base', 'new' or halves of halves such as 'base.new', not {classes!r}"
+            )
+        base, new = sampling.split_base_new(labels)
+        labels = {"all": labels, "base": base, "new": new}[half]
+    return labels

@@ -134,7 +134,7 @@ def fit(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> TrainingOutcome:
-    """Train a method in place.
+    """Train a method in place; it is in training mode meanwhile and in evaluation mode afterwards.
 
     Args:
         batches: One pass over the training images each time it is iterated.
@@ -163,9 +163,9 @@ def fit(
             use_distributed_sampler=False,
         )
         with keyboard_interrupt():
-            trainer.fit(module, train_dataloaders=batches)
+            trainer.fit(module.train(), train_dataloaders=batches)  # Lightning leaves the mode as it finds it
     seconds = time.perf_counter() - began
-    method.to(method.backbone.device)
+    method.eval().to(method.backbone.device)
     return TrainingOutcome(module.losses, seconds, module.images / seconds)
 
 

@@ -72,7 +72,9 @@ def test_shared_prefix_equals_full_sequences_with_gradients(tiny: Backbone, imag
     full = tiny.encode_text(rest.embeddings, rest.eot, prefix, deep, layer=plain_block)
     assert shared.shape == (images, len(NAMES), tiny.embed_dim)
     torch.testing.assert_close(shared, full, **CLOSE)
-    for a, b in zip(gradients(shared, [prefix, *deep.values()]), gradients(full, [prefix, *deep.values()]), strict=True):
+    for a, b in zip(
+        gradients(shared, [prefix, *deep.values()]), gradients(full, [prefix, *deep.values()]), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 

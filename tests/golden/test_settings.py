@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +27,16 @@ COOP = [
 ] + [{"ctx_init": words} for words in ("a photo of a", "this is a_picture showing one", "photo")]
 MAPLE = [{"n_ctx": n, "depth": depth, "ctx_init": ""} for n in (1, 2, 4, 16) for depth in (1, 2, 4)] + [
     {"n_ctx": n, "depth": depth, "ctx_init": "a photo of a"} for n in (1, 2, 4) for depth in (1, 3)
+]
+IVLP = [
+    {"n_ctx_text": n, "n_ctx_vision": m, "depth_text": text, "depth_vision": vision, "ctx_init": words}
+    for n, m, text, vision, words in (
+        (2, 2, 4, 4, "a photo of a"),
+        (4, 1, 1, 3, "a photo of a"),
+        (1, 3, 3, 1, "a photo of a"),
+        (4, 4, 2, 2, ""),
+        (6, 2, 3, 4, ""),
+    )
 ]
 Shapes = dict[str, tuple[int, ...]]
 
@@ -121,6 +131,46 @@ def test_maple_equals_the_plain_forward(
         images,
         lambda learned: reference.maple(clip.state_dict(), images, names, learned, words=config["ctx_init"]),
     )
+
+
+@pytest.mark.parametrize("config", IVLP, ids=lambda c: "-".join(str(v).replace(" ", "_") for v in c.values()))
+def test_ivlp_equals_the_plain_forward(
+    config: dict[str, Any],
+    seed: int,
+    clip: nn.Module,
+    images: Tensor,
+    golden_recipe: ModuleType,
+    reference: ModuleType,
+) -> None:
+    names = golden_recipe.CLASS_NAMES
+    method = pb.create_method("ivlp", pb.Backbone(clip, tokenizer=golden_recipe.tokenizer()), names, **config)
+    set_learned(method, seed)
+
+    def plain(learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        deep = "{}_encoder.transformer.resblocks.{}.VPT_shallow"
+        text = [learned["prompt_learner.ctx"]]
+        text += [learned[deep.format("text", i)] for i in range(1, config["depth_text"])]
+        visual = [learned["image_encoder.VPT"]]
+        visual += [learned[deep.format("image", i)] for i in range(1, config["depth_vision"])]
+        return reference.prompted(clip.state_dict(), images, names, words=config["ctx_init"], text=text, visual=visual)
+
+    compare(method, names, images, plain)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_vpt_equals_the_plain_forward(
+    depth: int, seed: int, clip: nn.Module, images: Tensor, golden_recipe: ModuleType, reference: ModuleType
+) -> None:
+    names = golden_recipe.CLASS_NAMES
+    backbone = pb.Backbone(clip, tokenizer=golden_recipe.tokenizer())
+    method = pb.create_method("vpt", backbone, names, n_ctx=3, depth=depth)
+    set_learned(method, seed)
+
+    def plain(learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        deep = [learned[f"image_encoder.transformer.resblocks.{i}.VPT_shallow"] for i in range(1, depth)]
+        return reference.vpt(clip.state_dict(), images, names, [learned["image_encoder.VPT"], *deep])
+
+    compare(method, names, images, plain)
 
 
 def test_maple_with_more_than_four_tokens_ignores_the_words(golden_backbone: pb.Backbone) -> None:

@@ -1,0 +1,106 @@
+"""IVLP: independent deep prompts in both towers, the uncoupled baseline of MaPLe and PromptSRC.
+
+Khattak et al., "MaPLe: Multi-modal Prompt Learning", CVPR 2023, arXiv:2210.03117; and as a baseline in Khattak et al.,
+"Self-regulating Prompts: Foundational Model Adaptation without Forgetting", ICCV 2023, arXiv:2307.06948.
+Code by the authors: https://github.com/muzairkhattak/multimodal-prompt-learning, trainers/independentVL.py
+
+    p(c | x) = softmax_c( exp(s) * cos(f(x; V_0 ... V_{J-1}), g([SOS] T_0 <name of c> . [EOT]; T_1 ... T_{L-1})) )
+
+T_i replace the tokens after [SOS] in layer i of the text tower, V_i those after the patches in layer i of the image
+tower; after the last prompted layer they are carried on. T_0 starts as the first words of `ctx_init`, whose other words
+stay fixed.
+
+Differs from it: prompts stay in float32; text is cut at the longest prompt, and the tokens before the class name are
+encoded once for all classes (equal to rounding).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from promptbench import prompts
+from promptbench.backbone import Backbone
+from promptbench.method import Images, Method, MethodConfig, Prediction, Preset, Recipe
+
+MAPLE = "MaPLe authors' config IVLP/vit_b16_c2_ep5_batch4_2+2ctx"
+PROMPTSRC = "PromptSRC authors' config IVLP/vit_b16_c2_ep20_batch4_4+4ctx"
+ELSEWHERE = "its base2new recipe; none was published for this protocol"
+MAX_WORDS = 4  # longer contexts are random in the authors' code, whatever ctx_init says
+
+
+class IVLP(Method):
+    """Text and visual prompts that know nothing of each other."""
+
+    category = "independent"
+    parameters_vit_b16 = 30_720
+    recipes: ClassVar = {
+        ("base2new", "*"): Recipe(epochs=5, lr=0.0035, batch=4, origin="authors", source=MAPLE),
+        ("*", "*"): Recipe(epochs=5, lr=0.0035, batch=4, origin="transferred", source=ELSEWHERE),
+    }
+    presets: ClassVar = {
+        "maple": Preset(source=MAPLE),
+        "promptsrc": Preset(
+            config={"n_ctx_text": 4, "n_ctx_vision": 4, "depth_text": 9, "depth_vision": 9},
+            recipe={"epochs": 20, "lr": 0.0025, "origin": "authors"},
+            source=PROMPTSRC,
+        ),
+    }
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(MethodConfig):
+        """Defaults are those of the MaPLe paper's comparison."""
+
+        n_ctx_text: int = field(default=2, metadata={"source": MAPLE})
+        n_ctx_vision: int = field(default=2, metadata={"source": MAPLE})
+        depth_text: int = field(
+            default=12,
+            metadata={"source": f"{MAPLE}; layers that receive prompts, 1 is shallow", "at_most": ("text_depth",)},
+        )
+        depth_vision: int = field(
+            default=12,
+            metadata={"source": f"{MAPLE}; layers that receive prompts, 1 is shallow", "at_most": ("vision_depth",)},
+        )
+        ctx_init: str = field(default="a photo of a", metadata={"source": f"{MAPLE}; '': random"})
+
+    def __init__(self, config: Config, backbone: Backbone) -> None:
+        super().__init__(config, backbone)
+        n, text, vision = config.n_ctx_text, backbone.text_width, backbone.vision_width
+        self.words = prompts.words_of(config.ctx_init) if n <= MAX_WORDS else ""
+        self.ctx = nn.Parameter(
+            prompts.from_words(backbone, self.words, n) if self.words else prompts.random_context(n, text)
+        )
+        self.text_prompts = nn.ParameterList(
+            nn.Parameter(prompts.random_context(n, text)) for _ in range(config.depth_text - 1)
+        )
+        self.visual_prompts = nn.ParameterList(
+            nn.Parameter(prompts.random_context(config.n_ctx_vision, vision)) for _ in range(config.depth_vision)
+        )
+
+    def set_classes(self, names: Sequence[str]) -> None:
+        super().set_classes(names)
+        n = self.config.n_ctx_text
+        tokens = prompts.sentence_tokens(self.backbone, self.words or " ".join(["X"] * n), names)
+        self.start = tokens.embeddings[0, :1]  # [SOS]
+        shared = max(tokens.shared(), 1 + n)
+        self.fixed = tokens.embeddings[0, 1 + n : shared]  # words of ctx_init that are not learned
+        self.tokens = tokens.after(shared)
+
+    def encode_classes(self) -> Tensor:
+        prefix = prompts.join(self.start, self.ctx, self.fixed)
+        deep = dict(enumerate(self.text_prompts, start=1))
+        return self.backbone.encode_text(self.tokens.embeddings, self.tokens.eot, prefix, deep)
+
+    def forward(self, images: Images | Tensor) -> Prediction:
+        first, *deep = self.visual_prompts
+        features = self.backbone.encode_image(images, first, dict(enumerate(deep, start=1)))
+        return self.classify(features.cls, self.text_features())
+
+    def official_parameters(self) -> dict[str, nn.Parameter]:
+        first, *deep = self.visual_prompts
+        text = {f"text_encoder.transformer.resblocks.{i}.VPT_shallow": p for i, p in enumerate(self.text_prompts, 1)}
+        vision = {f"image_encoder.transformer.resblocks.{i}.VPT_shallow": p for i, p in enumerate(deep, 1)}
+        return {"prompt_learner.ctx": self.ctx, **text, "image_encoder.VPT": first, **vision}
