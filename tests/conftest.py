@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,3 +42,12 @@ def tiny(tiny_name: str):  # noqa: ANN201
     from promptbench.weights import load_backbone
 
     return load_backbone(tiny_name)
+
+
+@pytest.fixture
+def plugin_file(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], type[Any]]:
+    """Makes a file with a method known for one test, as `--plugin` does, and returns its class."""
+    from promptbench import registry
+
+    monkeypatch.setattr(registry, "_files", {kind: dict(files) for kind, files in registry._files.items()})
+    return lambda path: registry.load("methods", registry.add_file(path))

@@ -101,7 +101,7 @@ class PromptSRC(Method):
             "ce": F.cross_entropy(logits, labels),
             "text": self.config.text_weight * distance(text, frozen_text),
             "image": self.config.image_weight * distance(image, frozen_image),
-            "logits": F.kl_div(logits.log_softmax(dim=-1), target, reduction="mean", log_target=True),
+            "logits": F.kl_div(logits.log_softmax(-1), target, reduction="sum", log_target=True) / logits.numel(),
         }
 
     def on_epoch_end(self, epoch: int, epochs: int) -> None:
