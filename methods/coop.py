@@ -62,7 +62,7 @@ class CoOp(Method):
     def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(config, backbone)
         self.words = prompts.words_of(config.ctx_init)
-        self.n_ctx = context_length(self.words, config.n_ctx)
+        self.n_ctx = prompts.context_length(self.words, config.n_ctx)
         self.transfers = not config.csc
         self.transfers_reason = "class-specific contexts exist for the training classes only" if config.csc else ""
         if config.csc and self.words:
@@ -101,16 +101,3 @@ class CoOp(Method):
 
     def forward(self, images: Images | Tensor) -> Prediction:
         return self.classify(self.backbone.encode_image(images).cls, self.text_features())
-
-
-def context_length(words: str, n_ctx: int | None) -> int:
-    """Context tokens: as many as the words of `ctx_init`, or `n_ctx` of a random context (16 in the paper)."""
-    if not words:
-        return 16 if n_ctx is None else n_ctx
-    count = len(words.split(" "))
-    if n_ctx is not None and n_ctx != count:
-        raise UsageError(
-            f"n_ctx is {n_ctx}, but ctx_init '{words}' has {count} words; leave n_ctx out, or set ctx_init='' for a "
-            "random context."
-        )
-    return count

@@ -63,7 +63,7 @@ class Backbone(nn.Module):
         name: Recorded in results.
         memory_budget: Bytes of activations that encoding text may take; beyond it, images and classes are encoded in
             chunks and recomputed in the backward pass. Results do not depend on it.
-        known_tokens: Ids that the weights were trained on, if only some were; others are warned about.
+        known_tokens: Ids that the weights were trained on, if only some were; each word with others is warned of once.
 
     Raises:
         UsageError: If the text tower is not one that prompts can enter.
@@ -86,6 +86,7 @@ class Backbone(nn.Module):
         self.name = name
         self.memory_budget = memory_budget
         self.known_tokens = known_tokens
+        self._said: set[str] = set()  # words that were warned about
         text_blocks = getattr(getattr(self._text, "transformer", None), "resblocks", None)
         causal = getattr(self._text, "attn_mask", None) is not None
         if text_blocks is None or not causal or getattr(self._text, "cls_emb", None) is not None:
@@ -120,6 +121,11 @@ class Backbone(nn.Module):
     def vision_width(self) -> int:
         """Width of the image tower's tokens; for a ResNet, of its last feature map."""
         return vision.width(self.clip.visual)
+
+    @property
+    def local_width(self) -> int:
+        """Width of dense features before the projection; for a ResNet D, since its value path ends in it."""
+        return vision.local_width(self.clip.visual)
 
     @property
     def vision_depth(self) -> int:
@@ -292,14 +298,27 @@ class Backbone(nn.Module):
     def _warn_of_unknown_tokens(self, texts: Sequence[str], ids: Tensor) -> None:
         if self.known_tokens is None:
             return
-        unknown = [t for t, row in zip(texts, ids.tolist(), strict=True) if not self.known_tokens.issuperset(row)]
-        if unknown:
+        words = dict.fromkeys(
+            word.strip(".,:;!?")
+            for text, row in zip(texts, ids, strict=True)
+            if self._is_new(row)
+            for word in text.split()
+            if self._is_new(self.tokenizer([word])[0])
+        )
+        new = [word for word in words if word not in self._said]
+        self._said.update(new)
+        if new:
             log.warning(
-                "backbone '%s' was never trained on some words of %s: their embeddings are random",
+                "backbone '%s' was never trained on %s: what it makes of %s is random",
                 self.name,
-                ", ".join(f"'{t}'" for t in unknown[:3])
-                + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""),
+                ", ".join(f"'{word}'" for word in new[:8]) + (f" and {len(new) - 8} more" if len(new) > 8 else ""),
+                "this word" if len(new) == 1 else "these words",
             )
+
+    def _is_new(self, ids: Tensor) -> bool:
+        """Whether a row of token ids, up to its [EOT], has one that the weights were not trained on."""
+        assert self.known_tokens is not None
+        return not self.known_tokens.issuperset(ids[: int(ids.argmax()) + 1].tolist())
 
     # Images -----------------------------------------------------------------------------------------------------
 
@@ -334,9 +353,11 @@ class Backbone(nn.Module):
         visual = self.clip.visual
         if not changed and not local:
             return ImageFeatures(visual(images))
-        vision.check(visual, self.name)
+        vision.check(visual, self.name, changed)
         cls, local_tokens, patches = vision.encode(visual, images, prompts, deep or {}, layer, local)
-        if visual.proj is None:
-            return ImageFeatures(cls, local_tokens, patches, local_tokens)
-        projected = None if local_tokens is None else local_tokens @ visual.proj
-        return ImageFeatures(cls @ visual.proj, projected, patches, local_tokens)
+        projected = None if local_tokens is None else self.project_local(local_tokens)
+        return ImageFeatures(vision.project(visual, cls), projected, patches, local_tokens)
+
+    def project_local(self, tokens: Tensor) -> Tensor:
+        """Dense features (..., `local_width`), as in `ImageFeatures.local_unprojected`, in the joint space (..., D)."""
+        return vision.project(self.clip.visual, tokens)

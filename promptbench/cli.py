@@ -21,6 +21,7 @@ from promptbench.flags import OUTPUT, Parser, add_list, add_plugin, add_what, kn
 
 if TYPE_CHECKING:
     from promptbench.results import Result
+    from promptbench.suite import Suite
 
 FORMATS = ("md", "csv", "latex")
 KINDS = ("methods", "datasets", "protocols", "suites", "backbones")
@@ -84,7 +85,9 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--dry-run", action="store_true", help="list the runs, which are finished, and their recipes")
 
     example = "promptbench show-config --method maple --protocol base2new --dataset dtd --suite clip11"
-    add_what(command("show-config", show_config_command, "show what a run uses, and where each value comes from", example))
+    add_what(
+        command("show-config", show_config_command, "show what a run uses, and where each value comes from", example)
+    )
 
     listing = command("list", list_command, f"list {', '.join(KINDS[:-1])} or {KINDS[-1]}", "promptbench list methods")
     listing.add_argument("kind", metavar="KIND", help=", ".join(KINDS))
@@ -108,31 +111,35 @@ def parser() -> argparse.ArgumentParser:
 
 def run_command(options: argparse.Namespace) -> int:
     """`run`: 1 where a run failed."""
+    from promptbench.bench import Bench
+    from promptbench.dataset import data_roots
     from promptbench.listing import describe_runs, state_of
     from promptbench.planning import plan_runs
-    from promptbench.results import find, read_result
+    from promptbench.preflight import check_finished, preflight
+    from promptbench.results import check_writable, find, read_result
+    from promptbench.suite import load_suite
 
     request = request_of(options)
     runs = plan_runs(request)
     output = Path(options.output)
-    todo = [run for run in runs if find(output, run.spec) is None]
     if options.dry_run:
         print(describe_runs(runs, [state_of(output, run) for run in runs]))
         return 0
+    bench = Bench(request.suite, output, data_roots(options.data_root), request.device)
+    check_finished(bench, runs)
+    todo = [run for run in runs if find(output, run.spec) is None]
     failures = 0
     if todo:
-        from promptbench.dataset import data_roots
         from promptbench.progress import reporter
-        from promptbench.results import check_writable
-        from promptbench.runner import Bench, preflight, run_all
+        from promptbench.runner import run_all
 
         check_writable(output)
-        bench = Bench(request.suite, output, data_roots(options.data_root), request.device)
         preflight(bench, todo)
         with reporter(total=len(runs), skipped=len(runs) - len(todo)) as listener:
             failures = run_all(bench, todo, listener)
     results = [read_result(path) for run in runs if (path := find(output, run.spec)) is not None]
-    print_tables(results, request.methods, [entry.name for entry in request.suite.entries()])
+    order = [entry.name for entry in request.suite.entries()]
+    print_tables(results, [load_suite(options.suite)], request.methods, order)
     if failures:
         of = f"{failures} of {len(todo)} runs" if len(todo) > 1 else "the run"
         print(f"promptbench: {of} failed; see *.failed.json in {output}", file=sys.stderr)
@@ -169,6 +176,7 @@ def table_command(options: argparse.Namespace) -> int:
     """`table`: of stored results alone."""
     from promptbench.registry import names
     from promptbench.results import read_results
+    from promptbench.suite import load_suite, suite_names
 
     if options.protocol not in names("protocols"):
         raise unknown("protocol", options.protocol, names("protocols"))
@@ -187,15 +195,18 @@ def table_command(options: argparse.Namespace) -> int:
             f"There are no {options.protocol} results in {', '.join(places)}; make some with "
             "`promptbench run`, or name another folder with --results."
         )
-    print_tables(results, options.method or (), options.dataset or (), options.format)
+    suites = [load_suite(name) for name in suite_names()]
+    print_tables(results, suites, options.method or (), options.dataset or (), options.format)
     return 0
 
 
-def print_tables(results: Sequence[Result], methods: Sequence[str], datasets: Sequence[str], fmt: str = "md") -> None:
+def print_tables(
+    results: Sequence[Result], suites: Sequence[Suite], methods: Sequence[str], datasets: Sequence[str], fmt: str = "md"
+) -> None:
     """One table per protocol."""
     from promptbench.listing import layout_of, presentation
     from promptbench.tables import render
 
     for protocol in dict.fromkeys(result.spec.protocol for result in results):
         chosen = [result for result in results if result.spec.protocol == protocol]
-        print(render(chosen, layout_of(protocol), fmt, **presentation(chosen, methods, datasets)), end="")
+        print(render(chosen, layout_of(protocol), fmt, **presentation(chosen, suites, methods, datasets)), end="")

@@ -3,8 +3,8 @@
     from promptbench import conformance, load_backbone
     conformance.check_method(MyMethod, load_backbone("mini"))     # [] or one sentence for each thing that is wrong
 
-The checks follow what a method declares: one that trains nothing needs no gradients, one that does not transfer is asked
-for no other classes. They need neither data nor a test framework.
+The checks follow what a method declares: one that trains nothing needs no gradients, one that does not transfer is
+asked for no other classes. They need neither data nor a test framework.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ import ast
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
-from typing import Any
 
 import torch
 import yaml
 from torch import Tensor
 
-from promptbench.backbone import Backbone, Tokens
-from promptbench.config import UsageError, build, to_mapping
+from promptbench.backbone import Backbone
+from promptbench.config import build, to_mapping
 from promptbench.images import Images
 from promptbench.method import Method, Prediction, fit_to_backbone, instantiate, show_training_images
+from promptbench.weightless import vit_b16
 
 CLASSES = ("golden retriever", "jack-o'-lantern", "sea_lion")
 OTHER_CLASSES = ("pizza", "tabby cat", "2012 Ferrari 458 Italia Coupe", "abbey", "airplane_cabin")
@@ -56,12 +55,12 @@ def run_check(check: Check, cls: type[Method], backbone: Backbone) -> list[str]:
 
 
 def make(cls: type[Method], backbone: Backbone, names: Sequence[str] = CLASSES, seed: int = 0) -> Method:
-    """The method with its defaults, as a run makes it: instantiated, shown its training images, in evaluation mode."""
+    """The method with its defaults, as a run makes it: instantiated, shown its training images."""
     config = fit_to_backbone(cls.Config(), backbone, explicit=())
     method = instantiate(cls, config, backbone, names, seed)
     images, labels = batch(backbone)
     show_training_images(method, [(Images(images), labels)], seed)
-    return method.eval()
+    return method
 
 
 def make_moved(cls: type[Method], backbone: Backbone) -> Method:
@@ -137,8 +136,8 @@ def check_settings_are_typed(cls: type[Method], backbone: Backbone) -> Iterator[
         yield "its default Config is another one after a trip through YAML"
     for key, recipe in cls.recipes.items():
         build(cls.Config, recipe.overrides, f"the recipe {key}")
-    for key, preset in cls.presets.items():
-        build(cls.Config, preset.config, f"the preset {key}")
+    for name, preset in cls.presets.items():
+        build(cls.Config, preset.config, f"the preset {name}")
     if cls.trains and not cls.recipes:
         yield "it trains and has no recipe"
     if not cls.category:
@@ -291,24 +290,3 @@ CHECKS: tuple[Check, ...] = (
     check_cached_features_equal_fresh_ones,
     check_parameters_on_vit_b16,
 )
-
-
-class _Shapes(Backbone):
-    """A backbone without weights: it tokenises, and its embeddings have a shape and no values."""
-
-    def embed_text(self, texts: Sequence[str]) -> Tokens:
-        ids = self.tokenizer(list(texts), context_length=self.context_length)
-        eot = ids.argmax(dim=-1)
-        ids = ids[:, : int(eot.max()) + 1]
-        return Tokens(torch.empty(*ids.shape, self.text_width, device="meta"), eot, ids)
-
-
-@cache
-def vit_b16() -> Backbone:
-    """ViT-B/16 on torch's meta device, for counting: it takes no memory."""
-    import open_clip
-
-    config: dict[str, Any] = open_clip.get_model_config("ViT-B-16")
-    with torch.device("meta"):
-        clip = open_clip.CLIP(**config)
-    return _Shapes(clip, open_clip.get_tokenizer("ViT-B-16"), name="ViT-B-16")

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from promptbench.planning import Request
 
 OUTPUT = "promptbench-runs"
+OF_RUNS = ("protocol", "dataset", "seeds", "shots", "backbone", "threads")
+DEFAULTS = {**dict.fromkeys(OF_RUNS), "suite": "mini", "device": "auto"}
 OF_SUITE = ("shots", "backbone", "threads")  # flags that replace a field of the suite
 
 
@@ -22,16 +24,20 @@ class Parser(argparse.ArgumentParser):
     """A parser whose mistakes are errors like all others, and whose help has room for long flags."""
 
     def __init__(self, **arguments: Any) -> None:
-        super().__init__(**{"formatter_class": wide, **arguments})
+        super().__init__(**{"formatter_class": Help, **arguments})
 
     def error(self, message: str) -> NoReturn:
         """Raises what `main` turns into one line."""
-        raise UsageError(f"{message[0].upper()}{message[1:].rstrip('.')}; see `{self.prog} --help`.")
+        text = message.removeprefix("argument ").rstrip(".")
+        raise UsageError(f"{text[0].upper()}{text[1:]}; see `{self.prog} --help`.")
 
 
-def wide(prog: str) -> argparse.HelpFormatter:
-    """argparse's own layout with a wider column of flags."""
-    return argparse.HelpFormatter(prog, max_help_position=32)
+class Help(argparse.HelpFormatter):
+    """argparse's own layout with a wider column of flags and commands."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32)
+        self._action_max_length = 15  # the length of a command's name, which argparse counts without its indent
 
 
 def integer(least: int) -> Any:
@@ -63,22 +69,20 @@ def add_what(parser: argparse.ArgumentParser) -> None:
     """The flags that say what to run."""
     add_list(parser, "--method", required=True, metavar="M", help="methods, method@preset, or all")
     add_list(parser, "--protocol", metavar="P", help="protocols, or all; default: base2new")
-    parser.add_argument("--suite", default="mini", metavar="S", help="a name or a YAML file; default: mini")
+    parser.add_argument("--suite", default=DEFAULTS["suite"], metavar="S", help="a name or a YAML file; default: mini")
     add_list(parser, "--dataset", metavar="D", help="instead of the suite's: names, or folder:PATH for your own images")
     add_list(parser, "--seeds", type=integer(0), metavar="N", help="default: the suite's")
     parser.add_argument("--data-seed", type=integer(0), metavar="N", help="draws the few-shot sample, whatever --seeds")
     parser.add_argument(
         "--train-seed", type=integer(0), metavar="N", help="draws initial values and order, whatever --seeds"
     )
-    parser.add_argument(
-        "--shots", type=integer(1), metavar="N", help="training images per class; default: the suite's"
-    )
+    parser.add_argument("--shots", type=integer(1), metavar="N", help="training images per class; default: the suite's")
     add_list(parser, "--set", metavar="M.FIELD=VALUE", help="a setting of a method, its recipe, or a dataset")
     parser.add_argument("--backbone", metavar="B", help="mini, or ARCHITECTURE:TAG_OR_FILE; default: the suite's")
     add_list(parser, "--data-root", metavar="DIR", help="folders that hold the datasets; default: PROMPTBENCH_DATA")
     parser.add_argument("--output", default=OUTPUT, metavar="DIR", help=f"default: ./{OUTPUT}")
     parser.add_argument("--threads", type=integer(1), metavar="N", help="CPU threads of a run; default: the suite's")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: auto")
+    parser.add_argument("--device", default=DEFAULTS["device"], choices=("auto", "cpu", "cuda"), help="default: auto")
     add_plugin(parser)
 
 
@@ -108,7 +112,7 @@ def request_of(options: argparse.Namespace, companions: bool = True) -> Request:
         seeds=seed_pairs(options.seeds, suite.seeds, options.data_seed, options.train_seed),
         assignments=assignments,
         device=resolve_device(options.device),
-        flags=frozenset(changes),
+        flags=frozenset(name for name, default in DEFAULTS.items() if getattr(options, name) != default),
     )
 
 

@@ -16,11 +16,15 @@ from torch import Tensor
 class ImageFeatures:
     """What the image tower says of a batch. Projected features are not normalised.
 
+    Of a ResNet, P counts the positions of the last feature map, and the value path is that of the attention pool.
+
     Attributes:
         cls: (B, D), the global feature.
         local: (B, P, D), dense features from the last block's value path, projected; None unless asked for.
-        patches: (B, P, d), the patch tokens after the last block and `ln_post`, unprojected; None unless asked for.
-        local_unprojected: (B, P, d), `local` before the projection; None unless asked for.
+        patches: (B, P, d), the patch tokens after the last block and `ln_post`, unprojected, or a ResNet's last
+            feature map; None unless asked for.
+        local_unprojected: (B, P, d), `local` before the projection; of a ResNet, whose value path ends in the joint
+            space, `local` itself (B, P, D). None unless asked for.
     """
 
     cls: Tensor

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptbench import registry
 from promptbench.config import describe_fields, unknown
-from promptbench.recipe import parse_label
+from promptbench.recipe import find_preset, parse_label
+from promptbench.results import failure_path, find
 from promptbench.suite import Suite, load_suite, suite_names
 
 if TYPE_CHECKING:
     from promptbench.averages import TableLayout
-    from promptbench.planning import Run
+    from promptbench.planning import Request, Run
+    from promptbench.results import Result
 
 
 def columns(rows: Iterable[Sequence[object]], indent: str = "") -> str:
@@ -56,18 +60,23 @@ def list_datasets() -> str:
 
 
 def list_protocols() -> str:
-    return columns([(name, registry.facts("protocols", name).summary) for name in registry.names("protocols")])
+    rows = [(name, registry.facts("protocols", name).summary) for name in registry.names("protocols")]
+    return columns([("protocol", "what it does"), *rows])
 
 
 def list_suites() -> str:
     suites = [load_suite(name) for name in suite_names()]
-    return columns([(suite.name, suite.title, suite.backbone) for suite in suites])
+    rows = [(suite.name, suite.title, suite.backbone, numbers(suite.seeds)) for suite in suites]
+    return columns([("suite", "title", "backbone", "seeds"), *rows])
 
 
 def list_backbones() -> str:
     from promptbench.known import BACKBONES
 
-    return columns(BACKBONES.items()) + "\n\nor ARCHITECTURE:TAG for any tag of open_clip, or ARCHITECTURE:FILE"
+    others = (
+        "Others: ARCHITECTURE:TAG with any pretrained tag of open_clip, or ARCHITECTURE:FILE with your own weights."
+    )
+    return columns([("backbone", "what it is"), *BACKBONES.items()]) + "\n\n" + others
 
 
 def paper_of(facts: registry.PluginFacts) -> str:
@@ -79,28 +88,29 @@ def paper_of(facts: registry.PluginFacts) -> str:
 
 
 def describe(name: str) -> str:
-    """A method, dataset or protocol in full."""
-    plain, _ = parse_label(name)
+    """A method, dataset, protocol or suite in full."""
+    plain, preset = parse_label(name)
     for kind in ("methods", "datasets", "protocols"):
         if plain in registry.names(kind):
             facts = registry.facts(kind, plain)
-            details = {"methods": describe_method, "datasets": describe_dataset}.get(kind, lambda _: "")(plain)
+            if preset:
+                find_preset(registry.load(kind, plain), plain, preset)
+            details = {"methods": describe_method, "datasets": describe_dataset}.get(kind, describe_protocol)(plain)
             return f"{plain}\n\n{facts.docstring.rstrip()}\n{details}".rstrip()
+    if plain in suite_names():
+        return describe_suite(load_suite(plain))
     known = [name for kind in ("methods", "datasets", "protocols") for name in registry.names(kind)]
-    raise unknown("method, dataset or protocol", name, known)
+    raise unknown("method, dataset, protocol or suite", name, [*known, *suite_names()])
 
 
 def describe_method(name: str) -> str:
     cls = registry.load("methods", name)
-    parts = []
-    fields = [(f.name, f.type, "=", shown(f.default), f.source) for f in describe_fields(cls.Config)]
-    if fields:
-        parts.append("Settings (--set " + name + ".FIELD=VALUE)\n" + columns(fields, indent="  "))
+    parts = [settings_of(cls, name)] if describe_fields(cls.Config) else []
     recipes = [
         (
             protocol,
             dataset,
-            f"{r.epochs} epochs",
+            epochs(r.epochs),
             f"lr {r.lr:g}",
             f"batch {r.batch}",
             overrides(r.overrides),
@@ -115,17 +125,49 @@ def describe_method(name: str) -> str:
     if presets:
         parts.append("Presets\n" + columns(presets, indent="  "))
     learned = registry.facts("methods", name).attributes.get("parameters_vit_b16", 0)
-    parts.append(f"Learned parameters on ViT-B/16: {learned:,}")
-    return "\n" + "\n\n".join(parts)
+    parts.append(f"Learned parameters on ViT-B/16: {learned:,}" if learned or not cls.trains else "")
+    return "\n" + "\n\n".join(filter(None, parts))
+
+
+def settings_of(cls: type[Any], name: str) -> str:
+    """The fields of a plugin's Config with types, defaults and sources."""
+    fields = [
+        (f.name, f.type, "required" if f.default is MISSING else f"= {shown(f.default)}", f.source)
+        for f in describe_fields(cls.Config)
+    ]
+    return f"Settings (--set {name}.FIELD=VALUE)\n" + columns(fields, indent="  ")
 
 
 def describe_dataset(name: str) -> str:
-    info = registry.facts("datasets", name).attributes.get("info", {})
     cls = registry.load("datasets", name)
-    fields = [(f.name, f.type, "=", shown(f.default), f.source) for f in describe_fields(cls.Config)]
-    settings = "\n\nSettings\n" + columns(fields, indent="  ") if fields else ""
-    facts = [(key, shown(value)) for key, value in info.items() if value not in ("", None)]
-    return "\n" + columns(facts, indent="  ") + settings
+    settings = "\n\n" + settings_of(cls, name) if describe_fields(cls.Config) else ""
+    facts = [(key.replace("_", " "), shown(value)) for key, value in vars(cls.info).items() if value]
+    return "\nFacts\n" + columns(facts, indent="  ") + settings
+
+
+def describe_protocol(name: str) -> str:
+    cls = registry.load("protocols", name)
+    suites = [suite.name for suite in map(load_suite, suite_names()) if cls.role in suite.roles]
+    titles = ", ".join(f"{title} ({key})" for key, title, _ in cls.columns)
+    rows = [("role of a suite it runs over", cls.role), ("suites that have it", ", ".join(suites))]
+    return "\nFacts\n" + columns([*rows, ("columns of its table", titles)], indent="  ")
+
+
+def describe_suite(suite: Suite) -> str:
+    facts = [
+        ("backbone", suite.backbone),
+        ("shots", suite.shots),
+        ("seeds", numbers(suite.seeds)),
+        ("threads", "all cores" if suite.threads is None else suite.threads),
+        ("always run", ", ".join(suite.companions) or "nothing"),
+        ("note", suite.note or "none"),
+    ]
+    roles = [(role, " ".join(entry.name for entry in entries)) for role, entries in suite.roles.items()]
+    tuned = [("every method", overrides(suite.recipe))] if suite.recipe else []
+    tuned += [(label, overrides({**m.config, **m.recipe})) for label, m in suite.methods.items()]
+    parts: dict[str, Sequence[Sequence[object]]] = {"Facts": facts, "Datasets by role": roles, "Settings": tuned}
+    texts = [f"{title}\n{columns(rows, indent='  ')}" for title, rows in parts.items() if rows]
+    return "\n\n".join([suite.name, suite.title, *texts])
 
 
 def overrides(values: Mapping[str, Any]) -> str:
@@ -144,17 +186,34 @@ def shown(value: object) -> str:
     return repr(value) if value == "" else str(value)
 
 
-def describe_runs(runs: Sequence[Run], finished: Sequence[bool]) -> str:
+def numbers(values: Sequence[int]) -> str:
+    """`1, 2, 3`."""
+    return ", ".join(map(str, values))
+
+
+def state_of(output: Path, run: Run) -> str:
+    """`done`, `failed` (and to be tried again) or `to do`."""
+    if find(output, run.spec) is not None:
+        return "done"
+    return "failed" if failure_path(output, run.spec).exists() else "to do"
+
+
+def describe_runs(runs: Sequence[Run], states: Sequence[str]) -> str:
     """The runs of a call, which are finished, and the recipe of each."""
-    header = ("", "protocol", "dataset", "method", "seeds", "recipe")
+    header = ("state", "protocol", "dataset", "method", "seeds", "recipe")
     rows = []
-    for run, done in zip(runs, finished, strict=True):
-        data, train = run.spec.seeds
-        seeds = str(data) if data == train else f"data {data}, train {train}"
-        state = "done" if done else "to do"
+    for run, state in zip(runs, states, strict=True):
+        seeds = seeds_of(run)
         rows.append((state, run.spec.protocol, run.spec.dataset, run.spec.label, seeds, recipe_line(run)))
-    left = len(runs) - sum(finished)
-    return columns([header, *rows]) + f"\n\n{len(runs)} runs, {sum(finished)} finished, {left} to do"
+    done, failed = states.count("done"), states.count("failed")
+    again = f" ({failed} failed before)" if failed else ""
+    return columns([header, *rows]) + f"\n\n{len(runs)} runs, {done} finished, {len(runs) - done} to do{again}"
+
+
+def seeds_of(run: Run) -> str:
+    """`1`, or `1/2` where data seed and training seed differ."""
+    data, train = run.spec.seeds
+    return str(data) if data == train else f"{data}/{train}"
 
 
 def recipe_line(run: Run) -> str:
@@ -163,31 +222,45 @@ def recipe_line(run: Run) -> str:
     if recipe is None:
         return "nothing to train"
     shots = "all images" if run.spec.shots is None else f"{run.spec.shots} shots"
-    return f"{shots}, {recipe.epochs} epochs, lr {recipe.lr:g}, batch {recipe.batch} ({recipe.origin})"
+    return f"{shots}, {epochs(recipe.epochs)}, lr {recipe.lr:g}, batch {recipe.batch} ({recipe.origin})"
 
 
-def show_settings(run: Run) -> str:
-    """Everything that is resolved for a run, and where each value came from."""
-    spec = run.spec
-    facts = [
-        (name, shown(getattr(spec, name)))
-        for name in (
-            "suite",
-            "protocol",
-            "dataset",
-            "method",
-            "preset",
-            "backbone",
-            "shots",
-            "sampler",
-            "precision",
-            "threads",
-            "device",
-        )
+def epochs(number: int) -> str:
+    """`1 epoch` or `5 epochs`."""
+    return f"{number} epoch{'s' if number > 1 else ''}"
+
+
+def show_settings(run: Run, request: Request) -> str:
+    """Everything that is resolved for a run but the seed, and where each value came from."""
+    spec, suite = run.spec, f"suite {run.spec.suite}"
+    asked = "command line"
+
+    def origin(name: str) -> str:
+        return f"--{name}" if name in request.flags else suite
+
+    threads = origin("threads") if request.suite.threads else "all cores of this machine"
+    seeds = " ".join(f"{data}" if data == train else f"{data}/{train}" for data, train in request.seeds)
+    rows = [
+        ("method", spec.label, asked),
+        ("protocol", spec.protocol, "--protocol" if "protocol" in request.flags else "default"),
+        ("suite", spec.suite, "--suite" if "suite" in request.flags else "default"),
+        ("dataset", spec.dataset, origin("dataset")),
+        ("backbone", spec.backbone, origin("backbone")),
+        ("shots", "all" if spec.shots is None else spec.shots, origin("shots")),
+        ("seeds", seeds, origin("seeds")),
+        ("sampler", spec.sampler, "default"),
+        ("precision", spec.precision, "default"),
+        ("threads", spec.threads, threads),
+        ("device", spec.device, "--device" if "device" in request.flags else "what this machine has"),
     ]
     values = {f"config.{k}": v for k, v in spec.config.items()} | {f"recipe.{k}": v for k, v in spec.recipe.items()}
-    settings = [(name, "=", shown(value), run.settings.provenance.get(name, "")) for name, value in values.items()]
-    return columns(facts) + ("\n" + columns(settings) if settings else "")
+    rows += [(name, shown(value), run.settings.provenance.get(name, "")) for name, value in values.items()]
+    chosen = request.suite.entry(spec.dataset).options
+    rows += [
+        (f"dataset.{name}", shown(value), "suite or command line" if name in chosen else "default")
+        for name, value in spec.dataset_options.items()
+    ]
+    return columns([(name, "=", value, origin) for name, value, origin in rows])
 
 
 def layout_of(protocol: str) -> TableLayout:
@@ -198,6 +271,21 @@ def layout_of(protocol: str) -> TableLayout:
     return TableLayout(tuple(Column(*column) for column in cls.columns), cls().summarize)
 
 
-def order_of(suites: Sequence[Suite]) -> list[str]:
-    """Datasets in the order of the suites."""
-    return list(dict.fromkeys(entry.name for suite in suites for entry in suite.entries()))
+def presentation(
+    results: Sequence[Result], suites: Sequence[Suite], methods: Sequence[str], datasets: Sequence[str]
+) -> dict[str, Any]:
+    """How a table of these results is laid out, as arguments of `render`.
+
+    A suite speaks for its own datasets: its note stays away from a table of others alone.
+    """
+    seen: dict[str, set[str]] = {}
+    for result in results:
+        seen.setdefault(result.spec.suite, set()).add(result.spec.dataset)
+    known = [suite for suite in suites if suite.name in seen]
+    of_own = [suite for suite in known if seen[suite.name] & {entry.name for entry in suite.entries()}]
+    return {
+        "notes": {suite.name: suite.note for suite in of_own},
+        "ranked": bool(known) and all(suite.ranked for suite in known),
+        "methods": methods or [label for suite in known for label in suite.companions],
+        "datasets": datasets or [entry.name for suite in known for entry in suite.entries()],
+    }

@@ -24,6 +24,7 @@ from promptbench.transforms import evaluation_transform, training_transform, vie
 
 SMALL = 64 * 64  # pixels; smaller images decode faster than a worker process passes them on
 MAX_WORKERS = 8
+MEMORY = 4 * 2**30  # bytes of decoded training images, over all workers: 16 shots of all but ImageNet
 
 
 class Batches(Protocol):
@@ -38,12 +39,12 @@ class Views(Dataset[tuple[Tensor, int]]):
     """Images by (index, epoch): the evaluation transform, or a random view of that epoch.
 
     Args:
-        keep: Keep decoded images in memory, for few-shot training sets.
+        keep: Bytes of decoded images to keep in memory, for training images, which are seen every epoch.
         augment_seed: Draws the random views; None for the evaluation transform.
     """
 
     def __init__(
-        self, backbone: Backbone, dataset: ImageDataset, items: Sequence[Item], keep: bool, augment_seed: int | None
+        self, backbone: Backbone, dataset: ImageDataset, items: Sequence[Item], keep: int, augment_seed: int | None
     ) -> None:
         statistics = (backbone.resolution, backbone.mean, backbone.std)
         self.evaluation = evaluation_transform(*statistics)
@@ -58,8 +59,10 @@ class Views(Dataset[tuple[Tensor, int]]):
         position, epoch = index if isinstance(index, tuple) else (index, 0)
         item = self.items[position]
         image = self.decoded.get(position) or self.dataset.open(item)
-        if self.keep:
+        size = 3 * image.width * image.height
+        if position not in self.decoded and size <= self.keep:
             self.decoded[position] = image
+            self.keep -= size
         if self.augment_seed is None:
             return self.evaluation(image), item.label
         return self.training(image, view_generator(self.augment_seed, item.image, epoch)), item.label
@@ -114,7 +117,7 @@ class FeatureBatches:
 
 def pixel_batches(backbone: Backbone, dataset: ImageDataset, items: Sequence[Item], batch: int) -> ImageLoader:
     """The images under the evaluation transform, in order."""
-    views = Views(backbone, dataset, items, keep=False, augment_seed=None)
+    views = Views(backbone, dataset, items, keep=0, augment_seed=None)
     return ImageLoader(views, batch_size=batch, num_workers=workers(backbone, views))
 
 
@@ -122,8 +125,8 @@ def training_batches(
     backbone: Backbone, dataset: ImageDataset, items: Sequence[Item], *, batch: int, seed: int, augment: bool
 ) -> ImageLoader:
     """Shuffled training batches; an incomplete last one is dropped unless it is the only one, as in Dassl."""
-    views = Views(backbone, dataset, items, keep=True, augment_seed=seed if augment else None)
-    count = workers(backbone, views)
+    count = workers(backbone, items)
+    views = Views(backbone, dataset, items, keep=MEMORY // max(1, count), augment_seed=seed if augment else None)
     return ImageLoader(
         views,
         batch_size=batch,
@@ -134,9 +137,9 @@ def training_batches(
     )
 
 
-def workers(backbone: Backbone, views: Sized) -> int:
+def workers(backbone: Backbone, images: Sized) -> int:
     """Loader processes: none for small images or few, else the cores that are left."""
-    if backbone.resolution**2 <= SMALL or len(views) < MAX_WORKERS * 4:
+    if backbone.resolution**2 <= SMALL or len(images) < MAX_WORKERS * 4:
         return 0
     return min(MAX_WORKERS, max(0, len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else 1))
 

@@ -32,7 +32,19 @@ ALWAYS = (-1,)  # state of text features that no learned tensor can change
 
 @dataclass(frozen=True, kw_only=True)
 class MethodConfig:
-    """Base of every method's `Config`: frozen, keyword-only, defaults from the paper, sources in the metadata."""
+    """Base of every method's `Config`: frozen, keyword-only, defaults from the paper, sources in the metadata.
+
+    Integers count things, tokens or layers, and are at least 1 unless a field's metadata has another `at_least`.
+
+    Raises:
+        UsageError: A number is below its limit.
+    """
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, least = getattr(self, field.name), field.metadata.get("at_least", 1)
+            if type(value) is int and value < least:
+                raise UsageError(f"{field.name!r} takes an integer of at least {least}, not {value}.")
 
 
 @dataclass(frozen=True)
@@ -205,12 +217,12 @@ def fit_to_backbone(config: MethodConfig, backbone: Any, explicit: Collection[st
 def instantiate(
     cls: type[Method], config: MethodConfig, backbone: Backbone, class_names: Sequence[str], seed: int
 ) -> Method:
-    """`cls` with a resolved config, its initial values drawn from `seed` alone."""
+    """`cls` with a resolved config, in evaluation mode, its initial values drawn from `seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         method = cls(config, backbone)
         method.set_classes(class_names)
-    return method.to(backbone.device)
+    return method.to(backbone.device).eval()
 
 
 @torch.no_grad()

@@ -29,6 +29,7 @@ class Request:
         assignments: Method or label -> field -> value.
         precision: As Lightning names it.
         device: `cpu` or `cuda`.
+        flags: What the command line chose itself, such as `shots`, for whoever asks where a value came from.
     """
 
     suite: Suite
@@ -38,6 +39,7 @@ class Request:
     assignments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     precision: str = "32"
     device: str = "cpu"
+    flags: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ def plan_run(request: Request, protocol: str, plan: Plan, label: str, cls: type[
         dataset=plan.dataset,
         method=name,
         preset=preset,
+        plugin=registry.source_digest("methods", name),
         config=to_mapping(settings.config),
         recipe=decisive(settings.recipe),
         shots=plan.train.shots,
@@ -137,9 +140,10 @@ def decisive(recipe: Recipe | None) -> dict[str, Any]:
 def check_assignments(request: Request) -> None:
     """Raise a UsageError where a setting names a method that does not run."""
     running = {*request.methods, *(parse_label(label)[0] for label in request.methods)}
+    known = running | {entry.name for entry in request.suite.entries()}
     for name in request.assignments:
         if name not in running:
-            raise UsageError(f"--set {name}.…: {unknown('method of this call', name, running)}")
+            raise UsageError(f"--set {name}.…: {unknown('method or dataset of this call', name, known)}")
 
 
 def available_cores() -> int:

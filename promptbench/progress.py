@@ -64,8 +64,11 @@ class Reporter:
 
     def finished(self, run: Run, result: Result) -> None:
         """A run is done."""
-        metrics = "  ".join(f"{name.removesuffix('/accuracy')} {value:.1f}" for name, value in result.metrics.items())
-        self._close(f"{title(run)}: {metrics}")
+        titles = {key: text for key, text, _ in run.protocol.columns}
+        shown = [f"{titles.get(name, name)} {value:.1f}" for name, value in result.metrics.items()]
+        if result.losses:
+            shown.append(f"loss {sum(result.losses[-1].values()):.3f}")
+        self._close(f"{title(run)}: {'  '.join(shown)}")
 
     def failed(self, run: Run, reason: str) -> None:
         """A run failed."""

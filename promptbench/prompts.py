@@ -26,6 +26,23 @@ def words_of(ctx_init: str) -> str:
     return readable(ctx_init).strip()
 
 
+def context_length(words: str, n_ctx: int | None) -> int:
+    """How many context tokens: as many as `words` has, or `n_ctx` without words (None: 16, as in CoOp's paper).
+
+    Raises:
+        UsageError: If `n_ctx` contradicts the words.
+    """
+    if not words:
+        return 16 if n_ctx is None else n_ctx
+    count = len(words.split(" "))
+    if n_ctx is not None and n_ctx != count:
+        raise UsageError(
+            f"n_ctx is {n_ctx}, but ctx_init '{words}' has {count} words; leave n_ctx out, or set ctx_init='' for a "
+            "random context."
+        )
+    return count
+
+
 def from_words(backbone: Backbone, words: str, n: int) -> Tensor:
     """Token embeddings (n, d) of the first n tokens of `words`."""
     tokens = backbone.embed_text([words])

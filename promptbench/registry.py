@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -100,6 +101,21 @@ def facts(kind: str, name: str) -> PluginFacts:
     docstring = ast.get_docstring(tree) or ""
     summary = docstring.partition("\n")[0]
     return PluginFacts(name, summary, docstring, _literals(_plugin_class(tree, kind)), path)
+
+
+def source_digest(kind: str, name: str) -> str:
+    """SHA-256, in hex, of the source file of a plugin that is not built in; "" for a built-in one.
+
+    Raises:
+        UsageError: The name is unknown, or the file cannot be read.
+    """
+    if _find(kind, name).module == f"promptbench.{kind}.{name}":
+        return ""
+    path = _path(kind, name)
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UsageError(f"The plugin {name!r} cannot be read: {path}: {error.strerror}.") from error
 
 
 def add_file(path: str | Path, kind: str = "methods") -> str:

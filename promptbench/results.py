@@ -12,6 +12,7 @@ import contextlib
 import json
 import math
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -185,19 +186,16 @@ def failure_path(folder: Path | str, spec: Spec) -> Path:
 
 
 def check_writable(folder: Path | str) -> None:
-    """Makes the output folder and writes a byte there, so that a run fails before training rather than after.
+    """Tries a file in the output folder, or where it would be made, so that a run fails before training, not after.
 
     Raises:
         UsageError: If that is impossible.
     """
-    probe = Path(folder) / "results" / f".{uuid.uuid4().hex}.tmp"
+    wanted = Path(folder).absolute() / "results"
     with _said_plainly(Path(folder)):
-        probe.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            probe.write_bytes(b"\n")
-        finally:
-            with contextlib.suppress(OSError):
-                probe.unlink(missing_ok=True)
+        place = next(place for place in (wanted, *wanted.parents) if place.exists())
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(b"\n")
 
 
 def _result_files(place: Path) -> Iterator[str]:

@@ -95,7 +95,7 @@ def _within_datasets(runs: Iterable[_Run]) -> set[str]:
 def _settings(result: Result) -> Facts:
     """Everything but dataset and seeds that may differ between runs of one method."""
     spec, conditions = result.spec, result.conditions
-    facts = {name: getattr(spec, name) for name in ("shots", "sampler", "precision", "threads", "device")}
+    facts = {name: getattr(spec, name) for name in ("plugin", "shots", "sampler", "precision", "threads", "device")}
     facts |= {name: conditions.get(name) for name in ("weights_hash", *_DATA)}
     facts |= {f"config.{name}": value for name, value in spec.config.items()}
     facts |= {f"recipe.{name}": value for name, value in spec.recipe.items() if name not in NOT_SETTINGS}
@@ -107,10 +107,10 @@ def _shared(runs: Sequence[_Run]) -> list[Facts]:
     """The settings as they must agree from dataset to dataset: what follows from dataset or recipe is only named so."""
     sources = [_sources(run) for run in runs]
     from_recipes = {name for source in sources for name, origin in source.items() if origin.startswith("recipe")}
+    of_data = {name for run in runs for name in run.settings if name in _DATA or name.startswith("dataset_options.")}
     shared = []
     for run, source in zip(runs, sources, strict=True):
         follows = {name for name in from_recipes if source.get(name, "default").startswith(("recipe", "default"))}
-        of_data = {name for name in run.settings if name in _DATA or name.startswith("dataset_options.")}
         shared.append({**run.settings, **dict.fromkeys(of_data, BY_DATASET), **dict.fromkeys(follows, BY_RECIPE)})
     return shared
 

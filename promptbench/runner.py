@@ -10,33 +10,27 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from promptbench.backbone import Backbone
+from promptbench.bench import Bench
 from promptbench.classnames import ClassNames
 from promptbench.config import UsageError
-from promptbench.dataset import Dataset, open_dataset
 from promptbench.features import image_features
 from promptbench.loading import Batches, EpochOrder, FeatureBatches, pixel_batches, training_batches
-from promptbench.method import Method, instantiate
+from promptbench.method import Method, instantiate, show_training_images
 from promptbench.metrics import accuracy
 from promptbench.planning import Run
-from promptbench.protocol import Evaluation
 from promptbench.provenance import git_commit, library_versions, utc_now
 from promptbench.results import Result, find, write_failure, write_result
-from promptbench.selection import SelectedImages, open_selection
-from promptbench.suite import Suite
-from promptbench.training import TrainingOutcome, fit
+from promptbench.selection import SelectedImages, open_selection, shown_names
+from promptbench.training import TrainingDiverged, TrainingOutcome, fit
 from promptbench.trainings import load_training, save_training, training_key
 from promptbench.transforms import EVALUATION_TRANSFORM, TRAINING_TRANSFORM
-from promptbench.weights import load_backbone
 
 EVALUATION_BATCH = 100  # the field's; accuracy does not depend on it
 FEATURE_BATCH = 4096
@@ -54,61 +48,9 @@ class Listener(Protocol):
     def failed(self, run: Run, reason: str) -> None: ...
 
 
-@dataclass
-class Bench:
-    """What the runs of one call share: the backbone, the opened datasets, the output folder.
-
-    Attributes:
-        suite: Names the backbone and the datasets.
-        roots: Data roots; only read.
-        output: Where results and learned tensors go.
-        device: `cpu` or `cuda`.
-    """
-
-    suite: Suite
-    output: Path
-    roots: tuple[Path, ...] = ()
-    device: str = "cpu"
-    _datasets: dict[str, Dataset] = field(default_factory=dict)
-
-    @cached_property
-    def backbone(self) -> Backbone:
-        """The frozen backbone, loaded when the first run needs it."""
-        return load_backbone(self.suite.backbone).to(self.device)
-
-    def dataset(self, name: str) -> Dataset:
-        """A dataset of the suite, opened once."""
-        if name not in self._datasets:
-            entry = self.suite.entry(name)
-            self._datasets[name] = open_dataset(entry.dataset, entry.options, self.roots, alias=entry.name)
-        return self._datasets[name]
-
-
 def is_finished(bench: Bench, run: Run) -> bool:
     """Whether the run's result is there."""
     return find(bench.output, run.spec) is not None
-
-
-def preflight(bench: Bench, runs: Sequence[Run]) -> None:
-    """Find what would fail before anything is trained: missing images, prompts that are too long, words never seen.
-
-    Raises:
-        UsageError: On the first such thing.
-    """
-    seen: set[Any] = set()
-    for run in runs:
-        for selection in (run.plan.train, *(evaluation.selection for evaluation in run.plan.evaluations)):
-            key = (selection, run.spec.data_seed if selection.shots is not None else None)
-            if key not in seen:
-                seen.add(key)
-                chosen = open_selection(bench.dataset, selection, run.spec.data_seed)
-                chosen.dataset.check(chosen.items)
-    for run in runs:
-        prompts = (run.spec.label, run.plan.train.dataset, repr(run.spec.config))
-        if prompts not in seen:
-            seen.add(prompts)
-            names = open_selection(bench.dataset, run.plan.train, run.spec.data_seed).class_names
-            instantiate(run.method, run.settings.config, bench.backbone, names, run.spec.train_seed)
 
 
 def run_all(bench: Bench, runs: Iterable[Run], listener: Listener) -> int:
@@ -122,13 +64,27 @@ def run_all(bench: Bench, runs: Iterable[Run], listener: Listener) -> int:
             result = execute(bench, run, listener)
         except Exception as error:  # one failed run must not end a sweep
             failures += 1
-            reason = f"{type(error).__name__}: {error}" if not isinstance(error, UsageError) else str(error)
-            where = f"{run.spec.label} on {run.spec.dataset}, seeds {run.spec.seeds}: {reason}"
-            write_failure(bench.output, run.spec, reason=where, traceback=traceback.format_exc())
-            listener.failed(run, where)
+            known = isinstance(error, (UsageError, TrainingDiverged))
+            reason = str(error) if known else f"{type(error).__name__}: {error}"
+            write_failure(
+                bench.output, run.spec, reason=reason, traceback=traceback.format_exc(), where=place_of(run, error)
+            )
+            listener.failed(run, reason)
         else:
             listener.finished(run, result)
     return failures
+
+
+def place_of(run: Run, error: Exception) -> dict[str, Any]:
+    """Method, dataset and seeds of a failure; epoch, step and learning rate where they are known."""
+    spec = run.spec
+    place = {
+        "method": spec.label,
+        "dataset": spec.dataset,
+        "data_seed": spec.data_seed,
+        "train_seed": spec.train_seed,
+    }
+    return {**place, **getattr(error, "where", {})}
 
 
 def execute(bench: Bench, run: Run, listener: Listener) -> Result:
@@ -186,7 +142,7 @@ def learn(
     recipe, spec = run.settings.recipe, run.spec
     assert recipe is not None  # a method that trains has a recipe
     path = bench.output / "trainings" / f"{key[:32]}.safetensors"
-    method.prepare(still_batches(method, train, recipe.batch))
+    show_training_images(method, still_batches(method, train, recipe.batch), spec.train_seed)
     stored = load_training(path, method)
     if stored is not None:
         return stored
@@ -226,7 +182,7 @@ def evaluate_all(
     metrics, notes, names = {}, {}, {}
     for evaluation in run.plan.evaluations:
         chosen = open_selection(bench.dataset, evaluation.selection, run.spec.data_seed)
-        shown = shown_names(bench, evaluation, chosen, run.spec.data_seed)
+        shown = shown_names(bench.dataset, evaluation, chosen, run.spec.data_seed)
         names[evaluation.name] = shown
         metric = f"{evaluation.name}/accuracy"
         if not method.transfers and tuple(shown) != tuple(train.class_names):
@@ -234,15 +190,10 @@ def evaluate_all(
             continue
         method.set_classes(shown)
         logits = predict(method, chosen)
+        if not torch.isfinite(logits).all():
+            raise FloatingPointError(f"scores of {evaluation.name} images are infinite or NaN")
         metrics[metric] = accuracy(logits, torch.tensor(chosen.labels))
     return metrics, notes, names
-
-
-def shown_names(bench: Bench, evaluation: Evaluation, chosen: SelectedImages, seed: int) -> ClassNames:
-    """The class names that an evaluation's images are scored against."""
-    if evaluation.names is None:
-        return chosen.class_names
-    return open_selection(bench.dataset, evaluation.names, seed).class_names
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from promptbench import sampling
 from promptbench.classnames import ClassNames
 from promptbench.config import UsageError
 from promptbench.dataset import Dataset, Item
-from promptbench.protocol import Selection
+from promptbench.protocol import Evaluation, Selection
 
 HELD_OUT_SHOTS = 16  # drawn per class where a dataset has no validation images
 
@@ -92,3 +92,12 @@ def class_labels(dataset: Dataset, classes: str) -> list[int]:
         base, new = sampling.split_base_new(labels)
         labels = {"all": labels, "base": base, "new": new}[half]
     return labels
+
+
+def shown_names(
+    open_dataset: Callable[[str], Dataset], evaluation: Evaluation, chosen: SelectedImages, seed: int
+) -> ClassNames:
+    """The class names that an evaluation's images, `chosen`, are scored against."""
+    if evaluation.names is None:
+        return chosen.class_names
+    return open_selection(open_dataset, evaluation.names, seed).class_names

@@ -16,6 +16,8 @@ class Spec:
     """Everything that decides a run, resolved: two runs with equal specs give the same numbers.
 
     Attributes:
+        plugin: SHA-256 of the source of a method that is not built in, so that an edited file makes new runs; "" for a
+            built-in one.
         config: The method's fields, resolved.
         recipe: Epochs, learning rate, batch and so on, resolved, with the recipe's `origin`.
         shots: Training images per class; None for all of them.
@@ -32,6 +34,7 @@ class Spec:
     dataset: str
     method: str
     preset: str = ""
+    plugin: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     shots: int | None
@@ -45,7 +48,18 @@ class Spec:
     dataset_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("suite", "protocol", "dataset", "method", "preset", "sampler", "backbone", "precision", "device"):
+        for name in (
+            "suite",
+            "protocol",
+            "dataset",
+            "method",
+            "preset",
+            "plugin",
+            "sampler",
+            "backbone",
+            "precision",
+            "device",
+        ):
             expect(getattr(self, name), str, f"spec.{name}")
         for name in ("data_seed", "train_seed", "threads") + (("shots",) if self.shots is not None else ()):
             expect(getattr(self, name), int, f"spec.{name}")

@@ -30,7 +30,19 @@ Progress = Callable[[int, int, float], None]  # steps done, steps in all, loss
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss became NaN or infinite; the message says where."""
+    """A loss or a learned tensor became NaN or infinite; the message says where.
+
+    Attributes:
+        where: `epoch` and `step`, counted from 1, and `lr`.
+    """
+
+    def __init__(self, what: str, module: PromptTraining, step: int) -> None:
+        recipe, rate = module.recipe, module.trainer.optimizers[0].param_groups[0]["lr"]
+        self.where = {"epoch": module.current_epoch + 1, "step": step + 1, "lr": rate}
+        super().__init__(
+            f"{what} in epoch {module.current_epoch + 1} of {recipe.epochs}, step {step + 1} of "
+            f"{module.steps_per_epoch}, at learning rate {rate:.3g}; a smaller lr may help"
+        )
 
 
 @dataclass(frozen=True)
@@ -70,53 +82,47 @@ class PromptTraining(pl.LightningModule):
         self.steps_per_epoch, self.progress = steps_per_epoch, progress
         self.losses: list[dict[str, float]] = []
         self._sums: dict[str, Tensor] = {}
-        self._seen = self._done = self.images = 0
+        self._seen = self._steps = self._done = self.images = 0
 
     def training_step(self, batch: tuple[Images, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         terms = self.method.loss(images, labels)
         loss = torch.stack(list(terms.values())).sum()
-        self._refuse_divergence(loss, batch_idx)
+        if not torch.isfinite(loss):
+            raise TrainingDiverged(f"the loss became {loss.item()}", self, batch_idx)
         for name, term in terms.items():
             self._sums[name] = self._sums.get(name, torch.zeros((), device=loss.device)) + term.detach() * len(labels)
         self._seen += len(labels)
+        self._steps += 1
         self._done += 1
         if self.progress:
             self.progress(self._done, self.recipe.epochs * self.steps_per_epoch, float(loss.detach()))
         return loss
 
-    def _refuse_divergence(self, loss: Tensor, step: int) -> None:
-        if torch.isfinite(loss):
-            return
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        raise TrainingDiverged(
-            f"the loss became {loss.item()} in epoch {self.current_epoch + 1} of {self.recipe.epochs}, "
-            f"step {step + 1} of {self.steps_per_epoch}, learning rate {rate:.3g}"
-        )
-
     def on_train_epoch_end(self) -> None:
+        for name, learned in self.method.named_parameters():
+            if not torch.isfinite(learned).all():
+                raise TrainingDiverged(f"the learned tensor {name} became infinite or NaN", self, self._steps - 1)
         self.losses.append({name: float(total) / self._seen for name, total in self._sums.items()})
         self.images += self._seen
-        self._sums, self._seen = {}, 0
+        self._sums, self._seen, self._steps = {}, 0, 0
         with torch.no_grad():
             self.method.on_epoch_end(self.current_epoch, self.recipe.epochs)
 
     def configure_optimizers(self) -> Any:
         recipe = self.recipe
-        groups = [
-            {**group, "lr": recipe.lr * group.pop("lr_scale", 1.0)}
-            for group in map(dict, self.method.parameter_groups())
-        ]
+        groups = [dict(group) for group in self.method.parameter_groups()]
+        for group in groups:
+            group["lr"] = recipe.lr * group.pop("lr_scale", 1.0)
         optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            [lambda epoch, base=g["lr"]: self._rate(base, epoch) / base for g in groups],  # type: ignore[misc]
-        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [self._factor(group["lr"]) for group in groups])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
 
-    def _rate(self, base: float, epoch: int) -> float:
+    def _factor(self, base: float) -> Callable[[int], float]:
+        """Epoch to the factor on a group's rate `base`; a group whose rate is 0 never moves, warm-up included."""
         recipe = self.recipe
-        return learning_rate(base, epoch, recipe.epochs, recipe.warmup_epochs, recipe.warmup_lr)
+        rest = (recipe.epochs, recipe.warmup_epochs, recipe.warmup_lr)
+        return lambda epoch: learning_rate(base, epoch, *rest) / base if base else 0.0
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         images, labels = batch

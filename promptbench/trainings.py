@@ -29,7 +29,7 @@ def training_key(spec: Spec, facts: Mapping[str, Any]) -> str:
     """
     decisive = {
         "method": spec.method,
-        "plugin": getattr(spec, "plugin", ""),
+        "plugin": spec.plugin,
         "config": spec.config,
         "recipe": {key: value for key, value in spec.recipe.items() if key != "origin"},
         "dataset": [spec.dataset, spec.dataset_options],

@@ -13,13 +13,15 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, cast
 
+from promptbench.bench import Bench
 from promptbench.config import UsageError
 from promptbench.dataset import Dataset, Item
 from promptbench.metrics import harmonic_mean
 from promptbench.planning import Request, Run, plan_runs
+from promptbench.preflight import preflight
 from promptbench.protocol import Evaluation, Plan
 from promptbench.results import find, read_result
-from promptbench.runner import Bench, Listener, preflight, run_all
+from promptbench.runner import Listener, run_all
 
 DEFAULT_LR = (1 / 3, 1.0, 3.0)  # times the recipe's
 DEFAULT_EPOCHS = (0.5, 1.0, 2.0)

@@ -4,7 +4,9 @@ Prompts stand after the patches. Where the next block replaces them, their own o
 attended to. The last block runs for [CLS] alone unless the patches are asked for. With `layer`, whole sequences go
 through open_clip's blocks.
 
-Letters: B images, P patches, n prompts, d the tower's width.
+CLIP's ResNet takes no prompts; its dense features are the values that its attention pool would mix.
+
+Letters: B images, P patches, n prompts, d the tower's width, D joint dimension.
 """
 
 from __future__ import annotations
@@ -29,21 +31,43 @@ def resblocks(visual: Any) -> Any:
     return nn.ModuleList() if found is None else found
 
 
+def is_resnet(visual: Any) -> bool:
+    """Whether this is CLIP's ResNet, which ends in an attention pool."""
+    return hasattr(visual, "stem") and hasattr(getattr(visual, "attnpool", None), "v_proj")
+
+
 def width(visual: Any) -> int:
     """Channels of the tower's tokens, or of a ResNet's last feature map."""
     if len(resblocks(visual)):
         return int(visual.class_embedding.shape[-1])
-    if hasattr(visual, "attnpool"):
-        return int(visual.attnpool.k_proj.in_features)
+    if is_resnet(visual):
+        return int(visual.attnpool.v_proj.in_features)
     raise UsageError("This image tower is neither CLIP's vision transformer nor CLIP's ResNet.")
 
 
-def check(visual: Any, name: str) -> None:
-    """Raise a UsageError unless prompts and dense features are possible in this tower."""
+def local_width(visual: Any) -> int:
+    """Channels of `ImageFeatures.local_unprojected`: a ResNet's dense features are in the joint space already."""
+    return int(visual.attnpool.c_proj.out_features) if is_resnet(visual) else width(visual)
+
+
+def project(visual: Any, tokens: Tensor) -> Tensor:
+    """Tokens (..., d), as after the last normalisation, in the joint space (..., D)."""
+    projection = getattr(visual, "proj", None)
+    return tokens if projection is None else tokens @ projection
+
+
+def check(visual: Any, name: str, changed: bool) -> None:
+    """Raise a UsageError unless this tower gives dense features and, if it is `changed`, takes prompts."""
+    if not changed and is_resnet(visual):
+        return
     if not len(resblocks(visual)):
         raise UsageError(
-            f"Backbone '{name}' has an image tower without transformer blocks, so it takes no visual prompts and gives "
-            "no dense features; choose a ViT such as ViT-B-16, or a method that prompts the text alone."
+            f"Backbone '{name}' has an image tower without transformer blocks, so it takes no visual prompts"
+            + (
+                "; choose a ViT such as ViT-B-16, or a method that prompts the text alone."
+                if changed
+                else " and gives no dense features; choose a ViT such as ViT-B-16, or CLIP's ResNet."
+            )
         )
     pooled_by_cls = (
         getattr(visual, "attn_pool", None) is None
@@ -62,7 +86,12 @@ def encode(
     layer: Layer | None,
     local: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """[CLS] (B, d), and with `local` the value path (B, P, d) and the patches (B, P, d); all after `ln_post`."""
+    """[CLS] (B, d), and with `local` the value path (B, P, d) and the patches (B, P, d); all after `ln_post`.
+
+    Of a ResNet: the pooled feature (B, D), the value path (B, P, D) and the last feature map (B, P, d).
+    """
+    if is_resnet(visual):
+        return encode_resnet(visual, images)
     x = visual._embeds(images)  # (B, 1 + P, d), after ln_pre
     prompts = None if prompts is None else visual.ln_pre(prompts)  # per token, so apart is exact
     check_deep(deep, prompts, len(resblocks(visual)))
@@ -74,6 +103,20 @@ def encode(
     if dense is None:
         return x[:, 0], None, None
     return x[:, 0], visual.ln_post(dense), x[:, 1:]
+
+
+def encode_resnet(visual: Any, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pooled feature (B, D), value path (B, P, D) and last feature map as tokens (B, P, d) of CLIP's ResNet.
+
+    The value path is that of LoCoOp and GalLoP: value and output projection of the attention pool at every position
+    for itself, without the pool's positional embedding, which the pooled feature has.
+    """
+    x = visual.stem(images)
+    for stage in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+        x = stage(x)
+    patches = x.flatten(2).transpose(1, 2)  # (B, P, d)
+    pool = visual.attnpool
+    return pool(x), pool.c_proj(pool.v_proj(patches)), patches
 
 
 def batch(prompts: Tensor, x: Tensor) -> Tensor:

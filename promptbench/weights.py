@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -45,7 +47,10 @@ def load_backbone(name: str = EMBEDDED) -> Any:
     if name == EMBEDDED:
         from promptbench.mini.model import load
 
-        clip, tokenizer, known = load()
+        try:
+            clip, tokenizer, known = load()
+        except (OSError, ValueError) as error:
+            raise UsageError(f"The embedded weights cannot be loaded: {error}") from error
         return Backbone(clip, tokenizer, name=name, known_tokens=known)
     architecture, weights = split_name(name)
     config_file(architecture)
@@ -65,9 +70,12 @@ def shape_of(name: str) -> BackboneShape:
         UsageError: On an unknown architecture, or a name without weights.
     """
     file = _folder("promptbench.mini") / "mini-clip.json" if name == EMBEDDED else config_file(split_name(name)[0])
-    config = json.loads(file.read_text())
-    layers = config["vision_cfg"].get("layers", 0)  # a ResNet has a list of stages
-    return BackboneShape(name, config["text_cfg"].get("layers", 12), layers if isinstance(layers, int) else 0)
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        text, vision = config["text_cfg"].get("layers", 12), config["vision_cfg"].get("layers", 0)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{file} is no architecture of open_clip: it needs 'text_cfg' and 'vision_cfg'.") from error
+    return BackboneShape(name, text, vision if isinstance(vision, int) else 0)  # a ResNet has a list of stages
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -103,30 +111,56 @@ def _create(architecture: str, weights: str) -> Any:
     if weights == RANDOM:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            logging.disable(logging.WARNING)  # open_clip warns that there are no weights
-            try:
+            with silence():  # open_clip warns that there are no weights
                 return open_clip.create_model(architecture, pretrained=None, load_weights=False)
-            finally:
-                logging.disable(logging.NOTSET)
     file = Path(weights).expanduser()
     tags = open_clip.list_pretrained_tags_by_model(architecture.removesuffix("-quickgelu"))
-    if not file.exists() and weights not in tags:
+    if not file.is_file() and weights not in tags:
         raise UsageError(
-            f"'{weights}' is neither a weight file nor a pretrained tag of {architecture}.{nearest(weights, tags)}"
+            f"'{weights}' is neither a weight file nor a pretrained tag of {architecture}."
+            f"{nearest(weights, tags) or (' Tags: ' + ', '.join(tags) + '.' if tags else '')}"
         )
     try:
-        with warnings.catch_warnings():
+        with silence(), warnings.catch_warnings():
             warnings.filterwarnings("error", message="QuickGELU mismatch")
             return open_clip.create_model(
                 architecture,
-                pretrained=str(file) if file.exists() else weights,
+                pretrained=str(file) if file.is_file() else weights,
                 force_quick_gelu=_needs_quick_gelu(architecture, weights),
             )
-    except OSError as error:
+    except UserWarning:
+        raise UsageError(
+            f"The weights '{weights}' need QuickGELU; name the backbone {architecture}-quickgelu:{weights}."
+        ) from None
+    except Exception as error:  # open_clip, torch and the hub raise anything
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
+        if file.is_file():
+            raise UsageError(f"The weight file {file} cannot be loaded into {architecture}: {reason}.") from error
         raise UsageError(
             f"The weights '{weights}' of {architecture} could not be fetched ({type(error).__name__}); without a "
-            f"network, download them elsewhere and name the file: --backbone {architecture}:/path/to/file."
+            f"network, download {_source_of(architecture, weights)} elsewhere and name the file: "
+            f"--backbone {architecture}:/path/to/file."
         ) from error
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Within it nobody logs: what open_clip and the hub have to say comes back as an exception."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _source_of(architecture: str, tag: str) -> str:
+    """Where open_clip fetches weights from."""
+    import open_clip
+
+    record = open_clip.get_pretrained_cfg(architecture, tag) or {}
+    hub = str(record.get("hf_hub") or "").rstrip("/")
+    return f"https://huggingface.co/{hub}" if hub else str(record.get("url") or "them")
 
 
 def _needs_quick_gelu(architecture: str, weights: str) -> bool:

@@ -198,21 +198,75 @@ def test_words_never_seen_are_said(tiny: Backbone, caplog: pytest.LogCaptureFixt
     tiny.embed_text(["a photo of a dog."])
     assert not caplog.records
     tiny.embed_text(["a photo of a cat.", "a photo of a dog."])
-    assert "'a photo of a cat.'" in caplog.text and "never trained" in caplog.text and "dog" not in caplog.text
+    assert "never trained on 'cat'" in caplog.text and "dog" not in caplog.text
+    tiny.embed_text(["a cat", "a photo of a cat."])
+    assert len(caplog.records) == 1  # each word is said once
 
 
-def test_prompts_in_a_resnet_are_refused() -> None:
-    clip = open_clip.model.CLIP(
-        embed_dim=32,
-        vision_cfg={"layers": [1, 1, 1, 1], "width": 8, "image_size": 32, "head_width": 32},
-        text_cfg={"width": 32, "heads": 2, "layers": 2, "vocab_size": 49408, "context_length": 77},
-    )
-    backbone = Backbone(clip, open_clip.get_tokenizer("RN50"), name="small resnet")
+@pytest.fixture
+def resnet() -> Backbone:
+    """A small random ResNet of CLIP's kind, whose biases, batch statistics and residual branches are not zero."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        clip = open_clip.model.CLIP(
+            embed_dim=24,
+            vision_cfg={"layers": [1, 1, 1, 1], "width": 8, "image_size": 64, "head_width": 32},
+            text_cfg={"width": 32, "heads": 2, "layers": 2, "vocab_size": 49408, "context_length": 77},
+        )
+        for name, tensor in clip.visual.state_dict().items():
+            if name.endswith(("bias", "running_mean", "bn3.weight")):
+                tensor.normal_(std=0.3)
+    return Backbone(clip, open_clip.get_tokenizer("RN50"), name="small resnet")
+
+
+def test_dense_features_of_a_resnet_are_its_attention_pools_values(resnet: Backbone) -> None:
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    features, visual = resnet.encode_image(images, local=True), resnet.clip.visual
+    torch.testing.assert_close(features.cls, resnet.clip.encode_image(images), **CLOSE)
+    final = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(images)))))  # (2, 256, 2, 2)
+    assert features.local is not None and features.local_unprojected is not None and features.patches is not None
+    assert features.local.shape == (2, 4, resnet.embed_dim) and features.patches.shape == (2, 4, resnet.vision_width)
+    assert features.local_unprojected.shape == (2, 4, resnet.local_width)
+    pool = visual.attnpool
+    for row in range(2):
+        for column in range(2):
+            position = final[:, :, row, column]
+            value = position @ pool.v_proj.weight.T + pool.v_proj.bias
+            value = value @ pool.c_proj.weight.T + pool.c_proj.bias
+            torch.testing.assert_close(features.local[:, 2 * row + column], value, **CLOSE)
+            assert torch.equal(features.patches[:, 2 * row + column], position)
+    assert torch.equal(resnet.project_local(features.local_unprojected), features.local)
+
+
+def test_the_pool_over_one_position_gives_its_value(resnet: Backbone) -> None:
+    """Attending to a single position, without positions, is what the value path stands for."""
+    pool = resnet.clip.visual.attnpool
+    final = torch.randn(1, pool.v_proj.in_features, 1, 1, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        pool.positional_embedding = torch.nn.Parameter(torch.zeros(2, pool.v_proj.in_features))
+        pooled = pool(final)  # the mean and the position itself, which are the same
+    torch.testing.assert_close(pooled, pool.c_proj(pool.v_proj(final.flatten(1))), **CLOSE)
+
+
+def test_prompts_in_a_resnet_are_refused(resnet: Backbone) -> None:
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(resnet.encode_image(images).cls, resnet.clip.encode_image(images))
+    assert (resnet.vision_depth, resnet.text_depth) == (0, 2)
+    for asked in ({"prompts": torch.zeros(2, resnet.vision_width)}, {"layer": plain_block, "local": True}):
+        with pytest.raises(UsageError, match="'small resnet' .* takes no visual prompts"):
+            resnet.encode_image(images, **asked)
+
+
+def test_a_foreign_image_tower_gives_no_dense_features(tiny: Backbone) -> None:
+    class Foreign(torch.nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.zeros(len(images), 32)
+
+    tiny.clip.visual = Foreign()
     images = torch.randn(2, 3, 32, 32)
-    assert torch.equal(backbone.encode_image(images).cls, clip.encode_image(images))
-    assert (backbone.vision_depth, backbone.text_depth) == (0, 2)
-    with pytest.raises(UsageError, match="'small resnet' .* takes no visual prompts"):
-        backbone.encode_image(images, prompts=torch.zeros(2, backbone.vision_width))
+    assert tiny.encode_image(images).cls.shape == (2, 32)
+    with pytest.raises(UsageError, match="gives no dense features"):
+        tiny.encode_image(images, local=True)
 
 
 def test_a_text_tower_without_causal_blocks_is_refused() -> None:

@@ -60,8 +60,8 @@ class Sampler:
 
     Args:
         scene: The pool.
-        first: Share of all steps before the mixture begins to change; until then a tenth comes from everything.
-        last: Share of all steps after which everything takes part.
+        first: Share of the horizon before the mixture begins to change; until then a tenth comes from everything.
+        last: Share of the horizon after which everything takes part.
     """
 
     def __init__(self, scene: Scene, *, first: float, last: float) -> None:
@@ -69,7 +69,7 @@ class Sampler:
         self._first, self._last = first, last
 
     def draw(self, generator: np.random.Generator, n: int, *, progress: float) -> np.ndarray:
-        """Numbers (n,) of images for a step at this share of all steps."""
+        """Numbers (n,) of images for a step at this share of the horizon."""
         share = float(np.clip((progress - self._first) / (self._last - self._first), 0.1, 1))
         odds = share * self._final + (1 - share) * self._easy
         return generator.choice(len(odds), n, p=odds)

@@ -1,4 +1,4 @@
-"""The tiny CLIP: open_clip's own model, built from `mini-clip.json`, with weights that ship in the package.
+"""The tiny CLIP: open_clip's own model, built from the config `mini-clip.json`, with weights that ship in the package.
 
 The weights file holds 16-bit floats and, of the token embedding, only the rows that pre-training has seen. The other
 rows come from a frozen stream of numbers, scaled to the spread of the trained ones.
@@ -108,9 +108,9 @@ def load(folder: Path = WEIGHTS_FILE.parent) -> tuple[CLIP, open_clip.SimpleToke
     trained = tensors.pop(_ROWS)
     state = {name: torch.from_numpy(value.astype(np.float32)) for name, value in tensors.items()}
     state[_EMBEDDING] = torch.from_numpy(_expand(state[_EMBEDDING].numpy(), trained))
-    open_clip.add_model_config(CONFIG_FILE)
-    model = open_clip.create_model(CONFIG_FILE.stem, load_weights=False)
+    with torch.random.fork_rng(devices=[]):  # the numbers it is initialised with are overwritten
+        model = build()
     missing, unexpected = model.load_state_dict(state, strict=False)
     if set(missing) - {_MASK} or unexpected:
         raise ValueError(f"{folder / WEIGHTS_FILE.name} does not fit {CONFIG_FILE.name}: {missing}, {unexpected}.")
-    return model.eval(), open_clip.get_tokenizer(CONFIG_FILE.stem), frozenset(trained.tolist())
+    return model.eval(), open_clip.SimpleTokenizer(), frozenset(trained.tolist())

@@ -39,21 +39,25 @@ class Schedule:
 
     Attributes:
         steps: Optimiser steps.
+        horizon: Steps that the cosine of the learning rate and the shares below are laid out for.
+        cooldown: Steps at the end over which the learning rate falls to zero, linearly, before the cosine would.
         batch: Pairs of image and caption per step.
         shards: Rendered images in thousands (1024).
-        rate: Highest learning rate; a cosine takes it down to a fiftieth.
+        rate: Highest learning rate; the cosine would take it down to a fiftieth.
         warmup: Steps of linear warm-up.
         decay: Weight decay of matrices; vectors have none.
-        fade: Share of the steps after which the attribute heads count nothing.
-        first: Share of the steps before the curriculum widens.
-        last: Share of the steps after which it holds everything.
+        fade: Share of the horizon after which the attribute heads count nothing.
+        first: Share of the horizon before the curriculum widens.
+        last: Share of the horizon after which it holds everything.
         shift: Largest shift of a batch of images in pixels.
         seed: Seed of everything.
         every: Steps between checkpoints and lines of the log.
         model: Changes to the configuration of the model.
     """
 
-    steps: int = 4400
+    steps: int = 3000
+    horizon: int = 4400
+    cooldown: int = 400
     batch: int = 128
     shards: int = 96
     rate: float = 1.2e-3
@@ -126,8 +130,9 @@ class Pretraining:
 
     def _rate(self) -> float:
         s = self.schedule
-        cosine = 0.5 * (1 + math.cos(math.pi * self.step / s.steps))
-        return s.rate * min(1, (self.step + 1) / s.warmup) * (0.98 * cosine + 0.02)
+        cosine = 0.5 * (1 + math.cos(math.pi * self.step / s.horizon))
+        ends = min(1, (self.step + 1) / s.warmup) * min(1, (s.steps - self.step) / s.cooldown)
+        return s.rate * ends * (0.98 * cosine + 0.02)
 
     def losses(self, scene: Scene, images: np.ndarray, texts: list[str]) -> dict[str, torch.Tensor]:
         """The contrastive loss and the cross-entropy of every head, unweighted."""
@@ -144,7 +149,7 @@ class Pretraining:
         """One step; returns the losses by name."""
         s = self.schedule
         generator = np.random.default_rng([s.seed, 1, self.step])
-        progress = self.step / s.steps
+        progress = self.step / s.horizon
         index = sampler.draw(generator, s.batch, progress=progress)
         texts = [caption(pool, i, generator) for i in index]
         shift = generator.integers(-s.shift, s.shift + 1, 2)

@@ -1,10 +1,10 @@
-"""The forward passes of CoOp, VPT, IVLP and MaPLe, written as plainly as possible.
+"""The forward passes of CoOp, CoCoOp, VPT, IVLP, MaPLe and GalLoP, written as plainly as possible.
 
 Whole sequences of 77 tokens, all classes in full, attention spelled out, no shared prefix, no trimming, no framework.
 Only the weights are open_clip's. Checked against the stored reference numbers, and then used where none are stored:
 other seeds, depths, positions, numbers of prompt tokens.
 
-Letters: B images, K classes, n prompt tokens, d width of a tower, D joint dimension.
+Letters: B images, K classes, P patches, n prompt tokens, d width of a tower, D joint dimension.
 """
 
 from __future__ import annotations
@@ -74,6 +74,14 @@ def encode_text(weights: Weights, prompts: Tensor, eot: Tensor, deep: Sequence[T
     return x[torch.arange(len(x)), eot] @ weights["text_projection"]
 
 
+def image_tokens(weights: Weights, images: Tensor) -> Tensor:
+    """[CLS] and patches (B, 1 + P, d) with their positions, before `ln_pre`."""
+    kernel = weights["visual.conv1.weight"]
+    patches = F.conv2d(images, kernel, stride=kernel.shape[-1]).flatten(2).transpose(1, 2)  # (B, P, d)
+    cls = weights["visual.class_embedding"].expand(len(images), 1, -1)
+    return torch.cat([cls, patches], dim=1) + weights["visual.positional_embedding"]
+
+
 def encode_image(
     weights: Weights, images: Tensor, prompts: Tensor | None = None, deep: Sequence[Tensor] = ()
 ) -> Tensor:
@@ -85,10 +93,7 @@ def encode_image(
         prompts: (n, d), appended after the patches before `ln_pre`.
         deep: Prompts (n, d) that replace the last n tokens before block 1, 2, ...
     """
-    kernel = weights["visual.conv1.weight"]
-    patches = F.conv2d(images, kernel, stride=kernel.shape[-1]).flatten(2).transpose(1, 2)  # (B, P, d)
-    cls = weights["visual.class_embedding"].expand(len(images), 1, -1)
-    x = torch.cat([cls, patches], dim=1) + weights["visual.positional_embedding"]
+    x = image_tokens(weights, images)
     if prompts is not None:
         x = torch.cat([x, prompts.expand(len(images), -1, -1)], dim=1)
     x = layer_norm(weights, "visual.ln_pre", x)
@@ -98,6 +103,17 @@ def encode_image(
             x = torch.cat([x[:, : -new.shape[1]], new], dim=1)
         x = block(weights, f"visual.transformer.resblocks.{index}", x, causal=False)
     return layer_norm(weights, "visual.ln_post", x[:, 0]) @ weights["visual.proj"]
+
+
+def dense_features(weights: Weights, images: Tensor) -> Tensor:
+    """Patches (B, P, d) by the last block's value path, after `ln_post`, before the projection."""
+    x = layer_norm(weights, "visual.ln_pre", image_tokens(weights, images))
+    last = layers(weights, "visual.transformer.resblocks.") - 1
+    for index in range(last):
+        x = block(weights, f"visual.transformer.resblocks.{index}", x, causal=False)
+    alone = x[:, 1:].reshape(-1, 1, x.shape[-1])  # a sequence of one token attends to itself: its value
+    alone = block(weights, f"visual.transformer.resblocks.{last}", alone, causal=False)
+    return layer_norm(weights, "visual.ln_post", alone.reshape(len(x), -1, x.shape[-1]))
 
 
 def logits(weights: Weights, image: Tensor, text: Tensor) -> Tensor:
@@ -161,6 +177,82 @@ def coop(
         ]
     )
     return scored(weights, encode_image(weights, images), encode_text(weights, prompts, ids.argmax(dim=-1)))
+
+
+def cocoop(
+    weights: Weights, images: Tensor, names: Sequence[str], learned: Mapping[str, Tensor], words: str = ""
+) -> dict[str, Tensor]:
+    """CoCoOp, one image after the other, with the learned tensors under the authors' names.
+
+    Returns:
+        As `coop`, with `text_features` (B, K, D), and `meta_bias` (B, d).
+    """
+    features = encode_image(weights, images)
+    hidden = F.normalize(features, dim=-1) @ learned["meta_net.linear1.weight"].T + learned["meta_net.linear1.bias"]
+    shift = hidden.clamp(min=0) @ learned["meta_net.linear2.weight"].T + learned["meta_net.linear2.bias"]
+    each = [coop(weights, images[i : i + 1], names, learned["ctx"] + shift[i], words=words) for i in range(len(images))]
+    return {
+        "image_features": torch.cat([out["image_features"] for out in each]),
+        "text_features": torch.stack([out["text_features"] for out in each]),
+        "logits": torch.cat([out["logits"] for out in each]),
+        "meta_bias": shift,
+    }
+
+
+def gallop_text(weights: Weights, names: Sequence[str], prompts: Tensor) -> Tensor:
+    """(K, m, D), not normalised, of prompts (m, n, d) between [SOS] and the bare name, no full stop."""
+    ids = tokenize([name.replace("_", " ") for name in names])
+    embeddings = weights["token_embedding.weight"][ids]
+    n = prompts.shape[1]
+    features = []
+    for prompt in prompts:
+        own = prompt.expand(len(names), -1, -1)
+        texts = torch.cat([embeddings[:, :1], own, embeddings[:, 1 : CONTEXT_LENGTH - n]], dim=1)
+        features.append(encode_text(weights, texts, ids.argmax(dim=-1) + n))
+    return torch.stack(features, dim=1)
+
+
+def gallop(
+    weights: Weights, images: Tensor, names: Sequence[str], learned: Mapping[str, Tensor], topk: Sequence[int]
+) -> dict[str, Tensor]:
+    """GalLoP with the learned tensors under the authors' names.
+
+    Returns:
+        Cosines `global_logits` (B, K, m) and `local_logits` (B, P, K, m), `topk_reduce` (B, K, m), `logits` (B, K).
+    """
+    dense = dense_features(weights, images)
+    if "local_proj.linear.weight" in learned:
+        dense = dense @ learned["local_proj.linear.weight"].T
+    image, dense = (F.normalize(x, dim=-1) for x in (encode_image(weights, images), dense @ weights["visual.proj"]))
+    text = F.normalize(gallop_text(weights, names, learned["global_prompt"]), dim=-1)
+    local_text = F.normalize(gallop_text(weights, names, learned["local_prompts"]), dim=-1)
+    of_image = torch.einsum("bd,kmd->bkm", image, text)
+    of_patches = torch.einsum("bpd,kmd->bpkm", dense, local_text)
+    ordered = of_patches.sort(dim=1, descending=True).values
+    counts = list(topk) * (local_text.shape[1] if len(topk) == 1 else 1)
+    best = torch.stack([ordered[:, :k, :, m].mean(dim=1) for m, k in enumerate(counts)], dim=-1)
+    fused = (of_image.mean(dim=-1) + best.mean(dim=-1)) / 2
+    return {
+        "image_features": image,
+        "local_features": dense,
+        "text_features": text,
+        "local_text_features": local_text,
+        "global_logits": of_image,
+        "local_logits": of_patches,
+        "topk_reduce": best,
+        "logits": weights["logit_scale"].exp() * fused,
+    }
+
+
+def gallop_loss(weights: Weights, out: Mapping[str, Tensor], labels: Tensor, kept: Tensor | None) -> Tensor:
+    """Global plus local cross-entropy, image by image; `kept` (B, any) are the global prompts that count, None: all."""
+    scale, terms = weights["logit_scale"].exp(), []
+    for b, label in enumerate(labels):
+        prompts = range(out["global_logits"].shape[-1]) if kept is None else kept[b].tolist()
+        mean = torch.stack([out["global_logits"][b, :, m] for m in prompts]).mean(dim=0)
+        local = [-(scale * best).log_softmax(dim=0)[label] for best in out["topk_reduce"][b].T]
+        terms.append(-(scale * mean).log_softmax(dim=0)[label] + sum(local) / len(local))
+    return torch.stack(terms).mean()
 
 
 def prompted(

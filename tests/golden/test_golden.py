@@ -18,6 +18,7 @@ from torch import Tensor
 import promptbench as pb
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "cocoop_init4": ("cocoop", {"n_ctx": 4, "ctx_init": "a photo of a"}),
     "coop_end_init": ("coop", {"n_ctx": 4, "ctx_init": "a photo of a", "class_token_position": "end"}),
     "coop_middle_16": ("coop", {"n_ctx": 16, "ctx_init": "", "class_token_position": "middle"}),
     "maple_d3": ("maple", {"n_ctx": 2, "ctx_init": "a photo of a", "depth": 3}),
@@ -63,7 +64,14 @@ def total_loss(method: pb.Method, images: Tensor, labels: Tensor) -> Tensor:
     return torch.stack(list(method.loss(images, labels).values())).sum()
 
 
-@pytest.mark.parametrize("case", ["coop_end_init", "maple_d3"], indirect=True)
+def text_features(method: Any, images: Tensor) -> Tensor:
+    """(K, D), or (B, K, D) of a method whose text depends on the image; normalised."""
+    if hasattr(method, "conditional_text"):
+        return F.normalize(method.conditional_text(method.backbone.encode_image(images).cls), dim=-1)
+    return F.normalize(method.text_features(), dim=-1)
+
+
+@pytest.mark.parametrize("case", ["cocoop_init4", "coop_end_init", "maple_d3"], indirect=True)
 def test_context_starts_from_the_words(untrained: pb.Method, stored: dict[str, Tensor]) -> None:
     context = next(p for name, p in pb.official_parameters(untrained).items() if name.endswith("ctx"))
     assert torch.equal(context.detach(), stored["init_ctx"])
@@ -78,8 +86,9 @@ def test_official_names_are_all_there(method: pb.Method, stored: dict[str, Tenso
 def test_predictions_equal_the_reference(method: pb.Method, stored: dict[str, Tensor], golden_images: Tensor) -> None:
     prediction = method(golden_images)
     close(prediction.logits, stored["logits"], LOGITS)
-    close(prediction.cosines, stored["image_features"] @ stored["text_features"].T, FEATURES)
-    close(F.normalize(method.text_features(), dim=-1), stored["text_features"], FEATURES)
+    text = stored["text_features"].expand(len(golden_images), -1, -1)
+    close(prediction.cosines, torch.einsum("bd,bkd->bk", stored["image_features"], text), FEATURES)
+    close(text_features(method, golden_images), stored["text_features"], FEATURES)
 
 
 @torch.no_grad()
@@ -94,6 +103,8 @@ def test_image_features_equal_the_reference(
         features = method.backbone.encode_image(golden_images, prompts[0], dict(enumerate(prompts[1:], start=1)))
     else:
         features = method.backbone.encode_image(golden_images)
+    if case.startswith("cocoop"):
+        close(method.shift(features.cls), stored["meta_bias"], FEATURES)
     close(F.normalize(features.cls, dim=-1), stored["image_features"], FEATURES)
 
 
@@ -137,7 +148,7 @@ def test_other_classes_equal_the_reference(
     before = method(golden_images).logits
     method.set_classes(golden_recipe.NEW_CLASS_NAMES)
     close(method(golden_images).logits, stored["newcls_logits"], LOGITS)
-    close(F.normalize(method.text_features(), dim=-1), stored["newcls_text_features"], FEATURES)
+    close(text_features(method, golden_images), stored["newcls_text_features"], FEATURES)
     method.set_classes(golden_recipe.CLASS_NAMES)
     assert torch.equal(method(golden_images).logits, before)
 

@@ -69,12 +69,14 @@ def forward(
         return reference.coop(weights, images, names, learned["ctx"], words="a photo of a")
     if case == "coop_middle_16":
         return reference.coop(weights, images, names, learned["ctx"], position="middle")
+    if case == "cocoop_init4":
+        return reference.cocoop(weights, images, names, learned, words="a photo of a")
     if case == "maple_d3":
         return reference.maple(weights, images, names, learned, words="a photo of a")
     return reference.vpt(weights, images, names, list(learned.values()))
 
 
-@pytest.mark.parametrize("case", ["coop_end_init", "coop_middle_16", "maple_d3", "vpt_d3"])
+@pytest.mark.parametrize("case", ["cocoop_init4", "coop_end_init", "coop_middle_16", "maple_d3", "vpt_d3"])
 def test_plain_forward_equals_the_stored_numbers(
     case: str,
     reference: ModuleType,

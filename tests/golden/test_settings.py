@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import promptbench as pb
+from promptbench.config import UsageError
 
 SEEDS = {
     11: {},
@@ -38,6 +40,17 @@ IVLP = [
         (6, 2, 3, 4, ""),
     )
 ]
+COCOOP = [{"ctx_init": words} for words in ("a photo of a", "this is a_picture showing one", "photo")] + [
+    {"n_ctx": n, "ctx_init": ""} for n in (1, 4, 16)
+]
+GALLOP = [
+    {"n_global": 1, "n_local": 1, "topk": (3,)},
+    {"n_global": 1, "n_local": 4, "topk": (1, 2, 3, 4), "learn_local_proj": False},
+    {"n_global": 3, "n_local": 2, "topk": (99, 2), "template": "a_photo of."},
+    {"n_global": 2, "n_local": 3, "topk": (2,), "template": "{} texture"},
+    {"n_global": 4, "n_local": 4, "topk": (5, 10, 15, 20)},
+]
+BUDGETS = {"images apart": 4_000_000, "classes apart": 600_000}
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -171,6 +184,101 @@ def test_vpt_equals_the_plain_forward(
         return reference.vpt(clip.state_dict(), images, names, [learned["image_encoder.VPT"], *deep])
 
     compare(method, names, images, plain)
+
+
+@pytest.mark.parametrize("config", COCOOP, ids=lambda c: "-".join(str(v).replace(" ", "_") for v in c.values()))
+def test_cocoop_equals_the_plain_forward(
+    config: dict[str, Any],
+    seed: int,
+    clip: nn.Module,
+    images: Tensor,
+    golden_recipe: ModuleType,
+    reference: ModuleType,
+) -> None:
+    backbone = pb.Backbone(clip, tokenizer=golden_recipe.tokenizer())
+    method = pb.create_method("cocoop", backbone, golden_recipe.CLASS_NAMES, **config)
+    set_learned(method, seed)
+    words = config["ctx_init"].replace("_", " ")
+    for names in (golden_recipe.CLASS_NAMES, golden_recipe.NEW_CLASS_NAMES):
+        method.set_classes(names)
+        plain = partial(reference.cocoop, clip.state_dict(), images, names, words=words)
+        compare(method, names, images, plain)
+
+
+@pytest.mark.parametrize("config", GALLOP, ids=lambda c: "-".join(str(v).replace(" ", "_") for v in c.values()))
+def test_gallop_equals_the_plain_forward(
+    config: dict[str, Any],
+    seed: int,
+    clip: nn.Module,
+    images: Tensor,
+    golden_recipe: ModuleType,
+    reference: ModuleType,
+) -> None:
+    backbone = pb.Backbone(clip, tokenizer=golden_recipe.tokenizer())
+    method: Any = pb.create_method("gallop", backbone, golden_recipe.CLASS_NAMES, **config)
+    set_learned(method, seed)
+    ours = pb.official_parameters(method)
+    for names in (golden_recipe.CLASS_NAMES, golden_recipe.NEW_CLASS_NAMES):
+        method.set_classes(names)
+        labels = torch.arange(len(images)) % len(names)
+        for kept in (torch.arange(len(images) * 2).view(-1, 2) % config["n_global"], torch.zeros(3, 1).long()):
+            theirs = {name: parameter.detach().clone().requires_grad_() for name, parameter in ours.items()}
+            plain = reference.gallop(clip.state_dict(), images, names, theirs, config["topk"])
+            prediction = method(images)
+            torch.testing.assert_close(prediction.logits, plain["logits"], atol=LOGITS, rtol=0)
+            torch.testing.assert_close(prediction.cosines, plain["global_logits"].mean(dim=-1), atol=1e-5, rtol=0)
+            torch.testing.assert_close(prediction.local, plain["local_logits"].mean(dim=-1), atol=1e-5, rtol=0)
+            method.zero_grad()
+            loss = sum(method.loss(images, labels, kept).values())
+            loss.backward()
+            expected = reference.gallop_loss(clip.state_dict(), plain, labels, kept)
+            expected.backward()
+            torch.testing.assert_close(loss, expected, atol=2e-5, rtol=0)
+            for name, tensor in theirs.items():
+                largest = tensor.grad.abs().max().item()
+                assert largest > 0, name
+                torch.testing.assert_close(ours[name].grad, tensor.grad, atol=GRADIENT * largest, rtol=0)
+
+
+@pytest.mark.parametrize("budget", BUDGETS.values(), ids=BUDGETS)
+@pytest.mark.parametrize("name", ["cocoop", "gallop"])
+def test_the_memory_budget_changes_nothing(
+    name: str, budget: int, golden_clip: nn.Module, golden_images: Tensor, golden_recipe: ModuleType
+) -> None:
+    def outcome(memory_budget: int) -> tuple[Tensor, list[Tensor]]:
+        backbone = pb.Backbone(golden_clip, tokenizer=golden_recipe.tokenizer(), memory_budget=memory_budget)
+        method = pb.create_method(name, backbone, golden_recipe.CLASS_NAMES)
+        set_learned(method, 3)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # GalLoP's dropout
+            sum(method.loss(golden_images, torch.arange(6)).values()).backward()  # type: ignore[union-attr]
+        return method(golden_images).logits, [parameter.grad for parameter in method.parameters()]
+
+    logits, gradients = outcome(2 * 2**30)
+    chunked, chunked_gradients = outcome(budget)
+    torch.testing.assert_close(chunked, logits, atol=LOGITS, rtol=0)
+    for measured, expected in zip(chunked_gradients, gradients, strict=True):
+        torch.testing.assert_close(measured, expected, atol=GRADIENT * expected.abs().max().item(), rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "says"),
+    [
+        ("cocoop", {"n_ctx": 3}, "n_ctx is 3, but ctx_init 'a photo of a' has 4 words"),
+        ("gallop", {"topk": (5, 10)}, "'topk' has 2 numbers for 4 local prompts"),
+        ("gallop", {"topk": (5, 0, 1, 2)}, "'topk' counts patches, at least 1, and has 0"),
+        ("gallop", {"topk": ()}, "'topk' has 0 numbers"),
+        ("gallop", {"n_global": 0}, "'n_global' takes an integer of at least 1"),
+        ("gallop", {"dropout": 1.5}, "'dropout' is from 0 to 1"),
+        ("gallop", {"dropout": float("nan")}, "'dropout'"),
+        ("gallop", {"template": "{}."}, "without words"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(
+    name: str, config: dict[str, Any], says: str, golden_backbone: pb.Backbone
+) -> None:
+    with pytest.raises(UsageError, match=says):
+        pb.create_method(name, golden_backbone, ["cat", "dog"], **config)
 
 
 def test_maple_with_more_than_four_tokens_ignores_the_words(golden_backbone: pb.Backbone) -> None:

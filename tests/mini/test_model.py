@@ -13,7 +13,7 @@ from open_clip.model import CLIP
 from torch.nn import functional as F
 
 from promptbench.mini import model as mini_model
-from promptbench.mini.model import encode_text, ends_of, load
+from promptbench.mini.model import encode_text, ends_of, load, preprocess
 from promptbench.mini.sets import CORE, EXTRA, GENERIC_TEMPLATE, SETS
 from promptbench.mini.zeroshot import auroc, base_new_all
 
@@ -51,6 +51,25 @@ def test_every_class_name_and_template_is_made_of_trained_tokens(loaded: Loaded)
             tokens = tokenizer([template.format(c) for c in SETS[name].class_names])
             assert set(tokens[tokens > 0].tolist()) <= trained, name
     assert 0 not in trained and len(trained) < 1000
+
+
+@torch.no_grad()
+def test_open_clips_factory_builds_the_same_model(loaded: Loaded) -> None:
+    clip, tokenizer, _ = loaded
+    open_clip.add_model_config(mini_model.CONFIG_FILE)
+    theirs = open_clip.create_model(mini_model.CONFIG_FILE.stem, load_weights=False)
+    theirs.load_state_dict(clip.state_dict())
+    images = preprocess(np.random.default_rng(0).integers(0, 256, (2, 48, 48, 3)).astype(np.uint8))
+    texts = tokenizer(["a photo of a star.", "two leaves"])
+    assert torch.equal(open_clip.get_tokenizer(mini_model.CONFIG_FILE.stem)(["two leaves"]), texts[1:])
+    assert torch.equal(theirs.eval().encode_image(images), clip.encode_image(images))
+    assert torch.equal(theirs.encode_text(texts), clip.encode_text(texts))
+
+
+def test_loading_leaves_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    load()
+    assert torch.equal(before, torch.get_rng_state())
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ _TINY = {
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Schedule:
     monkeypatch.setattr(pretraining, "draw_probe", lambda generator: Probe({}))
     monkeypatch.setattr(curriculum, "_SHARD", 64)
-    return Schedule(steps=6, batch=16, shards=1, warmup=2, every=3, model=_TINY)
+    return Schedule(steps=6, horizon=8, cooldown=2, batch=16, shards=1, warmup=2, every=3, model=_TINY)
 
 
 class _Interrupted(Exception):
@@ -61,7 +62,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 def test_a_checkpoint_of_another_schedule_is_refused(tiny: Schedule, tmp_path: Path) -> None:
     pretrain(tiny, tmp_path)
     with pytest.raises(ValueError, match="another schedule"):
-        pretrain(Schedule(steps=7, batch=16, shards=1, warmup=2, every=3, model=_TINY), tmp_path, resume=True)
+        pretrain(replace(tiny, steps=7), tmp_path, resume=True)
 
 
 def test_pre_training_leaves_the_global_generator_alone(tiny: Schedule) -> None:

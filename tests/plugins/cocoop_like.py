@@ -3,7 +3,8 @@
 Zhou et al., "Conditional Prompt Learning for Vision-Language Models", CVPR 2022, arXiv:2203.05557.
 Code by the authors: https://github.com/KaiyangZhou/CoOp, trainers/cocoop.py.
 
-    v_m(x) = v_m + h(f(x) / |f(x)|),   p(c | x) = softmax_c( exp(s) * cos(f(x), g([SOS] v_1(x) ... v_n(x) <c> . [EOT])) )
+    v_m(x) = v_m + h(f(x) / |f(x)|)
+    p(c | x) = softmax_c( exp(s) * cos(f(x), g([SOS] v_1(x) ... v_n(x) <name of c> . [EOT])) )
 
 with image tower f, text tower g and h = Linear-ReLU-Linear with D / 16 hidden units.
 

@@ -1,0 +1,104 @@
+"""What would fail in the middle of a sweep, found before anything is trained."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from promptbench.config import UsageError
+from promptbench.method import instantiate
+from promptbench.results import find, read_result
+from promptbench.selection import open_selection, shown_names
+
+if TYPE_CHECKING:
+    from promptbench.bench import Bench
+    from promptbench.planning import Run
+    from promptbench.protocol import Selection
+
+log = logging.getLogger(__name__)
+
+
+def preflight(bench: Bench, runs: Sequence[Run]) -> None:
+    """Look at all data and all prompts of the runs.
+
+    Raises:
+        UsageError: On the first thing that would fail: missing images, prompts that are too long, values that the
+            backbone cannot carry. Classes with fewer images than shots and words never seen are warned about.
+    """
+    check_images(bench, runs)
+    check_prompts(bench, runs)
+
+
+def check_images(bench: Bench, runs: Iterable[Run]) -> None:
+    """Raise a UsageError where an image that a run looks at is not there."""
+    seen: set[tuple[Selection, int | None]] = set()
+    warned: set[Selection] = set()
+    for run in runs:
+        trained = (run.plan.train,) if run.method.trains else ()
+        for selection in (*trained, *(evaluation.selection for evaluation in run.plan.evaluations)):
+            key = (selection, run.spec.data_seed if selection.shots is not None else None)
+            if key in seen:
+                continue
+            seen.add(key)
+            chosen = open_selection(bench.dataset, selection, run.spec.data_seed)
+            chosen.dataset.check(chosen.items)
+            if selection in trained and selection not in warned:
+                warned.add(selection)
+                warn_of_few_images(chosen.class_names, chosen.labels, selection)
+
+
+def warn_of_few_images(names: Sequence[str], labels: Iterable[int], selection: Selection) -> None:
+    """Say which classes have fewer images than shots: they are taken whole."""
+    counts = Counter(labels)
+    few = [f"'{name}' {counts[label]}" for label, name in enumerate(names) if counts[label] < (selection.shots or 0)]
+    if few:
+        log.warning(
+            "%d of %d classes of '%s' have fewer than %d training images and are taken whole: %s",
+            len(few),
+            len(names),
+            selection.dataset,
+            selection.shots,
+            ", ".join(few[:3]) + (", ..." if len(few) > 3 else ""),
+        )
+
+
+def check_prompts(bench: Bench, runs: Iterable[Run]) -> None:
+    """Raise a UsageError where the prompts of a run do not fit the backbone, those of its evaluations included."""
+    seen: set[tuple[object, ...]] = set()
+    for run in runs:
+        spec = run.spec
+        key = (spec.label, spec.protocol, run.plan.train.dataset, repr(spec.config))
+        if key in seen:
+            continue
+        seen.add(key)
+        train = open_selection(bench.dataset, run.plan.train, spec.data_seed)
+        method = instantiate(run.method, run.settings.config, bench.backbone, train.class_names, spec.train_seed)
+        for evaluation in run.plan.evaluations:
+            chosen = open_selection(bench.dataset, evaluation.selection, spec.data_seed)
+            names = shown_names(bench.dataset, evaluation, chosen, spec.data_seed)
+            if method.transfers or tuple(names) == tuple(train.class_names):
+                method.set_classes(names)
+
+
+def check_finished(bench: Bench, runs: Iterable[Run]) -> None:
+    """Raise a UsageError where a user's own images changed since a run on them was finished.
+
+    The splits of public datasets are fixed; those of folders follow from the files in them, which the spec of a run
+    does not name.
+    """
+    for run in runs:
+        path = find(bench.output, run.spec)
+        dataset = bench.dataset(run.plan.train.dataset)
+        if path is None or dataset.info.classes:
+            continue
+        try:
+            digest = dataset.split_digest()
+        except UsageError:  # they are gone: what was measured on them stands
+            continue
+        if read_result(path).conditions.get("split_digest") not in (None, digest):
+            raise UsageError(
+                f"The images of '{dataset.name}' are not those that {path} was made from; "
+                "move that file away, or name another folder with --output."
+            )
