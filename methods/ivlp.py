@@ -29,7 +29,6 @@ from promptbench.method import Images, Method, MethodConfig, Prediction, Preset,
 MAPLE = "MaPLe authors' config IVLP/vit_b16_c2_ep5_batch4_2+2ctx"
 PROMPTSRC = "PromptSRC authors' config IVLP/vit_b16_c2_ep20_batch4_4+4ctx"
 ELSEWHERE = "its base2new recipe; none was published for this protocol"
-MAX_WORDS = 4  # longer contexts are random in the authors' code, whatever ctx_init says
 
 
 class IVLP(Method):
@@ -69,10 +68,8 @@ class IVLP(Method):
     def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(config, backbone)
         n, text, vision = config.n_ctx_text, backbone.text_width, backbone.vision_width
-        self.words = prompts.words_of(config.ctx_init) if n <= MAX_WORDS else ""
-        self.ctx = nn.Parameter(
-            prompts.from_words(backbone, self.words, n) if self.words else prompts.random_context(n, text)
-        )
+        self.words = prompts.words_for(config.ctx_init, n)
+        self.ctx = nn.Parameter(prompts.initial_context(backbone, self.words, n))
         self.text_prompts = nn.ParameterList(
             nn.Parameter(prompts.random_context(n, text)) for _ in range(config.depth_text - 1)
         )
@@ -82,17 +79,11 @@ class IVLP(Method):
 
     def set_classes(self, names: Sequence[str]) -> None:
         super().set_classes(names)
-        n = self.config.n_ctx_text
-        tokens = prompts.sentence_tokens(self.backbone, self.words or " ".join(["X"] * n), names)
-        self.start = tokens.embeddings[0, :1]  # [SOS]
-        shared = max(tokens.shared(), 1 + n)
-        self.fixed = tokens.embeddings[0, 1 + n : shared]  # words of ctx_init that are not learned
-        self.tokens = tokens.after(shared)
+        self.sentences = prompts.sentences(self.backbone, self.words, self.config.n_ctx_text, names)
 
     def encode_classes(self) -> Tensor:
-        prefix = prompts.join(self.start, self.ctx, self.fixed)
         deep = dict(enumerate(self.text_prompts, start=1))
-        return self.backbone.encode_text(self.tokens.embeddings, self.tokens.eot, prefix, deep)
+        return self.sentences.encode(self.backbone, self.ctx, deep)
 
     def forward(self, images: Images | Tensor) -> Prediction:
         first, *deep = self.visual_prompts

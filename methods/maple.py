@@ -26,7 +26,6 @@ from promptbench.method import Images, Method, MethodConfig, Prediction, Recipe
 
 BASE2NEW = "authors' config vit_b16_c2_ep5_batch4_2ctx"
 CROSS = "authors' config vit_b16_c2_ep5_batch4_2ctx_cross_datasets"
-MAX_WORDS = 4  # longer contexts are random in the authors' code, whatever ctx_init says
 
 
 class MaPLe(Method):
@@ -72,10 +71,8 @@ class MaPLe(Method):
     def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(config, backbone)
         n, text, vision = config.n_ctx, backbone.text_width, backbone.vision_width
-        self.words = prompts.words_of(config.ctx_init) if n <= MAX_WORDS else ""
-        self.ctx = nn.Parameter(
-            prompts.from_words(backbone, self.words, n) if self.words else prompts.random_context(n, text)
-        )
+        self.words = prompts.words_for(config.ctx_init, n)
+        self.ctx = nn.Parameter(prompts.initial_context(backbone, self.words, n))
         self.proj = nn.Linear(text, vision)
         self.compound_prompts_text = nn.ParameterList(
             nn.Parameter(prompts.random_context(n, text)) for _ in range(config.depth - 1)
@@ -85,17 +82,11 @@ class MaPLe(Method):
 
     def set_classes(self, names: Sequence[str]) -> None:
         super().set_classes(names)
-        words = self.words or " ".join(["X"] * self.config.n_ctx)
-        tokens = prompts.sentence_tokens(self.backbone, words, names)
-        self.start = tokens.embeddings[0, :1]  # [SOS]
-        shared = max(tokens.shared(), 1 + self.config.n_ctx)
-        self.fixed = tokens.embeddings[0, 1 + self.config.n_ctx : shared]  # words of ctx_init that are not learned
-        self.tokens = tokens.after(shared)
+        self.sentences = prompts.sentences(self.backbone, self.words, self.config.n_ctx, names)
 
     def encode_classes(self) -> Tensor:
-        prefix = prompts.join(self.start, self.ctx, self.fixed)
         deep = dict(enumerate(self.compound_prompts_text, start=1))
-        return self.backbone.encode_text(self.tokens.embeddings, self.tokens.eot, prefix, deep)
+        return self.sentences.encode(self.backbone, self.ctx, deep)
 
     def visual_prompts(self) -> list[Tensor]:
         """(n, d) for each prompted layer of the image tower."""

@@ -27,7 +27,7 @@ from promptbench.recipe import Preset, Recipe, find_preset, parse_label
 __all__ = ["ImageFeatures", "Images", "Method", "MethodConfig", "Prediction", "Preset", "Recipe", "create_method"]
 
 
-ALWAYS = (-1,)  # state of text features that no learned tensor can change
+ALWAYS = -1  # state of text features that no learned tensor can change
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,27 +145,31 @@ class Method(nn.Module, ABC):
     def text_features(self) -> Tensor:
         """`encode_classes()`, computed once for as long as the classes and what it depends on stay the same."""
         learns = torch.is_grad_enabled()
-        state = tuple(version for p in self.parameters() for version in (id(p), p._version))
+        precision = torch.is_autocast_enabled(self.backbone.device.type)
+        state = (precision, *(version for p in self.parameters() for version in (id(p), p._version)))
         if self._text_features is not None:
             known, features = self._text_features
-            if known == ALWAYS or (known == state and not learns):
+            if known == (precision, ALWAYS) or (known == state and not learns):
                 return features
         features = self.encode_classes()
         if not learns:
             self._text_features = (state, features)
         elif not features.requires_grad:  # nothing learned is in it
-            self._text_features = (ALWAYS, features)
+            self._text_features = ((precision, ALWAYS), features)
         return features
 
     def classify(self, image: Tensor, text: Tensor, local: Tensor | None = None) -> Prediction:
         """Scaled cosines of image features (B, D) and text features (K, D) or (B, K, D); `local` is (B, P, D)."""
-        image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
-        cosines = image @ text.T if text.dim() == 2 else torch.einsum("bd,bkd->bk", image, text)
-        logits = self.backbone.logit_scale.float() * cosines
-        if local is None:
-            return Prediction(logits, cosines)
-        local = F.normalize(local.float(), dim=-1)
-        return Prediction(logits, cosines, local @ (text.T if text.dim() == 2 else text.transpose(-1, -2)))
+        with torch.autocast(image.device.type, enabled=False):  # in float32 under any precision
+            text = F.normalize(text.float(), dim=-1)
+            cosines = similarity(F.normalize(image.float(), dim=-1).unsqueeze(1), text).squeeze(1)
+            dense = None if local is None else similarity(F.normalize(local.float(), dim=-1), text)
+            return Prediction(self.backbone.logit_scale.float() * cosines, cosines, dense)
+
+
+def similarity(image: Tensor, text: Tensor) -> Tensor:
+    """Products (B, P, K) of image features (B, P, D) with text features (K, D) or (B, K, D)."""
+    return image @ text.transpose(-1, -2)
 
 
 def create_method(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as Remaining
+from rich.table import Column
 
 if TYPE_CHECKING:
     from promptbench.planning import Run
@@ -26,9 +27,9 @@ def reporter(total: int, skipped: int) -> Iterator[Reporter]:
     if skipped:
         console.print(f"{skipped} of {total} runs are finished already and are skipped")
     bars = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", table_column=Column(min_width=32)),  # so that nothing jumps from run to run
         BarColumn(bar_width=24),
-        MofNCompleteColumn(),
+        MofNCompleteColumn(table_column=Column(min_width=9)),
         TimeElapsedColumn(),
         TextColumn("ETA"),
         Remaining(),

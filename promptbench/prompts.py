@@ -5,7 +5,8 @@ Letters: K classes, L text tokens, n prompt tokens, d width of the text tower.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from promptbench.backbone import Backbone, Tokens
 from promptbench.config import UsageError
 
 INIT_STD = 0.02  # of random contexts, in every public implementation
+MAX_WORDS = 4  # the authors of MaPLe and PromptSRC start longer contexts at random, whatever ctx_init says
 
 
 def readable(name: str) -> str:
@@ -24,6 +26,11 @@ def readable(name: str) -> str:
 def words_of(ctx_init: str) -> str:
     """The initial words of a context, as they are tokenised; '' for a random context."""
     return readable(ctx_init).strip()
+
+
+def words_for(ctx_init: str, n: int) -> str:
+    """`words_of(ctx_init)` for a context that takes the first n of their tokens; '' if n is more than four."""
+    return words_of(ctx_init) if n <= MAX_WORDS else ""
 
 
 def context_length(words: str, n_ctx: int | None) -> int:
@@ -56,9 +63,41 @@ def random_context(*shape: int) -> Tensor:
     return torch.empty(*shape).normal_(std=INIT_STD)
 
 
+def initial_context(backbone: Backbone, words: str, n: int) -> Tensor:
+    """First values (n, d) of a context: the first n tokens of `words`, or random without words."""
+    return from_words(backbone, words, n) if words else random_context(n, backbone.text_width)
+
+
 def sentence_tokens(backbone: Backbone, words: str, names: Sequence[str]) -> Tokens:
     """Tokens of `words name.` for each class, the prompt that learned tokens are then put into."""
     return backbone.embed_text([f"{words} {readable(name)}." for name in names])
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Texts of K classes that begin with a learned context: [SOS], context, fixed words, class name, rest.
+
+    Attributes:
+        start: (1, d), [SOS].
+        fixed: (m, d), what follows the context in all classes: words that are not learned; m may be 0.
+        tokens: What comes after that, class by class.
+    """
+
+    start: Tensor
+    fixed: Tensor
+    tokens: Tokens
+
+    def encode(self, backbone: Backbone, context: Tensor, deep: Mapping[int, Tensor] | None = None) -> Tensor:
+        """Text features (..., K, D), not normalised, for a context (..., n, d); `deep` as in `encode_text`."""
+        prefix = join(self.start, context, self.fixed)
+        return backbone.encode_text(self.tokens.embeddings, self.tokens.eot, prefix, deep)
+
+
+def sentences(backbone: Backbone, words: str, n: int, names: Sequence[str]) -> Sentences:
+    """`words name.` for each class, where a context of n tokens replaces the first n of `words`; '': of n blanks."""
+    tokens = sentence_tokens(backbone, words or " ".join(["X"] * n), names)
+    shared = max(tokens.shared(), 1 + n)
+    return Sentences(tokens.embeddings[0, :1], tokens.embeddings[0, 1 + n : shared], tokens.after(shared))
 
 
 def name_lengths(backbone: Backbone, names: Sequence[str]) -> Tensor:

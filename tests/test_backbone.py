@@ -10,6 +10,7 @@ from torch import Tensor
 from promptbench.backbone import Backbone, Tokens
 from promptbench.config import UsageError
 from promptbench.images import ImageFeatures, Images
+from promptbench.text import Layer
 from promptbench.weights import load_backbone, shape_of
 
 NAMES = ["golden retriever", "pizza", "Boeing 737-800", "annual crop land", "jack-o'-lantern"]
@@ -80,7 +81,7 @@ def test_shared_prefix_equals_full_sequences_with_gradients(tiny: Backbone, imag
 
 @pytest.mark.parametrize("layer", [None, plain_block])
 @pytest.mark.parametrize("texts_per_chunk", [1, 2, 7])
-def test_chunks_change_nothing(tiny: Backbone, layer, texts_per_chunk: int) -> None:  # noqa: ANN001
+def test_chunks_change_nothing(tiny: Backbone, layer: Layer | None, texts_per_chunk: int) -> None:
     rest, prefix, deep = prompted(tiny, images=3)
     whole = tiny.encode_text(rest.embeddings, rest.eot, prefix, deep, layer)
     tiny.memory_budget = 1
@@ -307,7 +308,7 @@ def test_openai_weights_get_quick_gelu_and_a_network_error_says_what_to_do(monke
         raise OSError("no route")
 
     monkeypatch.setattr(open_clip, "create_model", offline)
-    with pytest.raises(UsageError, match="without a network, download them elsewhere and name the file"):
+    with pytest.raises(UsageError, match=r"without a network, download https://hugging.*timm/.* and name the file"):
         load_backbone("ViT-B-16:openai")
     assert asked["force_quick_gelu"] is True
     with pytest.raises(UsageError):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import subprocess
 import sys
@@ -185,3 +186,16 @@ def test_listing_imports_neither_torch_nor_a_plugin() -> None:
         "sys.exit(any(m == 'torch' or m.startswith('promptbench.protocols.') for m in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_source_of_a_plugin_from_outside_has_a_digest(tmp_path: Path) -> None:
+    path = written(tmp_path, PLUGIN)
+    registry.add_file(path, kind="protocols")
+    before = registry.source_digest("protocols", "echo")
+    assert before == hashlib.sha256(path.read_bytes()).hexdigest()
+    written(tmp_path, PLUGIN + "\n")
+    assert registry.source_digest("protocols", "echo") != before
+    assert registry.source_digest("protocols", "base2new") == ""
+    path.unlink()
+    with pytest.raises(UsageError, match="cannot be read"):
+        registry.source_digest("protocols", "echo")

@@ -401,3 +401,17 @@ def test_two_thousand_results_make_a_table_within_two_seconds() -> None:
 def test_importing_tables_does_not_import_torch() -> None:
     code = "import sys, promptbench.tables; assert not {'torch', 'numpy', 'pandas'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_datasets_with_options_of_different_kinds_share_a_row() -> None:
+    own = {"root": "birds", "split_seed": 1}
+    results = [make(80, 60, dataset_options={"render_seed": 1}), make(70, 50, dataset="birds", dataset_options=own)]
+    assert labels(results) == ["maple"]
+    assert cells(results)["average", "maple"]["base/accuracy"] == "75.0"
+    twice = [*results, make(60, 40, dataset="birds", dataset_options={**own, "split_seed": 2})]
+    assert labels(twice) == [f"maple (split_seed={value})" for value in ("1", "2", "none")]
+
+
+def test_an_edited_plugin_has_a_row_of_its_own() -> None:
+    results = [make(80, 60, method="mine", plugin="ab" * 32), make(70, 50, method="mine", plugin="cd" * 32)]
+    assert labels(results) == ["mine (plugin=abababab...)", "mine (plugin=cdcdcdcd...)"]

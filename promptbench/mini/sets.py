@@ -132,10 +132,10 @@ _CORE_SETS = {
         draw=drawn({"shape": _shapes(*DIAGRAM_SENSE.values())}, style=_styles("sketch"), texture=_PLAIN_OR_LIGHT),
     ),
     "neon": MiniSet(
-        title="neon signs of any size",
+        title="tilted neon signs of any size",
         class_names=_NEON,
         template="a neon sign of a {}.",
-        draw=drawn({"shape": _shapes(*_NEON)}, style=_styles("neon"), size=range(len(SIZES))),
+        draw=drawn({"shape": _shapes(*_NEON)}, style=_styles("neon"), size=range(len(SIZES)), tilt=30, noise=0.05),
     ),
     "fabrics": MiniSet(
         title="words known only before 'fabric'",
@@ -151,6 +151,9 @@ _CORE_SETS = {
             {"shape": [s for s, _ in _PAIRS], "colour": [c for _, c in _PAIRS]},
             style=_styles("watercolor"),
             texture=_PLAIN_OR_LIGHT,
+            size=range(len(SIZES)),
+            tilt=40,
+            noise=0.1,
         ),
     ),
     "shapes": MiniSet(

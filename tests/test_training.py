@@ -1,0 +1,101 @@
+"""The training loop: groups with rates of their own, losses that are not finite, images kept within bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import promptbench as pb
+from promptbench.dataset import Dataset, Item
+from promptbench.images import Images
+from promptbench.loading import Views
+from promptbench.method import Method
+from promptbench.training import TrainingDiverged, fit
+
+RECIPE = pb.Recipe(
+    epochs=3, lr=0.1, batch=2, warmup_epochs=1, warmup_lr=0.01, momentum=0, weight_decay=0, origin="ours"
+)
+
+
+class TwoNumbers(Method):
+    """The loss is the sum of two numbers: each step lowers them by their learning rate."""
+
+    def __init__(self, backbone: pb.Backbone, scale: float, start: float = 0.0) -> None:
+        super().__init__(pb.MethodConfig(), backbone)
+        self.a, self.b = torch.nn.Parameter(torch.tensor(start)), torch.nn.Parameter(torch.tensor(0.0))
+        self.scale = scale
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": [self.a]}, {"params": [self.b], "lr_scale": self.scale}]
+
+    def loss(self, images: Images | torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"a": self.a, "b": self.b}
+
+    def forward(self, images: Images | torch.Tensor) -> pb.Prediction:
+        raise NotImplementedError
+
+
+class OneBatch:
+    """Two black images."""
+
+    def __iter__(self) -> Iterator[tuple[Images, torch.Tensor]]:
+        yield Images(torch.zeros(2, 3, 32, 32)), torch.zeros(2, dtype=torch.long)
+
+    def __len__(self) -> int:
+        return 1
+
+
+BATCHES = OneBatch()
+
+
+def test_groups_have_rates_of_their_own(tiny: pb.Backbone) -> None:
+    # By hand: warm-up 0.01, then base / 2 * (1 + cos(0)) = base and base / 2 * (1 + cos(pi / 3)) = 0.75 base.
+    method = TwoNumbers(tiny, scale=2.0)
+    outcome = fit(method, RECIPE, BATCHES, 1, seed=1)
+    assert method.a.item() == pytest.approx(-(0.01 + 0.1 + 0.075))
+    assert method.b.item() == pytest.approx(-(0.01 + 0.2 + 0.15))
+    assert len(outcome.losses) == 3 and outcome.losses[0] == {"a": 0.0, "b": 0.0}
+
+
+def test_a_group_with_rate_0_never_moves(tiny: pb.Backbone) -> None:
+    method = TwoNumbers(tiny, scale=0.0)
+    fit(method, RECIPE, BATCHES, 1, seed=1)
+    assert method.b.item() == 0.0 and method.a.item() < 0
+
+
+@pytest.mark.parametrize("start", [float("nan"), float("-inf")])
+def test_a_loss_that_is_not_finite_stops_the_training(tiny: pb.Backbone, start: float) -> None:
+    with pytest.raises(
+        TrainingDiverged, match=r"the loss became .* in epoch 1 of 3, step 1 of 1, at .* rate 0.01"
+    ) as e:
+        fit(TwoNumbers(tiny, scale=1.0, start=start), RECIPE, BATCHES, 1, seed=1)
+    assert e.value.where == {"epoch": 1, "step": 1, "lr": 0.01}
+
+
+def test_tensors_that_the_last_step_broke_are_a_failure(tiny: pb.Backbone) -> None:
+    huge = replace(RECIPE, epochs=1, warmup_lr=3e38)
+    method = TwoNumbers(tiny, scale=1.0, start=-3e38)  # one step more leaves float32
+    with pytest.raises(TrainingDiverged, match="the learned tensor a became infinite or NaN in epoch 1 of 1"):
+        fit(method, huge, BATCHES, 1, seed=1)
+
+
+def test_decoded_images_are_kept_within_bounds(tiny: pb.Backbone) -> None:
+    opened: list[str] = []
+
+    class Squares(Dataset):
+        def open(self, item: Item) -> Image.Image:
+            opened.append(item.image)
+            return Image.fromarray(np.zeros((10, 10, 3), dtype=np.uint8))
+
+    items = [Item(str(index), 0, "x") for index in range(3)]
+    views = Views(tiny, Squares(), items, keep=600, augment_seed=None)  # room for two of 300 bytes
+    for _ in range(2):
+        for index in range(3):
+            views[index]
+    assert opened == ["0", "1", "2", "2"]
