@@ -53,13 +53,12 @@ MAX_WORDS = 4  # as in IVLP: longer contexts are random
 MARK = 100.0  # every channel of a padding token: no state of CLIP has such a mean
 HIDDEN = -1e4  # score of what a query may not see; finite, so that a row that sees nothing has gradients
 
-Encode = Callable[[Layer], Tensor]
 Rule = Literal["joint", "exact", "bias", "const", "add"]
 Reads = Literal["both", "prompts", "instance"]
 RULES = "how words read prompts: joint, exact: one softmax; bias: its log-odds + s; const: 1 - s and s; add: 1 and s"
 READS: dict[Reads, tuple[Rule, float]] = {"both": ("exact", 0.0), "prompts": ("const", 1.0), "instance": ("const", 0.0)}
 
-# Each step of the ladder changes one thing; r8 is the default.
+# Each step of the ladder changes one thing; the next one is the default.
 R1: dict[str, object] = {"layout": "classic", "rule_text": "joint", "rule_vision": "joint"}
 R1 |= {"reads_text": "both", "reads_vision": "both", "carry": 0.0}
 R2 = R1 | {"rule_text": "exact", "rule_vision": "exact"}
@@ -68,7 +67,6 @@ R4 = R3 | {"layout": "sentence"}
 R5 = R4 | {"rule_text": "add"}
 R6 = R5 | {"carry": 0.01, "reads_text": "prompts", "reads_vision": "prompts"}
 R7 = R6 | {"reads_text": "instance"}
-R8 = R7 | {"reads_vision": "instance"}
 
 
 class DPL(Method):
@@ -91,7 +89,11 @@ class DPL(Method):
         "r5": Preset(config=R5, source="r4, words read prompts with constant strength"),
         "r6": Preset(config=R6, source="r5, prompts are carried from layer to layer and read each other alone"),
         "r7": Preset(config=R7, source="r6, text prompts read the words instead"),
-        "r8": Preset(config=R8, source="r7, visual prompts read the patches instead: DPL-R"),
+        "r8": Preset(source="r7, visual prompts read the patches instead: DPL-R, the default"),
+        "const": Preset(config={"rule_text": "const", "rule_vision": "const"}, source="Attn(X, X) weighted with 1 - s"),
+        "pp": Preset(config={"reads_text": "both", "reads_vision": "both"}, source="Attn(P, P) kept, as in CLIP"),
+        **{f"a{a}": Preset(config={"carry": a}, source="the curve over a") for a in (0.0, 0.1)},
+        **{f"s{s}": Preset(config={"strength_text": s, "strength_vision": s}) for s in (0.02, 0.05, 0.2, 0.5, 1.0)},
     }
 
     @dataclass(frozen=True, kw_only=True)
@@ -119,8 +121,6 @@ class DPL(Method):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if not 0 <= self.carry <= 1:
-                raise UsageError(f"'carry' takes a part, 0 to 1, not {self.carry}.")
             if self.rule_text == "joint" and (self.layout, self.reads_text) != ("classic", "both"):
                 raise UsageError("rule_text=joint is CLIP's own attention: set layout=classic and reads_text=both.")
             if self.rule_vision == "joint" and self.reads_vision != "both":
@@ -183,10 +183,10 @@ class DPL(Method):
 
         It is the share that prompts would have in one softmax; the mean is over heads, rows, and classes or images.
         """
-        encode: dict[str, Encode] = {"text": self.encode_texts, "vision": partial(self.encode_images, images)}
-        gates: dict[str, list[float]] = {}
+        gates = {}
         for name, tower in self.towers.items():
-            gates[f"{name}/instance"], gates[f"{name}/prompts"] = measured(tower, encode[name])
+            encode = self.encode_texts if name == "text" else partial(self.encode_images, images)
+            gates[f"{name}/instance"], gates[f"{name}/prompts"] = measured(tower, encode)
         return gates
 
 
@@ -266,10 +266,7 @@ class Tower(NamedTuple):
 
 
 def look(q: Tensor, keys: Tensor, values: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
-    """Attn(rows, some tokens) (N, h, T, e), and log Z of these tokens (N, h, T, 1).
-
-    A row that may see none of them gets their mean, and a log Z of about `HIDDEN`.
-    """
+    """Attn(rows, tokens) (N, h, T, e) and log Z (N, h, T, 1); a row that may see none: a mean, and about `HIDDEN`."""
     scores = (q @ keys.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
     scores = scores.masked_fill(~allowed, HIDDEN)
     log_mass = scores.logsumexp(dim=-1, keepdim=True)
@@ -285,7 +282,7 @@ def weights(rule: Rule, strength: float, odds: Tensor) -> tuple[Tensor, Tensor]:
     return torch.ones_like(share) if rule == "add" else 1 - share, share
 
 
-def measured(tower: Tower, encode: Encode) -> list[list[float]]:
+def measured(tower: Tower, encode: Callable[[Layer], Tensor]) -> list[list[float]]:
     """Mean lambda by layer of the rows of X, and of P, while `encode` runs; texts may come in chunks."""
     sums: dict[int, Tensor] = {}  # by layer: sums and numbers (2, 2) of both kinds of row
 

@@ -15,7 +15,7 @@ Code by the authors: none was published.
     p(c | image) = softmax_c( exp(s) <x~, T_c> )
 
 with image tower f, text tower g, CLIP's logit scale s, learned v, u and networks h_m, k_j = Linear, ReLU, Linear with
-D / 16 hidden units. h_m tied and J = 0 is CoCoOp, exactly.
+D / 16 hidden units (k_j: at least 8). h_m tied and J = 0 is CoCoOp, exactly.
 
 The abstract states that one global image feature is decomposed into several semantics, each put into its own context
 token (FTP), and that the texts of the current image are reorganised into the visual prompt (TVP). INFERENCE, the rest:
@@ -47,6 +47,7 @@ from promptbench.method import Images, Method, MethodConfig, Prediction, Preset,
 
 COCOOP = "CoCoOp authors' vit_b16_c4_ep10_batch1_ctxv1; a recipe of its own is not known"
 REDUCTION = 16  # of the joint dimension to the hidden units of all networks, as in CoCoOp
+LEAST = 8  # hidden units of TVP where D < 128: what it reads varies little, and fewer may all be dead at first
 N_VISUAL = 4
 TEMPLATE = "a photo of a"  # of the frozen texts
 
@@ -113,16 +114,18 @@ class Mutual(Method):
         super().__init__(config, backbone)
         self.words = prompts.words_of(config.ctx_init)
         n, width, joint = prompts.context_length(self.words, config.n_ctx), backbone.text_width, backbone.embed_dim
-        vision, hidden = backbone.vision_width, joint // REDUCTION
+        vision = backbone.vision_width
         self.frozen_image_tower = config.n_visual == 0  # type: ignore[misc]
         self.ctx = nn.Parameter(prompts.initial_context(backbone, self.words, n))
-        units = matched_units(n, joint, width, vision) if config.matched else hidden
+        units = matched_units(n, joint, width, vision) if config.matched else joint // REDUCTION
         shares = [len(share) for share in torch.arange(joint).tensor_split(n)]
         inputs = {"tokens": [joint] * n, "tied": [joint], "channels": shares}[config.ftp]
         self.ftp = nn.ModuleList(network(i, units, width) for i in inputs)
         if config.n_visual:
             self.visual = nn.Parameter(prompts.random_context(config.n_visual, vision))
-            self.tvp = nn.ModuleList(network(joint, hidden, vision, zero=True) for _ in range(config.n_visual))
+            self.tvp = nn.ModuleList(
+                network(joint, tvp_units(joint), vision, zero=True) for _ in range(config.n_visual)
+            )
 
     def set_classes(self, names: Sequence[str]) -> None:
         super().set_classes(names)
@@ -186,10 +189,15 @@ def network(inputs: int, hidden: int, outputs: int, zero: bool = False) -> nn.Se
     return nn.Sequential(OrderedDict(linear1=first, relu=nn.ReLU(), linear2=last))
 
 
+def tvp_units(joint: int) -> int:
+    """Hidden units of TVP's networks."""
+    return max(joint // REDUCTION, LEAST)
+
+
 def matched_units(n: int, joint: int, text: int, vision: int) -> int:
     """Hidden units that give one network the parameters of n FTP and four TVP networks and four visual prompts."""
-    hidden = joint // REDUCTION
-    ftp, tvp = ((joint + 1) * hidden + (hidden + 1) * outputs for outputs in (text, vision))
+    ftp = (joint + 1) * (joint // REDUCTION) + (joint // REDUCTION + 1) * text
+    tvp = (joint + 1) * tvp_units(joint) + (tvp_units(joint) + 1) * vision
     return round((n * ftp + N_VISUAL * (tvp + vision) - text) / (joint + 1 + text))
 
 

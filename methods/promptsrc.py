@@ -114,7 +114,7 @@ class PromptSRC(Method):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if not self.epoch_std > 0:
+            if self.epoch_std <= 0:
                 raise UsageError(f"'epoch_std' must be more than 0, not {self.epoch_std}.")
 
     def __init__(self, config: Config, backbone: Backbone) -> None:

@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 
 FORMATS = ("md", "csv", "latex")
 KINDS = ("methods", "datasets", "protocols", "suites", "backbones")
-COMMANDS = ("run", "show-config", "list", "describe", "table")
+COMMANDS = ("run", "show-config", "list", "describe", "table", "tune", "mini")
 INTERRUPTED = "promptbench: interrupted; finished runs are kept, and the same command goes on from here"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads leave the cores to other runs
     logging.basicConfig(level=logging.WARNING, format="promptbench: %(message)s", stream=sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a sign still shows the rest
@@ -106,6 +107,20 @@ def parser() -> argparse.ArgumentParser:
     add_list(table, "--dataset", metavar="D", help="only these, in this order")
     add_list(table, "--results", metavar="DIR", help=f"folders that `run` wrote to, or files; default: ./{OUTPUT}")
     table.add_argument("--format", default="md", metavar="F", help=f"{', '.join(FORMATS)}; default: md")
+
+    example = "promptbench tune --method coop --protocol base2new --grid lr=0.05,0.1,0.2 epochs=25,50"
+    tune = command(
+        "tune", tune_command, "choose settings on held-out images of halves of the training classes", example
+    )
+    add_what(tune)
+    add_list(
+        tune, "--grid", metavar="FIELD=V,V", help="values to try; default: multiples of the recipe's lr and epochs"
+    )
+
+    example = "promptbench mini contact-sheet -o sheet.png"
+    mini = command("mini", mini_command, "draw a picture of the embedded datasets", example)
+    mini.add_argument("what", choices=("contact-sheet",), help="one row of images per dataset")
+    mini.add_argument("-o", "--output", default="sheet.png", metavar="FILE", help="a PNG; default: ./sheet.png")
     return top
 
 
@@ -197,6 +212,35 @@ def table_command(options: argparse.Namespace) -> int:
         )
     suites = [load_suite(name) for name in suite_names()]
     print_tables(results, suites, options.method or (), options.dataset or (), options.format)
+    return 0
+
+
+def tune_command(options: argparse.Namespace) -> int:
+    """`tune`: the points of the grid, best first."""
+    from promptbench.dataset import data_roots
+    from promptbench.progress import reporter
+    from promptbench.results import check_writable
+    from promptbench.tuning import TuningBench, describe, parse_grid, tune
+
+    request = request_of(options, companions=False)
+    output = Path(options.output) / "tuning"
+    check_writable(output)
+    bench = TuningBench(request.suite, output, data_roots(options.data_root), request.device)
+    with reporter() as listener:
+        trials = tune(bench, request, parse_grid(options.grid or []), listener)
+    print(describe(trials, request))
+    return 0
+
+
+def mini_command(options: argparse.Namespace) -> int:
+    """`mini contact-sheet`."""
+    from promptbench.mini.sheet import contact_sheet, suite_rows
+
+    try:
+        contact_sheet(suite_rows()).save(options.output)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"The picture cannot be written to {options.output}: {error}.") from error
+    print(f"wrote {options.output}")
     return 0
 
 

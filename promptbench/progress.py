@@ -21,8 +21,13 @@ REFRESH = 0.1  # seconds between updates of the bar
 
 
 @contextmanager
-def reporter(total: int, skipped: int) -> Iterator[Reporter]:
-    """A listener for `run_all`; the bars vanish at the end, the lines of finished runs stay."""
+def reporter(total: int | None = None, skipped: int = 0) -> Iterator[Reporter]:
+    """A listener for `run_all`; the bars vanish at the end, the lines of finished runs stay.
+
+    Args:
+        total: Runs of the call; None where it is not known yet.
+        skipped: Those of them that are finished.
+    """
     console = Console(file=sys.stderr, highlight=False)
     if skipped:
         console.print(f"{skipped} of {total} runs are finished already and are skipped")
@@ -45,7 +50,7 @@ def reporter(total: int, skipped: int) -> Iterator[Reporter]:
 class Reporter:
     """Draws what `run_all` reports."""
 
-    def __init__(self, console: Console, bars: Progress, total: int, skipped: int) -> None:
+    def __init__(self, console: Console, bars: Progress, total: int | None, skipped: int) -> None:
         self.console, self.bars, self.total, self.done = console, bars, total, skipped
         self.overall = bars.add_task("all runs", total=total, completed=skipped, loss="")
         self.current: TaskID | None = None
@@ -78,7 +83,8 @@ class Reporter:
     def _close(self, line: str) -> None:
         self.done += 1
         seconds = time.perf_counter() - self.began
-        self.console.print(f"[{self.done}/{self.total}] {line} ({seconds:.1f} s)", markup=False, soft_wrap=True)
+        count = self.done if self.total is None else f"{self.done}/{self.total}"
+        self.console.print(f"[{count}] {line} ({seconds:.1f} s)", markup=False, soft_wrap=True)
         if self.current is not None:
             self.bars.remove_task(self.current)
         self.bars.update(self.overall, completed=self.done)

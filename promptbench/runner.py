@@ -33,7 +33,7 @@ from promptbench.trainings import load_training, save_training, training_key
 from promptbench.transforms import EVALUATION_TRANSFORM, TRAINING_TRANSFORM
 
 EVALUATION_BATCH = 100  # the field's; accuracy does not depend on it
-FEATURE_BATCH = 4096
+FEATURE_BATCH = 256  # a method may make text per image and class of it
 
 
 class Listener(Protocol):
@@ -101,6 +101,7 @@ def execute(bench: Bench, run: Run, listener: Listener) -> Result:
         "weights": bench.backbone.weights_hash,
     }
     key = training_key(spec, facts)
+    show_training_images(method, still_batches(method, train, EVALUATION_BATCH), spec.train_seed)
     outcome = learn(bench, run, method, train, key, listener) if method.trains else TrainingOutcome([], 0.0, 0.0)
     began = time.perf_counter()
     metrics, notes, names = evaluate_all(bench, run, method, train)
@@ -142,7 +143,6 @@ def learn(
     recipe, spec = run.settings.recipe, run.spec
     assert recipe is not None  # a method that trains has a recipe
     path = bench.output / "trainings" / f"{key[:32]}.safetensors"
-    show_training_images(method, still_batches(method, train, recipe.batch), spec.train_seed)
     stored = load_training(path, method)
     if stored is not None:
         return stored
@@ -159,7 +159,6 @@ def learn(
             seed=spec.train_seed,
             augment=recipe.augment,
         )
-    method.train()
     outcome = fit(
         method,
         recipe,
@@ -178,7 +177,6 @@ def evaluate_all(
     bench: Bench, run: Run, method: Method, train: SelectedImages
 ) -> tuple[dict[str, float], dict[str, str], dict[str, ClassNames]]:
     """Metrics, notes on those that cannot be, and the class names shown, by evaluation."""
-    method.eval()
     metrics, notes, names = {}, {}, {}
     for evaluation in run.plan.evaluations:
         chosen = open_selection(bench.dataset, evaluation.selection, run.spec.data_seed)

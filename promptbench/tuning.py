@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, cast
 
+from promptbench import registry
 from promptbench.bench import Bench
-from promptbench.config import UsageError
+from promptbench.config import UsageError, parse_assignment
 from promptbench.dataset import Dataset, Item
+from promptbench.listing import columns, shown
 from promptbench.metrics import harmonic_mean
 from promptbench.planning import Request, Run, plan_runs
 from promptbench.preflight import preflight
@@ -94,6 +96,21 @@ def tune(bench: TuningBench, request: Request, grid: Mapping[str, Sequence[Any]]
     return sorted(trials, key=lambda trial: -trial.h)
 
 
+def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """`["lr=0.1,0.2", "depth=1,3"]` as values by field.
+
+    Raises:
+        UsageError: On a text that is no `FIELD=V,V`.
+    """
+    grid: dict[str, list[Any]] = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        if not equals or not name.isidentifier() or not all(values.split(",")):
+            raise UsageError(f"--grid {text}: write field=value,value, for instance lr=0.05,0.1.")
+        grid[name] = [parse_assignment(f"{name}={value}")[1] for value in values.split(",")]
+    return grid
+
+
 def default_grid(run: Run) -> dict[str, list[Any]]:
     """Learning rate and epochs around the recipe's."""
     recipe = run.settings.recipe
@@ -133,3 +150,16 @@ def judge(point: Mapping[str, Any], bench: Bench, runs: Sequence[Run]) -> Trial:
         return fmean(fmean(metrics[metric] for metrics in found) for found in by_dataset.values())
 
     return Trial(dict(point), average("base/accuracy"), average("new/accuracy"))
+
+
+def describe(trials: Sequence[Trial], request: Request) -> str:
+    """The points of a search, best first, and the best as a suite would say it."""
+    role = registry.load("protocols", request.protocols[0]).role
+    header = ("pseudo-base", "pseudo-new", "H", *trials[0].settings)
+    rows = [(f"{t.base:.1f}", f"{t.new:.1f}", f"{t.h:.1f}", *map(shown, t.settings.values())) for t in trials]
+    best = ", ".join(f"{name}: {shown(value)}" for name, value in trials[0].settings.items())
+    return (
+        f"{request.methods[0]}, {request.protocols[0]}, suite {request.suite.name}: averages over "
+        f"{len(request.suite.datasets(role))} datasets and {len(request.seeds)} seeds, on held-out images of "
+        f"the training classes' halves\n\n{columns([header, *rows])}\n\nbest: {best}"
+    )

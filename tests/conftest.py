@@ -37,7 +37,7 @@ def tiny_name() -> str:
 
 
 @pytest.fixture
-def tiny(tiny_name: str):  # noqa: ANN201
+def tiny(tiny_name: str) -> Any:
     """The tiny random CLIP: real tokenizer, real blocks, no download."""
     from promptbench.weights import load_backbone
 

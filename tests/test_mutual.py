@@ -1,4 +1,4 @@
-"""Mutual-R holds what its specification asks of any reconstruction: CoCoOp inside it, class order, counts, gradients."""
+"""Mutual-R holds what its specification asks of any reconstruction: CoCoOp in it, class order, counts, gradients."""
 
 from __future__ import annotations
 
@@ -96,13 +96,10 @@ def test_every_token_gets_semantics_of_its_own(ftp: str, rank: int, tiny: pb.Bac
 def test_channels_are_split_among_the_tokens(tiny: pb.Backbone, images: Tensor) -> None:
     method = make(tiny, "channels", ctx_init="", n_ctx=5)
     assert [net.linear1.in_features for net in method.ftp] == [7, 7, 6, 6, 6]
-    image = tiny.encode_image(images).cls.detach().requires_grad_()
-    method.semantics(F.normalize(image, dim=-1))[:, 3].sum().backward()
-    assert torch.equal(image.grad.abs().sum(dim=0) > 0, torch.ones(32, dtype=torch.bool))  # by the norm
-    x = F.normalize(image.detach(), dim=-1)
+    x = F.normalize(tiny.encode_image(images).cls, dim=-1)
     changed = torch.cat([x[:, :20].roll(1, dims=1), x[:, 20:26], x[:, 26:].roll(1, dims=1)], dim=1)
-    same = (method.semantics(changed) - method.semantics(x)).abs().amax(dim=(0, 2)) < 1e-6
-    assert same.tolist() == [False, False, False, True, False]
+    difference = (method.semantics(changed) - method.semantics(x)).abs().amax(dim=(0, 2))
+    assert difference[3] < 1e-6 and difference.max() > 1e-3
 
 
 # TVP -----------------------------------------------------------------------------------------------------------------

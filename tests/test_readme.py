@@ -40,7 +40,13 @@ def test_there_is_something_to_test() -> None:
 def test_a_run_command_of_the_readme_plans_its_runs(
     command: str, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(command.replace("/data/birds", str(workplace / "birds")), *(() if "--dry-run" in command else ("--dry-run",))) == 0
+    assert (
+        run(
+            command.replace("/data/birds", str(workplace / "birds")),
+            *(() if "--dry-run" in command else ("--dry-run",)),
+        )
+        == 0
+    )
     assert "to do" in capsys.readouterr().out
 
 
