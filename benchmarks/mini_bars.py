@@ -2,8 +2,8 @@
 
     python -m promptbench.benchmarks.mini_bars --seeds 1 2 3 -o results/mini/bars.json
 
-Everything was designed and tuned on render seed 1. The bars are for the sealed render seed 2, other drawings of the same
-classes, measured once. A bar that fails is printed as it is. Takes a few minutes on two cores.
+Everything was designed and tuned on render seed 1. The bars are for the sealed render seed 2, other drawings of the
+same classes, measured once. A bar that fails is printed as it is. Takes a few minutes on two cores.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ def measure(seeds: Sequence[int], render_seed: int, output: Path) -> dict[str, A
     }
     sealed = replace(suite, name=f"mini_render{render_seed}", roles=roles)
     began = time.perf_counter()
-    long = str(COOP_EPOCHS_LONG * int(str(sealed.methods["coop"].recipe["epochs"])))
+    long = COOP_EPOCHS_LONG * int(str(sealed.methods["coop"].recipe["epochs"]))
     figures = {
         "zeroshot": run(sealed, output, ["zeroshot"], seeds, {}),
         "generic": run(sealed, output, ["zeroshot@generic"], seeds, {}),
         "coop": run(sealed, output, ["coop"], seeds, {}),
-        "long": run(sealed, output, ["coop"], seeds, {"coop": {"epochs": int(long)}}),
+        "long": run(sealed, output, ["coop"], seeds, {"coop": {"epochs": long}}),
         "maple": run(sealed, output, ["maple"], seeds, {}),
     }
     auroc = out_of_distribution(sealed, output)
@@ -85,11 +85,12 @@ def run(
     suite: Any, output: Path, methods: list[str], seeds: Sequence[int], assignments: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, float]]:
     """Per dataset and on average, means over seeds: base, new, h, and seconds of training."""
+    from promptbench.bench import Bench
     from promptbench.metrics import harmonic_mean
     from promptbench.planning import Request, plan_runs
     from promptbench.progress import reporter
     from promptbench.results import find, read_result
-    from promptbench.runner import Bench, run_all
+    from promptbench.runner import run_all
 
     pairs = tuple((seed, seed) for seed in seeds)
     runs = plan_runs(
@@ -122,10 +123,10 @@ def out_of_distribution(suite: Any, output: Path) -> dict[str, float]:
     import torch
     from sklearn.metrics import roc_auc_score
 
+    from promptbench.bench import Bench
     from promptbench.features import image_features
     from promptbench.images import ImageFeatures, Images
     from promptbench.method import create_method
-    from promptbench.runner import Bench
 
     bench = Bench(suite, output)
     method = create_method("zeroshot", bench.backbone, bench.dataset(SOURCE).class_names)
@@ -155,22 +156,25 @@ def judge(figures: dict[str, dict[str, dict[str, float]]], auroc: dict[str, floa
         holds = (least is None or measured >= least) and (most is None or measured <= most)
         return Bar(what, measured, least, most, holds)
 
+    diagrams_gain = diagrams["coop"]["base"] - diagrams["generic"]["base"]
+    diagrams_context = diagrams["zeroshot"]["base"] - diagrams["generic"]["base"]
+    forgotten = average["long"]["new"] - generic["new"]
     return [
         bar("zero-shot (generic), mean base", generic["base"], 60, 82),
         bar("zero-shot (generic), mean new", generic["new"], 60, 82),
         bar("zero-shot (own templates), mean base", own["base"]),
         bar("zero-shot (own templates), mean new", own["new"]),
         bar("coop base minus zero-shot (generic) base", coop["base"] - generic["base"], 5),
-        bar("diagrams: coop base minus zero-shot (generic) base", diagrams["coop"]["base"] - diagrams["generic"]["base"], 20),
-        bar("diagrams: own template minus generic, base", diagrams["zeroshot"]["base"] - diagrams["generic"]["base"], 10),
-        bar("coop at four times the epochs: new minus zero-shot (generic) new", average["long"]["new"] - generic["new"], None, -3),
+        bar("diagrams: coop base minus zero-shot (generic) base", diagrams_gain, 20),
+        bar("diagrams: own template minus generic, base", diagrams_context, 10),
+        bar("coop, four times the epochs: new minus zero-shot (generic) new", forgotten, None, -3),
         bar("maple base minus zero-shot (generic) base", maple["base"] - generic["base"], 5),
         bar("maple H minus zero-shot (generic) H", maple["h"] - generic["h"], 1),
         bar("MCM AUROC, smooth noise", auroc["mini_ood_smooth_noise"], 85),
         bar("MCM AUROC, unseen blobs", auroc["mini_ood_blobs"], 75),
         bar("coop, seconds of training for one seed", coop["seconds"], None, 60),
         bar("maple, seconds of training for one seed", maple["seconds"], None, 180),
-    ]  # fmt: skip
+    ]
 
 
 if __name__ == "__main__":

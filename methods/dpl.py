@@ -22,11 +22,11 @@ prompted layer, and are carried on after it. The loss is cross-entropy alone.
 
 From the abstract: self-attention in four parts, some strengthened by approximation; text prompting conditioned on
 language that preserves the text input; either modality or both; no regularising task.
-INFERENCE, most of it settings: the algebra of lambda; which parts are strengthened, by the constant s; s and a; the
-sentence stays whole, and prompts are further tokens without positions and order, which all words read and which read
-the words up to [EOT], so that they differ between classes; visual prompts join after `ln_pre`; numbers, depths, first
-values; the recipe, IVLP's in https://github.com/muzairkhattak/PromptSRC, so that only attention and text layout differ
-from `ivlp@promptsrc`. The presets r1 to r8 go from that control to DPL-R one step at a time.
+INFERENCE: the algebra of lambda; which parts are strengthened, by the constant s; s and a; the sentence stays whole, and
+prompts are further tokens without positions or order, which all words read and which read the words up to [EOT], so
+that they differ between classes; visual prompts join after `ln_pre`; numbers, depths, first values; the recipe, IVLP's
+in https://github.com/muzairkhattak/PromptSRC, so that only attention and text layout differ from `ivlp@promptsrc`.
+Most of it is settings; the presets r1 to r8 go from that control to DPL-R one step at a time.
 """
 
 from __future__ import annotations
