@@ -22,10 +22,10 @@ prompted layer, and are carried on after it. The loss is cross-entropy alone.
 
 From the abstract: self-attention in four parts, some strengthened by approximation; text prompting conditioned on
 language that preserves the text input; either modality or both; no regularising task.
-INFERENCE: the algebra of lambda; which parts are strengthened, by the constant s; s and a; the sentence stays whole, and
+INFERENCE: the algebra of lambda; which parts are strengthened, by the constant s; s and a; the sentence stays whole,
 prompts are further tokens without positions or order, which all words read and which read the words up to [EOT], so
 that they differ between classes; visual prompts join after `ln_pre`; numbers, depths, first values; the recipe, IVLP's
-in https://github.com/muzairkhattak/PromptSRC, so that only attention and text layout differ from `ivlp@promptsrc`.
+in https://github.com/muzairkhattak/PromptSRC, so that attention and text layout alone differ from `ivlp@promptsrc`.
 Most of it is settings; the presets r1 to r8 go from that control to DPL-R one step at a time.
 """
 
@@ -48,17 +48,17 @@ from promptbench.text import Layer
 
 CONTROL = "as ivlp@promptsrc, the control"
 DEPTH = f"{CONTROL}; layers that receive prompts"
-WORDS = "a photo of a"
-MAX_WORDS = 4  # as in IVLP: longer contexts are random
-MARK = 100.0  # every channel of a padding token: no state of CLIP has such a mean
+WORDS, MAX_WORDS = "a photo of a", 4  # as in IVLP: longer contexts are random
+MARK = 100.0  # in every channel of a padding token, by which a layer knows it: means of CLIP's states are far smaller
+CURVE = (0.02, 0.05, 0.2, 0.5, 1.0)
 HIDDEN = -1e4  # score of what a query may not see; finite, so that a row that sees nothing has gradients
 
 Rule = Literal["joint", "exact", "bias", "const", "add"]
 Reads = Literal["both", "prompts", "instance"]
 RULES = "how words read prompts: joint, exact: one softmax; bias: its log-odds + s; const: 1 - s and s; add: 1 and s"
+READERS = "what text prompts read: instance tokens, prompts, or both in one softmax"
 READS: dict[Reads, tuple[Rule, float]] = {"both": ("exact", 0.0), "prompts": ("const", 1.0), "instance": ("const", 0.0)}
 
-# Each step of the ladder changes one thing; the next one is the default.
 R1: dict[str, object] = {"layout": "classic", "rule_text": "joint", "rule_vision": "joint"}
 R1 |= {"reads_text": "both", "reads_vision": "both", "carry": 0.0}
 R2 = R1 | {"rule_text": "exact", "rule_vision": "exact"}
@@ -66,7 +66,6 @@ R3 = R2 | {"rule_vision": "add"}
 R4 = R3 | {"layout": "sentence"}
 R5 = R4 | {"rule_text": "add"}
 R6 = R5 | {"carry": 0.01, "reads_text": "prompts", "reads_vision": "prompts"}
-R7 = R6 | {"reads_text": "instance"}
 
 
 class DPL(Method):
@@ -88,12 +87,12 @@ class DPL(Method):
         "r4": Preset(config=R4, source="r3, whole sentence"),
         "r5": Preset(config=R5, source="r4, words read prompts with constant strength"),
         "r6": Preset(config=R6, source="r5, prompts are carried from layer to layer and read each other alone"),
-        "r7": Preset(config=R7, source="r6, text prompts read the words instead"),
+        "r7": Preset(config=R6 | {"reads_text": "instance"}, source="r6, text prompts read words instead"),
         "r8": Preset(source="r7, visual prompts read the patches instead: DPL-R, the default"),
         "const": Preset(config={"rule_text": "const", "rule_vision": "const"}, source="Attn(X, X) weighted with 1 - s"),
         "pp": Preset(config={"reads_text": "both", "reads_vision": "both"}, source="Attn(P, P) kept, as in CLIP"),
-        **{f"a{a}": Preset(config={"carry": a}, source="the curve over a") for a in (0.0, 0.1)},
-        **{f"s{s}": Preset(config={"strength_text": s, "strength_vision": s}) for s in (0.02, 0.05, 0.2, 0.5, 1.0)},
+        **{f"a{a:g}": Preset(config={"carry": a}, source="curve over a") for a in (0.0, 0.1)},
+        **{f"s{s:g}": Preset(config={"strength_text": s, "strength_vision": s}, source="curve over s") for s in CURVE},
     }
 
     @dataclass(frozen=True, kw_only=True)
@@ -111,11 +110,11 @@ class DPL(Method):
             default="sentence", metadata={"source": "ours; prompts beside 'a photo of a <name>.', or in place of words"}
         )
         rule_text: Rule = field(default="add", metadata={"source": f"ours; {RULES}"})
-        rule_vision: Rule = field(default="add", metadata={"source": "ours; how patches read prompts, as rule_text"})
+        rule_vision: Rule = field(default="add", metadata={"source": "ours; the same of patches"})
         strength_text: float = field(default=0.1, metadata={"source": "ours; s"})
         strength_vision: float = field(default=0.1, metadata={"source": "ours; s"})
-        reads_text: Reads = field(default="instance", metadata={"source": "ours; what text prompts read"})
-        reads_vision: Reads = field(default="instance", metadata={"source": "ours; what visual prompts read"})
+        reads_text: Reads = field(default="instance", metadata={"source": f"ours; {READERS}"})
+        reads_vision: Reads = field(default="instance", metadata={"source": "ours; the same of visual prompts"})
         carry: float = field(default=0.01, metadata={"source": "ours; a, part of the last layer's output; 0: replaced"})
         ln_pre: bool = field(default=False, metadata={"source": "ours; true: visual prompts pass ln_pre, as in IVLP"})
 
@@ -240,8 +239,8 @@ class Tower(NamedTuple):
 
     def is_prompt(self, x: Tensor) -> Tensor:
         """(T,), True for prompts."""
-        after = torch.arange(x.shape[1], device=x.device) - self.first(x.shape[1])
-        return (after >= 0) & (after < len(self.prompts[0]))
+        behind = torch.arange(x.shape[1], device=x.device) - self.first(x.shape[1])
+        return (behind >= 0) & (behind < len(self.prompts[0]))
 
     def real(self, x: Tensor) -> Tensor:
         """(N, T), False for padding."""

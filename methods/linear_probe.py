@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from promptbench.config import UsageError
 from promptbench.method import Images, Method, MethodConfig, Prediction
@@ -42,8 +42,7 @@ class LinearProbe(Method):
         C: float = field(default=0.316, metadata={"source": f"{README}; inverse of the regularisation"})
         max_iter: int = field(default=1000, metadata={"source": README})
 
-    weight: nn.Parameter
-    bias: nn.Parameter
+    solution: tuple[Tensor, Tensor] | None = None  # weights (K, D) and biases (K,); solved anew, never stored
 
     def prepare(self, batches: Iterable[tuple[Images, Tensor]]) -> None:
         from sklearn.linear_model import LogisticRegression  # half a second to import
@@ -51,19 +50,19 @@ class LinearProbe(Method):
         pairs = [(self.backbone.encode_image(images).cls.float(), labels) for images, labels in batches]
         features, labels = (torch.cat(tensors) for tensors in zip(*pairs, strict=True))  # (N, D), (N,)
         solver = LogisticRegression(C=self.config.C, max_iter=self.config.max_iter)
-        solver.fit(features.cpu().numpy(), labels.cpu().numpy())
+        solver.fit(features.numpy(force=True), labels.numpy(force=True))
         if len(solver.classes_) != len(self.class_names):
             raise UsageError("A linear probe needs training images of every class.")
         weight = torch.as_tensor(solver.coef_).type_as(features)  # (K, D); (1, D) of two classes
         bias = torch.as_tensor(solver.intercept_).type_as(features)
         if len(weight) == 1:
             weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = nn.Parameter(bias, requires_grad=False)
+        self.solution = weight, bias
 
     def forward(self, images: Images | Tensor) -> Prediction:
-        if not hasattr(self, "weight"):
+        if self.solution is None:
             raise UsageError("A linear probe scores nothing before `prepare` has shown it training images.")
         features = self.backbone.encode_image(images).cls.float()
-        logits = features @ self.weight.T + self.bias
+        weight, bias = self.solution
+        logits = features @ weight.T + bias
         return Prediction(logits, logits / self.backbone.logit_scale)

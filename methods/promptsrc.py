@@ -41,14 +41,17 @@ from promptbench.method import Images, Method, MethodConfig, Prediction, Recipe
 BASE2NEW = "authors' config vit_b16_c2_ep20_batch4_4+4ctx"
 CROSS = f"{BASE2NEW}_cross_datasets"
 FEW_SHOT = "authors' config vit_b16_c2_ep50_batch4_4+4ctx_few_shot"
+LATE_FEW_SHOT = f"{FEW_SHOT}, the lines that its comment names for this dataset"
 SHALLOWER = {"depth_text": 3, "depth_vision": 3, "epoch_mean": 6.0, "epoch_std": 10.0}
 ALL_EPOCHS = {"epoch_mean": 30.0, "epoch_std": 30.0}
+ALL_EPOCHS_ON = ("imagenet", "caltech101", "oxford_pets", "food101", "ucf101", "sun397")
 LATE_EPOCHS = {"epoch_mean": 45.0, "epoch_std": 5.0}
+LATE_EPOCHS_ON = ("stanford_cars", "oxford_flowers", "fgvc_aircraft", "dtd", "eurosat")
 
 
-def few_shot(overrides: dict[str, float], origin: Literal["authors", "transferred"], source: str) -> Recipe:
-    """50 epochs, averaged as `overrides` say."""
-    return Recipe(epochs=50, lr=0.0025, batch=4, overrides=overrides, origin=origin, source=source)
+def recipe(origin: Literal["authors", "transferred"], source: str, epochs: int = 20, **overrides: object) -> Recipe:
+    """What all the authors' trainings have in common."""
+    return Recipe(epochs=epochs, lr=0.0025, batch=4, overrides=overrides, origin=origin, source=source)
 
 
 class PromptSRC(Method):
@@ -57,35 +60,14 @@ class PromptSRC(Method):
     category = "independent, regularised"
     parameters_vit_b16 = 46_080
     recipes: ClassVar = {
-        ("base2new", "*"): Recipe(epochs=20, lr=0.0025, batch=4, origin="authors", source=BASE2NEW),
-        **{
-            (protocol, "*"): Recipe(epochs=20, lr=0.0025, batch=4, overrides=SHALLOWER, origin="authors", source=CROSS)
-            for protocol in ("cross_dataset", "domain_generalization")
-        },
-        ("ood", "*"): Recipe(
-            epochs=20,
-            lr=0.0025,
-            batch=4,
-            overrides=SHALLOWER,
-            origin="transferred",
-            source="its cross-dataset recipe",
-        ),
-        **{
-            ("few_shot", dataset): few_shot(ALL_EPOCHS, "authors", FEW_SHOT)
-            for dataset in ("imagenet", "caltech101", "oxford_pets", "food101", "ucf101", "sun397")
-        },
-        **{
-            ("few_shot", dataset): few_shot(LATE_EPOCHS, "authors", f"{FEW_SHOT}, its second setting")
-            for dataset in ("stanford_cars", "oxford_flowers", "fgvc_aircraft", "dtd", "eurosat")
-        },
-        ("few_shot", "*"): few_shot(ALL_EPOCHS, "transferred", "its few-shot recipe for ImageNet and five others"),
-        ("*", "*"): Recipe(
-            epochs=20,
-            lr=0.0025,
-            batch=4,
-            origin="transferred",
-            source="its base2new recipe; none was published for this protocol",
-        ),
+        ("base2new", "*"): recipe("authors", BASE2NEW),
+        ("cross_dataset", "*"): recipe("authors", CROSS, **SHALLOWER),
+        ("domain_generalization", "*"): recipe("authors", CROSS, **SHALLOWER),
+        ("ood", "*"): recipe("transferred", "its cross-dataset recipe", **SHALLOWER),
+        **{("few_shot", name): recipe("authors", FEW_SHOT, 50, **ALL_EPOCHS) for name in ALL_EPOCHS_ON},
+        **{("few_shot", name): recipe("authors", LATE_FEW_SHOT, 50, **LATE_EPOCHS) for name in LATE_EPOCHS_ON},
+        ("few_shot", "*"): recipe("transferred", "its few-shot recipe for ImageNet and five others", 50, **ALL_EPOCHS),
+        ("*", "*"): recipe("transferred", "its base2new recipe; none was published for this protocol"),
     }
 
     @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,13 @@ WITH_TVP = [preset for preset in PRESETS if preset not in ("cocoop", "ftp", "mat
 LOGITS, GRADIENT = 1e-4, 1e-4
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def tiny(tiny_name: str) -> pb.Backbone:
+    """The tiny random CLIP, once for this file: nothing here changes it."""
+    return pb.load_backbone(tiny_name)
+
+
+@pytest.fixture(scope="module")
 def images(tiny: pb.Backbone) -> Tensor:
     return conformance.batch(tiny)[0][:4]
 
@@ -216,9 +222,10 @@ def test_the_memory_budget_changes_nothing(
 ) -> None:
     method = make(tiny, preset)
     whole, expected = method(images).logits, gradients(method, images)
-    tiny.memory_budget = budget[1]
-    rows = tiny._rows_within_budget(method.sentences.tokens.embeddings.shape[1], learns=True)
+    small = pb.Backbone(tiny.clip, tokenizer=tiny.tokenizer, memory_budget=budget[1])
+    rows = small._rows_within_budget(method.sentences.tokens.embeddings.shape[1], learns=True)
     assert (len(CLASSES) <= rows < len(CLASSES) * len(images)) == (budget[0] == "images apart")
+    method = make(small, preset)
     torch.testing.assert_close(method(images).logits, whole, atol=LOGITS, rtol=0)
     for name, gradient in gradients(method, images).items():
         limit = GRADIENT * expected[name].abs().max().item()

@@ -83,7 +83,7 @@ def _checked(path: Path, digest_file: Path) -> bytes:
     if found != expected:
         raise ValueError(
             f"{path} has SHA-256 {found}, but {digest_file.name} says {expected}; the file is damaged or was replaced. "
-            f"Reinstall promptbench, or run `python -m promptbench.mini.pretrain` to train the weights again."
+            f"Reinstall promptbench; `python -m promptbench.mini.pretrain` makes such files from scratch."
         )
     return data
 

@@ -230,7 +230,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m promptbench.mini.pretrain", description="Pre-train the tiny CLIP.")
     parser.add_argument("--steps", type=int, default=Schedule.steps, help="optimiser steps")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder for weights and log")
+    parser.add_argument("--output", type=Path, default=Path("mini-pretraining"), help="folder for weights and log")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
     arguments = parser.parse_args()
     pretrain(Schedule(steps=arguments.steps), arguments.output, resume=arguments.resume)

@@ -132,10 +132,10 @@ _CORE_SETS = {
         draw=drawn({"shape": _shapes(*DIAGRAM_SENSE.values())}, style=_styles("sketch"), texture=_PLAIN_OR_LIGHT),
     ),
     "neon": MiniSet(
-        title="tilted neon signs of any size",
+        title="tilted neon signs behind clutter",
         class_names=_NEON,
         template="a neon sign of a {}.",
-        draw=drawn({"shape": _shapes(*_NEON)}, style=_styles("neon"), size=range(len(SIZES)), tilt=30, noise=0.05),
+        draw=drawn({"shape": _shapes(*_NEON)}, style=_styles("neon"), size=range(len(SIZES)), tilt=20, occluders=4),
     ),
     "fabrics": MiniSet(
         title="words known only before 'fabric'",
@@ -144,7 +144,7 @@ _CORE_SETS = {
         draw=drawn({"texture": _numbers(tuple(FABRICS), TEXTURES)}, full=True),
     ),
     "combos": MiniSet(
-        title="pairs of colour and shape never seen",
+        title="unseen pairs of colour and shape",
         class_names=tuple(f"{COLOUR_NAMES[c]} {SHAPES[s]}" for s, c in _PAIRS),
         template="a watercolor painting of a {}.",
         draw=drawn(
@@ -152,8 +152,8 @@ _CORE_SETS = {
             style=_styles("watercolor"),
             texture=_PLAIN_OR_LIGHT,
             size=range(len(SIZES)),
-            tilt=40,
-            noise=0.1,
+            tilt=30,
+            occluders=6,
         ),
     ),
     "shapes": MiniSet(
@@ -169,13 +169,14 @@ _CORE_SETS = {
         draw=drawn({"colour": _numbers(_COLOURS, COLOUR_NAMES)}, shape=range(len(SHAPES)), texture=[0]),
     ),
     "counts": MiniSet(
-        title="one to six things",
+        title="one to six things behind clutter",
         class_names=tuple(f"{NUMBERS[n]} {s if n == 1 else plural(s)}" for n, s in _COUNTED),
         template="a photo of {}.",
         draw=drawn(
             {"count": [n for n, _ in _COUNTED], "shape": _shapes(*(s for _, s in _COUNTED))},
             style=_styles("clipart"),
             background=_numbers(("plain", "gradient", "cluttered"), BACKGROUNDS),
+            occluders=4,
         ),
     ),
 }
