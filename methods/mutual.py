@@ -3,9 +3,9 @@
 Image semantics go into the context, a different one into every token, and class texts into visual prompts.
 
 Long et al., "Mutual Prompt Leaning for Vision Language Models" (sic), IJCV 2024,
-https://doi.org/10.1007/s11263-024-02243-z; of its predecessor by the same authors, "Task-Oriented Multi-Modal Mutual
-Learning for Vision-Language Models", ICCV 2023, arXiv:2303.17169, the abstract alone was read too.
-Code by the authors: none was published.
+https://doi.org/10.1007/s11263-024-02243-z; its predecessor by the same authors is "Task-Oriented Multi-Modal Mutual
+Learning for Vision-Language Models", ICCV 2023, arXiv:2303.17169.
+Code by the authors: none was published. Of both papers the abstracts alone were read.
 
     x     = f(image) / |f(image)|                                                      (pass 1, without prompts)
     v_m'  = v_m + h_m(x),   T_c = g([SOS] v_1' ... v_n' <name of c> . [EOT]) / |...|   (FTP)

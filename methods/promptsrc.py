@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -42,10 +42,10 @@ BASE2NEW = "authors' config vit_b16_c2_ep20_batch4_4+4ctx"
 CROSS = f"{BASE2NEW}_cross_datasets"
 FEW_SHOT = "authors' config vit_b16_c2_ep50_batch4_4+4ctx_few_shot"
 LATE_FEW_SHOT = f"{FEW_SHOT}, the lines that its comment names for this dataset"
-SHALLOWER = {"depth_text": 3, "depth_vision": 3, "epoch_mean": 6.0, "epoch_std": 10.0}
-ALL_EPOCHS = {"epoch_mean": 30.0, "epoch_std": 30.0}
+SHALLOWER: dict[str, Any] = {"depth_text": 3, "depth_vision": 3, "epoch_mean": 6.0, "epoch_std": 10.0}
+ALL_EPOCHS: dict[str, Any] = {"epoch_mean": 30.0, "epoch_std": 30.0}
 ALL_EPOCHS_ON = ("imagenet", "caltech101", "oxford_pets", "food101", "ucf101", "sun397")
-LATE_EPOCHS = {"epoch_mean": 45.0, "epoch_std": 5.0}
+LATE_EPOCHS: dict[str, Any] = {"epoch_mean": 45.0, "epoch_std": 5.0}
 LATE_EPOCHS_ON = ("stanford_cars", "oxford_flowers", "fgvc_aircraft", "dtd", "eurosat")
 
 

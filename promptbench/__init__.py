@@ -15,23 +15,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from promptbench.backbone import Backbone, ImageFeatures, Tokens
+    from promptbench.backbone import Backbone
     from promptbench.checkpoints import load_official_checkpoint, official_parameters
     from promptbench.classnames import ClassNames
-    from promptbench.method import Images, Method, MethodConfig, Prediction, create_method
+    from promptbench.images import ImageFeatures, Images
+    from promptbench.method import Method, MethodConfig, Prediction, create_method
     from promptbench.recipe import Preset, Recipe
+    from promptbench.tokens import Tokens
     from promptbench.weights import load_backbone
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Backbone": "backbone",
-    "ImageFeatures": "backbone",
-    "Tokens": "backbone",
+    "ImageFeatures": "images",
+    "Tokens": "tokens",
     "load_backbone": "weights",
     "Method": "method",
     "MethodConfig": "method",
-    "Images": "method",
+    "Images": "images",
     "Prediction": "method",
     "create_method": "method",
     "Recipe": "recipe",

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -24,34 +23,9 @@ from torch.utils.checkpoint import checkpoint
 from promptbench import blocks, text, vision
 from promptbench.config import UsageError
 from promptbench.images import ImageFeatures, Images
+from promptbench.tokens import Tokenizer, Tokens, unknown_words
 
 log = logging.getLogger(__name__)
-
-Tokenizer = Callable[..., Tensor]
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Texts as frozen token embeddings, cut at the longest text.
-
-    Attributes:
-        embeddings: (K, L, d), without positions.
-        eot: (K,) int64, position of the [EOT] token, where the text feature is read.
-        ids: (K, L) int64, the token ids; 0 after [EOT].
-    """
-
-    embeddings: Tensor
-    eot: Tensor
-    ids: Tensor
-
-    def after(self, n: int) -> Tokens:
-        """The same texts without their first n tokens."""
-        return Tokens(self.embeddings[:, n:], self.eot - n, self.ids[:, n:])
-
-    def shared(self) -> int:
-        """How many leading tokens all K texts have in common, their [EOT] left out."""
-        same = (self.ids == self.ids[:1]).all(dim=0).long().cumprod(dim=0).sum()
-        return min(int(same), int(self.eot.min()))
 
 
 class Backbone(nn.Module):
@@ -196,7 +170,7 @@ class Backbone(nn.Module):
                 f"'{self.name}' takes ({len(too_long)} of {len(texts)} prompts are); shorten the template, the class "
                 "name or n_ctx."
             )
-        self._warn_of_unknown_tokens(texts, ids)
+        self._warn_of_unknown_words(texts, ids)
         ids = ids[:, : int(eot.max()) + 1].to(self.device)
         with torch.no_grad():
             return Tokens(self._text.token_embedding(ids), eot.to(self.device), ids)
@@ -295,16 +269,10 @@ class Backbone(nn.Module):
             if prefix is None or prompts.shape[-2] >= prefix.shape[-2]:
                 raise ValueError("deep text prompts replace tokens of the prefix after [SOS]: the prefix is too short")
 
-    def _warn_of_unknown_tokens(self, texts: Sequence[str], ids: Tensor) -> None:
+    def _warn_of_unknown_words(self, texts: Sequence[str], ids: Tensor) -> None:
         if self.known_tokens is None:
             return
-        words = dict.fromkeys(
-            word.strip(".,:;!?")
-            for text, row in zip(texts, ids, strict=True)
-            if self._is_new(row)
-            for word in text.split()
-            if self._is_new(self.tokenizer([word])[0])
-        )
+        words = unknown_words(texts, ids, self.tokenizer, self.known_tokens)
         new = [word for word in words if word not in self._said]
         self._said.update(new)
         if new:
@@ -314,11 +282,6 @@ class Backbone(nn.Module):
                 ", ".join(f"'{word}'" for word in new[:8]) + (f" and {len(new) - 8} more" if len(new) > 8 else ""),
                 "this word" if len(new) == 1 else "these words",
             )
-
-    def _is_new(self, ids: Tensor) -> bool:
-        """Whether a row of token ids, up to its [EOT], has one that the weights were not trained on."""
-        assert self.known_tokens is not None
-        return not self.known_tokens.issuperset(ids[: int(ids.argmax()) + 1].tolist())
 
     # Images -----------------------------------------------------------------------------------------------------
 

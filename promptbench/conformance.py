@@ -202,6 +202,8 @@ def check_gradients_reach_everything_learned(cls: type[Method], backbone: Backbo
     for name, parameter in method.named_parameters():
         if parameter.grad is None or not parameter.grad.any():
             yield f"no gradient reaches {name}"
+        elif not parameter.grad.isfinite().all():
+            yield f"the gradient of {name} is not finite"
     if any(parameter.grad is not None or parameter.requires_grad for parameter in backbone.clip.parameters()):
         yield "CLIP's weights got gradients"
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from promptbench.backbone import Backbone, Tokens
+from promptbench.backbone import Backbone
 from promptbench.config import UsageError
+from promptbench.tokens import Tokens
 
 INIT_STD = 0.02  # of random contexts, in every public implementation
 MAX_WORDS = 4  # the authors of MaPLe and PromptSRC start longer contexts at random, whatever ctx_init says

@@ -10,7 +10,8 @@ from functools import cache
 
 import torch
 
-from promptbench.backbone import Backbone, Tokens
+from promptbench.backbone import Backbone
+from promptbench.tokens import Tokens
 
 
 class WeightlessBackbone(Backbone):

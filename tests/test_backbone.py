@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from promptbench.backbone import Backbone, Tokens
+from promptbench.backbone import Backbone
 from promptbench.config import UsageError
 from promptbench.images import ImageFeatures, Images
 from promptbench.text import Layer
+from promptbench.tokens import Tokens
 from promptbench.weights import load_backbone, shape_of
 
 NAMES = ["golden retriever", "pizza", "Boeing 737-800", "annual crop land", "jack-o'-lantern"]
