@@ -41,10 +41,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from promptbench import blocks, prompts
-from promptbench.backbone import Backbone
+from promptbench.backbone import Backbone, Layer
 from promptbench.config import UsageError
 from promptbench.method import Images, Method, MethodConfig, Prediction, Preset, Recipe
-from promptbench.text import Layer
 
 CONTROL = "as ivlp@promptsrc, the control"
 DEPTH = f"{CONTROL}; layers that receive prompts"

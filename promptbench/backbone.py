@@ -27,6 +27,8 @@ from promptbench.tokens import Tokenizer, Tokens, unknown_words
 
 log = logging.getLogger(__name__)
 
+Layer = text.Layer
+
 
 class Backbone(nn.Module):
     """A frozen CLIP that methods put prompts into.

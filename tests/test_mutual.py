@@ -14,11 +14,12 @@ import promptbench as pb
 from promptbench import conformance, registry
 from promptbench.config import UsageError
 from promptbench.method import fit_to_backbone, instantiate
+from promptbench.methods.mutual import Mutual, other_classes
 from promptbench.weightless import vit_b16
 
 CLASSES = ("golden retriever", "pizza", "jack-o'-lantern", "sea_lion", "annual crop land", "Boeing 737-800")
 OTHER_CLASSES = ("tabby cat", "abbey", "2012 Ferrari 458 Italia Coupe")
-PRESETS = ("", *registry.load("methods", "mutual").presets)
+PRESETS = ("", *Mutual.presets)
 WITH_TVP = [preset for preset in PRESETS if preset not in ("cocoop", "ftp", "matched")]
 LOGITS, GRADIENT = 1e-4, 1e-4
 
@@ -164,7 +165,7 @@ def test_frozen_texts_are_those_of_clip(tiny: pb.Backbone, images: Tensor) -> No
 
 @pytest.mark.parametrize("names", [CLASSES, CLASSES[::-1], CLASSES[:2], ("pizza",), tuple("abcdefghijklm")])
 def test_shuffled_texts_are_those_of_another_class(names: tuple[str, ...]) -> None:
-    others = registry.load("methods", "mutual").set_classes.__globals__["other_classes"](names)
+    others = other_classes(names)
     assert sorted(others) == list(range(len(names)))
     assert len(names) == 1 or all(other != label for label, other in enumerate(others))
 
@@ -236,8 +237,7 @@ def test_the_memory_budget_changes_nothing(
 
 
 def count(**config: object) -> int:
-    cls = registry.load("methods", "mutual")
-    method = cls(fit_to_backbone(cls.Config(**config), vit_b16(), explicit=()), vit_b16())
+    method = Mutual(fit_to_backbone(Mutual.Config(**config), vit_b16(), explicit=()), vit_b16())
     return sum(parameter.numel() for parameter in method.parameters())
 
 
@@ -273,21 +273,19 @@ def test_settings_that_contradict_each_other_are_refused(config: dict[str, Any],
 
 
 def test_every_setting_says_where_it_comes_from_and_the_method_what_it_is() -> None:
-    cls = registry.load("methods", "mutual")
-    assert all(field.metadata["source"] for field in fields(cls.Config))
-    assert (cls.title, cls.reconstructed) == ("Mutual-R", True)
+    assert all(field.metadata["source"] for field in fields(Mutual.Config))
+    assert (Mutual.title, Mutual.reconstructed) == ("Mutual-R", True)
     facts = registry.facts("methods", "mutual")
     assert "reconstructed, written without access to the full paper; compare with it before citing" in facts.docstring
     assert "INFERENCE" in facts.docstring
-    assert {recipe.origin for recipe in cls.recipes.values()} == {"transferred"}
+    assert {recipe.origin for recipe in Mutual.recipes.values()} == {"transferred"}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_keeps_the_contract(preset: str, tiny: pb.Backbone) -> None:
-    cls = registry.load("methods", "mutual")
-    config = fit_to_backbone(cls.Config(**(cls.presets[preset].config if preset else {})), tiny, explicit=())
+    config = fit_to_backbone(Mutual.Config(**(Mutual.presets[preset].config if preset else {})), tiny, explicit=())
     images, labels = conformance.batch(tiny)
-    one, other = (instantiate(cls, config, tiny, conformance.CLASSES, seed=2) for _ in range(2))
+    one, other = (instantiate(Mutual, config, tiny, conformance.CLASSES, seed=2) for _ in range(2))
     for method in (one, other):
         conformance.take_steps(method, images, labels, steps=2)
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import promptbench as pb
-from promptbench import registry
 from promptbench.classnames import ClassNames
 from promptbench.config import UsageError
+from promptbench.methods.promptsrc import IMAGENET_TEMPLATES, PromptSRC, epoch_weights
 from promptbench.recipe import Recipe, resolve
 from promptbench.training import fit
 
@@ -194,27 +194,20 @@ def test_the_average_waits_for_the_last_epoch(backbone: pb.Backbone) -> None:
 # Facts of the authors' code ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def of_module() -> dict[str, Any]:
-    """What the plugin's module holds."""
-    return registry.load("methods", "promptsrc").loss.__globals__
-
-
-def test_the_teacher_reads_the_first_sixty_of_openai_s_templates(of_module: dict[str, Any]) -> None:
+def test_the_teacher_reads_the_first_sixty_of_openai_s_templates() -> None:
     openai = [template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
-    templates = of_module["IMAGENET_TEMPLATES"]
-    assert templates[0] == "a photo of a {}." and len(set(templates)) == len(templates) == 60
-    assert list(templates[1:]) == [text for text in openai[:60] if text != "a photo of a {}."]
+    assert IMAGENET_TEMPLATES[0] == "a photo of a {}." and len(IMAGENET_TEMPLATES) == 60
+    assert list(IMAGENET_TEMPLATES[1:]) == [text for text in openai[:60] if text != "a photo of a {}."]
 
 
-def test_epochs_are_weighted_by_a_gaussian_with_sum_one(of_module: dict[str, Any]) -> None:
-    weights = of_module["epoch_weights"](20, 15.0, 1.0)
+def test_epochs_are_weighted_by_a_gaussian_with_sum_one() -> None:
+    weights = epoch_weights(20, 15.0, 1.0)
     assert weights[14] == max(weights) == pytest.approx(0.3989423, abs=1e-6)  # 1 / sqrt(2 pi), all mass inside
     assert weights[13] == pytest.approx(weights[15]) == pytest.approx(0.2419707, abs=1e-6)
     assert sum(weights) == pytest.approx(1) and len(weights) == 20
-    few_shot = of_module["epoch_weights"](50, 30.0, 30.0)
+    few_shot = epoch_weights(50, 30.0, 30.0)
     assert few_shot[0] / few_shot[29] == pytest.approx(math.exp(-0.5 * (29 / 30) ** 2))
-    assert of_module["epoch_weights"](1, 1000.0, 1.0) == [1.0]  # where exp() is 0
+    assert epoch_weights(1, 1000.0, 1.0) == [1.0]  # where exp() is 0
 
 
 @pytest.mark.parametrize(
@@ -239,8 +232,7 @@ def test_epochs_are_weighted_by_a_gaussian_with_sum_one(of_module: dict[str, Any
 def test_settings_are_the_authors(
     protocol: str, dataset: str, epochs: int, depth: int, mean: float, std: float, origin: str
 ) -> None:
-    cls = registry.load("methods", "promptsrc")
-    config, recipe, *_ = resolve(cls, "promptsrc", protocol=protocol, dataset=dataset)
+    config, recipe, *_ = resolve(PromptSRC, "promptsrc", protocol=protocol, dataset=dataset)
     assert recipe is not None
     assert (recipe.epochs, recipe.lr, recipe.batch, recipe.origin) == (epochs, 0.0025, 4, origin)
     assert (config.depth_text, config.depth_vision) == (depth, depth)
