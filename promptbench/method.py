@@ -70,6 +70,8 @@ class Method(nn.Module, ABC):
 
     Attributes:
         category: Where the prompts go, as shown by `promptbench list methods`.
+        title: What tables call it; "" for its name.
+        reconstructed: True for a method rebuilt without its authors' code; tables mark it and never rank it.
         parameters_vit_b16: Learned parameters with the default config on ViT-B/16 (a literal; a test counts them).
         recipes: (protocol or "*", dataset or "*") -> how to train there.
         presets: Name -> another fair setting, chosen as `method@name`.
@@ -80,6 +82,8 @@ class Method(nn.Module, ABC):
 
     plugin_kind: ClassVar[str] = "method"
     category: ClassVar[str] = ""
+    title: ClassVar[str] = ""
+    reconstructed: ClassVar[bool] = False
     parameters_vit_b16: ClassVar[int] = 0
     recipes: ClassVar[Mapping[tuple[str, str], Recipe]] = {}
     presets: ClassVar[Mapping[str, Preset]] = {}

@@ -31,10 +31,10 @@ class Result:
     """One finished run.
 
     Attributes:
-        conditions: What the run met and the spec does not say: `weights_hash`, `split_digest`, `class_names` (digest
-            per evaluation), `sample_digest`, `sample_size`, `templates`, `transform`, `training_key`, and `provenance`,
-            which says for `config.<field>` and `recipe.<field>` where the value came from: `default`, `recipe`,
-            `suite` or `command line`.
+        conditions: What the run met and the spec does not say: `title` and `reconstructed` of the method,
+            `weights_hash`, `split_digest`, `class_names` (digest per evaluation), `sample_digest`, `sample_size`,
+            `templates`, `transform`, `training_key`, and `provenance`, which says for `config.<field>` and
+            `recipe.<field>` where the value came from, as `show-config` prints it.
         metrics: `<evaluation>/<metric>` and what a protocol derives from them, in percent, finite.
         notes: Why a metric is not there, by its name.
         cost: `learned_parameters`, `train_seconds`, `eval_seconds`, `peak_memory_mb`, `images_per_second`.

@@ -44,8 +44,21 @@ class Row:
     runs: Mapping[str, Mapping[Seed, Result]]
 
     @property
+    def results(self) -> list[Result]:
+        """All of them, dataset by dataset."""
+        return [result for of_dataset in self.runs.values() for result in of_dataset.values()]
+
+    @property
+    def reconstructed(self) -> bool:
+        """Whether the method was rebuilt without its authors' code."""
+        return any(result.conditions.get("reconstructed") for result in self.results)
+
+    @property
     def label(self) -> str:
-        return f"{self.method} ({self.apart})" if self.apart else self.method
+        """What the table calls the row."""
+        name, at, preset = self.method.partition("@")
+        title = next((str(title) for result in self.results if (title := result.conditions.get("title"))), name)
+        return f"{title}{at}{preset} ({self.apart})" if self.apart else f"{title}{at}{preset}"
 
 
 def rows(results: Iterable[Result], methods: Sequence[str] = ()) -> list[Row]:

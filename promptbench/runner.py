@@ -108,6 +108,8 @@ def execute(bench: Bench, run: Run, listener: Listener) -> Result:
     result = Result(
         spec=spec,
         conditions={
+            "title": run.method.title,
+            "reconstructed": run.method.reconstructed,
             "weights_hash": facts["weights"],
             "split_digest": facts["split"],
             "sample_digest": facts["sample"],

@@ -18,6 +18,10 @@ MARKS = {
     "transferred": ("†", "recipe transferred from another protocol or backbone"),
     "ours": ("‡", "recipe chosen here, not by the method's authors"),
 }
+RECONSTRUCTED = (
+    "§",
+    "reconstructed without its authors' code; compare with the paper before citing, and with no published figure",
+)
 CSV_FACTS = ("protocol", "suite", "backbone", "kind", "dataset", "method", "settings", "shots", "seeds", "n")
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -32,6 +36,7 @@ LATEX = {
     "–": "--",
     "†": r"$^\dagger$",
     "‡": r"$^\ddagger$",
+    "§": r"\S{}",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
 }
 
@@ -152,19 +157,23 @@ def _texts(
     footnotes: dict[str, int] = {}
     body = []
     for lines in groups.values():
-        best = {column.key: _best(lines, column.key) if ranked else "" for column in table.columns}
+        published = [line for line in lines if not line.row.reconstructed]
+        best = {column.key: _best(published, column.key) if ranked else "" for column in table.columns}
         rows = []
         for line in lines:
             cells = [line.cells.get(column.key) for column in table.columns]
             texts = [escape(_figure(cell, footnotes)) for cell in cells]
             for place, (column, cell) in enumerate(zip(table.columns, cells, strict=True)):
-                if cell and cell.mean is not None and _rounded(cell.mean) == best[column.key]:
+                ranks = line in published and cell is not None and cell.mean is not None
+                if ranks and _rounded(cell.mean) == best[column.key]:  # type: ignore[union-attr,arg-type]
                     texts[place] = bold.format(texts[place])
             name = escape(line.group) if line is lines[0] else ""
             rows.append([name, escape(line.row.label + _marks(line)), *texts, line.n])
         body.append(rows)
     legend = [
-        f"{mark} {meaning}." for mark, meaning in MARKS.values() if any(mark in _marks(line) for line in table.lines)
+        f"{mark} {meaning}."
+        for mark, meaning in (*MARKS.values(), RECONSTRUCTED)
+        if any(mark in _marks(line) for line in table.lines)
     ]
     remarks = [*(f"[{number}] {reason}" for reason, number in footnotes.items()), *legend, *table.remarks]
     return [escape(title) for title in head], body, [escape(remark) for remark in remarks]
@@ -190,7 +199,8 @@ def _rounded(value: float) -> str:
 
 
 def _marks(line: Line) -> str:
-    return "".join(mark for origin, (mark, _) in MARKS.items() if origin in line.origins)
+    marks = [mark for origin, (mark, _) in MARKS.items() if origin in line.origins]
+    return "".join([*marks, RECONSTRUCTED[0]] if line.row.reconstructed else marks)
 
 
 def _heading(table: Table) -> str:

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from promptbench.methods.mutual import Mutual, other_classes
 from torch import Tensor
 
 import promptbench as pb
 from promptbench import conformance, registry
 from promptbench.config import UsageError
 from promptbench.method import fit_to_backbone, instantiate
-from promptbench.methods.mutual import Mutual, other_classes
 from promptbench.weightless import vit_b16
 
 CLASSES = ("golden retriever", "pizza", "jack-o'-lantern", "sea_lion", "annual crop land", "Boeing 737-800")

@@ -12,13 +12,13 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from promptbench.methods.promptsrc import IMAGENET_TEMPLATES, PromptSRC, epoch_weights
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 import promptbench as pb
 from promptbench.classnames import ClassNames
 from promptbench.config import UsageError
-from promptbench.methods.promptsrc import IMAGENET_TEMPLATES, PromptSRC, epoch_weights
 from promptbench.recipe import Recipe, resolve
 from promptbench.training import fit
 

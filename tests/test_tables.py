@@ -415,3 +415,16 @@ def test_datasets_with_options_of_different_kinds_share_a_row() -> None:
 def test_an_edited_plugin_has_a_row_of_its_own() -> None:
     results = [make(80, 60, method="mine", plugin="ab" * 32), make(70, 50, method="mine", plugin="cd" * 32)]
     assert labels(results) == ["mine (plugin=abababab...)", "mine (plugin=cdcdcdcd...)"]
+
+
+def test_a_reconstruction_has_its_title_and_a_mark_and_is_never_ranked() -> None:
+    ours = {"title": "Other-R", "reconstructed": True}
+    results = [
+        make(70.0, 60.0),
+        make(50.0, 40.0, method="coop"),
+        make(90.0, 80.0, method="other", preset="r2", conditions=ours),
+    ]
+    for fmt, bold, mark in (("md", "**{}**", "Other-R@r2§"), ("latex", r"\textbf{{{}}}", r"Other-R@r2\S{}")):
+        text = render(results, LAYOUT, fmt, ranked=True)
+        assert mark in text and "reconstructed without its authors' code" in text
+        assert bold.format("90.0") not in text and bold.format("70.0") in text
