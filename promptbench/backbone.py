@@ -206,7 +206,7 @@ class Backbone(nn.Module):
             if len(suffix) > len(prefix):
                 prefix = prefix.expand(len(suffix), -1, -1)
         prompts = {i: p.reshape(-1, *p.shape[-2:]) if p.dim() > 2 else p for i, p in (deep or {}).items()}
-        self._check_deep(prompts, prefix)
+        text.check_deep(prompts, prefix, self.text_depth)
         features = self._encode_chunks(prefix, prompts, suffix, eot, layer)
         return features.reshape(*leading, *features.shape[1:])
 
@@ -261,15 +261,6 @@ class Backbone(nn.Module):
         x = self._text.ln_final(x)
         projection = self._text.text_projection
         return projection(x) if isinstance(projection, nn.Linear) else x @ projection
-
-    def _check_deep(self, deep: Mapping[int, Tensor], prefix: Tensor | None) -> None:
-        for index, prompts in deep.items():
-            if not 0 < index < self.text_depth:
-                raise ValueError(
-                    f"deep text prompts for block {index}: the tower has blocks 1 to {self.text_depth - 1}"
-                )
-            if prefix is None or prompts.shape[-2] >= prefix.shape[-2]:
-                raise ValueError("deep text prompts replace tokens of the prefix after [SOS]: the prefix is too short")
 
     def _warn_of_unknown_words(self, texts: Sequence[str], ids: Tensor) -> None:
         if self.known_tokens is None:

@@ -33,6 +33,15 @@ def replace_prompts(prefix: Tensor, prompts: Tensor) -> Tensor:
     return torch.cat([prefix[:, :1], prompts, prefix[:, 1 + prompts.shape[-2] :]], dim=1)
 
 
+def check_deep(deep: Mapping[int, Tensor], prefix: Tensor | None, depth: int) -> None:
+    """Raise a ValueError where deep prompts have nothing to replace."""
+    for index, prompts in deep.items():
+        if not 0 < index < depth:
+            raise ValueError(f"deep text prompts for block {index}: the tower has blocks 1 to {depth - 1}")
+        if prefix is None or prompts.shape[-2] >= prefix.shape[-2]:
+            raise ValueError("deep text prompts replace tokens of the prefix after [SOS]: the prefix is too short")
+
+
 def shared_path(resblocks: Any, prefix: Tensor, deep: Mapping[int, Tensor], suffix: Tensor, eot: Tensor) -> Tensor:
     """States at [EOT] (S, K, d) after all blocks, of prefixes (S, n, d) followed by class tokens (S or 1, K, T, d).
 
