@@ -115,7 +115,7 @@ class Mutual(Method):
         self.words = prompts.words_of(config.ctx_init)
         n, width, joint = prompts.context_length(self.words, config.n_ctx), backbone.text_width, backbone.embed_dim
         vision = backbone.vision_width
-        self.frozen_image_tower = config.n_visual == 0  # type: ignore[misc]
+        self.frozen_image_tower = config.n_visual == 0
         self.ctx = nn.Parameter(prompts.initial_context(backbone, self.words, n))
         units = matched_units(n, joint, width, vision) if config.matched else joint // REDUCTION
         shares = [len(share) for share in torch.arange(joint).tensor_split(n)]

@@ -88,7 +88,7 @@ class Method(nn.Module, ABC):
     recipes: ClassVar[Mapping[tuple[str, str], Recipe]] = {}
     presets: ClassVar[Mapping[str, Preset]] = {}
     trains: ClassVar[bool] = True
-    frozen_image_tower: ClassVar[bool] = False
+    frozen_image_tower: bool = False
     transfers: bool = True
     transfers_reason: str = ""
     Config: ClassVar[type[MethodConfig]] = MethodConfig
