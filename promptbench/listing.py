@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
@@ -46,7 +47,11 @@ def list_methods() -> str:
     for name in registry.names("methods"):
         facts = registry.facts("methods", name)
         learned = facts.attributes.get("parameters_vit_b16", 0)
-        rows.append((name, facts.attributes.get("category", ""), f"{learned:,}" if learned else "-", paper_of(facts)))
+        title = facts.attributes.get("title", "")
+        shown_name = f"{name} ({title})" if title else name
+        rows.append(
+            (shown_name, facts.attributes.get("category", ""), f"{learned:,}" if learned else "-", paper_of(facts))
+        )
     return columns([header, *rows])
 
 
@@ -80,10 +85,11 @@ def list_backbones() -> str:
 
 
 def paper_of(facts: registry.PluginFacts) -> str:
-    """Authors, title and venue, from the docstring's first paragraph that names a paper."""
+    """Authors, title and venue of the first paper that the docstring names."""
     for paragraph in facts.docstring.split("\n\n")[1:]:
-        if "arXiv" in paragraph or '"' in paragraph:
-            return " ".join(paragraph.partition("Code by")[0].split())
+        text = " ".join(paragraph.partition("Code by")[0].split())
+        if '"' in text:
+            return re.split(r"(?<=arXiv:\d{4}\.\d{5})", text)[0].partition(";")[0].rstrip(".")
     return facts.summary
 
 

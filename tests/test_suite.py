@@ -35,7 +35,7 @@ def test_mini_says_what_it_is_and_ranks_nothing() -> None:
     )
     assert not mini.ranked
     assert mini.companions == ("zeroshot", "zeroshot@generic")
-    assert (mini.backbone, mini.shots, mini.seeds, mini.threads) == ("mini", 16, (1,), 2)
+    assert (mini.backbone, mini.shots, mini.seeds, mini.threads) == ("mini", 16, (1,), 1)
     assert len(mini.datasets("base2new")) == 7
     assert set(mini.datasets("source")).isdisjoint(mini.datasets("targets"))
 
