@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from promptbench.benchmarks import mini_bars
 
 from promptbench import cli
-from promptbench.benchmarks import mini_bars
 from promptbench.results import read_results
 
 MINI = Path(__file__).parents[1] / "results" / "mini"
