@@ -1,4 +1,4 @@
-"""Rendered: 20 pairs of colour and shape held out of pre-training, as watercolors."""
+"""Rendered: 20 pairs of colour and shape held out of pre-training, as watercolors behind clutter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rendered: one to six stars or leaves."""
+"""Rendered: one to six stars or leaves, partly covered."""
 
 from __future__ import annotations
 

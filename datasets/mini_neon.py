@@ -1,4 +1,4 @@
-"""Rendered: 20 shapes as tilted neon signs behind clutter.
+"""Rendered: 20 shapes as tilted neon signs behind clutter."""
 
 from __future__ import annotations
 
