@@ -198,19 +198,26 @@ def table_command(options: argparse.Namespace) -> int:
     if options.format not in FORMATS:
         raise unknown("format", options.format, FORMATS)
     places = options.results or [OUTPUT]
+    suites = [load_suite(name) for name in suite_names()]
+    companions = {(suite.name, label) for suite in suites for label in suite.companions}
     results = [result for result in read_results(*places) if result.spec.protocol == options.protocol]
     for wanted, kind in ((options.method or (), "label"), (options.dataset or (), "dataset")):
         present = {getattr(result.spec, kind) for result in results}
         for name in wanted:
             if name not in present:
                 raise UsageError(f"There is no {options.protocol} result of '{name}' in {', '.join(places)}.")
-        results = [result for result in results if not wanted or getattr(result.spec, kind) in wanted]
+        results = [
+            result
+            for result in results
+            if not wanted
+            or getattr(result.spec, kind) in wanted
+            or (kind == "label" and (result.spec.suite, result.spec.label) in companions)
+        ]
     if not results:
         raise UsageError(
             f"There are no {options.protocol} results in {', '.join(places)}; make some with "
             "`promptbench run`, or name another folder with --results."
         )
-    suites = [load_suite(name) for name in suite_names()]
     print_tables(results, suites, options.method or (), options.dataset or (), options.format)
     return 0
 

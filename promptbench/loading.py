@@ -7,7 +7,7 @@ neither on the order of loading nor on the number of workers.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
 from typing import Protocol
 
 import numpy as np
@@ -118,7 +118,7 @@ class FeatureBatches:
 def pixel_batches(backbone: Backbone, dataset: ImageDataset, items: Sequence[Item], batch: int) -> ImageLoader:
     """The images under the evaluation transform, in order."""
     views = Views(backbone, dataset, items, keep=0, augment_seed=None)
-    return ImageLoader(views, batch_size=batch, num_workers=workers(backbone, views))
+    return ImageLoader(views, batch_size=batch, num_workers=workers(backbone, views), generator=torch.Generator())
 
 
 def training_batches(
@@ -134,6 +134,7 @@ def training_batches(
         drop_last=len(items) >= batch,
         num_workers=count,
         persistent_workers=count > 0,
+        generator=torch.Generator(),  # worker seeds are not drawn from the stream that a method's loss draws from
     )
 
 
@@ -142,9 +143,3 @@ def workers(backbone: Backbone, images: Sized) -> int:
     if backbone.resolution**2 <= SMALL or len(images) < MAX_WORKERS * 4:
         return 0
     return min(MAX_WORKERS, max(0, len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else 1))
-
-
-def with_labels(batches: Iterable[tuple[Images, Tensor]], device: torch.device) -> Iterator[tuple[Images, Tensor]]:
-    """The same batches on a device."""
-    for images, labels in batches:
-        yield images.to(device), labels.to(device)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from promptbench.config import UsageError
-from promptbench.method import instantiate
+from promptbench.method import Method, instantiate
 from promptbench.results import find, read_result
 from promptbench.selection import open_selection, shown_names
 
@@ -36,7 +36,7 @@ def check_images(bench: Bench, runs: Iterable[Run]) -> None:
     seen: set[tuple[Selection, int | None]] = set()
     warned: set[Selection] = set()
     for run in runs:
-        trained = (run.plan.train,) if run.method.trains else ()
+        trained = (run.plan.train,) if looks_at_images(run.method) else ()
         for selection in (*trained, *(evaluation.selection for evaluation in run.plan.evaluations)):
             key = (selection, run.spec.data_seed if selection.shots is not None else None)
             if key in seen:
@@ -47,6 +47,11 @@ def check_images(bench: Bench, runs: Iterable[Run]) -> None:
             if selection in trained and selection not in warned:
                 warned.add(selection)
                 warn_of_few_images(chosen.class_names, chosen.labels, selection)
+
+
+def looks_at_images(method: type[Method]) -> bool:
+    """Whether a method sees training images: to learn from, or in `prepare`."""
+    return method.trains or method.prepare is not Method.prepare
 
 
 def warn_of_few_images(names: Sequence[str], labels: Iterable[int], selection: Selection) -> None:

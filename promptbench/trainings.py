@@ -57,7 +57,7 @@ def load_training(path: Path, method: Method) -> TrainingOutcome | None:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             outcome = json.loads(file.metadata()["outcome"])
-    except (SafetensorError, OSError, KeyError, ValueError):
+        method.load_state_dict(tensors)
+        return TrainingOutcome(**outcome)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError):
         return None
-    method.load_state_dict(tensors)
-    return TrainingOutcome(**outcome)

@@ -7,6 +7,7 @@ cannot be read while tuning, and under base2new the real new classes are never s
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from promptbench.protocol import Evaluation, Plan
 from promptbench.results import find, read_result
 from promptbench.runner import Listener, run_all
 
+SEEN = ("train", "val")  # splits that tuning may read
 DEFAULT_LR = (1 / 3, 1.0, 3.0)  # times the recipe's
 DEFAULT_EPOCHS = (0.5, 1.0, 2.0)
 
@@ -54,9 +56,22 @@ class WithoutTest:
 
     def items(self, split: str) -> list[Item]:
         """Training or validation items."""
-        if split not in ("train", "val"):
-            raise PermissionError(f"tuning may not read the {split} images of '{self._dataset.name}'")
+        self._refuse_test(split)
         return self._dataset.items(split)
+
+    def read(self, split: str) -> Sequence[Item]:
+        """Training or validation items from disk."""
+        self._refuse_test(split)
+        return self._dataset.read(split)
+
+    def split_digest(self) -> str:
+        """SHA-256, in hex, of the items that may be read."""
+        rows = [list(item) for split in SEEN for item in self.items(split)]
+        return hashlib.sha256(repr(rows).encode()).hexdigest()
+
+    def _refuse_test(self, split: str) -> None:
+        if split not in SEEN:
+            raise PermissionError(f"tuning may not read the {split} images of '{self._dataset.name}'")
 
 
 class TuningBench(Bench):
@@ -131,8 +146,9 @@ def pseudo(run: Run) -> Run:
         Evaluation(name="base", selection=replace(judged, classes=base)),
         Evaluation(name="new", selection=replace(judged, classes=new)),
     )
+    spec = replace(run.spec, suite=f"{run.spec.suite}.tune")  # never taken for a run of the protocol itself
     return replace(
-        run, plan=Plan(dataset=run.plan.dataset, train=replace(train, classes=base), evaluations=evaluations)
+        run, spec=spec, plan=Plan(dataset=run.plan.dataset, train=replace(train, classes=base), evaluations=evaluations)
     )
 
 

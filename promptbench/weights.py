@@ -18,6 +18,7 @@ from promptbench.known import BACKBONES
 
 EMBEDDED = "mini"
 RANDOM = "random"
+PLAIN = "-gelu"  # behind an architecture: the file's weights were trained with plain GELU
 HOW_TO_NAME = "write ARCHITECTURE:TAG, such as 'ViT-B-16:openai', or ARCHITECTURE:FILE"
 
 
@@ -59,7 +60,8 @@ def load_backbone(name: str = EMBEDDED) -> Any:
     if architecture.endswith(".json"):
         open_clip.add_model_config(architecture)
         architecture = Path(architecture).stem
-    return Backbone(_create(architecture, weights), open_clip.get_tokenizer(architecture), name=name)
+    plain = name.partition(":")[0].endswith(PLAIN)
+    return Backbone(_create(architecture, weights, plain), open_clip.get_tokenizer(architecture), name=name)
 
 
 @cache
@@ -79,8 +81,9 @@ def shape_of(name: str) -> BackboneShape:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Architecture and weights."""
+    """Architecture, without the `-gelu` that says so of a file's activation, and weights."""
     architecture, _, weights = name.partition(":")
+    architecture = architecture.removesuffix(PLAIN)
     if not weights:
         raise UsageError(f"Backbone '{name}' names no weights; {HOW_TO_NAME}.{nearest(name, BACKBONES)}")
     return architecture, weights
@@ -103,7 +106,7 @@ def _folder(package: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _create(architecture: str, weights: str) -> Any:
+def _create(architecture: str, weights: str, plain: bool = False) -> Any:
     """An open_clip model, with the activation that its weights were trained with."""
     import open_clip
     import torch
@@ -120,13 +123,19 @@ def _create(architecture: str, weights: str) -> Any:
             f"'{weights}' is neither a weight file nor a pretrained tag of {architecture}."
             f"{nearest(weights, tags) or (' Tags: ' + ', '.join(tags) + '.' if tags else '')}"
         )
+    quick = _needs_quick_gelu(architecture, weights)
+    if file.is_file() and not quick and not plain and f"{architecture}-quickgelu" in open_clip.list_models():
+        raise UsageError(
+            f"A file does not say which activation its weights were trained with: name {architecture}-quickgelu:{file} "
+            f"for OpenAI's weights, or {architecture}{PLAIN}:{file} for weights trained with plain GELU."
+        )
     try:
         with silence(), warnings.catch_warnings():
             warnings.filterwarnings("error", message="QuickGELU mismatch")
             return open_clip.create_model(
                 architecture,
                 pretrained=str(file) if file.is_file() else weights,
-                force_quick_gelu=_needs_quick_gelu(architecture, weights),
+                force_quick_gelu=quick and not plain,
             )
     except UserWarning:
         raise UsageError(
@@ -136,10 +145,11 @@ def _create(architecture: str, weights: str) -> Any:
         reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
         if file.is_file():
             raise UsageError(f"The weight file {file} cannot be loaded into {architecture}: {reason}.") from error
+        exact = f"{architecture.removesuffix('-quickgelu')}-quickgelu" if quick else architecture
         raise UsageError(
             f"The weights '{weights}' of {architecture} could not be fetched ({type(error).__name__}); without a "
             f"network, download {_source_of(architecture, weights)} elsewhere and name the file: "
-            f"--backbone {architecture}:/path/to/file."
+            f"--backbone {exact}:/path/to/file."
         ) from error
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import open_clip
 import pytest
 import torch
@@ -315,3 +317,22 @@ def test_openai_weights_get_quick_gelu_and_a_network_error_says_what_to_do(monke
     with pytest.raises(UsageError):
         load_backbone("ViT-B-16:laion2b_s34b_b88k")
     assert asked["force_quick_gelu"] is False
+
+
+def test_a_file_without_a_word_on_its_activation_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "weights.pt"
+    file.write_bytes(b"")
+    with pytest.raises(UsageError, match="name ViT-B-16-quickgelu:.* for OpenAI's weights, or ViT-B-16-gelu:"):
+        load_backbone(f"ViT-B-16:{file}")
+    asked: dict[str, object] = {}
+
+    def create(architecture: str, **arguments: object) -> None:
+        asked.update(arguments, architecture=architecture)
+        raise RuntimeError("stop here")
+
+    monkeypatch.setattr(open_clip, "create_model", create)
+    for name, quick in (("ViT-B-16-gelu", False), ("ViT-B-16-quickgelu", True)):
+        with pytest.raises(UsageError, match="cannot be loaded"):
+            load_backbone(f"{name}:{file}")
+        assert asked["force_quick_gelu"] is quick and asked["pretrained"] == str(file)
+    assert shape_of(f"ViT-B-16-gelu:{file}").text_depth == 12

@@ -40,3 +40,9 @@ def test_the_bars_follow_from_the_figures_beside_them() -> None:
         (bar["what"], bar["measured"], bar["holds"]) for bar in report["bars"]
     ]
     assert report["render_seed"] == 2 and len(report["seeds"]) >= 3
+
+
+def test_zero_shot_stands_in_every_table_of_the_mini_suite(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["table", "--results", str(MINI), "--method", "coop", "--dataset", "mini_neon"]) == 0
+    out = capsys.readouterr().out
+    assert "| zeroshot " in out and "| zeroshot@generic " in out and "| maple" not in out

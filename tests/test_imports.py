@@ -1,4 +1,4 @@
-"""Imports go one way: DESIGN.md draws the directions, and here they are read from the source."""
+"""Imports go one way: the design draws the directions, and here they are read from the source."""
 
 from __future__ import annotations
 

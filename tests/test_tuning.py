@@ -12,6 +12,7 @@ from promptbench import cli
 from promptbench.config import UsageError
 from promptbench.dataset import Dataset, open_dataset
 from promptbench.protocol import Selection
+from promptbench.results import read_results
 from promptbench.selection import class_labels, open_selection
 from promptbench.tuning import WithoutTest, parse_grid
 
@@ -65,6 +66,9 @@ def test_test_images_cannot_be_read(dataset: Dataset) -> None:
     assert sealed.items("train") == dataset.items("train") and sealed.class_names == dataset.class_names
     with pytest.raises(PermissionError, match="may not read the test images of 'birds'"):
         sealed.items("test")
+    with pytest.raises(PermissionError):
+        sealed.read("test")
+    assert sealed.split_digest() != dataset.split_digest()
 
 
 def test_a_grid_is_read_from_words() -> None:
@@ -99,6 +103,7 @@ def test_the_command_finds_the_better_setting_and_reads_no_test_image(
     out = capsys.readouterr().out
     assert "pseudo-new" in out and "best: lr: " in out
     assert opened and not [path for path in opened if f"{birds}/test/" in path]
+    assert {result.spec.suite for result in read_results(tmp_path / "out" / "tuning")} == {"mini.tune"}
     assert cli.main(words) == 0  # finished points are not run again
     assert capsys.readouterr().out == out
 
