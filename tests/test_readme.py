@@ -73,3 +73,11 @@ def test_the_python_of_the_readme_runs() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "torch.Size([4, 2])\ntorch.Size([4, 3])\n"
+
+
+def test_the_table_of_the_readme_is_part_of_the_committed_one() -> None:
+    committed = (
+        (Path(__file__).parents[1] / "results" / "mini" / "base2new.md").read_text(encoding="utf-8").splitlines()
+    )
+    shown = [line for line in README.splitlines() if line.startswith("|") and "±" in line]
+    assert len(shown) > 10 and set(shown) <= set(committed)
