@@ -103,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
     example = "promptbench table --protocol base2new --format latex"
     table = command("table", table_command, "print the comparison table of stored results", example)
     table.add_argument("--protocol", default="base2new", metavar="P", help="default: base2new")
-    add_list(table, "--method", metavar="M", help="only these, in this order")
+    add_list(table, "--method", metavar="M", help="only these, in this order, and the suite's companions")
     add_list(table, "--dataset", metavar="D", help="only these, in this order")
     add_list(table, "--results", metavar="DIR", help=f"folders that `run` wrote to, or files; default: ./{OUTPUT}")
     table.add_argument("--format", default="md", metavar="F", help=f"{', '.join(FORMATS)}; default: md")
