@@ -37,7 +37,8 @@ class Result:
             `recipe.<field>` where the value came from, as `show-config` prints it.
         metrics: `<evaluation>/<metric>` and what a protocol derives from them, in percent, finite.
         notes: Why a metric is not there, by its name.
-        cost: `learned_parameters`, `train_seconds`, `eval_seconds`, `peak_memory_mb`, `images_per_second`.
+        cost: `learned_parameters`, `train_seconds`, `eval_seconds`, `peak_memory_mb` (of the
+            process so far), `train_images_per_second`.
         versions: As `library_versions` gives them.
         commit: As `git_commit` gives it.
         created: ISO 8601, UTC.

@@ -32,7 +32,7 @@ from promptbench.method import Images, Method, show_training_images
 from promptbench.training import TrainingOutcome, fit
 
 FOLDER = Path(__file__).parent / "plugins"
-PLUGINS = ("clip_lora_like", "cocoop_like", "decoupled_like", "promptsrc_like", "tip_adapter_f")
+PLUGINS = ("clip_lora_like", "decoupled_like", "promptsrc_like", "tip_adapter_f")
 CLASSES = conformance.CLASSES
 Make = Callable[..., Any]
 
@@ -184,7 +184,7 @@ def test_promptsrc_ends_with_the_gaussian_mean_of_its_epochs(
 
 
 def test_cocoop_encodes_a_batch_as_it_encodes_each_image(make: Make, images: Tensor) -> None:
-    method = make("cocoop_like")
+    method = make("cocoop")
     with torch.no_grad():
         text = method.conditional_text(method.backbone.encode_image(images).cls)
     assert text.shape == (len(images), len(CLASSES), method.backbone.embed_dim)

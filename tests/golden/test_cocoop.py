@@ -1,6 +1,6 @@
-"""Instance-conditional prompts give the official numbers of CoCoOp, all images of a batch encoded at once.
+"""CoCoOp gives its official numbers whatever the memory budget: in one go, images apart, classes apart.
 
-CoCoOp lives among the test plugins. The stored numbers and the tolerances are described in README.md beside this file.
+The stored numbers and the tolerances are described in README.md beside this file.
 """
 
 from __future__ import annotations
@@ -34,16 +34,9 @@ def stored(golden_case: Callable[[str], dict[str, Tensor]]) -> dict[str, Tensor]
 
 
 @pytest.fixture(params=BUDGETS.values(), ids=BUDGETS)
-def untrained(
-    request: pytest.FixtureRequest,
-    golden_clip: torch.nn.Module,
-    golden_recipe: ModuleType,
-    golden_folder: Path,
-    plugin_file: Callable[[Path], type[pb.Method]],
-) -> pb.Method:
-    plugin_file(golden_folder.parent / "plugins" / "cocoop_like.py")
+def untrained(request: pytest.FixtureRequest, golden_clip: torch.nn.Module, golden_recipe: ModuleType) -> pb.Method:
     backbone = pb.Backbone(golden_clip, tokenizer=golden_recipe.tokenizer(), memory_budget=request.param)
-    return pb.create_method("cocoop_like", backbone, golden_recipe.CLASS_NAMES)
+    return pb.create_method("cocoop", backbone, golden_recipe.CLASS_NAMES)
 
 
 @pytest.fixture
