@@ -15,9 +15,7 @@ from promptbench.results import failure_path, find
 from promptbench.suite import Suite, load_suite, suite_names
 
 if TYPE_CHECKING:
-    from promptbench.averages import TableLayout
     from promptbench.planning import Request, Run
-    from promptbench.results import Result
 
 
 def columns(rows: Iterable[Sequence[object]], indent: str = "") -> str:
@@ -267,31 +265,3 @@ def show_settings(run: Run, request: Request) -> str:
         for name, value in spec.dataset_options.items()
     ]
     return columns([(name, "=", value, origin) for name, value, origin in rows])
-
-
-def layout_of(protocol: str) -> TableLayout:
-    """The columns of a protocol's table."""
-    from promptbench.averages import Column, TableLayout
-
-    cls = registry.load("protocols", protocol)
-    return TableLayout(tuple(Column(*column) for column in cls.columns), cls().summarize)
-
-
-def presentation(
-    results: Sequence[Result], suites: Sequence[Suite], methods: Sequence[str], datasets: Sequence[str]
-) -> dict[str, Any]:
-    """How a table of these results is laid out, as arguments of `render`.
-
-    A suite speaks for its own datasets: its note stays away from a table of others alone.
-    """
-    seen: dict[str, set[str]] = {}
-    for result in results:
-        seen.setdefault(result.spec.suite, set()).add(result.spec.dataset)
-    known = [suite for suite in suites if suite.name in seen]
-    of_own = [suite for suite in known if seen[suite.name] & {entry.name for entry in suite.entries()}]
-    return {
-        "notes": {suite.name: suite.note for suite in of_own},
-        "ranked": bool(known) and all(suite.ranked for suite in known),
-        "methods": methods or [label for suite in known for label in suite.companions],
-        "datasets": datasets or [entry.name for suite in known for entry in suite.entries()],
-    }

@@ -1,0 +1,24 @@
+"""`promptbench describe`."""
+
+from __future__ import annotations
+
+import argparse
+
+from promptbench.flags import add_plugin
+
+HELP = "describe a method, dataset, protocol or suite"
+EXAMPLE = "promptbench describe maple"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its flags."""
+    parser.add_argument("name", metavar="NAME", help="as `promptbench list` shows it")
+    add_plugin(parser)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """`describe`."""
+    from promptbench.listing import describe
+
+    print(describe(options.name))
+    return 0

@@ -1,0 +1,25 @@
+"""`promptbench list`."""
+
+from __future__ import annotations
+
+import argparse
+
+from promptbench.flags import add_plugin
+
+KINDS = ("methods", "datasets", "protocols", "suites", "backbones")
+HELP = f"list {', '.join(KINDS[:-1])} or {KINDS[-1]}"
+EXAMPLE = "promptbench list methods"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its flags."""
+    parser.add_argument("kind", metavar="KIND", help=", ".join(KINDS))
+    add_plugin(parser)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """`list`: imports no plugin and no torch."""
+    from promptbench.listing import list_kind
+
+    print(list_kind(options.kind, KINDS))
+    return 0

@@ -1,0 +1,36 @@
+"""`promptbench tune`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from promptbench.flags import add_list, add_what, request_of
+
+HELP = "choose settings on held-out images of halves of the training classes"
+EXAMPLE = "promptbench tune --method coop --protocol base2new --grid lr=0.05,0.1,0.2 epochs=25,50"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its flags."""
+    add_what(parser)
+    add_list(
+        parser, "--grid", metavar="FIELD=V,V", help="values to try; default: multiples of the recipe's lr and epochs"
+    )
+
+
+def execute(options: argparse.Namespace) -> int:
+    """`tune`: the points of the grid, best first."""
+    from promptbench.dataset import data_roots
+    from promptbench.progress import reporter
+    from promptbench.results import check_writable
+    from promptbench.tuning import TuningBench, describe, parse_grid, tune
+
+    request = request_of(options, companions=False)
+    output = Path(options.output) / "tuning"
+    check_writable(output)
+    bench = TuningBench(request.suite, output, data_roots(options.data_root), request.device)
+    with reporter() as listener:
+        trials = tune(bench, request, parse_grid(options.grid or []), listener)
+    print(describe(trials, request))
+    return 0
