@@ -82,8 +82,8 @@ class CoCoOp(Method):
         self.tokens = tokens.after(1 + len(self.ctx))
 
     def forward(self, images: Images | Tensor) -> Prediction:
-        image = self.backbone.encode_image(images).cls
-        return self.classify(image, self.conditional_text(image))
+        features = self.encode_images(images)
+        return self.classify(features, self.conditional_text(features.cls))
 
     def conditional_text(self, image: Tensor) -> Tensor:
         """Text features (B, K, D), not normalised, for image features (B, D)."""

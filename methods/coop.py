@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from promptbench import prompts
 from promptbench.backbone import Backbone
 from promptbench.config import UsageError
-from promptbench.method import Images, Method, MethodConfig, Prediction, Preset, Recipe
+from promptbench.method import Method, MethodConfig, Preset, Recipe
 
 PAPER = "CoOp, section 4.1, and the authors' COOP.md and scripts"
 COCOOP = "CoCoOp, section 4, and the comments in the authors' scripts/cocoop"
@@ -98,6 +98,3 @@ class CoOp(Method):
         prefix = start if self.shared == 1 else prompts.join(start, self.ctx[: self.shared - 1])
         embeddings = prompts.arrange(self.tokens, self.ctx, self.arrangement, self.shared)
         return self.backbone.encode_text(embeddings, self.tokens.eot - self.shared, prefix)
-
-    def forward(self, images: Images | Tensor) -> Prediction:
-        return self.classify(self.backbone.encode_image(images).cls, self.text_features())

@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from promptbench import blocks, prompts
 from promptbench.backbone import Backbone, Layer
 from promptbench.config import UsageError
-from promptbench.method import Images, Method, MethodConfig, Prediction, Preset, Recipe
+from promptbench.method import ImageFeatures, Images, Method, MethodConfig, Preset, Recipe
 
 CONTROL = "as ivlp@promptsrc, the control"
 DEPTH = f"{CONTROL}; layers that receive prompts"
@@ -142,6 +142,7 @@ class DPL(Method):
             self.towers["vision"] = Tower(
                 self.visual_prompts, c.rule_vision, c.strength_vision, c.reads_vision, c.carry, joins=not c.ln_pre
             )
+        self.frozen_image_tower = "vision" not in self.towers
 
     def set_classes(self, names: Sequence[str]) -> None:
         super().set_classes(names)
@@ -163,17 +164,21 @@ class DPL(Method):
         embeddings = tokens.embeddings.masked_fill(padding.unsqueeze(-1), MARK)
         return self.backbone.encode_text(embeddings, tokens.eot, layer=layer)
 
-    def encode_images(self, images: Images | Tensor, layer: Layer | None) -> Tensor:
-        """(B, D), the blocks run by `layer`."""
+    def run_image_tower(self, images: Images | Tensor, layer: Layer | None) -> ImageFeatures:
+        """Features of B images, the blocks run by `layer`."""
         first = self.visual_prompts[0] if self.config.ln_pre and layer else None
-        return self.backbone.encode_image(images, first, layer=layer).cls
+        return self.backbone.encode_image(images, first, layer=layer)
 
     def encode_classes(self) -> Tensor:
         return self.encode_texts(self.towers["text"].layer if "text" in self.towers else None)
 
-    def forward(self, images: Images | Tensor) -> Prediction:
-        image = self.encode_images(images, self.towers["vision"].layer if "vision" in self.towers else None)
-        return self.classify(image, self.text_features())
+    def encode_images(self, images: Images | Tensor) -> ImageFeatures:
+        return self.run_image_tower(images, self.towers["vision"].layer if "vision" in self.towers else None)
+
+    def diagnostics(self, images: Images | Tensor) -> dict[str, float]:
+        """Share of attention that goes to prompts, by tower, kind of row and layer."""
+        gates = self.attention_gates(images).items()
+        return {f"gate/{rows}/{layer}": share for rows, shares in gates for layer, share in enumerate(shares, start=1)}
 
     @torch.no_grad()
     def attention_gates(self, images: Images | Tensor) -> dict[str, list[float]]:
@@ -183,7 +188,7 @@ class DPL(Method):
         """
         gates = {}
         for name, tower in self.towers.items():
-            encode = self.encode_texts if name == "text" else partial(self.encode_images, images)
+            encode = self.encode_texts if name == "text" else partial(self.run_image_tower, images)
             gates[f"{name}/instance"], gates[f"{name}/prompts"] = measured(tower, encode)
         return gates
 
@@ -280,7 +285,7 @@ def weights(rule: Rule, strength: float, odds: Tensor) -> tuple[Tensor, Tensor]:
     return torch.ones_like(share) if rule == "add" else 1 - share, share
 
 
-def measured(tower: Tower, encode: Callable[[Layer], Tensor]) -> list[list[float]]:
+def measured(tower: Tower, encode: Callable[[Layer], object]) -> list[list[float]]:
     """Mean lambda by layer of the rows of X, and of P, while `encode` runs; texts may come in chunks."""
     sums: dict[int, Tensor] = {}  # by layer: sums and numbers (2, 2) of both kinds of row
 

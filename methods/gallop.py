@@ -61,6 +61,7 @@ class GalLoP(Method):
 
     category = "global-local"
     parameters_vit_b16 = 606_208
+    dense_scores = True
     recipes: ClassVar = {
         ("few_shot", "imagenet"): recipe(50, 128, SHOTS_16),
         ("few_shot", "sun397"): recipe(200, 128, SHOTS_16),

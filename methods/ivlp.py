@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from promptbench import prompts
 from promptbench.backbone import Backbone
-from promptbench.method import Images, Method, MethodConfig, Prediction, Preset, Recipe
+from promptbench.method import ImageFeatures, Images, Method, MethodConfig, Preset, Recipe
 
 MAPLE = "MaPLe authors' config IVLP/vit_b16_c2_ep5_batch4_2+2ctx"
 PROMPTSRC = "PromptSRC authors' config IVLP/vit_b16_c2_ep20_batch4_4+4ctx"
@@ -85,10 +85,9 @@ class IVLP(Method):
         deep = dict(enumerate(self.text_prompts, start=1))
         return self.sentences.encode(self.backbone, self.ctx, deep)
 
-    def forward(self, images: Images | Tensor) -> Prediction:
+    def encode_images(self, images: Images | Tensor) -> ImageFeatures:
         first, *deep = self.visual_prompts
-        features = self.backbone.encode_image(images, first, dict(enumerate(deep, start=1)))
-        return self.classify(features.cls, self.text_features())
+        return self.backbone.encode_image(images, first, dict(enumerate(deep, start=1)))
 
     def official_parameters(self) -> dict[str, nn.Parameter]:
         first, *deep = self.visual_prompts

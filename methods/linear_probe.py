@@ -64,5 +64,4 @@ class LinearProbe(Method):
             raise UsageError("A linear probe scores nothing before `prepare` has shown it training images.")
         features = self.backbone.encode_image(images).cls.float()
         weight, bias = self.solution
-        logits = features @ weight.T + bias
-        return Prediction(logits, logits / self.backbone.logit_scale)
+        return Prediction(features @ weight.T + bias, None)

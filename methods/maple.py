@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from promptbench import prompts
 from promptbench.backbone import Backbone
-from promptbench.method import Images, Method, MethodConfig, Prediction, Recipe
+from promptbench.method import ImageFeatures, Images, Method, MethodConfig, Recipe
 
 BASE2NEW = "authors' config vit_b16_c2_ep5_batch4_2ctx"
 CROSS = "authors' config vit_b16_c2_ep5_batch4_2ctx_cross_datasets"
@@ -93,10 +93,9 @@ class MaPLe(Method):
         deep = zip(self.compound_prompt_projections, self.compound_prompts_text, strict=True)
         return [self.proj(self.ctx), *(project(prompt) for project, prompt in deep)]
 
-    def forward(self, images: Images | Tensor) -> Prediction:
+    def encode_images(self, images: Images | Tensor) -> ImageFeatures:
         first, *deep = self.visual_prompts()
-        features = self.backbone.encode_image(images, first, dict(enumerate(deep, start=1)))
-        return self.classify(features.cls, self.text_features())
+        return self.backbone.encode_image(images, first, dict(enumerate(deep, start=1)))
 
     def official_parameters(self) -> dict[str, nn.Parameter]:
         return {f"prompt_learner.{name}": parameter for name, parameter in self.named_parameters()}

@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from promptbench import prompts
 from promptbench.backbone import Backbone
 from promptbench.config import UsageError
-from promptbench.method import Images, Method, MethodConfig, Prediction, Preset, Recipe
+from promptbench.method import ImageFeatures, Images, Method, MethodConfig, Prediction, Preset, Recipe
 
 COCOOP = "CoCoOp authors' vit_b16_c4_ep10_batch1_ctxv1; a recipe of its own is not known"
 REDUCTION = 16  # of the joint dimension to the hidden units of all networks, as in CoCoOp
@@ -140,12 +140,12 @@ class Mutual(Method):
     def forward(self, images: Images | Tensor) -> Prediction:
         return self.classify(*self.features(images))
 
-    def features(self, images: Images | Tensor) -> tuple[Tensor, Tensor]:
-        """Image features (B, D), of pass 2 where there are visual prompts, and text features (B, K, D)."""
-        image = self.backbone.encode_image(images).cls
-        text = self.conditional_text(image)
+    def features(self, images: Images | Tensor) -> tuple[ImageFeatures, Tensor]:
+        """Image features, of pass 2 where there are visual prompts, and text features (B, K, D)."""
+        image = self.encode_images(images)
+        text = self.conditional_text(image.cls)
         if self.config.n_visual:
-            image = self.backbone.encode_image(images, self.visual_prompts(image, text)).cls
+            image = self.backbone.encode_image(images, self.visual_prompts(image.cls, text))
         return image, text
 
     def conditional_text(self, image: Tensor) -> Tensor:

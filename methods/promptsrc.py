@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from promptbench import prompts
 from promptbench.backbone import Backbone
 from promptbench.config import UsageError
-from promptbench.method import Images, Method, MethodConfig, Prediction, Recipe
+from promptbench.method import ImageFeatures, Images, Method, MethodConfig, Recipe
 
 BASE2NEW = "authors' config vit_b16_c2_ep20_batch4_4+4ctx"
 CROSS = f"{BASE2NEW}_cross_datasets"
@@ -120,16 +120,12 @@ class PromptSRC(Method):
     def encode_classes(self) -> Tensor:
         return self.sentences.encode(self.backbone, self.ctx, dict(enumerate(self.text_prompts, start=1)))
 
-    def image_features(self, images: Images | Tensor) -> Tensor:
-        """(B, D) of the prompted tower, not normalised."""
+    def encode_images(self, images: Images | Tensor) -> ImageFeatures:
         first, *deep = self.visual_prompts
-        return self.backbone.encode_image(images, first, dict(enumerate(deep, start=1))).cls
-
-    def forward(self, images: Images | Tensor) -> Prediction:
-        return self.classify(self.image_features(images), self.text_features())
+        return self.backbone.encode_image(images, first, dict(enumerate(deep, start=1)))
 
     def loss(self, images: Images | Tensor, labels: Tensor) -> dict[str, Tensor]:
-        image, text = self.image_features(images), self.text_features()
+        image, text = self.encode_images(images).cls, self.text_features()
         logits = self.classify(image, text).logits  # (B, K)
         with torch.no_grad():
             frozen_image, frozen_text = self.backbone.encode_image(images).cls, self.frozen_text()

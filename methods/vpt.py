@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from promptbench import prompts
 from promptbench.backbone import Backbone
-from promptbench.method import Images, Method, MethodConfig, Prediction, Recipe
+from promptbench.method import ImageFeatures, Images, Method, MethodConfig, Recipe
 
 BASE2NEW = "MaPLe authors' configs/trainers/VPT/vit_b16_c2_ep5_batch4_4"
 ELSEWHERE = "its base2new recipe; none was published for this protocol"
@@ -63,10 +63,9 @@ class VPT(Method):
     def encode_classes(self) -> Tensor:
         return self.backbone.encode_text(self.tokens.embeddings, self.tokens.eot)
 
-    def forward(self, images: Images | Tensor) -> Prediction:
+    def encode_images(self, images: Images | Tensor) -> ImageFeatures:
         first, *deep = self.visual_prompts
-        features = self.backbone.encode_image(images, first, dict(enumerate(deep, start=1)))
-        return self.classify(features.cls, self.text_features())
+        return self.backbone.encode_image(images, first, dict(enumerate(deep, start=1)))
 
     def official_parameters(self) -> dict[str, nn.Parameter]:
         first, *deep = self.visual_prompts

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from promptbench import prompts
-from promptbench.method import Images, Method, MethodConfig, Prediction, Preset
+from promptbench.method import Method, MethodConfig, Preset
 
 
 class ZeroShot(Method):
@@ -54,6 +54,3 @@ class ZeroShot(Method):
     def encode_classes(self) -> Tensor:
         features = self.backbone.encode_text(self.tokens.embeddings, self.tokens.eot)  # (templates * K, D)
         return F.normalize(features, dim=-1).unflatten(0, (-1, len(self.class_names))).mean(dim=0)
-
-    def forward(self, images: Images | Tensor) -> Prediction:
-        return self.classify(self.backbone.encode_image(images).cls, self.text_features())

@@ -284,7 +284,7 @@ class Backbone(nn.Module):
         prompts: Tensor | None = None,
         deep: Mapping[int, Tensor] | None = None,
         layer: text.Layer | None = None,
-        local: bool = False,
+        local: bool | None = None,
     ) -> ImageFeatures:
         """Features of B images, not normalised.
 
@@ -294,12 +294,13 @@ class Backbone(nn.Module):
             prompts: (n, d) or (B, n, d), appended after the patches, without positions, before `ln_pre`.
             deep: Block index -> prompts (n, d) or (B, n, d) that replace the last n tokens before it.
             layer: Called for every block in place of it, as `layer(index, block, x, None) -> x`, x (B, tokens, d).
-            local: Also return the dense features.
+            local: Also return the dense features; None: where the batch asks for them, `Images.dense`.
 
         Raises:
             UsageError: If the tower cannot take what is asked of it, such as prompts in a ResNet.
         """
         changed = prompts is not None or bool(deep) or layer is not None
+        local = isinstance(images, Images) and images.dense if local is None else local
         if isinstance(images, Images):
             if not changed and images.features is not None and (images.features.local is not None or not local):
                 return images.features

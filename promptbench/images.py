@@ -42,10 +42,18 @@ class ImageFeatures:
 
 @dataclass(frozen=True)
 class Images:
-    """A batch of images: pixels (B, 3, H, W), normalised, or the features of a frozen image tower, or both."""
+    """A batch of images: pixels (B, 3, H, W), normalised, or the features of a frozen image tower, or both.
+
+    Attributes:
+        pixels: What the image tower reads, or None.
+        features: What it says of them without prompts, or None.
+        dense: Whether whoever scores these images asks for dense features too: `Backbone.encode_image` then returns
+            them unless it is told otherwise.
+    """
 
     pixels: Tensor | None = None
     features: ImageFeatures | None = None
+    dense: bool = False
 
     def __post_init__(self) -> None:
         if self.pixels is None and self.features is None:

@@ -8,7 +8,6 @@ Letters: B images, K classes, P patches, D joint dimension.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
@@ -53,20 +52,22 @@ class Prediction:
 
     Attributes:
         logits: (B, K), float32, scaled; accuracy is taken from these.
-        cosines: (B, K), float32, unscaled similarity of the global image feature, mean over prompts.
+        cosines: (B, K), float32, unscaled similarity of the global image feature, mean over prompts; None for a
+            method that compares images with no text.
         local: (B, P, K), unscaled similarities of all patches, or None.
     """
 
     logits: Tensor
-    cosines: Tensor
+    cosines: Tensor | None
     local: Tensor | None = None
 
 
-class Method(nn.Module, ABC):
+class Method(nn.Module):
     """Base class of all methods.
 
-    A subclass defines parameters in `__init__`, class tokens in `set_classes`, and `forward`. The backbone is at
-    hand as `self.backbone`; it is not a submodule, so the state dict holds learned tensors alone.
+    A subclass defines parameters in `__init__`, class tokens in `set_classes`, and what differs from CLIP of
+    `encode_classes`, `encode_images` and `forward`. The backbone is at hand as `self.backbone`; it is not a submodule,
+    so the state dict holds learned tensors alone.
 
     Attributes:
         category: Where the prompts go, as shown by `promptbench list methods`.
@@ -77,6 +78,7 @@ class Method(nn.Module, ABC):
         presets: Name -> another fair setting, chosen as `method@name`.
         trains: False where there is nothing to train.
         transfers: False where new classes cannot be scored; `transfers_reason` then says why.
+        dense_scores: True where the authors score images by dense features too; elsewhere such scores are ours.
         frozen_image_tower: True where image features do not depend on what is learned, so that they may be cached.
     """
 
@@ -88,6 +90,7 @@ class Method(nn.Module, ABC):
     recipes: ClassVar[Mapping[tuple[str, str], Recipe]] = {}
     presets: ClassVar[Mapping[str, Preset]] = {}
     trains: ClassVar[bool] = True
+    dense_scores: ClassVar[bool] = False
     frozen_image_tower: bool = False
     transfers: bool = True
     transfers_reason: str = ""
@@ -110,9 +113,17 @@ class Method(nn.Module, ABC):
         self.class_names = names if isinstance(names, ClassNames) else ClassNames(names)
         self._text_features = None
 
-    @abstractmethod
     def forward(self, images: Images | Tensor) -> Prediction:
-        """Scores of B images for the current K classes."""
+        """Scores of B images for the current K classes.
+
+        A method that does not override it promises that image features know nothing of the classes: each evaluated
+        image is then encoded once, however many lists of classes it meets.
+        """
+        return self.classify(self.encode_images(images), self.text_features())
+
+    def encode_images(self, images: Images | Tensor) -> ImageFeatures:
+        """Image features of B images, not normalised; dense ones too where the batch asks for them."""
+        return self.backbone.encode_image(images)
 
     def loss(self, images: Images | Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Named scalar terms whose sum is minimised; `labels` (B,) int64 index the current classes."""
@@ -131,6 +142,10 @@ class Method(nn.Module, ABC):
 
     def on_epoch_end(self, epoch: int, epochs: int) -> None:
         """Called after each of `epochs` epochs, counted from 0: weight averaging and the like."""
+
+    def diagnostics(self, images: Images | Tensor) -> dict[str, float]:
+        """Figures of the method's own about B images and the current classes, stored with each evaluation."""
+        return {}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for the optimiser; a group may override `lr` (as a factor `lr_scale`) and `weight_decay`."""
@@ -162,8 +177,9 @@ class Method(nn.Module, ABC):
             self._text_features = ((precision, ALWAYS), features)
         return features
 
-    def classify(self, image: Tensor, text: Tensor, local: Tensor | None = None) -> Prediction:
-        """Scaled cosines of image features (B, D) and text features (K, D) or (B, K, D); `local` is (B, P, D)."""
+    def classify(self, image: ImageFeatures | Tensor, text: Tensor) -> Prediction:
+        """Scaled cosines of image features, (B, D) if a tensor, and text features (K, D) or (B, K, D)."""
+        image, local = (image.cls, image.local) if isinstance(image, ImageFeatures) else (image, None)
         with torch.autocast(image.device.type, enabled=False):  # in float32 under any precision
             text = F.normalize(text.float(), dim=-1)
             cosines = similarity(F.normalize(image.float(), dim=-1).unsqueeze(1), text).squeeze(1)

@@ -58,7 +58,7 @@ def fill(method: pb.Method) -> pb.Method:
 def features(method: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         layer = method.towers["vision"].layer if "vision" in method.towers else None
-        return method.encode_classes(), method.encode_images(pixels, layer)
+        return method.encode_classes(), method.run_image_tower(pixels, layer).cls
 
 
 def block_of(width: int, heads: int) -> Any:

@@ -85,8 +85,8 @@ def test_equal_networks_for_all_tokens_are_cocoop(tiny: pb.Backbone, images: Ten
 
 
 def test_without_visual_prompts_the_image_feature_is_that_of_pass_one(tiny: pb.Backbone, images: Tensor) -> None:
-    assert torch.equal(make(tiny, n_visual=0).features(images)[0], tiny.encode_image(images).cls)
-    assert not torch.allclose(make(tiny).features(images)[0], tiny.encode_image(images).cls, atol=1e-3)
+    assert torch.equal(make(tiny, n_visual=0).features(images)[0].cls, tiny.encode_image(images).cls)
+    assert not torch.allclose(make(tiny).features(images)[0].cls, tiny.encode_image(images).cls, atol=1e-3)
 
 
 # FTP -----------------------------------------------------------------------------------------------------------------
@@ -115,18 +115,18 @@ def test_channels_are_split_among_the_tokens(tiny: pb.Backbone, images: Tensor) 
 @pytest.mark.parametrize("preset", WITH_TVP)
 def test_at_first_visual_prompts_ignore_the_texts(preset: str, tiny: pb.Backbone, images: Tensor) -> None:
     method = make(tiny, preset, moved=False)
-    before = method.features(images)[0]
+    before = method.features(images)[0].cls
     assert torch.equal(before, tiny.encode_image(images, method.visual).cls)
     method.set_classes(OTHER_CLASSES)
-    assert torch.equal(method.features(images)[0], before)
+    assert torch.equal(method.features(images)[0].cls, before)
 
 
 @pytest.mark.parametrize("preset", WITH_TVP)
 def test_later_they_read_the_texts_unless_those_are_zeroed(preset: str, tiny: pb.Backbone, images: Tensor) -> None:
     method = make(tiny, preset)
-    before = method.features(images)[0]
+    before = method.features(images)[0].cls
     method.set_classes(OTHER_CLASSES)
-    assert torch.equal(method.features(images)[0], before) == (preset == "tvp-zeroed")
+    assert torch.equal(method.features(images)[0].cls, before) == (preset == "tvp-zeroed")
 
 
 def test_the_reorganised_text_is_the_mean_by_relevance(tiny: pb.Backbone, images: Tensor) -> None:
@@ -212,7 +212,7 @@ def test_gradients_pass_through_the_texts_that_tvp_reads(
     tvp_text: str, passes: bool, tiny: pb.Backbone, images: Tensor
 ) -> None:
     method = make(tiny, tvp_text=tvp_text)
-    method.features(images)[0].sum().backward()
+    method.features(images)[0].cls.sum().backward()
     assert (method.ctx.grad is not None) == passes
 
 
