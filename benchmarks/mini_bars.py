@@ -138,7 +138,7 @@ def out_of_distribution(suite: Any, output: Path) -> dict[str, float]:
     @torch.no_grad()
     def scores(name: str) -> list[float]:
         dataset = bench.dataset(name)
-        features = image_features(bench.backbone, dataset, dataset.items("test"))
+        features = image_features(bench.backbone, dataset, dataset.items("test")).cls
         cosines = method(Images(features=ImageFeatures(features))).cosines
         return cosines.softmax(dim=-1).max(dim=-1).values.tolist()
 

@@ -8,6 +8,7 @@ License: CC BY 4.0.
 from __future__ import annotations
 
 from promptbench.dataset import Dataset, DatasetInfo
+from promptbench.sources import Download, Sources
 
 
 class Caltech101(Dataset):
@@ -16,11 +17,26 @@ class Caltech101(Dataset):
     info = DatasetInfo(
         title="Caltech101",
         classes=100,
+        images=(4128, 1649, 2465),
         template="a photo of a {}.",
-        folder="caltech-101",
+        folder=("caltech-101", "dataset_suite/caltech101"),
         split_file="split_zhou_Caltech101.json",
         image_folder="101_ObjectCategories",
         url="https://data.caltech.edu/records/mzrjq-6wc02",
         paper="Fei-Fei et al., CVPR Workshop 2004",
         license="CC BY 4.0",
     )
+    sources = Sources(
+        downloads=(
+            Download(
+                url="https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip",
+                md5="3138e1922a9193bfa496528edbbc45d0",
+                inner="caltech-101/101_ObjectCategories.tar.gz",
+                folder="101_ObjectCategories",
+                target="101_ObjectCategories",
+            ),
+        ),
+        split_url="https://drive.google.com/file/d/1hyarUivQE36mY6jSomru6Fjd-JzwcCzN/view",
+    )
+    renamed = {"Faces": "face", "Leopards": "leopard", "Motorbikes": "motorbike", "airplanes": "airplane"}
+    ignored = ("BACKGROUND_Google", "Faces_easy")

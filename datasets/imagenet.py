@@ -6,17 +6,24 @@ there is no validation set. Classes are the folders of `images/train` in sorted 
 file of CLIP's names).
 License: its own terms of access, for non-commercial research and education.
 Differs from CoOp: files are sorted. CoOp takes them as the file system lists them, so its few-shot sample depends on
-the disk.
+the disk; it keeps that order in `imagenet/preprocessed.pkl`. With `listing` set to such a file the images come in its
+order, which is not that of sorted files, and the sample of a seed is the one that CoOp draws beside that file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from promptbench.config import UsageError
 from promptbench.dataset import Dataset, DatasetInfo, Item
+from promptbench.samples import read_coop
+from promptbench.sources import Sources
 from promptbench.splits import class_folder_items, read_class_names, subfolders
+
+from ._imagenet import name_of
 
 _FOLDERS = {"train": "train", "test": "val"}  # the challenge's labelled test set was never published
 
@@ -27,20 +34,52 @@ class ImageNet(Dataset):
     info = DatasetInfo(
         title="ImageNet",
         classes=1000,
+        images=(1_281_167, 0, 50000),
         template="a photo of a {}.",
-        folder="imagenet",
+        folder=("imagenet", "Imagenet"),
         split_file="classnames.txt",
-        image_folder="images",
+        image_folder=("images", ""),
         url="https://image-net.org",
         paper="Russakovsky et al., IJCV 2015, arXiv:1409.0575",
         license="non-commercial research and education, terms of access",
     )
+    sources = Sources(
+        split_url="https://drive.google.com/file/d/1-61f_ol79pViBFDG_IDlUQSwoLcn2XXF/view",
+        by_hand=(
+            "Ask for access at https://image-net.org and get ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar.",
+            "Unpack the first to {folder}/images/train, and each of the 1000 archives in it into a folder of its name, "
+            "such as {folder}/images/train/n01440764.",
+            "Unpack the second to {folder}/images/val, and sort its 50 000 images into folders of the same names by "
+            "the labels of the development kit, ILSVRC2012_devkit_t12.tar.gz.",
+        ),
+    )
     distinct_names = False  # CLIP's names hold pairs such as missile (n03773504, n04008634)
 
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Dataset.Config):
+        """In which order the images come."""
+
+        listing: str = field(
+            default="",
+            metadata={"source": "CoOp's preprocessed.pkl, from the current or the dataset's folder; else sorted files"},
+        )
+
     def read(self, split: str) -> Sequence[Item]:
-        """The sorted files of the sorted class folders."""
+        """The sorted files of the sorted class folders, or those that `listing` has, in its order."""
         if split not in _FOLDERS:
             return []
+        if not self.config.listing:
+            return self._sorted(split)
+        listed = read_coop(self._listing, {name: self._sorted(name) for name in _FOLDERS})
+        self._items |= {name: tuple(items) for name, items in listed.items()}
+        return self._items[split]
+
+    @property
+    def _listing(self) -> Path:
+        given = Path(self.config.listing).expanduser()
+        return given if given.exists() else self.folder / given
+
+    def _sorted(self, split: str) -> Sequence[Item]:
         labels = {folder: label for label, folder in enumerate(self._class_folders)}
         return class_folder_items(self.image_root, _FOLDERS[split], labels, self._class_name)
 
@@ -54,10 +93,7 @@ class ImageNet(Dataset):
 
     @cached_property
     def _names(self) -> dict[str, str]:
-        return read_class_names(self.folder / self.info.split_file)
+        return read_class_names(self.annotation(self.info.split_file))
 
     def _class_name(self, folder: str) -> str:
-        if folder not in self._names:
-            path = self.folder / self.info.split_file
-            raise UsageError(f"{path} has no name for the class folder {folder!r}; add a line `{folder} name`.")
-        return self._names[folder]
+        return name_of(folder, self._names, self.annotation(self.info.split_file))

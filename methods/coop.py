@@ -41,7 +41,9 @@ class CoOp(Method):
         ("domain_generalization", "*"): Recipe(epochs=50, lr=0.002, batch=32, origin="authors", source=COCOOP),
         ("ood", "*"): Recipe(epochs=50, lr=0.002, batch=32, origin="transferred", source="its recipe for ImageNet"),
         ("few_shot", "imagenet"): Recipe(epochs=50, lr=0.002, batch=32, origin="authors", source=PAPER),
-        ("few_shot", "*"): Recipe(epochs=200, lr=0.002, batch=32, origin="authors", source=PAPER),
+        ("few_shot", "*"): Recipe(
+            epochs=200, epochs_at={1: 50, 2: 100, 4: 100}, lr=0.002, batch=32, origin="authors", source=PAPER
+        ),
     }
     presets: ClassVar = {
         "50": Preset(recipe={"epochs": 50, "origin": "authors"}, source=COCOOP),

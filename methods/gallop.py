@@ -62,6 +62,8 @@ class GalLoP(Method):
     category = "global-local"
     parameters_vit_b16 = 606_208
     dense_scores = True
+    frozen_image_tower = True
+    reads_dense = True
     recipes: ClassVar = {
         ("few_shot", "imagenet"): recipe(50, 128, SHOTS_16),
         ("few_shot", "sun397"): recipe(200, 128, SHOTS_16),
@@ -78,9 +80,9 @@ class GalLoP(Method):
     presets: ClassVar = {
         "authors": Preset(
             recipe={"weight_decay": 1e-2, "warmup_epochs": 0},
+            sampler="stratified",
             source="the authors' comparison, whose runs draw images in proportion to class size (scikit-learn's "
-            "StratifiedShuffleSplit) and those of FGVC Aircraft from trainval; the images are chosen by the run, "
-            "not by this preset",
+            "StratifiedShuffleSplit) and those of FGVC Aircraft from trainval",
         ),
         "coop-samples": Preset(
             recipe={"weight_decay": 1e-2, "warmup_epochs": 0},

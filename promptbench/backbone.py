@@ -104,6 +104,11 @@ class Backbone(nn.Module):
         return vision.local_width(self.clip.visual)
 
     @property
+    def patches(self) -> int:
+        """Positions P of dense features."""
+        return vision.patches(self.clip.visual)
+
+    @property
     def vision_depth(self) -> int:
         """Blocks of the image tower; 0 for a tower without transformer blocks."""
         return len(vision.resblocks(self.clip.visual))

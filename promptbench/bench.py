@@ -8,6 +8,8 @@ from pathlib import Path
 
 from promptbench.backbone import Backbone
 from promptbench.dataset import Dataset, open_dataset
+from promptbench.results import find, predictions_path
+from promptbench.spec import Spec
 from promptbench.suite import Suite
 from promptbench.weights import load_backbone
 
@@ -21,12 +23,18 @@ class Bench:
         output: Where results and learned tensors go.
         roots: Data roots; only read.
         device: `cpu` or `cuda`.
+        save_predictions: Whether each run keeps its scores of every image.
+        may_train: Whether a training that is not stored is made; otherwise it is an error.
+        skip_unreadable: Whether images that cannot be read are left out; otherwise they are an error.
     """
 
     suite: Suite
     output: Path
     roots: tuple[Path, ...] = ()
     device: str = "cpu"
+    save_predictions: bool = False
+    may_train: bool = True
+    skip_unreadable: bool = False
     _datasets: dict[str, Dataset] = field(default_factory=dict)
 
     @cached_property
@@ -35,9 +43,17 @@ class Bench:
         backbone: Backbone = load_backbone(self.suite.backbone).to(self.device)
         return backbone
 
+    def is_finished(self, spec: Spec) -> bool:
+        """Whether the result of a run is there, and its predictions where they are wanted."""
+        if find(self.output, spec) is None:
+            return False
+        return not self.save_predictions or predictions_path(self.output, spec).exists()
+
     def dataset(self, name: str) -> Dataset:
         """A dataset of the suite, opened once."""
         if name not in self._datasets:
             entry = self.suite.entry(name)
-            self._datasets[name] = open_dataset(entry.dataset, entry.options, self.roots, alias=entry.name)
+            dataset = open_dataset(entry.dataset, entry.options, self.roots, alias=entry.name)
+            dataset.skip_unreadable = self.skip_unreadable
+            self._datasets[name] = dataset
         return self._datasets[name]

@@ -1,8 +1,8 @@
 """The contract of a dataset: its facts, its splits, its images.
 
 A dataset is one module of `promptbench.datasets` (or a plugin) with one class. Most are facts only: the base class
-reads a CoOp-style split file (KaiyangZhou/CoOp, DATASETS.md) below a data root. Data roots are only read, never
-written.
+reads a CoOp-style split file (KaiyangZhou/CoOp, DATASETS.md) below a data root or, where there is none, splits what the
+makers' annotations say. Data roots are only read, never written.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 from PIL import Image
 
 from promptbench import registry
+from promptbench.annotations import Annotated, Splits, generate_split
+from promptbench.cache import cache_dir
 from promptbench.classnames import GENERIC_TEMPLATE, ClassNames, refuse_same_names
 from promptbench.config import UsageError, build, unknown
-from promptbench.splits import SPLITS, Item, read_split_json
+from promptbench.decoding import find_unreadable, open_image
+from promptbench.layout import GUIDE, Layout
+from promptbench.sources import Sources
+from promptbench.splits import SPLITS, Item, class_folder_items, read_split_json, subfolders
 
 __all__ = ["Dataset", "DatasetInfo", "Item", "data_roots", "open_dataset", "open_image"]
-
-LAYOUT = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
-"""Describes the folders below a data root, and links the split files."""
 
 _SHOWN = 3  # missing files named in an error
 
@@ -39,10 +40,11 @@ class DatasetInfo:
     Attributes:
         title: Its name as tables print it.
         classes: How many classes it has; 0 where the user's data decides.
+        images: How many images train, val and test have, as counted or in the papers; all 0 where nobody says.
         template: The words around a class name for zero-shot CLIP.
-        folder: Its folder below a data root.
+        folder: Its folder below a data root, or all that it may lie in, CoOp's first.
         split_file: The file in that folder that defines the split, or the classes where the folders are the split.
-        image_folder: The folder in `folder` that image paths start from; "" for `folder` itself.
+        image_folder: The folder in `folder` that image paths start from, or all that may be; "" for `folder` itself.
         url: Where to get it.
         paper: Who made it.
         license: Its terms as its makers state them, or "".
@@ -50,29 +52,40 @@ class DatasetInfo:
 
     title: str
     classes: int
+    images: tuple[int, int, int] = (0, 0, 0)
     template: str | tuple[str, ...] = GENERIC_TEMPLATE
-    folder: str = ""
+    folder: str | tuple[str, ...] = ""
     split_file: str = ""
-    image_folder: str = ""
+    image_folder: str | tuple[str, ...] = ""
     url: str = ""
     paper: str = ""
     license: str = ""
 
 
 class Dataset:
-    """A dataset; a subclass says `info` and overrides `read` where there is no split JSON.
+    """A dataset; a subclass says `info`, overrides `annotated` where class folders do not tell the labels, and `read`
+    where there is no split JSON.
 
     Attributes:
         info: Its facts.
         distinct_names: Whether two classes that read the same are refused. False only where the field's own list has
             such pairs.
+        renamed: Class folder to class name, where they differ, for a split made from class folders.
+        ignored: Folders beside the class folders that are no class.
+        sources: Where its files come from.
         config: Its settings.
         roots: The data roots it looks in, first hit wins.
+        skip_unreadable: Whether images that cannot be read are left out; otherwise they are an error.
     """
+
+    skip_unreadable: bool = False
 
     plugin_kind: ClassVar[str] = "dataset"
     info: ClassVar[DatasetInfo]
     distinct_names: ClassVar[bool] = True
+    renamed: ClassVar[Mapping[str, str]] = {}
+    ignored: ClassVar[tuple[str, ...]] = ()
+    sources: ClassVar[Sources] = Sources()
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -90,6 +103,7 @@ class Dataset:
         self.roots = tuple(Path(root) for root in roots)
         self._alias = alias
         self._items: dict[str, tuple[Item, ...]] = {}
+        self._split_source = ""
 
     @property
     def name(self) -> str:
@@ -97,41 +111,75 @@ class Dataset:
         return self._alias or type(self).__module__.rpartition(".")[2]
 
     @cached_property
+    def layout(self) -> Layout:
+        """Where it may lie below the data roots."""
+        return Layout(self.roots, _all(self.info.folder), self.info.split_file, _all(self.info.image_folder))
+
+    @cached_property
     def folder(self) -> Path:
-        """Its folder on disk, in the first data root that has its split file.
+        """Its folder on disk: the first below the data roots that has its split file or, if none has, its images.
 
         Raises:
             UsageError: No root is given, or none has it.
         """
-        wanted = Path(self.info.folder, self.info.split_file)
-        for root in self.roots:
-            if (root / wanted).exists():
-                return root / self.info.folder
-        way_out = "with --data-root or in the environment variable PROMPTBENCH_DATA."
-        way_out += f" Its images are at {self.info.url}; layout and split files: {LAYOUT}." if self.info.url else ""
-        if not self.roots:
-            raise UsageError(
-                f"The dataset {self.name!r} needs a data root: "
-                f"give the folder that holds {self.info.folder!r} {way_out}"
-            )
-        looked = ", ".join(f"{root}{'' if root.is_dir() else ' (not a folder)'}" for root in self.roots)
-        raise UsageError(
-            f"The dataset {self.name!r} was not found: looked for {wanted} in {looked}; "
-            f"put it there or give another folder {way_out}"
-        )
+        found = self.layout.find()
+        if found:
+            return found
+        raise UsageError(self.layout.not_found(f"The dataset {self.name!r}", self.info.url))
 
-    @property
+    @cached_property
     def image_root(self) -> Path:
         """The folder that `Item.image` starts from."""
-        return self.folder / self.info.image_folder
+        return self.layout.image_root(self.folder)
 
     def read(self, split: str) -> Sequence[Item]:
         """The items of a split from disk, in the order that sampling relies on; called once per split."""
         if not self._items:
-            self._items = {
-                key: tuple(items) for key, items in read_split_json(self.folder / self.info.split_file).items()
-            }
+            path = self.layout.first([self.info.split_file], [self.folder])
+            self._split_source = self.info.split_file
+            splits = read_split_json(path) if path else self._generate()
+            self._items = {key: tuple(items) for key, items in splits.items()}
         return self._items[split]
+
+    @property
+    def split_source(self) -> str:
+        """What its split comes from: the name of the split file, `generated (rule, seed)`, or `its own` where folders
+        or lists of its makers are the split."""
+        self.items("test")
+        return self._split_source or "its own"
+
+    def annotated(self) -> Annotated:
+        """What the makers say, to be split where there is no split file: labelled images, and their test set apart, or
+        None if they have none. Here: the images of the class folders, sorted, labelled in sorted order of the folders.
+
+        Raises:
+            UsageError: An annotation is missing or malformed.
+        """
+        folders = [folder for folder in subfolders(self.image_root) if folder not in self.ignored]
+        labels = {folder: label for label, folder in enumerate(folders)}
+        names = {folder: self.renamed.get(folder, folder) for folder in folders}
+        return class_folder_items(self.image_root, "", labels, names.__getitem__, ignored=self.ignored), None
+
+    def annotation(self, *names: str, places: Iterable[Path] = ()) -> Path:
+        """A file by the makers, under one of its usual names, in the dataset's folder or another of its places.
+
+        Raises:
+            UsageError: It is nowhere.
+        """
+        places = list(dict.fromkeys([self.folder, *self.layout.places, *places]))
+        found = self.layout.first(names, places)
+        if found:
+            return found
+        lacks = names[0]
+        if lacks != self.info.split_file and not self.layout.first([self.info.split_file], places):
+            lacks = f"{self.info.split_file} or, to make its split, {lacks}"
+        looked = ", ".join(str(place) for place in places if place.is_dir())
+        raise UsageError(f"The dataset {self.name!r} lacks {lacks} (looked in {looked}); where to get it: {GUIDE}.")
+
+    def _generate(self) -> Splits:
+        where = f"The dataset {self.name!r} in {self.folder}"
+        splits, self._split_source = generate_split(self.annotated, where, self.info.split_file)
+        return splits
 
     def items(self, split: str) -> list[Item]:
         """The items of "train", "val" or "test", in the order of the split file; none where there is no such split."""
@@ -141,14 +189,19 @@ class Dataset:
             self._items[split] = tuple(self.read(split))
         return list(self._items[split])
 
+    def few_shot_pool(self, split: str, sampler: str) -> list[Item]:
+        """The items that a sampler of `sampling.SAMPLERS` draws the few-shot sample of a split from: the split."""
+        return self.items(split)
+
     @cached_property
     def class_names(self) -> ClassNames:
-        """The class names in label order, from the training items, with the dataset's template.
+        """The class names in label order, from the training items (from the test items where there are no others),
+        with the dataset's template.
 
         Raises:
             UsageError: Two of them read the same in a prompt.
         """
-        by_label = {item.label: item.class_name for item in self.items("train")}
+        by_label = {item.label: item.class_name for item in self.items("train") or self.items("test")}
         names = ClassNames([by_label[label] for label in sorted(by_label)], template=self.template)
         if self.distinct_names:
             refuse_same_names(names, f"The dataset {self.name!r}")
@@ -172,6 +225,15 @@ class Dataset:
             raise UsageError(f"Cannot read the image {path}: {error.strerror}.") from error
         return f"{path.absolute().as_posix()}:{status.st_size}:{status.st_mtime_ns}"
 
+    def unreadable(self, items: Iterable[Item]) -> list[Item]:
+        """Those of the images that are missing or cannot be decoded whole, in order.
+
+        Every image is opened, in threads, once: those found readable are remembered in the cache folder until their
+        files change.
+        """
+        memory = cache_dir() / "readable" / f"{type(self).__module__.rpartition('.')[2]}.txt"
+        return find_unreadable(list(items), self.identity, self.open, memory)
+
     def split_digest(self) -> str:
         """SHA-256, in hex, of what defines the splits: paths, labels and names in order, wherever the data lies."""
         rows = {split: [list(item) for item in self.items(split)] for split in SPLITS}
@@ -191,24 +253,8 @@ class Dataset:
             )
 
 
-def open_image(path: Path) -> Image.Image:
-    """An image file as RGB, of any mode that PIL reads.
-
-    Converted as PIL's `convert("RGB")` does, which drops transparency, but integer grey of more than 8 bits is scaled
-    to 8 (value / 257), where `convert` would clip it to white. EXIF orientation is not applied.
-
-    Raises:
-        UsageError: The file is missing, damaged, cut short or so large that PIL refuses it.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith("I"):
-                grey = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
-                return Image.fromarray(np.rint(grey / 257).astype(np.uint8)).convert("RGB")
-            return image.convert("RGB")
-    except Exception as error:  # decoders raise anything on damaged files: OSError, SyntaxError, struct.error, ...
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UsageError(f"Cannot read the image {path}: {reason.rstrip('.')}; replace the file.") from error
+def _all(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else value
 
 
 def data_roots(given: Iterable[str | Path] | None = None) -> tuple[Path, ...]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from promptbench import registry
@@ -12,12 +14,13 @@ from promptbench.config import UsageError, nearest, parse_assignment
 from promptbench.suite import Suite, load_suite
 
 if TYPE_CHECKING:
+    from promptbench.bench import Bench
     from promptbench.planning import Request
 
 OUTPUT = "promptbench-runs"
 OF_RUNS = ("protocol", "dataset", "seeds", "shots", "backbone", "threads")
-DEFAULTS = {**dict.fromkeys(OF_RUNS), "suite": "mini", "device": "auto"}
-OF_SUITE = ("shots", "backbone", "threads")  # flags that replace a field of the suite
+DEFAULTS = {**dict.fromkeys(OF_RUNS), "suite": "mini", "device": "auto", "sampler": ""}
+OF_SUITE = ("backbone", "threads")  # flags that replace a field of the suite
 
 
 class Parser(argparse.ArgumentParser):
@@ -67,7 +70,7 @@ def add_plugin(parser: argparse.ArgumentParser) -> None:
 
 def add_what(parser: argparse.ArgumentParser) -> None:
     """The flags that say what to run."""
-    add_list(parser, "--method", required=True, metavar="M", help="methods, method@preset, or all")
+    add_list(parser, "--method", metavar="M", help="methods, method@preset, or all; default: the suite's line-up")
     add_list(parser, "--protocol", metavar="P", help="protocols, or all; default: base2new")
     parser.add_argument("--suite", default=DEFAULTS["suite"], metavar="S", help="a name or a YAML file; default: mini")
     add_list(parser, "--dataset", metavar="D", help="instead of the suite's: names, or folder:PATH for your own images")
@@ -76,14 +79,47 @@ def add_what(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--train-seed", type=integer(0), metavar="N", help="draws initial values and order, whatever --seeds"
     )
-    parser.add_argument("--shots", type=integer(1), metavar="N", help="training images per class; default: the suite's")
+    add_list(
+        parser, "--shots", type=integer(1), metavar="N", help="training images per class; several for few_shot alone"
+    )
+    parser.add_argument(
+        "--sampler", default="", metavar="S", help="coop, stratified, or file:PATH of a stored sample; default: coop"
+    )
     add_list(parser, "--set", metavar="M.FIELD=VALUE", help="a setting of a method, its recipe, or a dataset")
     parser.add_argument("--backbone", metavar="B", help="mini, or ARCHITECTURE:TAG_OR_FILE; default: the suite's")
-    add_list(parser, "--data-root", metavar="DIR", help="folders that hold the datasets; default: PROMPTBENCH_DATA")
-    parser.add_argument("--output", default=OUTPUT, metavar="DIR", help=f"default: ./{OUTPUT}")
+    add_places(parser)
     parser.add_argument("--threads", type=integer(1), metavar="N", help="CPU threads of a run; default: the suite's")
     parser.add_argument("--device", default=DEFAULTS["device"], choices=("auto", "cpu", "cuda"), help="default: auto")
     add_plugin(parser)
+
+
+def add_places(parser: argparse.ArgumentParser, output: str = f"./{OUTPUT}") -> None:
+    """Where data are read and results written; `output` is said to be the default."""
+    add_list(parser, "--data-root", metavar="DIR", help="folders that hold the datasets; default: PROMPTBENCH_DATA")
+    parser.add_argument("--output", metavar="DIR", help=f"default: {output}")
+
+
+def add_evaluation(parser: argparse.ArgumentParser) -> None:
+    """How images are read and what of them is kept."""
+    parser.add_argument("--save-predictions", action="store_true", help="keep the scores of every image evaluated")
+    parser.add_argument(
+        "--on-bad-image", default="error", choices=("error", "skip"), help="images that cannot be read; default: error"
+    )
+
+
+def bench_of(options: argparse.Namespace, suite: Suite, output: str | Path, device: str) -> Bench:
+    """What the runs of a call share, from the flags of `add_places` and, where there are, `add_evaluation`."""
+    from promptbench.bench import Bench
+    from promptbench.dataset import data_roots
+
+    return Bench(
+        suite,
+        Path(output),
+        data_roots(options.data_root),
+        device,
+        save_predictions=getattr(options, "save_predictions", False),
+        skip_unreadable=getattr(options, "on_bad_image", "error") == "skip",
+    )
 
 
 def request_of(options: argparse.Namespace, companions: bool = True) -> Request:
@@ -101,19 +137,35 @@ def request_of(options: argparse.Namespace, companions: bool = True) -> Request:
     suite = load_suite(options.suite)
     protocols = every("protocols", options.protocol or ["base2new"])
     changes = {name: getattr(options, name) for name in OF_SUITE if getattr(options, name) is not None}
-    suite = replace(suite, **changes)
+    suite = replace(suite, **changes, **shots_of(options.shots or [], protocols))
     for protocol in protocols if options.dataset else ():
         suite = suite.with_datasets(registry.load("protocols", protocol).role, options.dataset)
     suite, assignments = assign(suite, options.set or [])
     return Request(
         suite=suite,
-        methods=labels(suite if companions else replace(suite, companions=()), options.method),
+        methods=labels(suite if companions else replace(suite, companions=()), options.method or ()),
         protocols=tuple(protocols),
         seeds=seed_pairs(options.seeds, suite.seeds, options.data_seed, options.train_seed),
         assignments=assignments,
+        grid=grid_of(getattr(options, "points", None) or []),
+        sampler=options.sampler,
         device=resolve_device(options.device),
         flags=frozenset(name for name, default in DEFAULTS.items() if getattr(options, name) != default),
     )
+
+
+def shots_of(shots: Sequence[int], protocols: Iterable[str]) -> dict[str, Any]:
+    """The fields of a suite that `--shots` replaces.
+
+    Raises:
+        UsageError: Several are given, and a protocol trains with one number of shots.
+    """
+    if not shots:
+        return {}
+    single = [name for name in protocols if not registry.load("protocols", name).several_shots]
+    if len(shots) > 1 and single:
+        raise UsageError(f"--shots takes one number for the protocol {single[0]}, not {' '.join(map(str, shots))}.")
+    return {"few_shots": tuple(shots), "shots": shots[0]}
 
 
 def every(kind: str, words: Iterable[str]) -> list[str]:
@@ -142,6 +194,25 @@ def assign(suite: Suite, texts: Sequence[str]) -> tuple[Suite, dict[str, dict[st
         }
         suite = replace(suite, roles=roles)
     return suite, by_method
+
+
+def grid_of(texts: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """`["maple.depth=1,3", "maple.n_ctx=2,4"]` as every combination, by method.
+
+    Raises:
+        UsageError: On a text that is no `METHOD.FIELD=V,V`.
+    """
+    values: dict[str, dict[str, list[Any]]] = {}
+    for text in texts:
+        path, _ = parse_assignment(text)
+        _, listed = parse_assignment(f"{text.partition('=')[0]}=[{text.partition('=')[2]}]")
+        if len(path) != 2 or not isinstance(listed, list) or not listed:
+            raise UsageError(f"--grid {text}: write method.field=value,value, for instance maple.depth=1,3,6.")
+        values.setdefault(path[0], {})[path[1]] = listed
+    return {
+        method: [dict(zip(fields, point, strict=True)) for point in itertools.product(*fields.values())]
+        for method, fields in values.items()
+    }
 
 
 def seed_pairs(

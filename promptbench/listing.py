@@ -152,9 +152,13 @@ def describe_dataset(name: str) -> str:
 def describe_protocol(name: str) -> str:
     cls = registry.load("protocols", name)
     suites = [suite.name for suite in map(load_suite, suite_names()) if cls.role in suite.roles]
-    titles = ", ".join(f"{title} ({key})" for key, title, _ in cls.columns)
-    rows = [("role of a suite it runs over", cls.role), ("suites that have it", ", ".join(suites))]
-    return "\nFacts\n" + columns([*rows, ("columns of its table", titles)], indent="  ")
+    rows = [
+        ("role of a suite it runs over", cls.role),
+        ("suites that have it", ", ".join(suites)),
+        ("metrics its table can show", ", ".join(cls.metrics)),
+        ("scores of images", ", ".join(cls.scores) or "none"),
+    ]
+    return "\nFacts\n" + columns(rows, indent="  ")
 
 
 def describe_suite(suite: Suite) -> str:
@@ -252,7 +256,7 @@ def show_settings(run: Run, request: Request) -> str:
         ("backbone", spec.backbone, origin("backbone")),
         ("shots", "all" if spec.shots is None else spec.shots, origin("shots")),
         ("seeds", seeds, origin("seeds")),
-        ("sampler", spec.sampler, "default"),
+        ("sampler", spec.sampler, "--sampler" if "sampler" in request.flags else "default"),
         ("precision", spec.precision, "default"),
         ("threads", spec.threads, threads),
         ("device", spec.device, "--device" if "device" in request.flags else "what this machine has"),

@@ -90,24 +90,33 @@ class EpochOrder(Sampler[tuple[int, int]]):
 
 
 class ImageLoader(DataLoader[tuple[Tensor, int]]):
-    """A DataLoader whose batches are (`Images`, labels (B,))."""
+    """A DataLoader whose batches are (`Images`, labels (B,)).
+
+    Attributes:
+        dense: Whether the batches ask for dense features.
+    """
+
+    dense = False
 
     def __iter__(self) -> Iterator[tuple[Images, Tensor]]:  # type: ignore[override]
         for pixels, labels in super().__iter__():
-            yield Images(pixels), labels
+            yield Images(pixels, dense=self.dense), labels
 
 
 class FeatureBatches:
-    """Batches of cached features (N, D), in a fresh order each epoch if there is a sampler."""
+    """Batches of cached features of N images, in a fresh order each epoch if there is a sampler."""
 
-    def __init__(self, features: Tensor, labels: Sequence[int], batch: int, sampler: EpochOrder | None = None) -> None:
+    def __init__(
+        self, features: ImageFeatures, labels: Sequence[int], batch: int, sampler: EpochOrder | None = None
+    ) -> None:
         self.features, self.labels, self.batch, self.sampler = features, torch.tensor(labels), batch, sampler
 
     def __iter__(self) -> Iterator[tuple[Images, Tensor]]:
         order = torch.arange(len(self.labels)) if self.sampler is None else torch.tensor(self.sampler.permutation())
         size = len(self) * self.batch if self.sampler is not None else len(order)
         for index in order[:size].split(self.batch):
-            yield Images(features=ImageFeatures(self.features[index])), self.labels[index]
+            features = self.features.map(lambda tensor, index=index: tensor[index])  # type: ignore[misc]
+            yield Images(features=features, dense=features.local is not None), self.labels[index]
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.labels), self.batch)
@@ -115,10 +124,14 @@ class FeatureBatches:
         return whole if drops_last or not rest else whole + 1
 
 
-def pixel_batches(backbone: Backbone, dataset: ImageDataset, items: Sequence[Item], batch: int) -> ImageLoader:
-    """The images under the evaluation transform, in order."""
+def pixel_batches(
+    backbone: Backbone, dataset: ImageDataset, items: Sequence[Item], batch: int, dense: bool = False
+) -> ImageLoader:
+    """The images under the evaluation transform, in order; `dense` asks for dense features of them."""
     views = Views(backbone, dataset, items, keep=0, augment_seed=None)
-    return ImageLoader(views, batch_size=batch, num_workers=workers(backbone, views), generator=torch.Generator())
+    loader = ImageLoader(views, batch_size=batch, num_workers=workers(backbone, views), generator=torch.Generator())
+    loader.dense = dense
+    return loader
 
 
 def training_batches(

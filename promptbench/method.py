@@ -80,6 +80,7 @@ class Method(nn.Module):
         transfers: False where new classes cannot be scored; `transfers_reason` then says why.
         dense_scores: True where the authors score images by dense features too; elsewhere such scores are ours.
         frozen_image_tower: True where image features do not depend on what is learned, so that they may be cached.
+        reads_dense: True where it reads dense features; cached ones then come with them.
     """
 
     plugin_kind: ClassVar[str] = "method"
@@ -92,6 +93,7 @@ class Method(nn.Module):
     trains: ClassVar[bool] = True
     dense_scores: ClassVar[bool] = False
     frozen_image_tower: bool = False
+    reads_dense: bool = False
     transfers: bool = True
     transfers_reason: str = ""
     Config: ClassVar[type[MethodConfig]] = MethodConfig
@@ -139,6 +141,11 @@ class Method(nn.Module):
             batches: All training images under the evaluation transform, in order, with their labels (B,). Read lazily:
                 a method that does not need them costs nothing.
         """
+
+    @classmethod
+    def sees_images(cls) -> bool:
+        """Whether it looks at training images: to learn from them, or in `prepare`."""
+        return cls.trains or cls.prepare is not Method.prepare
 
     def on_epoch_end(self, epoch: int, epochs: int) -> None:
         """Called after each of `epochs` epochs, counted from 0: weight averaging and the like."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from promptbench import registry
 from promptbench.config import UsageError, build, to_mapping, unknown
 from promptbench.method import Method, fit_to_backbone
 from promptbench.protocol import Plan, Protocol
-from promptbench.recipe import Recipe, Settings, parse_label, resolve
+from promptbench.recipe import Recipe, Settings, find_preset, parse_label, resolve
+from promptbench.sampling import SAMPLERS
+from promptbench.selection import FILE
 from promptbench.spec import Spec
-from promptbench.suite import Suite
+from promptbench.suite import DatasetEntry, Suite
 from promptbench.weights import shape_of
 
 
@@ -27,6 +31,9 @@ class Request:
         protocols: Names.
         seeds: (data seed, training seed) pairs.
         assignments: Method or label -> field -> value.
+        grid: Method or label -> the settings of each of its variants; each runs.
+        sampler: The few-shot sampler, or `file:PATH`, which may hold {dataset}, {shots} and {seed}; "" for a preset's
+            own or `coop`.
         precision: As Lightning names it.
         device: `cpu` or `cuda`.
         flags: What the command line chose itself, such as `shots`, for whoever asks where a value came from.
@@ -37,6 +44,8 @@ class Request:
     protocols: tuple[str, ...]
     seeds: tuple[tuple[int, int], ...]
     assignments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    grid: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    sampler: str = ""
     precision: str = "32"
     device: str = "cpu"
     flags: frozenset[str] = frozenset()
@@ -64,7 +73,16 @@ def load_protocol(name: str) -> Protocol:
 
 
 def labels(suite: Suite, asked: Sequence[str]) -> tuple[str, ...]:
-    """The methods to run: the suite's companions first, then those asked for; `all` is every registered method."""
+    """The methods to run: the suite's companions first, then those asked for, or else the suite's line-up.
+
+    `all` is every registered method.
+
+    Raises:
+        UsageError: None is asked for, and the suite has no line-up.
+    """
+    asked = asked or suite.lineup
+    if not asked:
+        raise UsageError(f"Name methods with --method; the suite {suite.name} has no line-up of its own.")
     chosen = [label for word in asked for label in (registry.names("methods") if word == "all" else (word,))]
     return tuple(dict.fromkeys([*suite.companions, *chosen]))
 
@@ -72,34 +90,48 @@ def labels(suite: Suite, asked: Sequence[str]) -> tuple[str, ...]:
 def plan_runs(request: Request) -> list[Run]:
     """All runs, method by method within a dataset, so that a table fills from the top.
 
+    A run that several plans ask for, such as that of a method without training under several numbers of shots, is there
+    once.
+
     Raises:
         UsageError: On an unknown name, a value that does not fit, or a setting for a method that is not asked for.
     """
     methods = {label: registry.load("methods", parse_label(label)[0]) for label in request.methods}
     check_assignments(request)
-    runs = []
+    runs: dict[str, Run] = {}
     for protocol in request.protocols:
         for data_seed, train_seed in request.seeds:
             for plan in load_protocol(protocol).plan(request.suite, data_seed):
                 for label, cls in methods.items():
-                    runs.append(plan_run(request, protocol, plan, label, cls, (data_seed, train_seed)))
-    return runs
+                    for variant in variants(request, label):
+                        run = plan_run(variant, protocol, plan, label, cls, (data_seed, train_seed))
+                        runs.setdefault(run.spec.name, run)
+    return list(runs.values())
+
+
+def variants(request: Request, label: str) -> list[Request]:
+    """The request with the settings of each variant of a method; itself where there is no grid."""
+    points = request.grid.get(label) or request.grid.get(parse_label(label)[0]) or [{}]
+    own = request.assignments.get(label, {})
+    return [replace(request, assignments={**request.assignments, label: {**own, **point}}) for point in points]
 
 
 def plan_run(request: Request, protocol: str, plan: Plan, label: str, cls: type[Method], seeds: tuple[int, int]) -> Run:
     """One run, its settings resolved and fitted to the backbone."""
     suite, (name, preset) = request.suite, parse_label(label)
     entry = suite.entry(plan.dataset)
+    sampler = request.sampler or (find_preset(cls, name, preset).sampler if preset else "") or "coop"
+    plan = with_sampler(plan, sampler, seeds[0])
     settings = resolve(
         cls,
         label,
         protocol=protocol,
         dataset=entry.dataset,
+        shots=plan.train.shots,
         suite=suite,
         assignments={**request.assignments.get(name, {}), **request.assignments.get(label, {})},
     )
     settings = fit_settings(settings, suite.backbone)
-    dataset_cls = registry.load("datasets", entry.dataset)
     spec = Spec(
         suite=suite.name,
         protocol=protocol,
@@ -109,16 +141,61 @@ def plan_run(request: Request, protocol: str, plan: Plan, label: str, cls: type[
         plugin=registry.source_digest("methods", name),
         config=to_mapping(settings.config),
         recipe=decisive(settings.recipe),
-        shots=plan.train.shots,
+        shots=plan.train.shots if cls.sees_images() else 0,
+        sampler=named_sampler(plan.train.sampler),
         data_seed=seeds[0],
         train_seed=seeds[1],
         backbone=suite.backbone,
         precision=request.precision,
         threads=suite.threads or available_cores(),
         device=request.device,
-        dataset_options=to_mapping(build(dataset_cls.Config, dict(entry.options), f"dataset '{entry.name}'")),
+        dataset_options=options_of(entry),
+        evaluated=other_data(suite, plan),
     )
     return Run(spec, plan, cls, settings)
+
+
+def other_data(suite: Suite, plan: Plan) -> dict[str, Any]:
+    """The datasets that a plan evaluates besides its own: name to plugin and its fields, resolved."""
+    names = dict.fromkeys(evaluation.selection.dataset for evaluation in plan.evaluations)
+    entries = [suite.entry(name) for name in names if name != plan.dataset]
+    return {entry.name: {"dataset": entry.dataset, **options_of(entry)} for entry in entries}
+
+
+def options_of(entry: DatasetEntry) -> dict[str, Any]:
+    """The fields of a dataset's Config, resolved."""
+    cls = registry.load("datasets", entry.dataset)
+    return to_mapping(build(cls.Config, dict(entry.options), f"dataset '{entry.name}'"))
+
+
+def with_sampler(plan: Plan, sampler: str, seed: int) -> Plan:
+    """The plan with a sampler for its training images, the placeholders of a path filled.
+
+    Raises:
+        UsageError: There is no such sampler.
+    """
+    if sampler.startswith(FILE):
+        places = {"dataset": plan.dataset, "shots": plan.train.shots, "seed": seed}
+        try:
+            sampler = sampler.format(**places)
+        except (KeyError, IndexError, ValueError) as error:
+            raise UsageError(
+                f"--sampler {sampler}: a path may hold {{dataset}}, {{shots}} and {{seed}}, and no other braces."
+            ) from error
+    elif sampler not in SAMPLERS:
+        raise UsageError(f"{unknown('sampler', sampler, SAMPLERS)} A stored sample is file:PATH.")
+    return replace(plan, train=replace(plan.train, sampler=sampler))
+
+
+def named_sampler(sampler: str) -> str:
+    """A sampler as a spec names it: a stored sample by its content, wherever it lies."""
+    if not sampler.startswith(FILE):
+        return sampler
+    path = Path(sampler.removeprefix(FILE))
+    try:
+        return f"{FILE}{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+    except OSError as error:
+        raise UsageError(f"--sampler {sampler}: {path} cannot be read ({error.strerror}).") from error
 
 
 def fit_settings(settings: Settings, backbone: str) -> Settings:
@@ -134,16 +211,17 @@ def fit_settings(settings: Settings, backbone: str) -> Settings:
 def decisive(recipe: Recipe | None) -> dict[str, Any]:
     """A recipe without its prose, so that a corrected citation does not make another run of the same."""
     values = {} if recipe is None else to_mapping(recipe)
-    return {name: value for name, value in values.items() if name not in ("source", "overrides")}
+    return {name: value for name, value in values.items() if name not in ("source", "overrides", "epochs_at")}
 
 
 def check_assignments(request: Request) -> None:
     """Raise a UsageError where a setting names a method that does not run."""
     running = {*request.methods, *(parse_label(label)[0] for label in request.methods)}
     known = running | {entry.name for entry in request.suite.entries()}
-    for name in request.assignments:
-        if name not in running:
-            raise UsageError(f"--set {name}.…: {unknown('method or dataset of this call', name, known)}")
+    for flag, named in (("--set", request.assignments), ("--grid", request.grid)):
+        for name in named:
+            if name not in running:
+                raise UsageError(f"{flag} {name}.…: {unknown('method or dataset of this call', name, known)}")
 
 
 def available_cores() -> int:

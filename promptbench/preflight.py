@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from promptbench.config import UsageError
-from promptbench.method import Method, instantiate
+from promptbench.method import instantiate
 from promptbench.results import find, read_result
 from promptbench.selection import open_selection, shown_names
 
@@ -36,7 +36,7 @@ def check_images(bench: Bench, runs: Iterable[Run]) -> None:
     seen: set[tuple[Selection, int | None]] = set()
     warned: set[Selection] = set()
     for run in runs:
-        trained = (run.plan.train,) if looks_at_images(run.method) else ()
+        trained = (run.plan.train,) if run.method.sees_images() else ()
         for selection in (*trained, *(evaluation.selection for evaluation in run.plan.evaluations)):
             key = (selection, run.spec.data_seed if selection.shots is not None else None)
             if key in seen:
@@ -47,11 +47,6 @@ def check_images(bench: Bench, runs: Iterable[Run]) -> None:
             if selection in trained and selection not in warned:
                 warned.add(selection)
                 warn_of_few_images(chosen.class_names, chosen.labels, selection)
-
-
-def looks_at_images(method: type[Method]) -> bool:
-    """Whether a method sees training images: to learn from, or in `prepare`."""
-    return method.trains or method.prepare is not Method.prepare
 
 
 def warn_of_few_images(names: Sequence[str], labels: Iterable[int], selection: Selection) -> None:
@@ -82,27 +77,30 @@ def check_prompts(bench: Bench, runs: Iterable[Run]) -> None:
         method = instantiate(run.method, run.settings.config, bench.backbone, train.class_names, spec.train_seed)
         for evaluation in run.plan.evaluations:
             chosen = open_selection(bench.dataset, evaluation.selection, spec.data_seed)
-            names = shown_names(bench.dataset, evaluation, chosen, spec.data_seed)
+            names, _ = shown_names(bench.dataset, evaluation, chosen)
             if method.transfers or tuple(names) == tuple(train.class_names):
                 method.set_classes(names)
 
 
 def check_finished(bench: Bench, runs: Iterable[Run]) -> None:
-    """Raise a UsageError where a user's own images changed since a run on them was finished.
+    """Raise a UsageError where images changed since a run on them was finished.
 
-    The splits of public datasets are fixed; those of folders follow from the files in them, which the spec of a run
-    does not name.
+    The split files of public datasets are fixed; the splits of folders, and those that are generated, follow from the
+    files in them, which the spec of a run does not name.
     """
     for run in runs:
         path = find(bench.output, run.spec)
         dataset = bench.dataset(run.plan.train.dataset)
-        if path is None or dataset.info.classes:
+        if path is None:
+            continue
+        conditions = read_result(path).conditions
+        if dataset.info.classes and not str(conditions.get("split_source", "")).startswith("generated"):
             continue
         try:
             digest = dataset.split_digest()
         except UsageError:  # they are gone: what was measured on them stands
             continue
-        if read_result(path).conditions.get("split_digest") not in (None, digest):
+        if conditions.get("split_digest") not in (None, digest):
             raise UsageError(
                 f"The images of '{dataset.name}' are not those that {path} was made from; "
                 "move that file away, or name another folder with --output."

@@ -70,8 +70,7 @@ class Reporter:
 
     def finished(self, run: Run, result: Result) -> None:
         """A run is done."""
-        titles = {key: text for key, text, _ in run.protocol.columns}
-        shown = [f"{titles.get(name, name)} {value:.1f}" for name, value in result.metrics.items()]
+        shown = [f"{name.removesuffix('/accuracy')} {value:.1f}" for name, value in headline(result).items()]
         if result.losses:
             shown.append(f"loss {sum(result.losses[-1].values()):.3f}")
         self._close(f"{title(run)}: {'  '.join(shown)}")
@@ -88,6 +87,11 @@ class Reporter:
         if self.current is not None:
             self.bars.remove_task(self.current)
         self.bars.update(self.overall, completed=self.done)
+
+
+def headline(result: Result) -> dict[str, float]:
+    """The accuracies of a run, and what has no longer name."""
+    return {name: value for name, value in result.metrics.items() if "/" not in name or name.endswith("/accuracy")}
 
 
 def title(run: Run) -> str:

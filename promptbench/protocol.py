@@ -1,20 +1,27 @@
-"""The contract of a protocol: what to train on, what to evaluate, what follows from the figures.
+"""The contract of a protocol: what to train on, what to evaluate, what follows from the scores, what its table shows.
 
 A protocol speaks of data only by name. `Selection` says which images of which dataset; the runner opens them, trains
-one method per `Plan`, evaluates it, and hands the metrics back to `summarize`.
+one method per `Plan`, scores the images of each `Evaluation`, and hands the outcomes to `measure`.
+
+Letters: N images, K classes.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+
+from promptbench.metrics import accuracy, expected_calibration_error
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from promptbench.suite import Suite
 
 Split = Literal["train", "val", "test", "held_out"]
+Numbers = Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +35,14 @@ class Selection:
         classes: `all` classes, or the first (`base`) or second (`new`) half of the sorted labels, or a half of a half
             (`base.new`). The labels of the images selected count from 0 in that order.
         shots: Images drawn per class, over all classes before `classes` is applied; None takes the whole split.
+        sampler: How they are drawn: a name in `sampling.SAMPLERS`, or `file:PATH`.
     """
 
     dataset: str
     split: Split
     classes: str = "all"
     shots: int | None = None
+    sampler: str = "coop"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,22 +81,101 @@ class Plan:
     evaluations: tuple[Evaluation, ...]
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a method says of the images of one evaluation.
+
+    Attributes:
+        logits: (N, K), float32.
+        labels: (N,), int64, positions among the class names shown; -1 for an image of no such class.
+        scores: (N,) each, larger for images that look in-distribution, by the names that the protocol asks for.
+        missing: Why a score is not there, by its name.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+class Column(NamedTuple):
+    """One figure of a table.
+
+    Attributes:
+        key: Name of the metric, such as `base/accuracy`.
+        title: What the table calls it.
+        derived: Whether it follows from other columns, seed means and averages included, instead of being averaged.
+        lower: Whether less is better.
+    """
+
+    key: str
+    title: str
+    derived: bool = False
+    lower: bool = False
+
+
 class Protocol(ABC):
     """Base class of protocols; one per module of `promptbench/protocols/`, named by its file.
 
     Attributes:
         role: The suite's role whose datasets it runs over; `--dataset` replaces those.
-        columns: Metrics that its table shows, from left to right: name, title, and whether it is derived from others.
+        scores: Names in `ood.SCORES` that are computed for every image evaluated.
+        metrics: What its table can show of an evaluation; the first unless the reader asks for another.
+        several_shots: Whether it trains with each of the suite's `few_shots`, not with its `shots`.
+        along: A field of the spec whose values are columns of the table instead of rows; "" for none.
+        blocks_are: What the blocks of lines in its table are.
+        averaged: Whether the table ends in averages over its blocks.
     """
 
     plugin_kind: ClassVar[str] = "protocol"
     role: ClassVar[str]
-    columns: ClassVar[tuple[tuple[str, str, bool], ...]]
+    scores: ClassVar[tuple[str, ...]] = ()
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "ece")
+    several_shots: ClassVar[bool] = False
+    along: ClassVar[str] = ""
+    blocks_are: ClassVar[str] = "dataset"
+    averaged: ClassVar[bool] = True
 
     @abstractmethod
     def plan(self, suite: Suite, seed: int) -> list[Plan]:
         """The runs of one method and one seed on a suite; pure, reads no data."""
 
-    def summarize(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """The metrics of one run, in percent, with what is derived from them added; a metric may be missing."""
+    def measure(self, outcomes: Mapping[str, Outcome], plan: Plan) -> tuple[dict[str, float], dict[str, str]]:
+        """The metrics of a run, and why some that were to be expected are missing, by name.
+
+        Args:
+            outcomes: By evaluation, in the order of the plan; without those that the method cannot score.
+            plan: The run's.
+        """
+        metrics: dict[str, float] = {}
+        for name, outcome in outcomes.items():
+            if bool((outcome.labels >= 0).all()):
+                metrics[f"{name}/accuracy"] = accuracy(outcome.logits, outcome.labels)
+                metrics[f"{name}/ece"] = expected_calibration_error(outcome.logits, outcome.labels)
+        return self.summarize(metrics), {}
+
+    def summarize(self, metrics: Numbers) -> dict[str, float]:
+        """The metrics, of one run or averaged, with those that are derived from them added; any may be missing."""
         return dict(metrics)
+
+    @abstractmethod
+    def columns(self, metric: str, evaluations: Sequence[str], along: Sequence[int | None]) -> list[Column]:
+        """The columns of its table.
+
+        Args:
+            metric: One of `metrics`.
+            evaluations: Those that the results have, in the suite's order.
+            along: The values of the field `along` that they have, in order.
+        """
+
+    def blocks(self, metric: str, dataset: str, along: int | None, metrics: Numbers) -> dict[str, Numbers]:
+        """The figures that one run gives the table: block, to column key, to figure."""
+        return {dataset: metrics}
+
+
+def mean_over(metrics: Numbers, evaluations: Sequence[str], metric: str) -> dict[str, float]:
+    """`average/<metric>`, the mean over these evaluations, where each of them has the metric."""
+    keys = [f"{name}/{metric}" for name in evaluations]
+    if not keys or any(key not in metrics for key in keys):
+        return {}
+    return {f"average/{metric}": sum(metrics[key] for key in keys) / len(keys)}

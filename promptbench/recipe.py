@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from promptbench.config import UsageError, build, describe_fields, typed, unknown
@@ -42,6 +42,7 @@ class Recipe:
         origin: `paper`, `authors` (their repository), `transferred` (theirs, for another protocol or backbone), `ours`.
         source: The file or table it was read from.
         overrides: Fields of the method's Config that this recipe sets, such as a depth.
+        epochs_at: Epochs at other numbers of shots, by shots; `at` puts them in.
 
     Raises:
         UsageError: A number is out of its range.
@@ -58,6 +59,12 @@ class Recipe:
     origin: Origin
     source: str = ""
     overrides: Mapping[str, object] = field(default_factory=dict)
+    epochs_at: Mapping[int, int] = field(default_factory=dict)
+
+    def at(self, shots: int | None) -> Recipe:
+        """The recipe for a number of shots, None being all images."""
+        epochs = self.epochs if shots is None else self.epochs_at.get(shots, self.epochs)
+        return replace(self, epochs=epochs, epochs_at={})
 
     def __post_init__(self) -> None:
         _check("epochs", self.epochs, self.epochs >= 1, "at least 1")
@@ -78,11 +85,13 @@ class Preset:
     Attributes:
         config: Fields of the method's Config.
         recipe: Fields of its Recipe.
+        sampler: The few-shot sampler, unless the command line names another; "" for the usual one.
         source: Where it comes from; shown by `describe`.
     """
 
     config: Mapping[str, object] = field(default_factory=dict)
     recipe: Mapping[str, object] = field(default_factory=dict)
+    sampler: str = ""
     source: str = ""
 
 
@@ -206,6 +215,7 @@ def resolve(
     *,
     protocol: str,
     dataset: str,
+    shots: int | None = None,
     suite: Suite | None = None,
     assignments: Mapping[str, Any] | None = None,
 ) -> Settings:
@@ -216,13 +226,14 @@ def resolve(
         label: How the method was asked for: `coop` or `coop@200`.
         protocol: Name of the protocol.
         dataset: Plugin name of the dataset (or source) trained on.
+        shots: Training images per class; None for all.
         suite: None for the method's own settings alone.
         assignments: What the command line sets, by field: names of the Config, or of the Recipe.
 
     Raises:
         UsageError: No such preset or recipe, an unknown field, or a value that does not fit or is out of range.
     """
-    recipe = find_recipe(method, protocol, dataset) if getattr(method, "trains", True) else None
+    recipe = find_recipe(method, protocol, dataset).at(shots) if getattr(method, "trains", True) else None
     parts = _parts(method, label, suite)
     parts.append(_split_assignments(method, label, assignments or {}, trains=recipe is not None))
     overrides: list[Layer] = [(f"recipe ({recipe.origin})", recipe.overrides)] if recipe else []
@@ -257,7 +268,7 @@ def _split_assignments(method: Any, label: str, assignments: Mapping[str, Any], 
     """The command line's layer; a name that both the Config and the Recipe have belongs to the Config."""
     of_config = {fact.name for fact in describe_fields(method.Config)}
     of_recipe = {fact.name for fact in describe_fields(Recipe)} if trains else set()
-    of_recipe -= {"origin", "source", "overrides"}
+    of_recipe -= {"origin", "source", "overrides", "epochs_at"}
     for name in assignments:
         if name not in of_config | of_recipe:
             raise UsageError(f"--set: {unknown(f'setting of {label}', name, of_config | of_recipe)}")

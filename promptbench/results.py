@@ -2,6 +2,7 @@
 
     <folder>/results/<protocol>/<dataset>/<method[@preset]>-<hash>.json
     <folder>/results/<protocol>/<dataset>/<method[@preset]>-<hash>.failed.json
+    <folder>/predictions/<protocol>/<dataset>/<method[@preset]>-<hash>.safetensors    (if asked for)
 
 Tables, plots and reports read these files and nothing else, so a table can be rebuilt years later from the JSON alone.
 """
@@ -31,12 +32,14 @@ class Result:
     """One finished run.
 
     Attributes:
-        conditions: What the run met and the spec does not say: `title` and `reconstructed` of the method,
-            `weights_hash`, `split_digest`, `class_names` (digest per evaluation), `sample_digest`, `sample_size`,
-            `templates`, `transform`, `training_key`, and `provenance`, which says for `config.<field>` and
-            `recipe.<field>` where the value came from, as `show-config` prints it.
+        conditions: What the run met and the spec does not say: `title`, `reconstructed` and `dense_scores` of the
+            method, `weights_hash`, `split_digest`, `split_source`, `sample_digest`, `sample_size`, `transform`,
+            `training_key`; by evaluation `class_names` (digests), `templates`, `images` (numbers) and `skipped`
+            (unreadable ones); and `provenance`, which says for `config.<field>` and `recipe.<field>` where the value
+            came from, as `show-config` prints it.
         metrics: `<evaluation>/<metric>` and what a protocol derives from them, in percent, finite.
-        notes: Why a metric is not there, by its name.
+        notes: Why a metric is not there, by its name or the first parts of it, such as `new/`.
+        diagnostics: A method's own figures, `<evaluation>/<name>`.
         cost: `learned_parameters`, `train_seconds`, `eval_seconds`, `peak_memory_mb` (of the
             process so far), `train_images_per_second`.
         versions: As `library_versions` gives them.
@@ -50,6 +53,7 @@ class Result:
     conditions: Mapping[str, Any]
     metrics: Mapping[str, float]
     notes: Mapping[str, str] = field(default_factory=dict)
+    diagnostics: Mapping[str, float] = field(default_factory=dict)
     cost: Mapping[str, float | None] = field(default_factory=dict)
     versions: Mapping[str, str]
     commit: str
@@ -57,7 +61,7 @@ class Result:
     losses: Sequence[Mapping[str, float]] = ()
 
     def __post_init__(self) -> None:
-        for name in ("conditions", "metrics", "notes", "cost", "versions"):
+        for name in ("conditions", "metrics", "notes", "diagnostics", "cost", "versions"):
             expect(getattr(self, name), Mapping, name)
         expect(self.losses, (list, tuple), "losses")
         expect(self.commit, str, "commit")
@@ -184,6 +188,11 @@ def result_path(folder: Path | str, spec: Spec) -> Path:
 def failure_path(folder: Path | str, spec: Spec) -> Path:
     """Where the failure of this spec is or would be."""
     return Path(folder) / "results" / f"{spec.name}.failed.json"
+
+
+def predictions_path(folder: Path | str, spec: Spec) -> Path:
+    """Where the predictions of this spec are or would be."""
+    return Path(folder) / "predictions" / f"{spec.name}.safetensors"
 
 
 def check_writable(folder: Path | str) -> None:

@@ -26,6 +26,7 @@ BY_DATASET = "by dataset"
 
 _JSON = json.JSONEncoder(sort_keys=True).encode
 _DATA = ("split_digest", "class_names", "templates", "transform")
+_OF_SPEC = ("plugin", "shots", "sampler", "precision", "threads", "device", "evaluated", "trained_by")
 _COMPARED = ("shots", "sampler", "precision", "weights_hash", "split_digest")
 
 
@@ -36,17 +37,17 @@ class Row:
     Attributes:
         method: As typed on the command line.
         apart: What tells this row from others of the method, such as `n_ctx=16, epochs by recipe`; "" for an only row.
-        runs: The results by dataset and seed.
+        runs: The results by dataset and seed; several of one seed differ in what runs along the table's columns.
     """
 
     method: str
     apart: str
-    runs: Mapping[str, Mapping[Seed, Result]]
+    runs: Mapping[str, Mapping[Seed, tuple[Result, ...]]]
 
     @property
     def results(self) -> list[Result]:
         """All of them, dataset by dataset."""
-        return [result for of_dataset in self.runs.values() for result in of_dataset.values()]
+        return [result for of_dataset in self.runs.values() for of_seed in of_dataset.values() for result in of_seed]
 
     @property
     def reconstructed(self) -> bool:
@@ -58,17 +59,24 @@ class Row:
         """What the table calls the row."""
         name, at, preset = self.method.partition("@")
         title = next((str(title) for result in self.results if (title := result.conditions.get("title"))), name)
-        return f"{title}{at}{preset} ({self.apart})" if self.apart else f"{title}{at}{preset}"
+        trained = sorted({result.spec.trained_by for result in self.results} - {""})
+        said = [*([self.apart] if self.apart else []), *(f"trained by {protocol}" for protocol in trained)]
+        return f"{title}{at}{preset} ({', '.join(said)})" if said else f"{title}{at}{preset}"
 
 
-def rows(results: Iterable[Result], methods: Sequence[str] = ()) -> list[Row]:
+def rows(results: Iterable[Result], methods: Sequence[str] = (), along: str = "") -> list[Row]:
     """The rows of a table, the methods named first in that order, the others after them by name.
+
+    Args:
+        results: Of one protocol, suite and backbone.
+        methods: Labels.
+        along: A field of the spec that runs along the columns, such as `shots`: it sets no rows apart.
 
     Raises:
         UsageError: If a run is there twice.
     """
     by_method: dict[str, list[_Run]] = defaultdict(list)
-    runs = [_Run(result, _settings(result)) for result in results]
+    runs = [_Run(result, getattr(result.spec, along, None), _settings(result, along)) for result in results]
     for run in runs:
         by_method[run.result.spec.label].append(run)
     unlike = _within_datasets(run for run in runs if run.result.spec.shots != 0) & set(_COMPARED)
@@ -79,6 +87,7 @@ def rows(results: Iterable[Result], methods: Sequence[str] = ()) -> list[Row]:
 
 class _Run(NamedTuple):
     result: Result
+    along: object
     settings: Facts
 
 
@@ -98,17 +107,17 @@ def _rows_of(method: str, runs: Sequence[_Run], unlike: set[str]) -> list[Row]:
 
 
 def _within_datasets(runs: Iterable[_Run]) -> set[str]:
-    """The settings in which runs on the same dataset differ."""
-    by_dataset: dict[str, list[Facts]] = defaultdict(list)
+    """The settings in which runs on the same dataset differ, where nothing along the columns does."""
+    by_cell: dict[tuple[str, object], list[Facts]] = defaultdict(list)
     for run in runs:
-        by_dataset[run.result.spec.dataset].append(run.settings)
-    return set().union(*map(_differing, by_dataset.values()))
+        by_cell[run.result.spec.dataset, run.along].append(run.settings)
+    return set().union(*map(_differing, by_cell.values()))
 
 
-def _settings(result: Result) -> Facts:
-    """Everything but dataset and seeds that may differ between runs of one method."""
+def _settings(result: Result, along: str) -> Facts:
+    """Everything but dataset, seeds and what runs along the columns that may differ between runs of one method."""
     spec, conditions = result.spec, result.conditions
-    facts = {name: getattr(spec, name) for name in ("plugin", "shots", "sampler", "precision", "threads", "device")}
+    facts = {name: getattr(spec, name) for name in _OF_SPEC if name != along}
     facts |= {name: conditions.get(name) for name in ("weights_hash", *_DATA)}
     facts |= {f"config.{name}": value for name, value in spec.config.items()}
     facts |= {f"recipe.{name}": value for name, value in spec.recipe.items() if name not in NOT_SETTINGS}
@@ -142,15 +151,18 @@ def _differing(facts: Sequence[Facts]) -> set[str]:
     return {name for name in names if len({item.get(name) for item in facts}) > 1}
 
 
-def _by_dataset_and_seed(results: Iterable[Result]) -> dict[str, dict[Seed, Result]]:
-    runs: dict[str, dict[Seed, Result]] = defaultdict(dict)
-    for result in sorted(results, key=lambda result: (result.spec.dataset, result.spec.seeds)):
-        other = runs[result.spec.dataset].setdefault(result.spec.seeds, result)
+def _by_dataset_and_seed(results: Iterable[Result]) -> dict[str, dict[Seed, tuple[Result, ...]]]:
+    runs: dict[str, dict[Seed, tuple[Result, ...]]] = defaultdict(dict)
+    seen: dict[str, Result] = {}
+    for result in sorted(results, key=lambda result: (result.spec.dataset, result.spec.seeds, result.name)):
+        other = seen.setdefault(result.name, result)
         if other is not result:
             raise UsageError(
                 f"The run {result.name} is there twice, made at {other.created} and at {result.created}; "
                 "give the table only one of the two files."
             )
+        of_dataset = runs[result.spec.dataset]
+        of_dataset[result.spec.seeds] = (*of_dataset.get(result.spec.seeds, ()), result)
     return dict(runs)
 
 

@@ -11,29 +11,24 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable
-from functools import cached_property
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from promptbench.bench import Bench
 from promptbench.classnames import ClassNames
 from promptbench.config import UsageError
-from promptbench.features import image_features
-from promptbench.loading import Batches, EpochOrder, FeatureBatches, pixel_batches, training_batches
+from promptbench.evaluation import EVALUATION_BATCH, Evaluated, chosen_features, evaluate, reads_features, still_batches
+from promptbench.loading import Batches, EpochOrder, FeatureBatches, training_batches
 from promptbench.method import Method, instantiate, show_training_images
-from promptbench.metrics import accuracy
 from promptbench.planning import Run
+from promptbench.predictions import save_predictions
 from promptbench.provenance import git_commit, library_versions, utc_now
-from promptbench.results import Result, find, write_failure, write_result
-from promptbench.selection import SelectedImages, open_selection, shown_names
+from promptbench.results import Result, write_failure, write_result
+from promptbench.selection import SelectedImages, open_selection
 from promptbench.training import TrainingDiverged, TrainingOutcome, fit
 from promptbench.trainings import load_training, save_training, training_key
 from promptbench.transforms import EVALUATION_TRANSFORM, TRAINING_TRANSFORM
-
-EVALUATION_BATCH = 100  # the field's; accuracy does not depend on it
-FEATURE_BATCH = 256  # a method may make text per image and class of it
 
 
 class Listener(Protocol):
@@ -48,16 +43,11 @@ class Listener(Protocol):
     def failed(self, run: Run, reason: str) -> None: ...
 
 
-def is_finished(bench: Bench, run: Run) -> bool:
-    """Whether the run's result is there."""
-    return find(bench.output, run.spec) is not None
-
-
 def run_all(bench: Bench, runs: Iterable[Run], listener: Listener) -> int:
     """Do every run that is not finished; returns how many failed. Ctrl-C passes through, and loses nothing finished."""
     failures = 0
     for run in runs:
-        if is_finished(bench, run):
+        if bench.is_finished(run.spec):
             continue
         listener.started(run)
         try:
@@ -104,29 +94,35 @@ def execute(bench: Bench, run: Run, listener: Listener) -> Result:
     show_training_images(method, still_batches(method, train, EVALUATION_BATCH), spec.train_seed)
     outcome = learn(bench, run, method, train, key, listener) if method.trains else TrainingOutcome([], 0.0, 0.0)
     began = time.perf_counter()
-    metrics, notes, names = evaluate_all(bench, run, method, train)
+    found = evaluate(bench, run, method, train.class_names)
+    seconds = time.perf_counter() - began
+    metrics, notes = run.protocol.measure(found.outcomes, run.plan)
+    if bench.save_predictions:
+        save_predictions(bench.output, spec, found)
     result = Result(
         spec=spec,
         conditions={
             "title": run.method.title,
             "reconstructed": run.method.reconstructed,
+            "dense_scores": run.method.dense_scores,
             "weights_hash": facts["weights"],
             "split_digest": facts["split"],
+            "split_source": train.dataset.split_source,
             "sample_digest": facts["sample"],
             "sample_size": len(train.items),
-            "class_names": {name: names_digest(shown) for name, shown in names.items()},
-            "templates": {name: shown.template for name, shown in names.items()},
             "transform": {"evaluation": EVALUATION_TRANSFORM, "training": training_transform_id(run)},
             "training_key": key if method.trains else "",
             "provenance": run.settings.provenance,
+            **evaluation_conditions(found, train),
         },
-        metrics=run.protocol.summarize(metrics),
-        notes=notes,
+        metrics=metrics,
+        notes={**found.notes, **notes},
+        diagnostics=found.diagnostics,
         cost={
             "learned_parameters": sum(p.numel() for p in method.parameters()),
             "train_seconds": round(outcome.seconds, 3),
             "train_images_per_second": round(outcome.images_per_second, 1),
-            "eval_seconds": round(time.perf_counter() - began, 3),
+            "eval_seconds": round(seconds, 3),
             "peak_memory_mb": peak_memory_mb(bench.device),
         },
         versions=library_versions(),
@@ -136,6 +132,17 @@ def execute(bench: Bench, run: Run, listener: Listener) -> Result:
     )
     write_result(bench.output, result)
     return result
+
+
+def evaluation_conditions(found: Evaluated, train: SelectedImages) -> dict[str, Any]:
+    """Class names, templates and numbers of images by evaluation, and images that were left out as unreadable."""
+    skipped = {name: chosen.skipped for name, chosen in {"train": train, **found.images}.items() if chosen.skipped}
+    return {
+        "class_names": {name: names_digest(shown) for name, shown in found.names.items()},
+        "templates": {name: shown.template for name, shown in found.names.items()},
+        "images": {name: len(chosen.items) for name, chosen in found.images.items()},
+        **({"skipped": skipped} if skipped else {}),
+    }
 
 
 def learn(
@@ -148,10 +155,16 @@ def learn(
     stored = load_training(path, method)
     if stored is not None:
         return stored
+    if not bench.may_train:
+        raise UsageError(
+            f"The training of {spec.label} on '{spec.dataset}' is not in {path.parent}, or weights, images or "
+            "libraries have changed since; train it again with `promptbench run`."
+        )
     batches: Batches
-    if method.frozen_image_tower and not recipe.augment:
+    if not recipe.augment and reads_features(method, len(train.pool), method.reads_dense):
         order = EpochOrder(len(train.items), spec.train_seed)
-        batches = FeatureBatches(chosen_features(method, train), train.labels, recipe.batch, order)
+        features = chosen_features(method, train, method.reads_dense)
+        batches = FeatureBatches(features, train.labels, recipe.batch, order)
     else:
         batches = training_batches(
             bench.backbone,
@@ -171,66 +184,8 @@ def learn(
         device=spec.device,
         progress=listener.step,
     )
-    save_training(path, method, outcome)
+    save_training(path, method, outcome, spec)
     return outcome
-
-
-def evaluate_all(
-    bench: Bench, run: Run, method: Method, train: SelectedImages
-) -> tuple[dict[str, float], dict[str, str], dict[str, ClassNames]]:
-    """Metrics, notes on those that cannot be, and the class names shown, by evaluation."""
-    metrics, notes, names = {}, {}, {}
-    for evaluation in run.plan.evaluations:
-        chosen = open_selection(bench.dataset, evaluation.selection, run.spec.data_seed)
-        shown = shown_names(bench.dataset, evaluation, chosen, run.spec.data_seed)
-        names[evaluation.name] = shown
-        metric = f"{evaluation.name}/accuracy"
-        if not method.transfers and tuple(shown) != tuple(train.class_names):
-            notes[metric] = method.transfers_reason or "this method scores the classes that it was trained on only"
-            continue
-        method.set_classes(shown)
-        logits = predict(method, chosen)
-        if not torch.isfinite(logits).all():
-            raise FloatingPointError(f"scores of {evaluation.name} images are infinite or NaN")
-        metrics[metric] = accuracy(logits, torch.tensor(chosen.labels))
-    return metrics, notes, names
-
-
-@torch.no_grad()
-def predict(method: Method, chosen: SelectedImages) -> Tensor:
-    """Logits (N, K) of the chosen images, in order, float32, on the CPU."""
-    device = method.backbone.device
-    batches = still_batches(method, chosen, EVALUATION_BATCH)
-    return torch.cat([method(images.to(device)).logits.float().cpu() for images, _ in batches])
-
-
-def still_batches(method: Method, chosen: SelectedImages, batch: int) -> Batches:
-    """The chosen images in order under the evaluation transform: cached features for a frozen tower, else pixels."""
-    if method.frozen_image_tower:
-        return LazyFeatures(method, chosen)
-    return pixel_batches(method.backbone, chosen.dataset, chosen.items, batch=batch)
-
-
-class LazyFeatures:
-    """Batches of cached features that are looked up when somebody asks for them."""
-
-    def __init__(self, method: Method, chosen: SelectedImages) -> None:
-        self.method, self.chosen = method, chosen
-
-    @cached_property
-    def batches(self) -> FeatureBatches:
-        return FeatureBatches(chosen_features(self.method, self.chosen), self.chosen.labels, FEATURE_BATCH)
-
-    def __iter__(self) -> Any:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
-def chosen_features(method: Method, chosen: SelectedImages) -> Tensor:
-    """Features (N, D) of the chosen images; the whole pool is encoded and cached, so that halves share it."""
-    return image_features(method.backbone, chosen.dataset, chosen.pool)[chosen.chosen]
 
 
 def names_digest(names: ClassNames) -> str:

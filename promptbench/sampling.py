@@ -1,8 +1,12 @@
-"""Few-shot samples and base/new halves, drawn as CoOp draws them.
+"""Few-shot samples, drawn as CoOp or as GalLoP draws them, and base/new halves as in CoOp.
 
 Zhou et al., "Learning to Prompt for Vision-Language Models", IJCV 2022; code: https://github.com/KaiyangZhou/CoOp on
 https://github.com/KaiyangZhou/Dassl.pytorch. Both seed Python's global generator and use it first for the sample; here
 the same stream is private, so that the same seed gives the same images, in the same order, whatever else runs.
+
+Lafon et al., "GalLoP: Learning Global and Local Prompts for Vision-Language Models", ECCV 2024; code:
+https://github.com/MarcLafon/gallop. Its sample is stratified, not `shots` per class, so its figures are not on CoOp's
+images.
 
 Works on any named tuple with `label` and `image`; nothing here reads an image.
 """
@@ -11,7 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 VAL_SHOTS = 4
@@ -42,8 +47,7 @@ def sample_few_shot(items: Sequence[L], shots: int, generator: random.Random) ->
 
     A class that has fewer is taken whole, in list order, without a draw.
     """
-    if shots < 1:
-        raise ValueError(f"A few-shot sample takes at least 1 shot per class, not {shots}.")
+    _refuse_no_shots(shots)
     by_label: dict[int, list[L]] = {}
     for item in items:
         by_label.setdefault(item.label, []).append(item)
@@ -63,6 +67,51 @@ def coop_sample(train: Sequence[L], val: Sequence[L], shots: int, seed: int) -> 
     generator = random.Random(seed)
     few_train = sample_few_shot(train, shots, generator)
     return few_train, sample_few_shot(val, min(shots, VAL_SHOTS), generator)
+
+
+def stratified_sample(items: Sequence[L], shots: int, seed: int) -> list[L]:
+    """GalLoP's few-shot items: `shots` times the number of classes in all, in proportion to the sizes of the classes.
+
+    A class has more or fewer than `shots` of them: 6 to 155 on Caltech101 at 16 shots. They are the training indices,
+    in their shuffled order, of scikit-learn's `StratifiedShuffleSplit`, classes numbered by their first appearance in
+    `items`. Where so many images, or more, are asked for as there are, it is all of them, in list order and without a
+    word (at exactly as many, GalLoP itself fails).
+
+    Raises:
+        ValueError: A class has a single image, or fewer images than classes would be left over.
+    """
+    _refuse_no_shots(shots)
+    numbers: dict[int, int] = {}
+    classes = [numbers.setdefault(item.label, len(numbers)) for item in items]
+    wanted = shots * len(numbers)
+    if wanted >= len(items):
+        return list(items)
+    from sklearn.model_selection import StratifiedShuffleSplit
+
+    splitter = StratifiedShuffleSplit(n_splits=1, train_size=wanted, random_state=seed)
+    try:
+        chosen, _ = next(splitter.split(classes, classes))
+    except ValueError as error:
+        reason = str(error).rstrip(".")
+        raise ValueError(
+            f"A stratified sample of {wanted} of {len(items)} images cannot be drawn: {reason}; take other shots."
+        ) from error
+    return [items[index] for index in chosen]
+
+
+def _refuse_no_shots(shots: int) -> None:
+    if shots < 1:
+        raise ValueError(f"A few-shot sample takes at least 1 shot per class, not {shots}.")
+
+
+def _coop_train(items: Sequence[L], shots: int, seed: int) -> list[L]:
+    return coop_sample(items, [], shots, seed)[0]
+
+
+SAMPLERS: Mapping[str, Callable[[Sequence[Any], int, int], list[Any]]] = MappingProxyType(
+    {"coop": _coop_train, "stratified": stratified_sample}
+)
+"""Rules that draw few-shot training items, by name; each takes the items, the shots and the seed."""
 
 
 def split_base_new(labels: Iterable[int]) -> tuple[list[int], list[int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from promptbench import sampling
 from promptbench.classnames import ClassNames
@@ -12,6 +13,7 @@ from promptbench.config import UsageError
 from promptbench.dataset import Dataset, Item
 from promptbench.protocol import Evaluation, Selection
 
+FILE = "file:"  # what names a stored sample among the samplers
 HELD_OUT_SHOTS = 16  # drawn per class where a dataset has no validation images
 
 
@@ -25,6 +27,7 @@ class SelectedImages:
         chosen: Positions in `pool`.
         items: The chosen ones, labels counted from 0 within the selection.
         class_names: Names of those labels, with the dataset's template.
+        skipped: Images that would be in the pool but cannot be read, where the dataset leaves such out.
     """
 
     dataset: Dataset
@@ -32,6 +35,7 @@ class SelectedImages:
     chosen: list[int]
     items: list[Item]
     class_names: ClassNames
+    skipped: tuple[str, ...] = ()
 
     @property
     def labels(self) -> list[int]:
@@ -51,6 +55,10 @@ def open_selection(open_dataset: Callable[[str], Dataset], selection: Selection,
     """
     dataset = open_dataset(selection.dataset)
     pool = images_of(dataset, selection, seed)
+    skipped = [item.image for item in dataset.unreadable(pool)] if dataset.skip_unreadable else []
+    if skipped:
+        left_out = set(skipped)
+        pool = [item for item in pool if item.image not in left_out]
     labels = class_labels(dataset, selection.classes)
     wanted = set(labels)
     chosen = [index for index, item in enumerate(pool) if item.label in wanted]
@@ -59,24 +67,38 @@ def open_selection(open_dataset: Callable[[str], Dataset], selection: Selection,
             f"The dataset '{dataset.name}' has no {selection.split} images of its {selection.classes} classes."
         )
     items = sampling.select(pool, labels)
-    return SelectedImages(dataset, pool, chosen, items, dataset.class_names.select(labels))
+    return SelectedImages(dataset, pool, chosen, items, dataset.class_names.select(labels), tuple(skipped))
 
 
 def images_of(dataset: Dataset, selection: Selection, seed: int) -> list[Item]:
     """The images of a split, or a few-shot sample of them, over all classes."""
     if selection.split == "held_out":
-        return held_out(dataset, selection.shots or HELD_OUT_SHOTS, seed)
-    items = dataset.items(selection.split)
-    return items if selection.shots is None else sampling.coop_sample(items, [], selection.shots, seed)[0]
+        return held_out(dataset, selection, seed)
+    if selection.shots is None:
+        return dataset.items(selection.split)
+    return few_shot_sample(dataset, selection.split, selection.shots, selection.sampler, seed)
 
 
-def held_out(dataset: Dataset, shots: int, seed: int) -> list[Item]:
+def few_shot_sample(dataset: Dataset, split: str, shots: int, sampler: str, seed: int) -> list[Item]:
+    """A few-shot sample over all classes, drawn by a sampler or read from `file:PATH`."""
+    if sampler.startswith(FILE):
+        from promptbench.samples import read_sample
+
+        return read_sample(Path(sampler.removeprefix(FILE)), dataset.items(split))
+    try:
+        return sampling.SAMPLERS[sampler](dataset.few_shot_pool(split, sampler), shots, seed)
+    except ValueError as error:
+        raise UsageError(f"The dataset '{dataset.name}', {shots} shots: {error}") from error
+
+
+def held_out(dataset: Dataset, selection: Selection, seed: int) -> list[Item]:
     """Images to choose settings by: the validation split, or a draw of training images outside the few-shot sample."""
     validation = dataset.items("val")
     if validation:
         return validation
     train = dataset.items("train")
-    used = {item.image for item in sampling.coop_sample(train, [], shots, seed)[0]}
+    sample = few_shot_sample(dataset, "train", selection.shots or HELD_OUT_SHOTS, selection.sampler, seed)
+    used = {item.image for item in sample}
     unused = [item for item in train if item.image not in used]
     return sampling.sample_few_shot(unused, HELD_OUT_SHOTS, random.Random(seed))
 
@@ -95,9 +117,18 @@ def class_labels(dataset: Dataset, classes: str) -> list[int]:
 
 
 def shown_names(
-    open_dataset: Callable[[str], Dataset], evaluation: Evaluation, chosen: SelectedImages, seed: int
-) -> ClassNames:
-    """The class names that an evaluation's images, `chosen`, are scored against."""
+    open_dataset: Callable[[str], Dataset], evaluation: Evaluation, chosen: SelectedImages
+) -> tuple[ClassNames, list[int]]:
+    """The class names that an evaluation's images, `chosen`, are scored against, and each image's position among them.
+
+    The position of an image of none of these classes is -1.
+    """
     if evaluation.names is None:
-        return chosen.class_names
-    return open_selection(open_dataset, evaluation.names, seed).class_names
+        return chosen.class_names, chosen.labels
+    dataset = open_dataset(evaluation.names.dataset)
+    labels = class_labels(dataset, evaluation.names.classes)
+    names = dataset.class_names.select(labels)
+    if evaluation.names.dataset != evaluation.selection.dataset:
+        return names, [-1] * len(chosen.items)
+    positions = {label: position for position, label in enumerate(labels)}
+    return names, [positions.get(chosen.pool[index].label, -1) for index in chosen.chosen]

@@ -20,13 +20,15 @@ class Spec:
             built-in one.
         config: The method's fields, resolved.
         recipe: Epochs, learning rate, batch and so on, resolved, with the recipe's `origin`.
-        shots: Training images per class; None for all of them.
-        sampler: Rule that draws them.
+        shots: Training images per class; None for all of them, 0 for a method that sees none.
+        sampler: Rule that draws them, or `file:` and the digest of a stored sample.
         data_seed: Seed of the few-shot draw.
         train_seed: Seed of initialisation, order and augmentation.
         precision: As Lightning names it.
         threads: CPU threads of the run, which change the last bits of a sum.
         dataset_options: The dataset's own fields, resolved.
+        evaluated: What is evaluated besides that dataset: name to plugin and its fields, resolved.
+        trained_by: The protocol whose training is evaluated, where it is not this one's own.
     """
 
     suite: str
@@ -46,6 +48,8 @@ class Spec:
     threads: int
     device: str = "cpu"
     dataset_options: Mapping[str, Any] = field(default_factory=dict)
+    evaluated: Mapping[str, Any] = field(default_factory=dict)
+    trained_by: str = ""
 
     def __post_init__(self) -> None:
         for name in (
@@ -59,11 +63,12 @@ class Spec:
             "backbone",
             "precision",
             "device",
+            "trained_by",
         ):
             expect(getattr(self, name), str, f"spec.{name}")
         for name in ("data_seed", "train_seed", "threads") + (("shots",) if self.shots is not None else ()):
             expect(getattr(self, name), int, f"spec.{name}")
-        mappings = {name: getattr(self, name) for name in ("config", "recipe", "dataset_options")}
+        mappings = {name: getattr(self, name) for name in ("config", "recipe", "dataset_options", "evaluated")}
         for name, value in to_plain(mappings).items():  # so that equal specs compare equal, given (1, 2) or [1, 2]
             expect(value, dict, f"spec.{name}")
             object.__setattr__(self, name, value)
@@ -80,8 +85,12 @@ class Spec:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON of this spec, 64 hex digits."""
-        return hashlib.sha256(_ENCODER.encode(self).encode()).hexdigest()
+        """SHA-256 of the canonical JSON of this spec, 64 hex digits; younger fields count where they say something."""
+        facts = _opened(self)
+        for name, default in _LATER.items():
+            if facts[name] == default:
+                del facts[name]
+        return hashlib.sha256(_ENCODER.encode(facts).encode()).hexdigest()
 
     @cached_property
     def name(self) -> str:
@@ -107,6 +116,7 @@ def _opened(value: Any) -> dict[str, Any]:
     raise TypeError(f"a {type(value).__name__} cannot be stored: {value!r}.")
 
 
+_LATER: dict[str, Any] = {"evaluated": {}, "trained_by": ""}  # without them older runs would lose their names
 _ENCODER = json.JSONEncoder(default=_opened, allow_nan=False, sort_keys=True, separators=(",", ":"))
 
 

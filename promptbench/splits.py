@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,6 +111,31 @@ def read_text(path: Path) -> str:
         raise UsageError(f"Cannot read {path}: {reason}.") from error
 
 
+def read_rows(path: Path, words: int) -> list[list[str]]:
+    """The words of each line that is not empty; UsageError where one has fewer than `words`."""
+    rows = []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        row = line.split()
+        if 0 < len(row) < words:
+            raise UsageError(f"{path}, line {number}: expected at least {words} words, not {line.strip()!r}.")
+        if row:
+            rows.append(row)
+    return rows
+
+
+def read_matlab(path: Path, variable: str) -> list[Any]:
+    """An array of a MATLAB file, without axes of length 1, as a list."""
+    from numpy import atleast_1d
+    from scipy.io import loadmat  # comes with scikit-learn
+
+    try:
+        return list(atleast_1d(loadmat(path, squeeze_me=True)[variable]))
+    except Exception as error:  # its parser raises anything on damaged files
+        raise UsageError(
+            f"Cannot read {variable!r} from {path}: {type(error).__name__}; get the file again."
+        ) from error
+
+
 def read_class_names(path: Path) -> dict[str, str]:
     """Folder name to class name from lines `folder class name`; a tab between the two allows folders with blanks."""
     names: dict[str, str] = {}
@@ -132,15 +157,29 @@ def subfolders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in _scan(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
+def is_image(name: str) -> bool:
+    """Whether a file of this name counts as an image."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
 def image_files(folder: Path) -> list[str]:
     """The names of the image files in `folder`, sorted by code point, hidden ones left out."""
-    return sorted(
-        entry.name
-        for entry in _scan(folder)
-        if not entry.name.startswith(".")
-        and os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
-        and entry.is_file()
-    )
+    return sorted(entry.name for entry in _scan(folder) if is_image(entry.name) and entry.is_file())
+
+
+def image_tree(folder: Path, above: tuple[str, ...] = ()) -> list[str]:
+    """The image files anywhere below `folder`, as paths from it, folder by folder, both sorted.
+
+    Raises:
+        UsageError: A link leads back to one of the folders `above`.
+    """
+    here = os.path.realpath(folder)
+    if here in above:
+        raise UsageError(f"The folder {folder} is a link to a folder that it lies in; remove the link.")
+    files = image_files(folder)
+    for name in subfolders(folder):
+        files += [f"{name}/{file}" for file in image_tree(folder / name, (*above, here))]
+    return files
 
 
 def _scan(folder: Path) -> list[os.DirEntry[str]]:
@@ -153,14 +192,20 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
         raise UsageError(f"Cannot read the folder {folder}: {error.strerror}.") from error
 
 
-def class_folder_items(base: Path, prefix: str, labels: Mapping[str, int], name_of: Callable[[str], str]) -> list[Item]:
+def class_folder_items(
+    base: Path, prefix: str, labels: Mapping[str, int], name_of: Callable[[str], str], ignored: Collection[str] = ()
+) -> list[Item]:
     """The images under `base/prefix/<class folder>/`, class by class, both sorted; paths are relative to `base`.
+
+    Folders in `ignored` are passed over.
 
     Raises:
         UsageError: A class folder is not in `labels`, or holds no image.
     """
     items = []
     for folder in subfolders(base / prefix):
+        if folder in ignored:
+            continue
         if folder not in labels:
             raise UsageError(f"The class folder {base / prefix / folder} is not among the training classes; rename it.")
         files = image_files(base / prefix / folder)

@@ -51,9 +51,11 @@ class Suite:
         note: Printed under every table, or "".
         backbone: As `load_backbone` takes it.
         shots: Training images per class.
+        few_shots: Those of protocols that compare several.
         seeds: Seeds of a run that names none.
         threads: CPU threads of a run, part of its spec; None is all cores.
         companions: Labels of methods that always run beside those asked for.
+        lineup: Labels of methods that run where none is asked for.
         ranked: Whether tables may print the best in bold.
         roles: Role to datasets; a protocol names the roles it uses.
         recipe: Fields of the Recipe, for every method.
@@ -68,9 +70,11 @@ class Suite:
     note: str = ""
     backbone: str
     shots: int = 16
+    few_shots: tuple[int, ...] = (1, 2, 4, 8, 16)
     seeds: tuple[int, ...] = (1, 2, 3)
     threads: int | None = None
     companions: tuple[str, ...] = ()
+    lineup: tuple[str, ...] = ()
     ranked: bool = True
     roles: Mapping[str, tuple[DatasetEntry, ...]]
     recipe: Mapping[str, object] = field(default_factory=dict)
@@ -79,6 +83,8 @@ class Suite:
     def __post_init__(self) -> None:
         if self.shots < 1:
             raise UsageError(f"'shots' must be at least 1, not {self.shots}.")
+        if not self.few_shots or min(self.few_shots) < 1 or len(set(self.few_shots)) < len(self.few_shots):
+            raise UsageError(f"'few_shots' must be different integers from 1 on, not {list(self.few_shots)}.")
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"'threads' must be at least 1, or null for all cores, not {self.threads}.")
         if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
@@ -157,6 +163,25 @@ def _folder() -> Path:
 
 
 def _read(file: Path, name: str, where: str) -> Suite:
+    raw = _raw(file, where)
+    if "name" in raw:
+        raise UsageError(f"{where}: a suite is named by its file; remove the key 'name'.")
+    if "extends" in raw:
+        raw = {**_base(raw["extends"], where), **{key: value for key, value in raw.items() if key != "extends"}}
+    return build(Suite, {**raw, "name": name, "roles": _roles(raw.get("roles"), where)}, where)
+
+
+def _base(name: Any, where: str) -> Mapping[str, Any]:
+    """The keys of the suite of the package that another one extends; keys that are given again replace these."""
+    if name not in suite_names():
+        raise UsageError(f"{where}: 'extends' names no suite of the package: {unknown('suite', name, suite_names())}")
+    base = _raw(_folder() / f"{name}.yaml", f"suite {name}")
+    if "extends" in base:
+        raise UsageError(f"{where}: suite {name} extends another one itself; extend that one.")
+    return base
+
+
+def _raw(file: Path, where: str) -> Mapping[str, Any]:
     try:
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
@@ -167,9 +192,7 @@ def _read(file: Path, name: str, where: str) -> Suite:
         raise UsageError(f"{where}: the suite cannot be read ({reason}).") from error
     if not isinstance(raw, Mapping):
         raise UsageError(f"{where}: a suite is a mapping of keys to values; the suites in benchmarks/ are examples.")
-    if "name" in raw:
-        raise UsageError(f"{where}: a suite is named by its file; remove the key 'name'.")
-    return build(Suite, {**raw, "name": name, "roles": _roles(raw.get("roles"), where)}, where)
+    return raw
 
 
 def _roles(raw: Any, where: str) -> Any:

@@ -7,8 +7,9 @@ import io
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from promptbench.averages import Cell, Column, Line, Table, TableLayout, build_tables
+from promptbench.averages import Cell, Line, Table, TableLayout, build_tables
 from promptbench.config import unknown
+from promptbench.protocol import Column
 from promptbench.results import Result
 from promptbench.rows import Seed
 
@@ -150,7 +151,7 @@ def _texts(
     table: Table, ranked: bool, escape: Callable[[str], str], bold: str
 ) -> tuple[list[str], list[list[list[str]]], list[str]]:
     """Head, groups of rows of cells, and remarks, all as escaped text."""
-    head = ["dataset", "method", *(column.title for column in table.columns), "n"]
+    head = [table.blocks_are, "method", *(column.title for column in table.columns), "n"]
     groups: dict[tuple[str, str], list[Line]] = defaultdict(list)
     for line in table.lines:
         groups[line.kind, line.group].append(line)
@@ -158,7 +159,7 @@ def _texts(
     body = []
     for lines in groups.values():
         published = [line for line in lines if not line.row.reconstructed]
-        best = {column.key: _best(published, column.key) if ranked else "" for column in table.columns}
+        best = {column.key: _best(published, column) if ranked else "" for column in table.columns}
         rows = []
         for line in lines:
             cells = [line.cells.get(column.key) for column in table.columns]
@@ -188,10 +189,11 @@ def _figure(cell: Cell | None, footnotes: dict[str, int]) -> str:
     return f"{cell.gap} [{footnotes.setdefault(cell.reason, len(footnotes) + 1)}]" if cell.reason else cell.gap
 
 
-def _best(lines: Sequence[Line], key: str) -> str:
-    """The largest figure as shown, so that what reads the same is marked the same."""
-    means = [cell.mean for line in lines if (cell := line.cells.get(key)) and cell.mean is not None]
-    return _rounded(max(means)) if len(lines) > 1 and means else ""
+def _best(lines: Sequence[Line], column: Column) -> str:
+    """The best figure as shown, so that what reads the same is marked the same."""
+    means = [cell.mean for line in lines if (cell := line.cells.get(column.key)) and cell.mean is not None]
+    best = min if column.lower else max
+    return _rounded(best(means)) if len(lines) > 1 and means else ""
 
 
 def _rounded(value: float) -> str:
@@ -206,7 +208,10 @@ def _marks(line: Line) -> str:
 def _heading(table: Table) -> str:
     word = "shot" if table.shots == (1,) else "shots"
     seeds = f"{'seed' if len(table.seeds) == 1 else 'seeds'} {_seeds(table.seeds, ', ')}"
-    return f"{table.protocol} on {table.suite}, backbone {table.backbone}, {_shots(table.shots)} {word}, {seeds}"
+    subject = f", {table.subject}" if table.subject else ""
+    return (
+        f"{table.protocol} on {table.suite}{subject}, backbone {table.backbone}, {_shots(table.shots)} {word}, {seeds}"
+    )
 
 
 def _shots(shots: Sequence[int | None]) -> str:

@@ -18,6 +18,8 @@ from promptbench.provenance import library_versions
 from promptbench.spec import Spec
 from promptbench.training import TrainingOutcome
 
+FORMAT = "promptbench/1"
+
 
 def training_key(spec: Spec, facts: Mapping[str, Any]) -> str:
     """Hash of everything that changes the learned tensors.
@@ -42,10 +44,19 @@ def training_key(spec: Spec, facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
-def save_training(path: Path, method: Method, outcome: TrainingOutcome) -> None:
-    """Write the learned tensors and how the training went; the file appears whole or not at all."""
+def save_training(path: Path, method: Method, outcome: TrainingOutcome, spec: Spec) -> None:
+    """Write the learned tensors, how the training went, and what it takes to use them without the data.
+
+    The file appears whole or not at all.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in method.state_dict().items()}
-    data = save(tensors, metadata={"outcome": json.dumps(asdict(outcome)), "format": "promptbench/1"})
+    names = method.class_names
+    about = {
+        "outcome": asdict(outcome),
+        "spec": asdict(spec),
+        "classes": {"names": list(names), "template": names.template},
+    }
+    data = save(tensors, metadata={"format": FORMAT, **{key: json.dumps(value) for key, value in about.items()}})
     write_atomically(path, lambda file: file.write(data))
 
 

@@ -50,6 +50,12 @@ def local_width(visual: Any) -> int:
     return int(visual.attnpool.c_proj.out_features) if is_resnet(visual) else width(visual)
 
 
+def patches(visual: Any) -> int:
+    """Positions of dense features."""
+    holder = visual.attnpool if is_resnet(visual) else visual
+    return len(holder.positional_embedding) - 1
+
+
 def project(visual: Any, tokens: Tensor) -> Tensor:
     """Tokens (..., d), as after the last normalisation, in the joint space (..., D)."""
     projection = getattr(visual, "proj", None)

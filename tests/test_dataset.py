@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from promptbench import cache, registry
 from promptbench.classnames import ClassNames, refuse_same_names
 from promptbench.config import UsageError
-from promptbench.dataset import Dataset, Item, data_roots, open_dataset, open_image
-from promptbench.splits import read_class_names, read_split_json
+from promptbench.dataset import Dataset, Item, data_roots, open_dataset
+from promptbench.splits import read_class_names, read_split_json, subfolders
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -36,11 +35,11 @@ def load_fakes() -> ModuleType:
 
 
 fakes = load_fakes()
-PUBLIC = (*fakes.SPLIT_JSON, "fgvc_aircraft", "imagenet")
+PUBLIC = tuple(fakes.PLACES)
 MINI = tuple(name for name in registry.names("datasets") if name.startswith("mini_"))
 WITH_TRAINING = [name for name in MINI if not re.match(r"mini_(shapes_|ood_)", name)]
 
-# As in the papers: title, classes, zero-shot template.
+# As in the papers: classes and zero-shot template.
 TEMPLATES = {
     "imagenet": (1000, "a photo of a {}."),
     "caltech101": (100, "a photo of a {}."),
@@ -53,6 +52,14 @@ TEMPLATES = {
     "dtd": (47, "{} texture."),
     "eurosat": (10, "a centered satellite photo of {}."),
     "ucf101": (101, "a photo of a person doing {}."),
+    "imagenetv2": (1000, "a photo of a {}."),
+    "imagenet_sketch": (1000, "a photo of a {}."),
+    "imagenet_a": (200, "a photo of a {}."),
+    "imagenet_r": (200, "a photo of a {}."),
+    "inaturalist": (1, "a photo of a {}."),
+    "sun": (1, "a photo of a {}."),
+    "places": (1, "a photo of a {}."),
+    "textures": (1, "a photo of a {}."),
 }
 
 
@@ -65,12 +72,19 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data")
-    for name in PUBLIC:
-        fakes.make(name, path)
-    fakes.make_split_folders(path / "birds")
-    return path
+def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A data root in each laboratory's tree."""
+    made = {layout: tmp_path_factory.mktemp(layout) for layout in fakes.LAYOUTS}
+    for layout, path in made.items():
+        for name in PUBLIC:
+            fakes.make(name, path, layout)
+        fakes.make_split_folders(path / "birds")
+    return made
+
+
+@pytest.fixture
+def root(roots: dict[str, Path]) -> Path:
+    return roots["coop"]
 
 
 def opened(name: str, root: Path) -> Dataset:
@@ -84,22 +98,37 @@ def test_every_dataset_is_known_to_these_tests() -> None:
     assert set(registry.names("datasets")) == {*PUBLIC, *MINI, "folder"}
 
 
+def expected_sizes(name: str, classes: int) -> list[int]:
+    if name in fakes.OOD:
+        return [0, 0, fakes.OOD_IMAGES]
+    train, val, test = fakes.PER_CLASS.values()
+    if name in fakes.VARIANTS:
+        return [0, 0, test * classes]
+    return [train * classes, 0 if name == "imagenet" else val * classes, test * classes]
+
+
+@pytest.mark.parametrize("layout", fakes.LAYOUTS)
 @pytest.mark.parametrize("name", [*PUBLIC, "folder"])
-def test_a_dataset_reads_its_real_layout(name: str, root: Path) -> None:
-    dataset = opened(name, root)
+def test_a_dataset_reads_its_real_layout(name: str, layout: str, roots: dict[str, Path]) -> None:
+    dataset = opened(name, roots[layout])
     names = dataset.class_names
     assert dataset.name == name
     assert names.template == dataset.info.template
-    sizes = {split: len(dataset.items(split)) for split in ("train", "val", "test")}
-    assert sizes["train"] == 5 * len(names) and sizes["test"] == 3 * len(names)
-    assert sizes["val"] == (0 if name == "imagenet" else 2 * len(names))
-    for split in sizes:
-        dataset.check(dataset.items(split))
-        assert all(item.class_name == names[item.label] for item in dataset.items(split))
-    image = dataset.open(dataset.items("test")[-1])
+    splits = {split: dataset.items(split) for split in ("train", "val", "test")}
+    assert [len(items) for items in splits.values()] == expected_sizes(name, len(names))
+    every = [item for items in splits.values() for item in items]
+    dataset.check(every)
+    assert all(item.class_name == names[item.label] for item in every)
+    image = dataset.open(every[-1])
     assert image.mode == "RGB" and image.size == (20, 16)
-    every = [item for split in sizes for item in dataset.items(split)]
     assert len({dataset.identity(item) for item in every}) == len(every)
+    split_file = fakes.SPLIT_JSON[name].split_file if name in fakes.SPLIT_JSON else "its own"
+    assert dataset.split_source == split_file
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_both_trees_give_the_same_split(name: str, roots: dict[str, Path]) -> None:
+    assert len({opened(name, root).split_digest() for root in roots.values()}) == 1
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -123,7 +152,7 @@ REAL_SPLITS = {
 
 @pytest.mark.parametrize("name", REAL_SPLITS)
 def test_a_real_split_file_reads(name: str, tmp_path: Path) -> None:
-    folder, split_file, *_ = fakes.SPLIT_JSON[name]
+    folder, split_file = fakes.PLACES[name][0][0], fakes.SPLIT_JSON[name].split_file
     source = Path(os.environ.get("PROMPTBENCH_TEST_SPLITS", ""), split_file)
     if not source.is_file() or not os.environ.get("PROMPTBENCH_TEST_SPLITS"):
         pytest.skip(f"PROMPTBENCH_TEST_SPLITS names no folder with {split_file}")
@@ -172,7 +201,81 @@ def test_reading_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_imagenet_keeps_two_classes_of_one_name(root: Path) -> None:
-    assert opened("imagenet", root).class_names == ("tench", "missile", "missile", "sunglass")
+    assert opened("imagenet", root).class_names == tuple(fakes.IMAGENET.values())
+    assert tuple(fakes.IMAGENET.values()).count("missile") == 2
+
+
+@pytest.mark.parametrize("name", fakes.VARIANTS)
+def test_a_variant_is_labelled_in_its_own_classes(name: str, root: Path) -> None:
+    dataset = opened(name, root)
+    own = {"imagenet_a": ("goldfish", "banana"), "imagenet_r": ("goldfish", "missile", "banana")}
+    assert dataset.class_names == own.get(name, opened("imagenet", root).class_names)
+    items = dataset.items("test")
+    assert [item.image.partition("/")[0] for item in items] == [f for f in fakes.VARIANTS[name] for _ in range(3)]
+    assert [item.label for item in items] == [label for label in range(len(dataset.class_names)) for _ in range(3)]
+
+
+def test_a_number_of_imagenetv2_counts_lines_and_a_wnid_its_sorted_place(tmp_path: Path) -> None:
+    for name in ("imagenetv2", "imagenet_sketch"):
+        fakes.make(name, tmp_path)
+        folder = tmp_path / fakes.PLACES[name][0][0]
+        lines = (folder / "classnames.txt").read_text().splitlines()
+        (folder / "classnames.txt").write_text("\n".join(reversed(lines)))
+    assert opened("imagenetv2", tmp_path).class_names == tuple(reversed(fakes.IMAGENET.values()))
+    assert opened("imagenet_sketch", tmp_path).class_names == tuple(fakes.IMAGENET.values())
+
+
+def test_a_class_without_images_shifts_no_label(tmp_path: Path) -> None:
+    fakes.make("imagenet_sketch", tmp_path)
+    before = opened("imagenet_sketch", tmp_path).items("test")
+    shutil.rmtree(tmp_path / "imagenet-sketch" / "images" / "n01440764")
+    dataset = opened("imagenet_sketch", tmp_path)
+    assert dataset.items("test") == before[3:] and len(dataset.class_names) == len(fakes.IMAGENET)
+
+
+def test_a_variant_says_what_it_lacks(tmp_path: Path) -> None:
+    fakes.make("imagenet_a", tmp_path, layout="gallop")
+    with pytest.raises(UsageError, match=r"'imagenet_a' lacks classnames\.txt \(looked in \S+domains/imagenet-a\)"):
+        opened("imagenet_a", tmp_path).items("test")
+    fakes.make("imagenet", tmp_path)
+    assert opened("imagenet_a", tmp_path).class_names == ("goldfish", "banana")
+    (tmp_path / "imagenet" / "classnames.txt").write_text("n01443537 goldfish\n")
+    with pytest.raises(UsageError, match=r"classnames\.txt has no name for the class folder 'n07753592'"):
+        opened("imagenet_a", tmp_path).items("test")
+    shutil.rmtree(tmp_path / "domains" / "imagenet-a" / "n07753592")
+    shutil.rmtree(tmp_path / "domains" / "imagenet-a" / "n01443537")
+    with pytest.raises(UsageError, match="was not found"):
+        opened("imagenet_a", tmp_path).items("test")
+    (tmp_path / "imagenetv2" / "imagenetv2-matched-frequency-format-val" / "1000").mkdir(parents=True)
+    with pytest.raises(UsageError, match="folder .*/1000 is not among"):
+        opened("imagenetv2", tmp_path).items("test")
+
+
+def test_out_of_distribution_images_may_lie_at_any_depth(tmp_path: Path) -> None:
+    folder = tmp_path / "Places"
+    for image in ("b.jpg", "z/y/c.JPEG", "z/a.png", ".hidden/d.jpg", "z/.e.jpg"):
+        (folder / image).parent.mkdir(parents=True, exist_ok=True)
+        (folder / image).touch()
+    (folder / "z" / "list.txt").touch()
+    dataset = opened("places", tmp_path)
+    assert dataset.items("test") == [Item(image, 0, "thing") for image in ("b.jpg", "z/a.png", "z/y/c.JPEG")]
+    assert dataset.items("train") == dataset.items("val") == [] and dataset.class_names == ("thing",)
+
+
+def test_a_folder_without_images_is_no_out_of_distribution_set(tmp_path: Path) -> None:
+    (tmp_path / "SUN" / "images" / "empty").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"'sun' has no images below \S+SUN/images; extract them there"):
+        opened("sun", tmp_path).items("test")
+    (tmp_path / "SUN" / "images" / "again").symlink_to(tmp_path / "SUN")
+    with pytest.raises(UsageError, match=r"again/images is a link to a folder that it lies in"):
+        opened("sun", tmp_path).items("test")
+
+
+def test_textures_are_found_in_dtd(root: Path, tmp_path: Path) -> None:
+    fakes.make("dtd", tmp_path)
+    dataset = opened("textures", tmp_path)
+    every = {item.image for split in ("train", "val", "test") for item in opened("dtd", tmp_path).items(split)}
+    assert [item.image for item in dataset.items("test")] == sorted(every)
 
 
 def test_an_alias_names_the_dataset(root: Path) -> None:
@@ -197,23 +300,28 @@ def test_without_a_root_the_dataset_and_the_flag_are_named() -> None:
         open_dataset("dtd").items("train")
 
 
-def test_a_missing_dataset_says_where_it_looked(tmp_path: Path) -> None:
-    absent = tmp_path / "absent"
-    with pytest.raises(UsageError) as caught:
-        open_dataset("dtd", roots=[tmp_path, absent]).items("train")
-    message = str(caught.value)
-    assert "dtd/split_zhou_DescribableTextures.json" in message
-    assert f"{tmp_path}, {absent} (not a folder)" in message and "--data-root" in message
-
-
 def test_missing_images_are_counted_and_the_first_named(tmp_path: Path) -> None:
     fakes.make("eurosat", tmp_path)
     dataset = opened("eurosat", tmp_path)
     items = dataset.items("train")
     for item in items[:4]:
         (dataset.image_root / item.image).unlink()
-    with pytest.raises(UsageError, match=r"'eurosat' lacks 4 of 15 images.*train_0\.jpg, .*train_2\.jpg, \.\.\."):
+    first = r"AnnualCrop/AnnualCrop_1\.jpg, \S+2\.jpg, \S+3\.jpg, \.\.\."
+    with pytest.raises(UsageError, match=f"'eurosat' lacks 4 of 15 images that its split names: {first}"):
         dataset.check(items)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_dataset_without_its_images_says_so_in_one_sentence(name: str, tmp_path: Path) -> None:
+    fakes.make(name, tmp_path)
+    for folder in subfolders(tmp_path.joinpath(*fakes.PLACES[name][0])):
+        shutil.rmtree(tmp_path.joinpath(*fakes.PLACES[name][0], folder))
+    for image in [*tmp_path.rglob("*.jpg")]:
+        image.unlink()
+    dataset = opened(name, tmp_path)
+    with pytest.raises(UsageError, match=r"^The dataset '\w+' (lacks|was not found|has no).*[^.]\.$") as caught:
+        dataset.check(dataset.items("test"))
+    assert name in str(caught.value) and str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_an_unknown_dataset_gets_the_nearest_name() -> None:
@@ -380,55 +488,6 @@ def test_class_names_keep_their_template() -> None:
             ClassNames(["a"], template=template)
     with pytest.raises(UsageError, match="Class 1 has an empty name"):
         ClassNames(["a", "_ "])
-
-
-# --- images
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
-def test_any_mode_becomes_rgb_as_pil_converts_it(mode: str, tmp_path: Path) -> None:
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)).convert(mode)
-    path = tmp_path / ("image.tif" if mode in ("CMYK", "YCbCr") else "image.png")
-    image.save(path)
-    with Image.open(path) as stored:
-        expected = np.asarray(stored.convert("RGB"))
-    loaded = open_image(path)
-    assert loaded.mode == "RGB"
-    np.testing.assert_array_equal(np.asarray(loaded), expected)
-
-
-@pytest.mark.parametrize("kind", [np.uint16, np.int32])
-def test_sixteen_bit_grey_is_scaled_and_not_clipped(kind: Any, tmp_path: Path) -> None:
-    values = np.array([[0, 257, 32896, 65535]], dtype=kind)  # 257 * (0, 1, 128, 255)
-    Image.fromarray(values).save(tmp_path / "grey.tif")
-    loaded = np.asarray(open_image(tmp_path / "grey.tif"))
-    np.testing.assert_array_equal(loaded[0, :, 0], [0, 1, 128, 255])
-
-
-def test_exif_never_rotates(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: rotate by 90 degrees
-    Image.new("RGB", (20, 10)).save(tmp_path / "turned.jpg", exif=exif)
-    assert open_image(tmp_path / "turned.jpg").size == (20, 10)
-
-
-def test_damaged_images_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "good.png"
-    fakes.write_image(path, size=(200, 200))
-    whole = path.read_bytes()
-    for name, content in {
-        "cut.png": whole[: len(whole) // 2],
-        "noise.jpg": b"\xff\xd8\xff noise",
-        "empty.png": b"",
-    }.items():
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(UsageError, match=re.escape(str(tmp_path / name))):
-            open_image(tmp_path / name)
-    with pytest.raises(UsageError, match="absent.png: No such file"):
-        open_image(tmp_path / "absent.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(UsageError, match=r"good\.png: .*bomb"):
-        open_image(path)
 
 
 # --- rendered datasets

@@ -1,14 +1,17 @@
-"""Accuracy and harmonic mean against hand calculations and published averages."""
+"""Accuracy, calibration and harmonic mean against hand calculations, torchmetrics and published averages."""
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
 import pytest
 import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
 
-from promptbench.metrics import accuracy, harmonic_mean
+from promptbench.metrics import accuracy, confusion, expected_calibration_error, harmonic_mean, per_class_accuracy
 
 
 def test_accuracy_counts_correct_images() -> None:
@@ -49,9 +52,98 @@ def test_accuracy_takes_any_float_and_extreme_scores(dtype: torch.dtype) -> None
         (torch.tensor([[float("nan"), 1.0]]), torch.tensor([1]), "NaN"),
     ],
 )
-def test_accuracy_refuses_what_has_no_accuracy(logits: torch.Tensor, labels: torch.Tensor, message: str) -> None:
+def test_accuracy_refuses_what_has_no_accuracy(logits: Tensor, labels: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         accuracy(logits, labels)
+
+
+def scored(images: int, classes: int, scale: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Random logits, and labels that the largest logit names about half of the time."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = scale * torch.randn(images, classes, generator=generator)
+    others = torch.randint(classes, (images,), generator=generator)
+    return logits, torch.where(torch.rand(images, generator=generator) < 0.5, logits.argmax(dim=1), others)
+
+
+def test_confusion_has_labels_in_rows_and_predictions_in_columns() -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [0.0, 3.0, 2.0], [1.0, 1.0, 0.0]])
+    table = confusion(logits, torch.tensor([0, 0, 2, 2]), 3)
+    assert table.dtype == torch.int64
+    assert table.tolist() == [[1, 0, 1], [0, 0, 0], [1, 1, 0]]
+
+
+def test_confusion_equals_torchmetrics() -> None:
+    logits, labels = scored(500, 7, 1.0, seed=0)
+    assert confusion(logits, labels.int(), 7).equal(multiclass_confusion_matrix(logits, labels, num_classes=7))
+
+
+def test_per_class_accuracy_by_hand() -> None:
+    # Class 0 has 1 of 2, class 1 no image, class 2 none of 1, class 3 has 2 of 3.
+    predicted, labels = torch.tensor([0, 3, 1, 3, 3, 0]), torch.tensor([0, 0, 2, 3, 3, 3])
+    logits = torch.nn.functional.one_hot(predicted, 4).float()
+    assert per_class_accuracy(logits, labels, 4) == [50.0, None, 0.0, 100 * 2 / 3]
+
+
+@pytest.mark.parametrize(
+    ("classes", "label", "message"),
+    [(3, 3, "labels from 0 to 3"), (3, -1, "labels from -1 to 0"), (4, 0, "of 4 classes takes .* not 3 logits")],
+)
+def test_confusion_refuses_other_classes(classes: int, label: int, message: str) -> None:
+    for metric in (confusion, per_class_accuracy):
+        with pytest.raises(ValueError, match=message):
+            metric(torch.zeros(2, 3), torch.tensor([0, label]), classes)
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 4.0, 30.0])
+@pytest.mark.parametrize("classes", [2, 10, 100])
+@pytest.mark.parametrize("bins", [5, 15])
+def test_calibration_error_equals_torchmetrics(scale: float, classes: int, bins: int) -> None:
+    # Few images: torchmetrics adds in float32, which costs it 1e-6 at thousands.
+    logits, labels = scored(400, classes, scale, seed=classes)
+    expected = multiclass_calibration_error(logits, labels, num_classes=classes, n_bins=bins, norm="l1").item()
+    assert expected > 0.01
+    assert expected_calibration_error(logits, labels, bins) / 100 == pytest.approx(expected, abs=1e-6)
+
+
+def test_calibration_error_of_many_images_is_added_in_float64() -> None:
+    logits, labels = scored(50_000, 3, 1.0, seed=1)
+    confidence, predicted = (column.numpy() for column in logits.softmax(dim=1).max(dim=1))
+    correct, total = predicted == labels.numpy(), 0.0
+    for b in range(15):
+        inside = (confidence > b / 15) & (confidence <= (b + 1) / 15)
+        total += abs(math.fsum(correct[inside]) - math.fsum(confidence[inside].tolist()))
+    assert expected_calibration_error(logits, labels) == pytest.approx(100 * total / 50_000, abs=1e-5)
+
+
+def test_calibration_error_by_hand() -> None:
+    # Confidences 0.6 (right, wrong) and 0.9 (right): (|1 - 1.2| + |1 - 0.9|) / 3 with ten bins, |2 - 2.1| / 3 with one.
+    logits = torch.tensor([[0.6, 0.4], [0.6, 0.4], [0.1, 0.9]], dtype=torch.float64).log()
+    labels = torch.tensor([0, 1, 1])
+    assert expected_calibration_error(logits, labels, bins=10) == pytest.approx(10.0, abs=1e-5)
+    assert expected_calibration_error(logits, labels, bins=1) == pytest.approx(10 / 3, abs=1e-5)
+
+
+def test_a_confidence_at_an_edge_belongs_to_the_bin_below() -> None:
+    # Confidences 0.5 (right) and 0.6 (wrong), apart: (0.5 + 0.6) / 2. Confidences 0.6 (right) and 1 (wrong), together:
+    # |1 - 1.6| / 2; torchmetrics would give (0.4 + 1) / 2.
+    two = torch.tensor([[0.0, 0.0], [0.6, 0.4]]).log().nan_to_num(neginf=0.0)
+    assert expected_calibration_error(two, torch.tensor([0, 1]), bins=2) == pytest.approx(55.0, abs=1e-4)
+    sure = torch.tensor([[0.6, 0.4], [1.0, 0.0]]).log()
+    assert expected_calibration_error(sure, torch.tensor([0, 1]), bins=2) == pytest.approx(30.0, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("logits", "bins", "message"),
+    [
+        (torch.zeros(2, 3), 15, "Calibration error takes logits"),
+        (torch.tensor([[float("nan"), 1.0]]), 15, "no calibration error to report"),
+        (torch.tensor([[float("inf"), 1.0]]), 15, "infinite"),
+        (torch.zeros(1, 3), 0, "at least 1 bin, not 0"),
+    ],
+)
+def test_calibration_error_refuses_what_has_none(logits: Tensor, bins: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        expected_calibration_error(logits, torch.tensor([0]), bins)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ def test_base2new_trains_on_base_and_evaluates_both_halves() -> None:
     assert first.evaluations == (
         Evaluation(name="base", selection=Selection(dataset="dtd", split="test", classes="base")),
         Evaluation(name="new", selection=Selection(dataset="dtd", split="test", classes="new")),
+        Evaluation(name="joint", selection=Selection(dataset="dtd", split="test")),
     )
 
 

@@ -1,10 +1,13 @@
-"""The samples are CoOp's: golden files made with the reference code, and fingerprints of the real split files."""
+"""The samples are CoOp's: golden files made with the reference code, and fingerprints of the real split files; or
+GalLoP's: what scikit-learn draws.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +43,16 @@ BASE_NEW_TEST = {
     "OxfordPets": (1881, 1788),
     "StanfordCars": (4002, 4039),
     "UCF101": (1934, 1849),
+}
+
+# GalLoP's rule, 16 shots: fewest and most images per class, which are the shares of the smallest and largest classes,
+# rounded (UCF101: 58 and 97 of 7639 images, times 16 * 101: 12.27 and 20.52); first 16 hex digits of the digest at
+# seed 1, drawn with scikit-learn 1.9.1.
+STRATIFIED = {
+    "Caltech101": (6, 155, "df20bfe498a42022"),
+    "DescribableTextures": (16, 16, "e1825e591b3ef4e1"),
+    "EuroSAT": (12, 18, "1920fbc203a97f46"),
+    "UCF101": (12, 21, "c269ff40bc598a82"),
 }
 
 
@@ -139,3 +152,65 @@ def test_digest_is_sha256_of_the_joined_paths() -> None:
     # printf 'a/b.jpg\nc.jpg' | sha256sum
     items = [Row("a/b.jpg", 0, "x"), Row("c.jpg", 1, "y")]
     assert sampling.digest(items) == "d2c26de525bc683cde5d4f12d77d05df77b517d3420f4a7e293cca262ed18fe5"
+
+
+# --- GalLoP's sample
+
+
+def test_stratified_sample_is_what_scikit_learn_draws() -> None:
+    from sklearn.model_selection import StratifiedShuffleSplit
+
+    sizes = {0: 40, 1: 9, 2: 23}
+    items = [Row(f"{label}/{index}", label, str(label)) for label, size in sizes.items() for index in range(size)]
+    labels = [item.label for item in items]
+    splitter = StratifiedShuffleSplit(n_splits=1, train_size=4 * 3, random_state=7)
+    expected, _ = next(splitter.split(labels, labels))
+    assert sampling.stratified_sample(items, 4, 7) == [items[index] for index in expected]
+
+
+def test_stratified_sample_numbers_classes_as_they_appear() -> None:
+    sizes = {0: 40, 1: 9, 2: 23}
+    items = [Row(f"{label}/{index}", label, str(label)) for label, size in sizes.items() for index in range(size)]
+    renamed = [item._replace(label={0: 9, 1: 5, 2: 7}[item.label]) for item in items]
+    drawn, other = sampling.stratified_sample(items, 4, 7), sampling.stratified_sample(renamed, 4, 7)
+    assert [item.image for item in drawn] == [item.image for item in other]
+
+
+@pytest.mark.parametrize("name", STRATIFIED)
+def test_stratified_sample_of_the_real_split_follows_the_sizes_of_classes(name: str) -> None:
+    train = real_split(name)["train"]
+    fewest, most, fingerprint = STRATIFIED[name]
+    for seed in (1, 2, 3):
+        drawn = sampling.stratified_sample(train, 16, seed)
+        per_class = Counter(item.label for item in drawn)
+        assert len(set(drawn)) == len(drawn) == 16 * len(per_class)
+        assert (min(per_class.values()), max(per_class.values())) == (fewest, most)
+        if seed == 1:
+            assert sampling.digest(drawn)[:16] == fingerprint
+
+
+@pytest.mark.parametrize("shots", [4, 5])
+def test_stratified_sample_of_all_there_is_keeps_the_list(shots: int) -> None:
+    items = [Row(f"{index}", index % 3, "x") for index in range(12)]
+    assert sampling.stratified_sample(items, shots, 1) == items
+
+
+@pytest.mark.parametrize(
+    ("labels", "shots", "message"),
+    [
+        ([0] * 9 + [1], 1, "A stratified sample of 2 of 10 images cannot be drawn: .*only 1 member"),
+        ([0] * 4 + [1] * 3 + [2] * 3, 3, "9 of 10 images cannot be drawn: .*test_size = 1"),
+        ([0, 0, 1, 1], 0, "at least 1 shot"),
+    ],
+)
+def test_what_cannot_be_stratified_is_said(labels: list[int], shots: int, message: str) -> None:
+    items = [Row(str(index), label, "x") for index, label in enumerate(labels)]
+    with pytest.raises(ValueError, match=message):
+        sampling.stratified_sample(items, shots, 1)
+
+
+def test_samplers_are_known_by_name() -> None:
+    pool = rows(golden("sampling_pool")["train"])
+    assert set(sampling.SAMPLERS) == {"coop", "stratified"}
+    assert [item.image for item in sampling.SAMPLERS["coop"](pool, 4, 1)] == golden("sampling_seed1")["4"]["train"]
+    assert sampling.SAMPLERS["stratified"](pool, 2, 1) == sampling.stratified_sample(pool, 2, 1)

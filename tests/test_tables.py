@@ -27,7 +27,11 @@ def with_h(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 LAYOUT = TableLayout(
-    columns=(Column("base/accuracy", "base"), Column("new/accuracy", "new"), Column("h", "H", derived=True)),
+    columns=lambda results: (
+        Column("base/accuracy", "base"),
+        Column("new/accuracy", "new"),
+        Column("h", "H", derived=True),
+    ),
     derived=with_h,
 )
 

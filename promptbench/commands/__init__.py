@@ -6,5 +6,5 @@ command is named by its file, "_" as "-". What a command needs is imported by `e
 
 from __future__ import annotations
 
-COMMANDS = ("run", "show_config", "list", "describe", "table", "tune", "mini")
+COMMANDS = ("run", "eval", "show_config", "list", "describe", "check_plugin", "table", "tune", "data", "mini")
 """Modules in the order that `--help` shows them."""

@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_list(parser, "--method", metavar="M", help="only these, in this order, and the suite's companions")
     add_list(parser, "--dataset", metavar="D", help="only these, in this order")
     add_list(parser, "--results", metavar="DIR", help=f"folders that `run` wrote to, or files; default: ./{OUTPUT}")
+    parser.add_argument("--metric", default="", metavar="X", help="what to show, such as ece; default: the protocol's")
     parser.add_argument("--format", default="md", metavar="F", help=f"{', '.join(FORMATS)}; default: md")
 
 
@@ -53,5 +54,5 @@ def execute(options: argparse.Namespace) -> int:
             f"There are no {options.protocol} results in {', '.join(places)}; make some with "
             "`promptbench run`, or name another folder with --results."
         )
-    print_tables(results, suites, options.method or (), options.dataset or (), options.format)
+    print_tables(results, suites, options.method or (), options.dataset or (), options.format, options.metric)
     return 0

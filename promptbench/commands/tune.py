@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from promptbench.flags import add_list, add_what, request_of
+from promptbench.flags import OUTPUT, add_list, add_what, request_of
 
 HELP = "choose settings on held-out images of halves of the training classes"
 EXAMPLE = "promptbench tune --method coop --protocol base2new --grid lr=0.05,0.1,0.2 epochs=25,50"
@@ -27,7 +27,7 @@ def execute(options: argparse.Namespace) -> int:
     from promptbench.tuning import TuningBench, describe, parse_grid, tune
 
     request = request_of(options, companions=False)
-    output = Path(options.output) / "tuning"
+    output = Path(options.output or OUTPUT) / "tuning"
     check_writable(output)
     bench = TuningBench(request.suite, output, data_roots(options.data_root), request.device)
     with reporter() as listener:

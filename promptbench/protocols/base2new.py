@@ -5,15 +5,17 @@ Code by the authors: https://github.com/KaiyangZhou/CoOp (`scripts/cocoop`)
 Base test images are scored against the base class names only, new ones against the new names only. The harmonic mean is
 
     H = 2 * base * new / (base + new)
+
+`joint` scores all test images against all names, as Zhou et al., "DeCoOp", ICML 2024, arXiv:2406.00345, report it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from promptbench.metrics import harmonic_mean
-from promptbench.protocol import Evaluation, Plan, Protocol, Selection
+from promptbench.protocol import Column, Evaluation, Plan, Protocol, Selection
 
 if TYPE_CHECKING:
     from promptbench.suite import Suite
@@ -23,7 +25,6 @@ class Base2New(Protocol):
     """Few-shot training on base classes, test accuracy on base and on new classes, and their harmonic mean `h`."""
 
     role = "base2new"
-    columns = (("base/accuracy", "base", False), ("new/accuracy", "new", False), ("h", "H", True))
 
     def plan(self, suite: Suite, seed: int) -> list[Plan]:
         """One run per dataset of the suite's role `base2new`."""
@@ -36,13 +37,18 @@ class Base2New(Protocol):
             derived["h"] = harmonic_mean(metrics["base/accuracy"], metrics["new/accuracy"])
         return derived
 
+    def columns(self, metric: str, evaluations: Sequence[str], along: Sequence[int | None]) -> list[Column]:
+        """Base, new, H and joint; of another metric there is no H."""
+        lower = metric == "ece"
+        base, new, joint = (Column(f"{name}/{metric}", name, lower=lower) for name in ("base", "new", "joint"))
+        return [base, new, *([] if lower else [Column("h", "H", derived=True)]), joint]
+
 
 def _plan(dataset: str, shots: int) -> Plan:
+    halves = {name: Selection(dataset=dataset, split="test", classes=name) for name in ("base", "new")}
+    tests = {**halves, "joint": Selection(dataset=dataset, split="test")}
     return Plan(
         dataset=dataset,
         train=Selection(dataset=dataset, split="train", classes="base", shots=shots),
-        evaluations=(
-            Evaluation(name="base", selection=Selection(dataset=dataset, split="test", classes="base")),
-            Evaluation(name="new", selection=Selection(dataset=dataset, split="test", classes="new")),
-        ),
+        evaluations=tuple(Evaluation(name=name, selection=selection) for name, selection in tests.items()),
     )

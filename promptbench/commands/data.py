@@ -1,0 +1,188 @@
+"""`promptbench data`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from promptbench.config import UsageError, unknown
+from promptbench.flags import add_list, integer
+
+if TYPE_CHECKING:
+    from promptbench.dataset import Dataset
+
+HELP = "see, check, download and sample the datasets"
+EXAMPLE = "promptbench data status --suite clip11 --data-root /data"
+SUITE = "clip11"
+
+Action = Callable[[argparse.Namespace], int]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its actions and their flags."""
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    status = _action(actions, _status, "show what is there of each dataset", EXAMPLE, "*")
+    status.add_argument("--suite", default=SUITE, metavar="S", help=f"without names: a suite's; default: {SUITE}")
+    example = "promptbench data check dtd --deep --data-root /data"
+    check = _action(actions, _check, "tell whether every image is there", example, "+")
+    check.add_argument("--deep", action="store_true", help="open every image, too")
+    example = "promptbench data prepare caltech101 eurosat --data-root /data"
+    prepare = _action(actions, _prepare, "download datasets, or tell how to get them", example, "+")
+    prepare.add_argument("--yes", action="store_true", help="do not ask before downloading and writing")
+    example = "promptbench data sample eurosat --shots 16 --seed 1 --data-root /data"
+    sample = _action(actions, _sample, "write a few-shot sample to a file", example, 1)
+    sample.add_argument("--shots", type=integer(1), default=16, metavar="N", help="images per class; default: 16")
+    sample.add_argument("--seed", type=integer(0), default=1, metavar="N", help="default: 1")
+    sample.add_argument("--sampler", default="coop", metavar="S", help="coop or stratified; default: coop")
+    sample.add_argument("-o", "--output", metavar="FILE", help="ends in .jsonl; default: ./NAME-SHOTS-SEED.jsonl")
+
+
+def execute(options: argparse.Namespace) -> int:
+    """`data`: what the action returns."""
+    code: int = options.action(options)
+    return code
+
+
+def _action(
+    actions: argparse._SubParsersAction[argparse.ArgumentParser], act: Action, text: str, example: str, names: str | int
+) -> argparse.ArgumentParser:
+    """The parser of one action, named after its function."""
+    name = act.__name__.strip("_")
+    description = f"{text[0].upper()}{text[1:]}."
+    action = actions.add_parser(name, help=text, description=description, epilog=f"Example: {example}")
+    action.add_argument("names", nargs=names, metavar="NAME", help="a dataset, or folder:PATH for your own images")
+    add_list(action, "--data-root", metavar="DIR", help="folders that hold the datasets; default: PROMPTBENCH_DATA")
+    action.set_defaults(action=act)
+    return action
+
+
+def _status(options: argparse.Namespace) -> int:
+    """`data status`: always 0."""
+    from promptbench.data.status import inspect, table
+    from promptbench.suite import load_suite
+
+    names = options.names or [entry.dataset for entry in load_suite(options.suite).entries()]
+    with _quiet():
+        print(table([inspect(dataset) for dataset in _opened(names, options.data_root)]))
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    """`data check`: 1 where something is wrong."""
+    from promptbench.data.check import check
+
+    wrong = 0
+    for dataset in _opened(options.names, options.data_root):
+        before = wrong
+        with _quiet():
+            for sentence in check(dataset, options.deep, _progress_of(dataset.name)):
+                wrong += 1
+                print(f"{dataset.name}: {sentence}")
+        if wrong == before:
+            print(f"{dataset.name}: complete{', every image can be opened' if options.deep else ''}")
+    return 1 if wrong else 0
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    """`data prepare`: 1 where a dataset is still not complete."""
+    from promptbench.data.prepare import check_writable, preparation, run
+    from promptbench.data.status import inspect
+    from promptbench.dataset import data_roots
+
+    roots = data_roots(options.data_root)
+    if len(roots) != 1:
+        raise UsageError("`data prepare` writes below one data root; name it with --data-root.")
+    with _quiet():
+        datasets = _opened(options.names, options.data_root)
+        incomplete = [dataset for dataset in datasets if not inspect(dataset).complete]
+    todo = [preparation(dataset.name, dataset.info, dataset.sources, roots[0]) for dataset in incomplete]
+    fetches = [f"{one.name}: {line}" for one in todo for line in one.fetches()]
+    if fetches:
+        check_writable(roots[0])
+        if not (options.yes or _agreed(fetches)):
+            print("nothing was written")
+            return 1
+        for one in todo:
+            for sentence in run(one):
+                print(f"promptbench: {one.name}: {sentence}", file=sys.stderr)
+    return _conclude(options.names, roots[0])
+
+
+def _agreed(fetches: Sequence[str]) -> bool:
+    print("\n".join(fetches))
+    if not sys.stdin.isatty():
+        raise UsageError(f"To download and unpack these {len(fetches)} files, add --yes.")
+    return input("Download and unpack these? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _conclude(names: Sequence[str], root: Path) -> int:
+    """What there is now, and how to get the rest by hand."""
+    from promptbench.data.prepare import guide, preparation
+    from promptbench.data.status import inspect
+
+    code = 0
+    for dataset in _opened(names, [str(root)]):
+        with _quiet():
+            state = inspect(dataset)
+        print(f"{dataset.name}: {'complete' if state.complete else '; '.join(state.lacks)}")
+        if not state.complete:
+            code = 1
+            print("\n".join(guide(preparation(dataset.name, dataset.info, dataset.sources, root), root)))
+    return code
+
+
+def _sample(options: argparse.Namespace) -> int:
+    """`data sample`."""
+    from promptbench.samples import write_sample
+    from promptbench.sampling import SAMPLERS, digest
+
+    if options.sampler not in SAMPLERS:
+        raise unknown("sampler", options.sampler, SAMPLERS)
+    (dataset,) = _opened(options.names, options.data_root)
+    what = {"dataset": dataset.name, "shots": options.shots, "seed": options.seed, "sampler": options.sampler}
+    try:
+        items = SAMPLERS[options.sampler](dataset.items("train"), options.shots, options.seed)
+    except ValueError as error:
+        raise error if isinstance(error, UsageError) else UsageError(f"{dataset.name}: {error}") from error
+    if not items:
+        raise UsageError(f"The dataset {dataset.name!r} has no training images to sample.")
+    marked = "" if options.sampler == "coop" else f"-{options.sampler}"
+    path = Path(options.output or f"{dataset.name}-{options.shots}-{options.seed}{marked}.jsonl")
+    write_sample(path, {**what, "digest": digest(items), "split_digest": dataset.split_digest()}, items)
+    classes = len({item.label for item in items})
+    print(f"wrote {path}: {len(items):,} images of {classes:,} classes, digest {digest(items)}")
+    return 0
+
+
+def _opened(names: Sequence[str], roots: Sequence[str] | None) -> list[Dataset]:
+    """The datasets of those names; nothing of them is read yet."""
+    from promptbench.dataset import open_dataset
+    from promptbench.suite import parse_entry
+
+    entries = [parse_entry(name) for name in dict.fromkeys(names)]
+    return [open_dataset(entry.dataset, entry.options, roots, alias=entry.name) for entry in entries]
+
+
+def _progress_of(name: str) -> Callable[[int, int], None]:
+    def tell(done: int, total: int) -> None:
+        end = "\n" if done == total or not sys.stderr.isatty() else "\r"
+        print(f"{name}: {done:,} of {total:,} images opened", end=end, file=sys.stderr, flush=True)
+
+    return tell
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings of reading a dataset: what they say stands in the output."""
+    logger = logging.getLogger("promptbench.dataset")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

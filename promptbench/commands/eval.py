@@ -1,0 +1,35 @@
+"""`promptbench eval`."""
+
+from __future__ import annotations
+
+import argparse
+
+from promptbench.flags import add_evaluation, add_list, add_places, add_plugin, bench_of, every
+
+HELP = "evaluate the stored training of a run under other protocols"
+EXAMPLE = "promptbench eval --run promptbench-runs/results/few_shot/dtd/coop-0123456789ab.json --protocol ood"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its flags."""
+    parser.add_argument("--run", required=True, metavar="RESULT", help="the result file of a run")
+    add_list(parser, "--protocol", required=True, metavar="P", help="protocols, or all")
+    parser.add_argument("--suite", metavar="S", help="a name or a YAML file; default: the run's")
+    add_places(parser, "where the run is")
+    add_evaluation(parser)
+    add_plugin(parser)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """`eval`: 1 where an evaluation failed."""
+    from promptbench.commands.run import carry_out
+    from promptbench.results import read_result
+    from promptbench.stored import evaluations_of, folder_of
+    from promptbench.suite import load_suite
+
+    result = read_result(options.run)
+    suite = load_suite(options.suite or result.spec.suite)
+    runs = evaluations_of(result, every("protocols", options.protocol), suite)
+    bench = bench_of(options, suite, options.output or folder_of(options.run), result.spec.device)
+    bench.may_train = False
+    return carry_out(bench, runs)

@@ -1,0 +1,174 @@
+"""What is there of a dataset and what is not, read from folder listings: no image is opened."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from promptbench.config import UsageError
+from promptbench.dataset import Dataset
+from promptbench.listing import columns
+from promptbench.splits import SPLITS, Item
+
+_DIGITS = 12  # of a digest that is shown
+_NOTHING = "-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """The state of one dataset.
+
+    Attributes:
+        name: Its name.
+        expected: Images per split of the whole dataset, 0 where unknown.
+        place: Its folder on disk; None where it was not found.
+        sizes: Images per split that its split names; empty where the split cannot be read.
+        present: Those of them that are there.
+        source: What the split comes from.
+        split_digest: SHA-256 of the split in hex.
+        names_digest: SHA-256 of the class names in hex, as results store it.
+        lacks: What is missing, in words; empty where the dataset is complete.
+    """
+
+    name: str
+    expected: Mapping[str, int]
+    place: Path | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    present: Mapping[str, int] = field(default_factory=dict)
+    source: str = ""
+    split_digest: str = ""
+    names_digest: str = ""
+    lacks: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing."""
+        return not self.lacks
+
+
+def inspect(dataset: Dataset) -> Status:
+    """The state of a dataset; what is wrong with it is in `lacks`, and nothing is raised."""
+    found: dict[str, Any] = {"name": dataset.name, "expected": dict(zip(SPLITS, dataset.info.images, strict=True))}
+    try:
+        found["lacks"] = _read(dataset, found)
+    except (UsageError, OSError) as error:
+        found["lacks"] = (_sentence(error),)
+    return Status(**found)
+
+
+def _read(dataset: Dataset, found: dict[str, Any]) -> tuple[str, ...]:
+    """What a dataset lacks; `found` gets all that is known, also where reading ends early."""
+    if dataset.info.folder and not dataset.layout.find():
+        return (_not_found(dataset),)
+    if not _rendered(dataset):
+        found["place"] = dataset.folder
+    items = {split: dataset.items(split) for split in SPLITS}
+    found["sizes"] = {split: len(items[split]) for split in SPLITS}
+    found["source"] = dataset.split_source
+    absent = {split: absent_items(dataset, items[split]) for split in SPLITS}
+    found["present"] = {split: len(items[split]) - len(absent[split]) for split in SPLITS}
+    found["split_digest"] = dataset.split_digest()
+    found["names_digest"] = hashlib.sha256("\n".join(dataset.class_names).encode()).hexdigest()
+    return tuple(_lacks(dataset, found, absent))
+
+
+def _rendered(dataset: Dataset) -> bool:
+    """Whether its images are drawn when they are first used, so that none can be missing."""
+    return not dataset.info.folder and not hasattr(dataset.config, "root")
+
+
+def _not_found(dataset: Dataset) -> str:
+    if not dataset.roots:
+        return "no data root is given, with --data-root or in PROMPTBENCH_DATA"
+    roots = ", ".join(f"{root}{'' if root.is_dir() else ' (not a folder)'}" for root in dataset.roots)
+    return f"not found in {roots}: looked for {', '.join(dataset.layout.looked_for())}"
+
+
+def absent_items(dataset: Dataset, items: Iterable[Item]) -> list[Item]:
+    """The items whose image is not there; one listing per folder and no look at single files.
+
+    Raises:
+        UsageError: The images' folder cannot be read.
+    """
+    if _rendered(dataset):
+        return []
+    root = dataset.image_root
+    listings: dict[str, frozenset[str]] = {}
+    absent = []
+    for item in items:
+        folder, _, name = item.image.rpartition("/")
+        if folder not in listings:
+            listings[folder] = _files(root / folder)
+        if name not in listings[folder]:
+            absent.append(item)
+    return absent
+
+
+def _files(folder: Path) -> frozenset[str]:
+    """The names of the files in a folder; none where it does not exist."""
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries if entry.is_file())
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
+    except OSError as error:
+        raise UsageError(f"Cannot read the folder {folder}: {error.strerror}.") from error
+
+
+def _lacks(dataset: Dataset, found: Mapping[str, Any], absent: Mapping[str, Sequence[Item]]) -> list[str]:
+    sentences = []
+    missing = [item.image for split in SPLITS for item in absent[split]]
+    if missing:
+        total = sum(found["sizes"].values())
+        sentences.append(f"{len(missing):,} of {total:,} images are not in {dataset.image_root}, first {missing[0]}")
+    if found["source"].startswith("generated"):
+        return [
+            *sentences,
+            f"{dataset.info.split_file} is not there; figures on a generated split compare with no other",
+        ]
+    classes = len(dataset.class_names)
+    if dataset.info.classes not in (0, classes):
+        sentences.append(f"the split has {classes:,} classes where the dataset has {dataset.info.classes:,}")
+    for split, expected in found["expected"].items():
+        size = found["sizes"][split]
+        if any(found["expected"].values()) and size != expected:
+            sentences.append(f"the split has {size:,} {split} images where the dataset has {expected:,}")
+    return sentences
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename or 'The data root'} cannot be read: {error.strerror or error}"
+    return " ".join(str(error).split())
+
+
+def table(states: Sequence[Status]) -> str:
+    """One line per dataset, and how many are complete."""
+    header = ("dataset", *SPLITS, "split", "split digest", "names digest", "found in", "missing")
+    rows = [
+        (
+            state.name,
+            *(_count(state, split) for split in SPLITS),
+            state.source or _NOTHING,
+            state.split_digest[:_DIGITS] or _NOTHING,
+            state.names_digest[:_DIGITS] or _NOTHING,
+            state.place or _NOTHING,
+            "; ".join(sentence.rstrip(".") for sentence in state.lacks) or "nothing",
+        )
+        for state in states
+    ]
+    complete = sum(state.complete for state in states)
+    return f"{columns([header, *rows])}\n\n{complete} of {len(states)} datasets are complete"
+
+
+def _count(state: Status, split: str) -> str:
+    """`3,669/3,669`: images present and those there should be."""
+    expected = state.expected[split] or state.sizes.get(split, 0)
+    present = state.present.get(split)
+    if present is None:
+        return f"{_NOTHING}/{expected:,}" if expected else _NOTHING
+    return f"{present:,}/{expected:,}" if expected or present else "none"

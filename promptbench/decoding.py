@@ -1,0 +1,105 @@
+"""Image files as RGB, and which of many files cannot be read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import PIL
+from PIL import Image
+
+from promptbench.cache import write_atomically
+from promptbench.config import UsageError
+
+T = TypeVar("T")
+
+
+def open_image(path: Path) -> Image.Image:
+    """An image file as RGB, of any mode that PIL reads.
+
+    Converted as PIL's `convert("RGB")` does, which drops transparency, but integer grey of more than 8 bits is scaled
+    to 8 (value / 257), where `convert` would clip it to white. EXIF orientation is not applied. PIL's warnings, of
+    broken EXIF data and the like, are not passed on.
+
+    Raises:
+        UsageError: The file is missing, damaged, cut short or so large that PIL refuses it.
+    """
+    try:
+        with _quiet(), Image.open(path) as image:
+            if image.mode.startswith("I"):
+                grey = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
+                return Image.fromarray(np.rint(grey / 257).astype(np.uint8)).convert("RGB")
+            return image.convert("RGB")
+    except Exception as error:  # decoders raise anything on damaged files: OSError, SyntaxError, struct.error, ...
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UsageError(f"Cannot read the image {path}: {reason.rstrip('.')}; replace the file.") from error
+
+
+def find_unreadable(
+    items: Sequence[T], identity: Callable[[T], str], open_: Callable[[T], object], memory: Path
+) -> list[T]:
+    """The items that cannot be opened, in order; those that could be are remembered and not opened again.
+
+    Args:
+        items: What to open.
+        identity: A key of an item's bytes.
+        open_: Decodes the whole of an item. Both raise UsageError where they cannot.
+        memory: A file that holds a digest of each identity found readable, a line each. Failures are not remembered:
+            they may pass, and they are few.
+    """
+    known = _remembered(memory)
+    keys = [_key(item, identity) for item in items]
+    new = [index for index, key in enumerate(keys) if key not in known]
+    with _quiet():  # outside the threads too: they share the warning filters
+        verdicts = _in_threads(lambda index: _opens(items[index], open_), new)
+    readable = {keys[index] for index, good in zip(new, verdicts, strict=True) if good}
+    if readable:
+        lines = "\n".join(sorted(known | readable)).encode()
+        write_atomically(memory, lambda file: file.write(lines))
+    return [items[index] for index, good in zip(new, verdicts, strict=True) if not good]
+
+
+def _remembered(memory: Path) -> set[str]:
+    try:
+        return set(memory.read_text(encoding="ascii").split())
+    except (OSError, UnicodeDecodeError):
+        return set()
+
+
+def _key(item: T, identity: Callable[[T], str]) -> str:
+    """32 hex digits for the bytes of an item and the decoder; "" where the item is not there."""
+    try:
+        return hashlib.sha256(f"{PIL.__version__}:{identity(item)}".encode()).hexdigest()[:32]
+    except UsageError:
+        return ""
+
+
+def _opens(item: T, open_: Callable[[T], object]) -> bool:
+    try:
+        open_(item)
+    except UsageError:
+        return False
+    return True
+
+
+def _in_threads(function: Callable[[int], bool], values: Sequence[int]) -> list[bool]:
+    """The function of each value; decoders release Python's lock. Ctrl-C drops what has not begun."""
+    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+    try:
+        return list(pool.map(function, values))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,174 @@
+"""Scoring the images of a run's evaluations: each image encoded once, class texts once per list of names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from promptbench.bench import Bench
+from promptbench.classnames import ClassNames
+from promptbench.features import fits, image_features
+from promptbench.images import ImageFeatures
+from promptbench.loading import Batches, FeatureBatches, pixel_batches
+from promptbench.method import Method, Prediction
+from promptbench.ood import SCORES, missing, scores_of
+from promptbench.planning import Run
+from promptbench.protocol import Outcome, Selection
+from promptbench.selection import SelectedImages, open_selection, shown_names
+
+EVALUATION_BATCH = 100  # the field's; accuracy does not depend on it
+FEATURE_BATCH = 256  # a method may make text per image and class of it
+
+
+@dataclass
+class Evaluated:
+    """What the evaluations of a run gave, by evaluation.
+
+    Attributes:
+        outcomes: Of those that the method can score.
+        notes: Why the others are missing.
+        names: The class names shown.
+        images: The images scored.
+        diagnostics: The method's own figures, `<evaluation>/<name>`.
+    """
+
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    names: dict[str, ClassNames] = field(default_factory=dict)
+    images: dict[str, SelectedImages] = field(default_factory=dict)
+    diagnostics: dict[str, float] = field(default_factory=dict)
+
+
+def evaluate(bench: Bench, run: Run, method: Method, trained: ClassNames) -> Evaluated:
+    """Everything that a run's evaluations say of a trained method.
+
+    Args:
+        trained: The class names that it was trained with.
+
+    Raises:
+        FloatingPointError: If a score is infinite or NaN.
+    """
+    found = Evaluated()
+    scores = run.protocol.scores
+    reader = Reader(method, dense=any(SCORES[name].needs == "local" for name in scores))
+    for evaluation in run.plan.evaluations:
+        chosen = open_selection(bench.dataset, evaluation.selection, run.spec.data_seed)
+        shown, labels = shown_names(bench.dataset, evaluation, chosen)
+        found.names[evaluation.name], found.images[evaluation.name] = shown, chosen
+        if not method.transfers and tuple(shown) != tuple(trained):
+            reason = method.transfers_reason or "this method scores the classes that it was trained on only"
+            found.notes[f"{evaluation.name}/"] = reason
+            continue
+        method.set_classes(shown)
+        outcome = reader.outcome(chosen, evaluation.selection, labels, scores)
+        if not torch.isfinite(outcome.logits).all():
+            raise FloatingPointError(f"scores of {evaluation.name} images are infinite or NaN")
+        found.outcomes[evaluation.name] = outcome
+        figures = diagnostics(method, chosen)
+        found.diagnostics |= {f"{evaluation.name}/{name}": value for name, value in figures.items()}
+    return found
+
+
+class Reader:
+    """Reads images for a method, and keeps what it made of them as long as the method says it is good for.
+
+    Args:
+        method: In evaluation mode; its class names may change from call to call.
+        dense: Whether scores over dense features are wanted.
+    """
+
+    def __init__(self, method: Method, dense: bool = False) -> None:
+        self.method, self.dense = method, dense
+        self.keeps = type(method).forward is Method.forward and not method.frozen_image_tower and not dense
+        self.known: dict[tuple[str, str], dict[str, Tensor]] = {}  # by dataset and split: image to its feature (D,)
+
+    @torch.no_grad()
+    def outcome(
+        self, chosen: SelectedImages, selection: Selection, labels: list[int], scores: tuple[str, ...]
+    ) -> Outcome:
+        """Logits and scores of the chosen images for the method's current classes, float32, on the CPU."""
+        logits: list[Tensor] = []
+        by_score: dict[str, list[Tensor]] = {}
+        gaps: Mapping[str, str] = {}
+        for prediction in self.predictions(chosen, selection):
+            logits.append(prediction.logits.float().cpu())
+            for name, values in scores_of(prediction, scores).items():
+                by_score.setdefault(name, []).append(values.cpu())
+            gaps = missing(prediction, scores)
+        return Outcome(
+            torch.cat(logits), torch.tensor(labels), {name: torch.cat(v) for name, v in by_score.items()}, gaps
+        )
+
+    def predictions(self, chosen: SelectedImages, selection: Selection) -> Iterator[Prediction]:
+        """What the method says of the chosen images, batch by batch, in order."""
+        device = self.method.backbone.device
+        if self.keeps:
+            text = self.method.text_features()
+            for features in self.features(chosen, selection).split(FEATURE_BATCH):
+                yield self.method.classify(features.to(device), text)
+            return
+        for images, _ in still_batches(self.method, chosen, EVALUATION_BATCH, self.dense):
+            yield self.method(images.to(device))
+
+    def features(self, chosen: SelectedImages, selection: Selection) -> Tensor:
+        """Features (N, D) of the method's own image tower, on the CPU; images seen before are not encoded again."""
+        known = self.known.setdefault((selection.dataset, selection.split), {})
+        new = [item for item in chosen.items if item.image not in known]
+        if new:
+            batches = pixel_batches(self.method.backbone, chosen.dataset, new, batch=EVALUATION_BATCH)
+            device = self.method.backbone.device
+            features = torch.cat([self.method.encode_images(images.to(device)).cls.cpu() for images, _ in batches])
+            known |= {item.image: feature for item, feature in zip(new, features, strict=True)}
+        return torch.stack([known[item.image] for item in chosen.items])
+
+
+def diagnostics(method: Method, chosen: SelectedImages) -> dict[str, float]:
+    """The method's own figures on the first `EVALUATION_BATCH` of the images; nothing is read for a method without."""
+    if type(method).diagnostics is Method.diagnostics:
+        return {}
+    first = chosen.items[:EVALUATION_BATCH]
+    ((images, _),) = pixel_batches(method.backbone, chosen.dataset, first, batch=EVALUATION_BATCH)
+    with torch.no_grad():
+        return method.diagnostics(images.to(method.backbone.device))
+
+
+def still_batches(method: Method, chosen: SelectedImages, batch: int, dense: bool = False) -> Batches:
+    """The chosen images in order under the evaluation transform: cached features for a frozen tower, else pixels."""
+    dense = dense or method.reads_dense
+    if reads_features(method, len(chosen.pool), dense):
+        return LazyFeatures(method, chosen, dense)
+    return pixel_batches(method.backbone, chosen.dataset, chosen.items, batch=batch, dense=dense)
+
+
+class LazyFeatures:
+    """Batches of cached features that are looked up when somebody asks for them."""
+
+    def __init__(self, method: Method, chosen: SelectedImages, dense: bool) -> None:
+        self.method, self.chosen, self.dense = method, chosen, dense
+
+    @cached_property
+    def batches(self) -> FeatureBatches:
+        features = chosen_features(self.method, self.chosen, self.dense)
+        return FeatureBatches(features, self.chosen.labels, EVALUATION_BATCH if self.dense else FEATURE_BATCH)
+
+    def __iter__(self) -> Any:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def reads_features(method: Method, images: int, dense: bool) -> bool:
+    """Whether a method gets the kept features of so many images instead of their pixels."""
+    return method.frozen_image_tower and (not dense or fits(method.backbone, images))
+
+
+def chosen_features(method: Method, chosen: SelectedImages, dense: bool) -> ImageFeatures:
+    """Features of the chosen images; the whole pool is encoded and cached, so that halves share it."""
+    features = image_features(method.backbone, chosen.dataset, chosen.pool, dense)
+    return features.map(lambda tensor: tensor[chosen.chosen])

@@ -1,0 +1,95 @@
+"""What a method said of every image, kept so that other figures can be computed without running it again.
+
+    <folder>/predictions/<protocol>/<dataset>/<method[@preset]>-<hash>.safetensors
+
+By evaluation: the logits below their row's largest, in half precision (0 for the largest, so that accuracy is exact),
+the largest in float32, labels, scores. The images' paths and the class names are in the file's metadata.
+
+Letters: N images, K classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from promptbench.cache import write_atomically
+from promptbench.config import UsageError
+from promptbench.evaluation import Evaluated
+from promptbench.results import predictions_path
+from promptbench.spec import Spec
+
+_SCORE = "score."
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a method said of the images of one evaluation.
+
+    Attributes:
+        images: Their paths within the dataset, N of them.
+        class_names: K of them.
+        logits: (N, K), float32; the distance to a row's largest is rounded to half precision.
+        labels: (N,), int64; -1 for an image of none of the classes.
+        scores: (N,) each, by name.
+    """
+
+    images: tuple[str, ...]
+    class_names: tuple[str, ...]
+    logits: Tensor
+    labels: Tensor
+    scores: Mapping[str, Tensor]
+
+
+def save_predictions(folder: Path | str, spec: Spec, found: Evaluated) -> Path:
+    """Write the predictions of a run; the file appears whole or not at all."""
+    tensors: dict[str, Tensor] = {}
+    about: dict[str, str] = {}
+    for name, outcome in found.outcomes.items():
+        largest = outcome.logits.amax(dim=1, keepdim=True)
+        below = (outcome.logits - largest).clamp(min=torch.finfo(torch.float16).min)
+        tensors[f"{name}/largest"] = largest.squeeze(1).contiguous()
+        tensors[f"{name}/below"] = below.half()
+        tensors[f"{name}/labels"] = outcome.labels.int()
+        tensors |= {f"{name}/{_SCORE}{score}": values for score, values in outcome.scores.items()}
+        images = [item.image for item in found.images[name].items]
+        about[name] = json.dumps({"images": images, "class_names": list(found.names[name])})
+    path = predictions_path(folder, spec)
+    data = save(tensors, metadata=about)
+    write_atomically(path, lambda file: file.write(data))
+    return path
+
+
+def load_predictions(path: Path | str) -> dict[str, Predictions]:
+    """The predictions of a run, by evaluation.
+
+    Raises:
+        UsageError: If there is no such file, or it holds something else.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+            about = {name: json.loads(text) for name, text in file.metadata().items()}
+        return {name: _of_evaluation(name, facts, tensors) for name, facts in about.items()}
+    except OSError as error:
+        raise UsageError(f"The predictions {path} cannot be read ({error.strerror or error}).") from error
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"{path} holds no predictions of promptbench, or is damaged ({error}).") from error
+
+
+def _of_evaluation(name: str, facts: Mapping[str, list[str]], tensors: Mapping[str, Tensor]) -> Predictions:
+    start = f"{name}/{_SCORE}"
+    return Predictions(
+        images=tuple(facts["images"]),
+        class_names=tuple(facts["class_names"]),
+        logits=tensors[f"{name}/below"].float() + tensors[f"{name}/largest"].unsqueeze(1),
+        labels=tensors[f"{name}/labels"].long(),
+        scores={key.removeprefix(start): values for key, values in tensors.items() if key.startswith(start)},
+    )

@@ -1,0 +1,16 @@
+"""Cross-dataset transfer: train on the source, all classes; evaluate the same prompts on other datasets.
+
+Zhou et al., "Conditional Prompt Learning for Vision-Language Models", CVPR 2022, arXiv:2203.05557, section 4.2.
+Code by the authors: https://github.com/KaiyangZhou/CoOp (`scripts/cocoop/xd_*.sh`)
+Each target's whole test split is scored against all of its class names; the average is over the targets.
+"""
+
+from __future__ import annotations
+
+from ._transfer import Transfer
+
+
+class CrossDataset(Transfer):
+    """Accuracy on the source and on each target dataset, and its average over the targets."""
+
+    targets = "targets"

@@ -1,0 +1,49 @@
+"""Few-shot classification: train on 1, 2, 4, 8 and 16 images of every class, evaluate on all test images.
+
+Zhou et al., "Learning to Prompt for Vision-Language Models", IJCV 2022, arXiv:2109.01134, section 4.1.
+Code by the authors: https://github.com/KaiyangZhou/CoOp (`scripts/coop/main.sh`)
+A smaller sample is no part of a larger one: each number of shots is drawn anew from the same seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from promptbench.protocol import Column, Evaluation, Numbers, Plan, Protocol, Selection
+
+if TYPE_CHECKING:
+    from promptbench.suite import Suite
+
+
+class FewShot(Protocol):
+    """Test accuracy over all classes against the number of training images per class."""
+
+    role = "few_shot"
+    several_shots = True
+    along = "shots"
+
+    def plan(self, suite: Suite, seed: int) -> list[Plan]:
+        """One run per dataset of the suite's role `few_shot` and number of shots."""
+        return [
+            Plan(
+                dataset=dataset,
+                train=Selection(dataset=dataset, split="train", shots=shots),
+                evaluations=(Evaluation(name="test", selection=Selection(dataset=dataset, split="test")),),
+            )
+            for dataset in suite.datasets("few_shot")
+            for shots in suite.few_shots
+        ]
+
+    def columns(self, metric: str, evaluations: Sequence[str], along: Sequence[int | None]) -> list[Column]:
+        """One column per number of shots; 0 for methods that see no training image."""
+        return [Column(f"{shots}/{metric}", _title(shots), lower=metric == "ece") for shots in along]
+
+    def blocks(self, metric: str, dataset: str, along: int | None, metrics: Numbers) -> dict[str, Numbers]:
+        """The figure of this number of shots."""
+        key = f"test/{metric}"
+        return {dataset: {f"{along}/{metric}": metrics[key]} if key in metrics else {}}
+
+
+def _title(shots: int | None) -> str:
+    return "all images" if shots is None else f"{shots} shot{'' if shots == 1 else 's'}"
