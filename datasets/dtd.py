@@ -7,8 +7,7 @@ License: for research.
 
 from __future__ import annotations
 
-from promptbench.dataset import Dataset, DatasetInfo
-from promptbench.sources import Download, Sources
+from promptbench.dataset import Dataset, DatasetInfo, Download, Sources
 
 
 class DescribableTextures(Dataset):

@@ -8,8 +8,7 @@ License: MIT.
 
 from __future__ import annotations
 
-from promptbench.dataset import Dataset, DatasetInfo
-from promptbench.sources import Download, Sources
+from promptbench.dataset import Dataset, DatasetInfo, Download, Sources
 
 
 class EuroSAT(Dataset):

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from promptbench.config import UsageError
-from promptbench.dataset import Dataset, DatasetInfo, Item
-from promptbench.sources import Download, Sources
+from promptbench.dataset import Dataset, DatasetInfo, Download, Item, Sources
 from promptbench.splits import SPLITS, check_labels, read_text
 
 

@@ -18,9 +18,8 @@ from functools import cached_property
 from pathlib import Path
 
 from promptbench.config import UsageError
-from promptbench.dataset import Dataset, DatasetInfo, Item
+from promptbench.dataset import Dataset, DatasetInfo, Item, Sources
 from promptbench.samples import read_coop
-from promptbench.sources import Sources
 from promptbench.splits import class_folder_items, read_class_names, subfolders
 
 from ._imagenet import name_of

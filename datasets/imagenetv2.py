@@ -9,8 +9,7 @@ License: MIT.
 
 from __future__ import annotations
 
-from promptbench.dataset import DatasetInfo
-from promptbench.sources import Sources
+from promptbench.dataset import DatasetInfo, Sources
 
 from ._imagenet import ImageNetVariant
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 
-from promptbench.dataset import Dataset, DatasetInfo, Item
-from promptbench.sources import Download, Sources
+from promptbench.dataset import Dataset, DatasetInfo, Download, Item, Sources
 from promptbench.splits import read_matlab, read_text
 
 

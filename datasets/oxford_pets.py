@@ -7,8 +7,7 @@ License: CC BY-SA 4.0.
 
 from __future__ import annotations
 
-from promptbench.dataset import Dataset, DatasetInfo, Item
-from promptbench.sources import Download, Sources
+from promptbench.dataset import Dataset, DatasetInfo, Download, Item, Sources
 from promptbench.splits import read_rows
 
 

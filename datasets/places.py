@@ -8,8 +8,7 @@ License: non-commercial research and education.
 
 from __future__ import annotations
 
-from promptbench.dataset import DatasetInfo
-from promptbench.sources import Sources
+from promptbench.dataset import DatasetInfo, Sources
 
 from ._ood import OutOfDistribution
 

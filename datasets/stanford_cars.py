@@ -11,8 +11,7 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from promptbench.dataset import Dataset, DatasetInfo, Item
-from promptbench.sources import Sources
+from promptbench.dataset import Dataset, DatasetInfo, Item, Sources
 from promptbench.splits import read_matlab
 
 

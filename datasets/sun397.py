@@ -8,8 +8,7 @@ License: not known.
 
 from __future__ import annotations
 
-from promptbench.dataset import Dataset, DatasetInfo, Item
-from promptbench.sources import Download, Sources
+from promptbench.dataset import Dataset, DatasetInfo, Download, Item, Sources
 from promptbench.splits import read_rows
 
 

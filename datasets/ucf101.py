@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import re
 
-from promptbench.dataset import Dataset, DatasetInfo, Item
-from promptbench.sources import Sources
+from promptbench.dataset import Dataset, DatasetInfo, Item, Sources
 from promptbench.splits import read_rows
 
 

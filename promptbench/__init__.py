@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from promptbench.method import Method, MethodConfig, Prediction, create_method
     from promptbench.recipe import Preset, Recipe
     from promptbench.tokens import Tokens
+    from promptbench.trained import load
     from promptbench.weights import load_backbone
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ _HOME = {
     "ImageFeatures": "images",
     "Tokens": "tokens",
     "load_backbone": "weights",
+    "load": "trained",
     "Method": "method",
     "MethodConfig": "method",
     "Images": "images",
@@ -56,6 +58,7 @@ __all__ = [
     "Tokens",
     "__version__",
     "create_method",
+    "load",
     "load_backbone",
     "load_official_checkpoint",
     "official_parameters",

@@ -8,116 +8,32 @@ For a metric x of dataset d and seed s, and H derived from metrics:
     ±                        population standard deviation (ddof 0) of the quantity shown, computed seed by seed
 
 An average is shown for rows that have every dataset of the table, its ± where every dataset has the same seeds. A table
-may be made of other blocks than datasets, such as scores.
+may be made of other blocks than datasets, such as scores. With the median m of at least three seeds, a measured figure
+of a dataset is an outlier where
+
+    |x_ds - m| > max(3 points, 3 * 1.4826 * median_s |x_ds - m|)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
 
 from promptbench.config import UsageError
+from promptbench.lines import Cell, Line, Numbers, Table, TableLayout, by_size
 from promptbench.protocol import Column
 from promptbench.results import Result
 from promptbench.rows import Row, Seed, rows
 
-Numbers = Mapping[str, float]
+__all__ = ["MEANS_APART", "SPREAD", "Table", "TableLayout", "build_tables", "outliers"]
+
 Over = Callable[[Sequence[Numbers]], Numbers]  # the numbers of each dataset to those of a line
 
-
-def _of_its_dataset(result: Result) -> Mapping[str, Numbers]:
-    return {result.spec.dataset: result.metrics}
-
-
-def _notes_of_its_dataset(result: Result) -> Mapping[str, Mapping[str, str]]:
-    return {result.spec.dataset: result.notes}
-
-
-@dataclass(frozen=True)
-class TableLayout:
-    """What the table of a protocol shows.
-
-    Attributes:
-        columns: The columns for some results, from left to right.
-        derived: Metrics to the same metrics with the derived ones added, where they can be: `Protocol.summarize`.
-        blocks: The figures that a result gives the table: block, to column key, to figure.
-        notes: Why figures of a result are missing, by block and column key or the first parts of it, "/" included.
-        along: The field of the spec that runs along the columns; "" for none.
-        averaged: Whether the table ends in averages over its blocks.
-        blocks_are: What the blocks are.
-        subject: What figures they are where that is not the usual; "" otherwise.
-    """
-
-    columns: Callable[[Sequence[Result]], Sequence[Column]]
-    derived: Callable[[Mapping[str, float]], Mapping[str, float]] = dict
-    blocks: Callable[[Result], Mapping[str, Numbers]] = _of_its_dataset
-    notes: Callable[[Result], Mapping[str, Mapping[str, str]]] = _notes_of_its_dataset
-    along: str = ""
-    averaged: bool = True
-    blocks_are: str = "dataset"
-    subject: str = ""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A mean with its spread over seeds, both in percent and unrounded, or why there is none."""
-
-    mean: float | None = None
-    std: float | None = None
-    gap: str = ""
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of a table.
-
-    Attributes:
-        kind: `block`, `average` or `mean`.
-        group: What the lines that it stands among are called: a dataset or another block, `average`, `mean of
-            per-dataset H`.
-        row: Method and configuration.
-        results: The records behind the figures.
-        n: How many seeds, or from how many to how many where blocks differ.
-        cells: By column key; a column may have none.
-    """
-
-    kind: str
-    group: str
-    row: Row
-    results: tuple[Result, ...]
-    n: str
-    cells: Mapping[str, Cell]
-
-    @property
-    def seeds(self) -> tuple[Seed, ...]:
-        return tuple(sorted({result.spec.seeds for result in self.results}))
-
-    @property
-    def shots(self) -> tuple[int | None, ...]:
-        return _by_size({result.spec.shots for result in self.results})
-
-    @property
-    def origins(self) -> set[str]:
-        """Where the recipes come from: `paper`, `authors`, `transferred`, `ours`."""
-        return {str(result.spec.recipe.get("origin", "")) for result in self.results} - {""}
-
-
-@dataclass(frozen=True)
-class Table:
-    """The lines of one suite and backbone, and what has to be said about them."""
-
-    suite: str
-    backbone: str
-    protocol: str
-    shots: tuple[int | None, ...]
-    seeds: tuple[Seed, ...]
-    columns: tuple[Column, ...]
-    blocks_are: str
-    subject: str
-    lines: tuple[Line, ...]
-    remarks: tuple[str, ...]
+SPREAD = "± is the population standard deviation over n seeds (ddof 0)."
+MEANS_APART = "; the mean of per-"
+OUTLIER_POINTS, OUTLIER_SIGMAS, SIGMA_OF_MAD = 3.0, 3.0, 1.4826
 
 
 def build_tables(
@@ -127,6 +43,8 @@ def build_tables(
     notes: Mapping[str, str] | None = None,
     methods: Sequence[str] = (),
     datasets: Sequence[str] = (),
+    ranked: Collection[str] = (),
+    group_by: str = "",
 ) -> list[Table]:
     """One table per suite and backbone.
 
@@ -136,6 +54,8 @@ def build_tables(
         notes: A sentence to put under the table, by suite.
         methods: Their order; others follow by name.
         datasets: Their order; others follow by name.
+        ranked: The suites whose best figures may be shown as such.
+        group_by: A setting whose values set rows apart, as `rows` takes it; "" for none.
 
     Raises:
         UsageError: If there are no results, or of several protocols, or the same run twice.
@@ -148,29 +68,42 @@ def build_tables(
     protocols = sorted({result.spec.protocol for group in by_table.values() for result in group})
     if len(protocols) > 1:
         raise UsageError(f"A table shows one protocol, not {' and '.join(protocols)}; choose one with --protocol.")
-    return [_table(by_table[key], layout, (notes or {}).get(key[0], ""), methods, datasets) for key in sorted(by_table)]
+    return [
+        _table(
+            rows(by_table[suite, backbone], methods, layout.along, group_by),
+            layout,
+            (notes or {}).get(suite, ""),
+            datasets,
+            suite in ranked,
+        )
+        for suite, backbone in sorted(by_table)
+    ]
 
 
-def _table(
-    results: Sequence[Result], layout: TableLayout, note: str, methods: Sequence[str], datasets: Sequence[str]
-) -> Table:
-    sheets = [_sheet(row, layout) for row in rows(results, methods, layout.along)]
+def _table(of: Sequence[Row], layout: TableLayout, note: str, datasets: Sequence[str], ranked: bool) -> Table:
+    results = [result for row in of for result in row.results]
+    sheets = [_sheet(row, layout) for row in of]
     columns = tuple(layout.columns(results))
     order = {name: place for place, name in reversed(list(enumerate(datasets)))}
     seen = dict.fromkeys(block for sheet in sheets for block in sheet.figures)
     blocks = sorted(seen, key=lambda name: (order.get(name, len(order)), name)) if layout.averaged else list(seen)
+    lines = tuple(_lines(sheets, blocks, columns, layout))
+    columns = _filled(columns, lines)
     first = results[0].spec
     trained = {result.spec.shots for result in results if result.spec.shots != 0} or {0}
     return Table(
         suite=first.suite,
         backbone=first.backbone,
         protocol=first.protocol,
-        shots=_by_size(trained),
+        shots=by_size(trained),
         seeds=tuple(sorted({result.spec.seeds for result in results})),
         columns=columns,
         blocks_are=layout.blocks_are,
         subject=layout.subject,
-        lines=tuple(_lines(sheets, blocks, columns, layout)),
+        averaged=layout.averaged,
+        ranked=ranked,
+        rows=tuple(of),
+        lines=lines,
         remarks=tuple(_remarks(sheets, blocks, columns, layout)) + ((note,) if note else ()),
     )
 
@@ -183,6 +116,18 @@ class _Sheet:
     figures: Mapping[str, Mapping[Seed, Numbers]]
     notes: Mapping[str, Sequence[Mapping[str, str]]]
     results: Mapping[str, tuple[Result, ...]]
+    names: Mapping[str, Mapping[str, Sequence[str]]]  # of the runs behind each figure, by block and column key
+
+    def runs(self, blocks: Iterable[str], column: Column) -> tuple[str, ...]:
+        """Names of the runs that a figure of these blocks is made of."""
+        found = (
+            name
+            for block in blocks
+            for key, names in self.names.get(block, {}).items()
+            if column.derived or key == column.key
+            for name in names
+        )
+        return tuple(dict.fromkeys(found))
 
 
 def _sheet(row: Row, layout: TableLayout) -> _Sheet:
@@ -190,14 +135,34 @@ def _sheet(row: Row, layout: TableLayout) -> _Sheet:
     figures: dict[str, dict[Seed, dict[str, float]]] = {}
     notes: dict[str, list[Mapping[str, str]]] = {}
     results: dict[str, list[Result]] = {}
+    names: dict[str, dict[str, list[str]]] = {}
     for result in row.results:
         said = layout.notes(result)
         for block, numbers in layout.blocks(result).items():
-            of_seed = figures.setdefault(block, {}).setdefault(result.spec.seeds, {})
-            of_seed |= {key: value for key, value in numbers.items() if key not in derived}
+            measured = {key: value for key, value in numbers.items() if key not in derived}
+            figures.setdefault(block, {}).setdefault(result.spec.seeds, {}).update(measured)
             notes.setdefault(block, []).append(said.get(block, {}))
             results.setdefault(block, []).append(result)
-    return _Sheet(row, figures, notes, {block: tuple(of_block) for block, of_block in results.items()})
+            for key in measured:
+                names.setdefault(block, {}).setdefault(key, []).append(result.name)
+    return _Sheet(row, figures, notes, {block: tuple(of_block) for block, of_block in results.items()}, names)
+
+
+def outliers(values: Mapping[Seed, float]) -> tuple[Seed, ...]:
+    """The seeds whose figure, in percent, lies far from the others', as the module says."""
+    if len(values) < 3:
+        return ()
+    middle = median(values.values())
+    sigma = SIGMA_OF_MAD * median(abs(value - middle) for value in values.values())
+    limit = max(OUTLIER_POINTS, OUTLIER_SIGMAS * sigma)
+    return tuple(seed for seed, value in values.items() if abs(value - middle) > limit)
+
+
+def _filled(columns: Sequence[Column], lines: Sequence[Line]) -> tuple[Column, ...]:
+    """The columns that any line has a figure for, or a reason why not: older results lack younger metrics."""
+    cells = {column.key: [line.cells[column.key] for line in lines if column.key in line.cells] for column in columns}
+    kept = [column for column in columns if any(cell.values or cell.reason for cell in cells[column.key])]
+    return tuple(kept or columns)
 
 
 def _lines(
@@ -238,22 +203,25 @@ def _line(
     present = [block for block in blocks if block in sheet.figures]
     numbers = [sheet.figures[block] for block in present]
     means = [_means(list(of_seed.values())) for of_seed in numbers]
-    seeds = numbers[0].keys()
-    same = all(of_seed.keys() == seeds for of_seed in numbers)
-    per_seed = [over([of_seed[seed] for of_seed in numbers]) for seed in seeds] if same and len(seeds) > 1 else []
-    shown = over(means) if len(present) == len(blocks) else {}
+    seeds = [seed for seed in numbers[0] if all(seed in of_seed for of_seed in numbers)]
+    same = all(len(of_seed) == len(seeds) for of_seed in numbers)
+    whole = len(present) == len(blocks)
+    per_seed = {seed: over([of_seed[seed] for of_seed in numbers]) for seed in seeds} if whole else {}
+    shown = over(means) if whole else {}
     cells = {}
     for column in columns:
         key = column.key
+        values = {seed: figures[key] for seed, figures in per_seed.items() if key in figures}
         if key in shown:
-            std = _population_std([figures[key] for figures in per_seed]) if per_seed else None
-            cells[key] = Cell(mean=shown[key], std=std)
+            cell = Cell(mean=shown[key], std=_population_std([*values.values()]) if same and len(seeds) > 1 else None)
         elif kind == "block":
-            has = sum(key in layout.derived(item) for item in numbers[0].values())
-            cells[key] = _gap(has, len(numbers[0]), "seeds", sheet, present, column)
+            cell = _gap(len(values), len(numbers[0]), "seeds", sheet, present, column)
         else:
             has = sum(key in layout.derived(item) for item in means)
-            cells[key] = _gap(has, len(blocks), f"{layout.blocks_are}s", sheet, present, column)
+            cell = _gap(has, len(blocks), f"{layout.blocks_are}s", sheet, present, column)
+        far = outliers(values) if kind == "block" and not column.derived else ()
+        runs = sheet.runs(present, column) if values or cell.mean is not None else ()
+        cells[key] = replace(cell, values=values, outliers=far, runs=runs)
     counts = {len(of_seed) for of_seed in numbers}
     n = "-".join(str(count) for count in sorted({min(counts), max(counts)}))
     behind = {result.name: result for block in present for result in sheet.results[block]}
@@ -274,13 +242,13 @@ def _remarks(
 ) -> Iterator[str]:
     """What a reader has to know of spreads and averages."""
     if any(len(of_seed) > 1 for sheet in sheets for of_seed in sheet.figures.values()):
-        yield "± is the population standard deviation over n seeds (ddof 0)."
+        yield SPREAD
     if len(blocks) < 2 or not layout.averaged:
         return
     for column in columns:
         if column.derived:
-            mean = f"the mean of per-{layout.blocks_are} {column.title} stands apart"
-            yield f"Average {column.title} is computed from the averages beside it; {mean}."
+            apart = f"{MEANS_APART}{layout.blocks_are} {column.title} stands apart."
+            yield f"Average {column.title} is computed from the averages beside it{apart}"
     for sheet in sheets:
         missing = [block for block in blocks if block not in sheet.figures]
         if missing:
@@ -288,11 +256,6 @@ def _remarks(
         elif len({tuple(of_seed) for of_seed in sheet.figures.values()}) > 1:
             where = f"some {layout.blocks_are}s than on others"
             yield f"{sheet.row.label} has other seeds on {where}, so its averages have no ±."
-
-
-def _by_size(shots: Iterable[int | None]) -> tuple[int | None, ...]:
-    """Shots in order, all of them (None) last."""
-    return tuple(sorted(shots, key=lambda number: math.inf if number is None else number))
 
 
 def _means(numbers: Sequence[Numbers]) -> Numbers:

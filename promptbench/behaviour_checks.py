@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -286,8 +287,12 @@ def check_cached_features_equal_fresh_ones(specimen: Specimen) -> Iterator[str]:
     if not method.frozen_image_tower:
         raise NotConcerned("`frozen_image_tower` is False, so its image features are never cached")
     with torch.no_grad():
-        cached = Images(features=specimen.backbone.encode_image(images))
-    way_out = "write `frozen_image_tower = False`, or use images through backbone.encode_image(images) alone"
+        features = specimen.backbone.encode_image(images, local=method.reads_dense)
+    cached = Images(features=replace(features, patches=None))  # as the cache keeps them
+    way_out = (
+        "use images through backbone.encode_image(images) alone, write `reads_dense = True` if it takes dense "
+        "features, or `frozen_image_tower = False`"
+    )
     try:
         if not torch.equal(predict(method, images).logits, predict(method, cached).logits):
             yield f"cached features give other logits; {way_out}"

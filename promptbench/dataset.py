@@ -25,10 +25,10 @@ from promptbench.classnames import GENERIC_TEMPLATE, ClassNames, refuse_same_nam
 from promptbench.config import UsageError, build, unknown
 from promptbench.decoding import find_unreadable, open_image
 from promptbench.layout import GUIDE, Layout
-from promptbench.sources import Sources
+from promptbench.sources import Download, Sources
 from promptbench.splits import SPLITS, Item, class_folder_items, read_split_json, subfolders
 
-__all__ = ["Dataset", "DatasetInfo", "Item", "data_roots", "open_dataset", "open_image"]
+__all__ = ["Dataset", "DatasetInfo", "Download", "Item", "Sources", "data_roots", "open_dataset", "open_image"]
 
 _SHOWN = 3  # missing files named in an error
 

@@ -135,7 +135,7 @@ def request_of(options: argparse.Namespace, companions: bool = True) -> Request:
     from promptbench.planning import Request, labels
 
     suite = load_suite(options.suite)
-    protocols = every("protocols", options.protocol or ["base2new"])
+    protocols = protocols_of(suite, options.protocol or ["base2new"])
     changes = {name: getattr(options, name) for name in OF_SUITE if getattr(options, name) is not None}
     suite = replace(suite, **changes, **shots_of(options.shots or [], protocols))
     for protocol in protocols if options.dataset else ():
@@ -168,9 +168,10 @@ def shots_of(shots: Sequence[int], protocols: Iterable[str]) -> dict[str, Any]:
     return {"few_shots": tuple(shots), "shots": shots[0]}
 
 
-def every(kind: str, words: Iterable[str]) -> list[str]:
-    """The names given, each once; `all` stands for every name of the kind."""
-    return list(dict.fromkeys(name for word in words for name in (registry.names(kind) if word == "all" else [word])))
+def protocols_of(suite: Suite, words: Iterable[str]) -> list[str]:
+    """The protocols given, each once; `all` stands for those whose role the suite has."""
+    had = [name for name in registry.names("protocols") if registry.load("protocols", name).role in suite.roles]
+    return list(dict.fromkeys(name for word in words for name in (had if word == "all" else [word])))
 
 
 def assign(suite: Suite, texts: Sequence[str]) -> tuple[Suite, dict[str, dict[str, Any]]]:

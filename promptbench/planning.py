@@ -125,7 +125,7 @@ def plan_run(request: Request, protocol: str, plan: Plan, label: str, cls: type[
     settings = resolve(
         cls,
         label,
-        protocol=protocol,
+        protocol=load_protocol(protocol).recipes_of or protocol,
         dataset=entry.dataset,
         shots=plan.train.shots,
         suite=suite,

@@ -119,6 +119,7 @@ class Protocol(ABC):
 
     Attributes:
         role: The suite's role whose datasets it runs over; `--dataset` replaces those.
+        recipes_of: The protocol whose recipes it trains with; "" for its own.
         scores: Names in `ood.SCORES` that are computed for every image evaluated.
         metrics: What its table can show of an evaluation; the first unless the reader asks for another.
         several_shots: Whether it trains with each of the suite's `few_shots`, not with its `shots`.
@@ -129,6 +130,7 @@ class Protocol(ABC):
 
     plugin_kind: ClassVar[str] = "protocol"
     role: ClassVar[str]
+    recipes_of: ClassVar[str] = ""
     scores: ClassVar[tuple[str, ...]] = ()
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "ece")
     several_shots: ClassVar[bool] = False

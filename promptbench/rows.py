@@ -3,7 +3,8 @@
 Within a dataset, results of one row agree in every setting; only their seeds differ. From dataset to dataset they agree
 in everything but what the method's own recipes say per dataset (200 epochs here, 50 there). Where results of one method
 disagree, they become several rows, and the settings that set them apart stand behind the method's name. So do shots,
-sampler, precision, weights and split file where methods differ in them: what is compared is said.
+sampler, precision, weights and split file where methods differ in them: what is compared is said. A setting may be asked
+for besides: then every value of it has a row of its own, and says so even where it is the only one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from promptbench.config import UsageError
+from promptbench.config import UsageError, unknown
 from promptbench.results import Result
 
 Seed = tuple[int, int]  # data seed, training seed
@@ -64,25 +65,27 @@ class Row:
         return f"{title}{at}{preset} ({', '.join(said)})" if said else f"{title}{at}{preset}"
 
 
-def rows(results: Iterable[Result], methods: Sequence[str] = (), along: str = "") -> list[Row]:
+def rows(results: Iterable[Result], methods: Sequence[str] = (), along: str = "", group_by: str = "") -> list[Row]:
     """The rows of a table, the methods named first in that order, the others after them by name.
 
     Args:
         results: Of one protocol, suite and backbone.
         methods: Labels.
         along: A field of the spec that runs along the columns, such as `shots`: it sets no rows apart.
+        group_by: A setting that always sets rows apart, its values in order: `epochs`, or `maple.depth` of one method.
 
     Raises:
-        UsageError: If a run is there twice.
+        UsageError: If a run is there twice, or no run has the setting.
     """
     by_method: dict[str, list[_Run]] = defaultdict(list)
     runs = [_Run(result, getattr(result.spec, along, None), _settings(result, along)) for result in results]
     for run in runs:
         by_method[run.result.spec.label].append(run)
     unlike = _within_datasets(run for run in runs if run.result.spec.shots != 0) & set(_COMPARED)
+    asked = _asked(runs, group_by)
     order = {method: place for place, method in reversed(list(enumerate(methods)))}
     labels = sorted(by_method, key=lambda label: (order.get(label, len(order)), label))
-    return [row for label in labels for row in _rows_of(label, by_method[label], unlike)]
+    return [row for label in labels for row in _rows_of(label, by_method[label], unlike, asked.get(label, ""))]
 
 
 class _Run(NamedTuple):
@@ -91,11 +94,30 @@ class _Run(NamedTuple):
     settings: Facts
 
 
-def _rows_of(method: str, runs: Sequence[_Run], unlike: set[str]) -> list[Row]:
+def _asked(runs: Iterable[_Run], group_by: str) -> dict[str, str]:
+    """The setting that `group_by` names for each method that has it; runs that train on nothing have no setting."""
+    if not group_by:
+        return {}
+    owner, dot, name = group_by.rpartition(".")
+    found: dict[str, str] = {}
+    known: set[str] = set()
+    for run in runs:
+        spec = run.result.spec
+        own = {setting for setting in run.settings if spec.shots != 0 or setting.startswith("config.")}
+        known |= {_short(setting) for setting in own}
+        if not dot or owner in (spec.method, spec.label):
+            found |= {spec.label: setting for setting in sorted(own) if _short(setting) == name}
+    if not found:
+        raise unknown("setting", group_by, known)
+    return found
+
+
+def _rows_of(method: str, runs: Sequence[_Run], unlike: set[str], asked: str) -> list[Row]:
     """The rows of one method, told apart by the settings it differs in and by those that set methods apart."""
     shared = _shared(runs)
-    exact = _within_datasets(runs) | unlike
-    apart = sorted(exact | (_differing(shared) & _differing([run.settings for run in runs])), key=_short)
+    exact = _within_datasets(runs) | unlike | ({asked} - {""})
+    differing = exact | (_differing(shared) & _differing([run.settings for run in runs]))
+    apart = sorted(differing, key=lambda name: (name != asked, _short(name)))
     groups: dict[tuple[str, ...], list[Result]] = defaultdict(list)
     for run, of_row in zip(runs, shared, strict=True):
         values = tuple((run.settings if name in exact else of_row).get(name, "null") for name in apart)

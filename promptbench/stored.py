@@ -1,21 +1,36 @@
-"""What was trained before, used again: other evaluations of it."""
+"""What was trained before, used again: what is stored of it and where, and other evaluations of it."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from promptbench import registry
+from safetensors import SafetensorError, safe_open
+
+from promptbench import hub, registry
+from promptbench.classnames import GENERIC_TEMPLATE, ClassNames
 from promptbench.config import UsageError, build
 from promptbench.planning import Run, load_protocol, other_data
 from promptbench.protocol import Plan
 from promptbench.recipe import Recipe, Settings
-from promptbench.results import Result
+from promptbench.results import Result, read_result
 from promptbench.selection import FILE
 from promptbench.spec import Spec
 from promptbench.suite import Suite
+from promptbench.trainings import FORMAT
+
+# What a folder of `export` holds.
+CARD, CLASSES, PROMPTS, RESULT, TEXT = FILES = (
+    "README.md",
+    "classes.json",
+    "prompts.safetensors",
+    "result.json",
+    "text_features.safetensors",
+)
 
 
 def folder_of(result: Path | str) -> Path:
@@ -28,6 +43,109 @@ def folder_of(result: Path | str) -> Path:
     if len(path.parents) < 4 or path.parents[2].name != "results":
         raise UsageError(f"{result} does not lie where `run` put it; name its folder with --output.")
     return path.parents[3]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is stored of a run.
+
+    Attributes:
+        place: What the user named.
+        spec: Of the run.
+        result: None where a training file alone was named.
+        training: The file with the learned tensors; None where nothing was learned.
+        trained_on: The classes of the training; none, but with a template, where nothing was learned.
+        shown: The classes to score where no others are asked for; none where they are not known.
+        weights_hash: Of the backbone; "" where an older training file does not say.
+    """
+
+    place: str
+    spec: Spec
+    result: Result | None
+    training: Path | None
+    trained_on: ClassNames
+    shown: ClassNames
+    weights_hash: str
+
+
+def source_of(run: str | os.PathLike[str]) -> Source:
+    """What is stored where the user says."""
+    place = os.fspath(run)
+    if place.startswith(hub.PREFIX):
+        return replace(of_export(hub.download(place, FILES)), place=place)
+    path = Path(place).expanduser()
+    if path.is_dir():
+        return of_export(path)
+    return of_training(path) if path.suffix == ".safetensors" else of_result(path)
+
+
+def of_result(path: Path) -> Source:
+    """A result file, with the training in the folder that `run` wrote to."""
+    result = read_result(path)
+    if result.conditions.get("training_key"):
+        return replace(of_training(training_of(path, result)), place=str(path), spec=result.spec, result=result)
+    templates = result.conditions.get("templates", {})
+    template = templates.get(result.spec.dataset) or next(iter(templates.values()), GENERIC_TEMPLATE)
+    none = ClassNames((), template=template)
+    return Source(str(path), result.spec, result, None, none, none, result.conditions.get("weights_hash", ""))
+
+
+def of_training(path: Path) -> Source:
+    """A training file alone: its metadata say all that is needed."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+        if about.get("format", FORMAT) != FORMAT:
+            raise UsageError(f"{path} was written by a newer promptbench ({about['format']}); update promptbench.")
+        spec, classes = Spec(**json.loads(about["spec"])), json.loads(about["classes"])
+        names = ClassNames(classes["names"], template=classes["template"])
+        return Source(str(path), spec, None, path, names, names, json.loads(about.get("weights_hash", '""')))
+    except OSError as error:
+        raise UsageError(f"The training {path} cannot be read ({error.strerror or error}).") from error
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise UsageError(f"{path} is no training of promptbench, or is damaged ({error}).") from error
+
+
+def of_export(folder: Path) -> Source:
+    """A folder that `export` wrote."""
+    if not (folder / RESULT).is_file():
+        raise UsageError(
+            f"{folder} is no folder of `promptbench export`: it has no {RESULT}; name such a folder, a result file, or "
+            "a training file."
+        )
+    result = read_result(folder / RESULT)
+    try:
+        classes = json.loads((folder / CLASSES).read_text(encoding="utf-8"))
+        shown = ClassNames(classes["names"], template=classes["template"])
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise UsageError(f"{folder / CLASSES} is missing or damaged; export the run again.") from error
+    if not result.conditions.get("training_key"):
+        none = ClassNames((), template=shown.template)
+        return Source(str(folder), result.spec, result, None, none, shown, result.conditions.get("weights_hash", ""))
+    stored = of_training(folder / PROMPTS)
+    return replace(stored, place=str(folder), spec=result.spec, result=result, shown=shown)
+
+
+def training_of(path: Path | str, result: Result) -> Path:
+    """The file with what the run of a result file learned, in the folder that `run` wrote to.
+
+    Raises:
+        UsageError: It is not there.
+    """
+    try:
+        folder = folder_of(path)
+    except UsageError as error:
+        raise UsageError(
+            f"{path} does not lie where `run` put it, so that its training is not found; name the training's "
+            ".safetensors file instead."
+        ) from error
+    training = folder / "trainings" / f"{result.conditions['training_key'][:32]}.safetensors"
+    if not training.exists():
+        raise UsageError(
+            f"What {result.spec.label} learned on '{result.spec.dataset}' is not at {training}; train it again with "
+            "`promptbench run`."
+        )
+    return training
 
 
 def evaluations_of(result: Result, protocols: Sequence[str], suite: Suite) -> list[Run]:

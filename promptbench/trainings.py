@@ -55,6 +55,7 @@ def save_training(path: Path, method: Method, outcome: TrainingOutcome, spec: Sp
         "outcome": asdict(outcome),
         "spec": asdict(spec),
         "classes": {"names": list(names), "template": names.template},
+        "weights_hash": method.backbone.weights_hash,
     }
     data = save(tensors, metadata={"format": FORMAT, **{key: json.dumps(value) for key, value in about.items()}})
     write_atomically(path, lambda file: file.write(data))

@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from promptbench import prompts
-from promptbench.method import Method, MethodConfig, Prediction, Preset, Recipe
+from promptbench.method import Method, MethodConfig, Preset, Recipe
 
 
 class Word(Method):

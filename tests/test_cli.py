@@ -266,13 +266,20 @@ def test_scores_that_are_not_finite_are_a_failure(
 def test_ctrl_c_leaves_nothing_half_written(what: tuple[str, ...], tmp_path: Path) -> None:
     call = ["run", "--method", "coop", *what, "--output", str(tmp_path)]
     long = [*call, "--set", "coop.epochs=100000", "coop.batch=4"]
-    process = subprocess.Popen(command(*long), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while len(list(tmp_path.rglob("*.json"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(1)  # in the middle of the training
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    pipes: dict[str, Any] = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    heard = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so do theirs
+    process = subprocess.Popen(command(*long), **pipes)
+    signal.signal(signal.SIGINT, heard)
+    try:
+        deadline = time.monotonic() + 120
+        while len(list(tmp_path.rglob("*.json"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(1)  # in the middle of the training
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert said.rstrip().endswith("goes on from here") and "Traceback" not in said
     assert all(name.endswith(".json") and "failed" not in name for name in files(tmp_path))

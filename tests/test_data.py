@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.util
-import inspect as source_of
+import inspect as sources_in
 import io
 import json
 import os
@@ -26,7 +26,8 @@ from promptbench.cli import main
 from promptbench.config import UsageError
 from promptbench.data import archives
 from promptbench.data.archives import BadArchive, unpack, unpack_file
-from promptbench.data.status import absent_items
+from promptbench.data.prepare import fetch_split
+from promptbench.data.status import absent_items, inspect
 from promptbench.dataset import open_dataset
 from promptbench.samples import read_sample
 from promptbench.sources import Download, Sources
@@ -39,7 +40,6 @@ _spec.loader.exec_module(fakes)
 
 PUBLIC = tuple(dict.fromkeys(entry.dataset for entry in load_suite("clip11").entries()))
 SIZES = (15, 6, 9)  # of the fakes: three classes with 5, 2 and 3 images
-UNREADABLE = os.geteuid() == 0
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +106,29 @@ def test_status_of_nothing_names_every_dataset_and_its_size(tmp_path: Path, caps
 def test_status_without_a_root_says_what_to_give(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("status", "dtd") == 0
     assert "no data root is given, with --data-root or in PROMPTBENCH_DATA" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("layout", ["coop", "gallop"])
+def test_status_finds_all_images_in_either_tree(layout: str, tmp_path: Path) -> None:
+    for name in PUBLIC:
+        fakes.make(name, tmp_path, layout=layout)
+    for name in PUBLIC:
+        state = inspect(open_dataset(name, roots=[tmp_path]))
+        assert state.present == state.sizes and sum(state.sizes.values()) >= 6
+        assert state.place is not None and tmp_path in state.place.parents
+        assert not [
+            sentence for sentence in state.lacks if "where the dataset has" not in sentence
+        ]  # few, as fakes are
+
+
+def test_status_of_a_suite_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fakes.make_folder(tmp_path / "birds")
+    roles = "{base2new: [{dataset: folder, name: mine, root: birds}, mini_fabrics], few_shot: [mini_fabrics]}"
+    (tmp_path / "own.yaml").write_text(f"title: own\nbackbone: mini\nroles: {roles}\n")
+    assert run("status", "--suite", tmp_path / "own.yaml", "--data-root", tmp_path) == 0
+    _, mine, fabrics, _, total = capsys.readouterr().out.splitlines()
+    assert mine.split()[:4] == ["mine", "15/15", "6/6", "9/9"] and str(tmp_path / "birds") in mine
+    assert fabrics.startswith("mini_fabrics") and total == "2 of 2 datasets are complete"
 
 
 def break_split(root: Path) -> None:
@@ -188,15 +211,16 @@ def test_an_unreadable_folder_is_a_line_of_status(
     assert f"Cannot read the folder {tmp_path}/eurosat/2750/Forest: Permission denied" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(UNREADABLE, reason="root reads what is forbidden")
-def test_a_forbidden_data_root_is_a_line_of_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fakes.make("eurosat", tmp_path / "data")
-    (tmp_path / "data").chmod(0)
-    try:
-        assert run("status", "eurosat", "--data-root", tmp_path / "data") == 0
-    finally:
-        (tmp_path / "data").chmod(0o755)
-    assert "0 of 1" in capsys.readouterr().out
+def test_a_forbidden_data_root_is_a_line_of_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    assert run("status", "eurosat", "--data-root", tmp_path) == 0
+    path = tmp_path / "eurosat" / "split_zhou_EuroSAT.json"
+    assert f"{path} cannot be read: Permission denied" in capsys.readouterr().out
 
 
 def test_absent_items_are_found_by_one_listing_per_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -452,6 +476,19 @@ def test_prepare_asks_before_it_writes(
     assert bool(tree(root)) == (code == 0)
 
 
+def test_the_end_of_input_is_a_no(
+    offer: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ended(prompt: str) -> str:
+        raise EOFError
+
+    root = offer()
+    monkeypatch.setattr("sys.stdin", type("Terminal", (), {"isatty": lambda self: True})())
+    monkeypatch.setattr("builtins.input", ended)
+    assert run("prepare", "eurosat", "--data-root", root) == 1
+    assert capsys.readouterr().out.endswith("nothing was written\n") and not tree(root)
+
+
 def test_prepare_without_a_terminal_needs_yes(
     offer: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -549,14 +586,22 @@ def test_a_full_disk_leaves_nothing(
     assert tree(root) == {"eurosat", "eurosat/split_zhou_EuroSAT.json"}
 
 
-def test_a_failed_download_removes_no_folder_of_the_user_s(offer: Any, tmp_path: Path, small: Any) -> None:
-    root = offer()
+def test_a_failed_download_removes_no_folder_of_the_user_s(tmp_path: Path, small: Any) -> None:
     small("fgvc_aircraft", sources=Sources(downloads=(Download(url="file:///absent", target=""),)))
-    (root / "eurosat").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry.load("datasets", "eurosat"), "sources", Sources(by_hand=("Draw it.",)))
-        assert run("prepare", "eurosat", "fgvc_aircraft", "--data-root", root, "--yes") == 1
-    assert tree(root) == {"eurosat"}
+    for root, left in ((tmp_path, True), (tmp_path / "new", False)):
+        assert run("prepare", "fgvc_aircraft", "--data-root", root, "--yes") == 1
+        assert root.exists() == left
+
+
+def test_a_folder_in_the_way_is_named_before_the_download(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fgvc_aircraft").mkdir()
+    (tmp_path / "fgvc_aircraft" / "notes.txt").write_text("mine")
+    monkeypatch.setattr("promptbench.data.prepare.fetch_url", None)
+    assert run("prepare", "fgvc_aircraft", "--data-root", tmp_path, "--yes") == 1
+    assert f"{tmp_path}/fgvc_aircraft is there already but lacks images; move it away" in capsys.readouterr().err
+    assert tree(tmp_path) == {"fgvc_aircraft", "fgvc_aircraft/notes.txt"}
 
 
 def test_ctrl_c_leaves_nothing(offer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -681,14 +726,14 @@ def test_addresses_and_checksums_are_torchvision_s() -> None:
     offered = {name: registry.load("datasets", name).sources.downloads for name in PUBLIC}
     assert {name for name, downloads in offered.items() if downloads} == set(TORCHVISION)
     for name, cls in TORCHVISION.items():
-        source = source_of.getsource(getattr(torchvision.datasets, cls))
+        source = sources_in.getsource(getattr(torchvision.datasets, cls))
         for download in offered[name]:
             folder, _, file = download.url.rpartition("/")
             assert folder in source and file in source and download.md5 in source
             assert download.md5 or name == "fgvc_aircraft"  # torchvision states none
 
 
-def test_expected_sizes_are_those_of_the_split_files() -> None:
+def test_expected_sizes_are_those_of_the_split_files(tmp_path: Path) -> None:
     splits = os.environ.get("PROMPTBENCH_TEST_SPLITS", "")
     checked = 0
     for name in fakes.SPLIT_JSON:
@@ -697,6 +742,8 @@ def test_expected_sizes_are_those_of_the_split_files() -> None:
         if splits and (path := Path(splits, info.split_file)).is_file():
             content = json.loads(path.read_text())
             assert info.images == tuple(len(content[split]) for split in ("train", "val", "test"))
+            fetch_split(path.as_uri(), tmp_path / path.name, info)
+            assert (tmp_path / path.name).read_bytes() == path.read_bytes()
             checked += 1
     if not checked:
         pytest.skip("PROMPTBENCH_TEST_SPLITS names no folder with split files")

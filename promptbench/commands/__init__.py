@@ -6,5 +6,21 @@ command is named by its file, "_" as "-". What a command needs is imported by `e
 
 from __future__ import annotations
 
-COMMANDS = ("run", "eval", "show_config", "list", "describe", "check_plugin", "table", "tune", "data", "mini")
+COMMANDS = (
+    "run",
+    "eval",
+    "predict",
+    "export",
+    "show_config",
+    "list",
+    "describe",
+    "check_plugin",
+    "table",
+    "plot",
+    "regenerate",
+    "tune",
+    "verify",
+    "data",
+    "mini",
+)
 """Modules in the order that `--help` shows them."""

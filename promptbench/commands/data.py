@@ -15,6 +15,7 @@ from promptbench.flags import add_list, integer
 
 if TYPE_CHECKING:
     from promptbench.dataset import Dataset
+    from promptbench.suite import DatasetEntry
 
 HELP = "see, check, download and sample the datasets"
 EXAMPLE = "promptbench data status --suite clip11 --data-root /data"
@@ -64,11 +65,11 @@ def _action(
 def _status(options: argparse.Namespace) -> int:
     """`data status`: always 0."""
     from promptbench.data.status import inspect, table
-    from promptbench.suite import load_suite
+    from promptbench.suite import load_suite, parse_entry
 
-    names = options.names or [entry.dataset for entry in load_suite(options.suite).entries()]
+    entries = [parse_entry(name) for name in options.names] or load_suite(options.suite).entries()
     with _quiet():
-        print(table([inspect(dataset) for dataset in _opened(names, options.data_root)]))
+        print(table([inspect(dataset) for dataset in _opened(entries, options.data_root)]))
     return 0
 
 
@@ -77,7 +78,7 @@ def _check(options: argparse.Namespace) -> int:
     from promptbench.data.check import check
 
     wrong = 0
-    for dataset in _opened(options.names, options.data_root):
+    for dataset in _named(options.names, options.data_root):
         before = wrong
         with _quiet():
             for sentence in check(dataset, options.deep, _progress_of(dataset.name)):
@@ -98,7 +99,7 @@ def _prepare(options: argparse.Namespace) -> int:
     if len(roots) != 1:
         raise UsageError("`data prepare` writes below one data root; name it with --data-root.")
     with _quiet():
-        datasets = _opened(options.names, options.data_root)
+        datasets = _named(options.names, options.data_root)
         incomplete = [dataset for dataset in datasets if not inspect(dataset).complete]
     todo = [preparation(dataset.name, dataset.info, dataset.sources, roots[0]) for dataset in incomplete]
     fetches = [f"{one.name}: {line}" for one in todo for line in one.fetches()]
@@ -117,7 +118,10 @@ def _agreed(fetches: Sequence[str]) -> bool:
     print("\n".join(fetches))
     if not sys.stdin.isatty():
         raise UsageError(f"To download and unpack these {len(fetches)} files, add --yes.")
-    return input("Download and unpack these? [y/N] ").strip().lower() in ("y", "yes")
+    try:
+        return input("Download and unpack these? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
 
 
 def _conclude(names: Sequence[str], root: Path) -> int:
@@ -126,7 +130,7 @@ def _conclude(names: Sequence[str], root: Path) -> int:
     from promptbench.data.status import inspect
 
     code = 0
-    for dataset in _opened(names, [str(root)]):
+    for dataset in _named(names, [str(root)]):
         with _quiet():
             state = inspect(dataset)
         print(f"{dataset.name}: {'complete' if state.complete else '; '.join(state.lacks)}")
@@ -143,7 +147,7 @@ def _sample(options: argparse.Namespace) -> int:
 
     if options.sampler not in SAMPLERS:
         raise unknown("sampler", options.sampler, SAMPLERS)
-    (dataset,) = _opened(options.names, options.data_root)
+    (dataset,) = _named(options.names, options.data_root)
     what = {"dataset": dataset.name, "shots": options.shots, "seed": options.seed, "sampler": options.sampler}
     try:
         items = SAMPLERS[options.sampler](dataset.items("train"), options.shots, options.seed)
@@ -159,13 +163,18 @@ def _sample(options: argparse.Namespace) -> int:
     return 0
 
 
-def _opened(names: Sequence[str], roots: Sequence[str] | None) -> list[Dataset]:
-    """The datasets of those names; nothing of them is read yet."""
-    from promptbench.dataset import open_dataset
+def _named(names: Sequence[str], roots: Sequence[str] | None) -> list[Dataset]:
     from promptbench.suite import parse_entry
 
-    entries = [parse_entry(name) for name in dict.fromkeys(names)]
-    return [open_dataset(entry.dataset, entry.options, roots, alias=entry.name) for entry in entries]
+    return _opened([parse_entry(name) for name in names], roots)
+
+
+def _opened(entries: Sequence[DatasetEntry], roots: Sequence[str] | None) -> list[Dataset]:
+    """The datasets, each once; nothing of them is read yet."""
+    from promptbench.dataset import open_dataset
+
+    by_name = {entry.name: entry for entry in entries}
+    return [open_dataset(entry.dataset, entry.options, roots, alias=name) for name, entry in by_name.items()]
 
 
 def _progress_of(name: str) -> Callable[[int, int], None]:

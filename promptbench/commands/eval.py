@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
-from promptbench.flags import add_evaluation, add_list, add_places, add_plugin, bench_of, every
+from promptbench.flags import add_evaluation, add_list, add_places, add_plugin, bench_of, protocols_of
 
 HELP = "evaluate the stored training of a run under other protocols"
 EXAMPLE = "promptbench eval --run promptbench-runs/results/few_shot/dtd/coop-0123456789ab.json --protocol ood"
@@ -28,8 +29,8 @@ def execute(options: argparse.Namespace) -> int:
     from promptbench.suite import load_suite
 
     result = read_result(options.run)
-    suite = load_suite(options.suite or result.spec.suite)
-    runs = evaluations_of(result, every("protocols", options.protocol), suite)
+    suite = replace(load_suite(options.suite or result.spec.suite), backbone=result.spec.backbone)
+    runs = evaluations_of(result, protocols_of(suite, options.protocol), suite)
     bench = bench_of(options, suite, options.output or folder_of(options.run), result.spec.device)
     bench.may_train = False
     return carry_out(bench, runs)

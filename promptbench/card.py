@@ -1,0 +1,211 @@
+"""What the folder of an exported prompt says of it, as Markdown with the head that the Hugging Face hub reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from promptbench import __version__, registry
+from promptbench.backbone import Backbone
+from promptbench.classnames import ClassNames
+from promptbench.listing import overrides, paper_of
+from promptbench.results import Result
+from promptbench.spec import Spec
+from promptbench.stored import PROMPTS, TEXT
+from promptbench.tables import MARKS, RECONSTRUCTED
+from promptbench.trained import Trained
+from promptbench.weights import EMBEDDED, RANDOM, split_name
+
+_SHOWN = 12  # class names in the card
+_NOT_IN_RECIPE = ("origin", "overrides", "source")
+
+
+def card(trained: Trained, result: Result, names: ClassNames, text: Tensor | None, *, plain: bool) -> str:
+    """The card of an export.
+
+    Args:
+        trained: What is exported.
+        result: Of the run.
+        names: The classes of the export.
+        text: Text features, (K, D) or with leading axes; None where the method makes them image by image.
+        plain: Whether plain open_clip gives the method's logits with them.
+    """
+    spec, facts = result.spec, registry.facts("methods", result.spec.method)
+    title = result.conditions.get("title") or facts.summary.partition(":")[0]
+    parts = [
+        f"---\nlibrary_name: promptbench\ntags: [clip, prompt-learning, {spec.method}]\n---",
+        f"# {title} for CLIP, trained on {spec.dataset}" if trained.training else f"# {title}, {spec.dataset}",
+        f"{facts.summary} Made with promptbench (`promptbench-clip`).",
+        *marks(result),
+        table(facts_of(trained, result, facts)),
+        f"## Classes\n\n{classes_line(names)}",
+        f"## Figures\n\nUnder the protocol `{spec.protocol}` of the suite `{spec.suite}`, in percent, one run.\n\n"
+        + figures(result),
+        "## With plain open_clip\n\n" + with_open_clip(trained, text, plain=plain),
+        "## With promptbench\n\n" + with_promptbench(spec),
+        "## Terms\n\n" + terms(spec),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def marks(result: Result) -> list[str]:
+    """The footnotes of tables that concern this run."""
+    signs = [RECONSTRUCTED] if result.conditions.get("reconstructed") else []
+    origin = MARKS.get(result.spec.recipe.get("origin", ""))
+    return [f"{sign} {said[0].upper()}{said[1:]}." for sign, said in [*signs, *([origin] if origin else [])]]
+
+
+def facts_of(trained: Trained, result: Result, facts: registry.PluginFacts) -> list[tuple[str, str]]:
+    """What was trained on what, how, and where the numbers were made."""
+    spec, conditions = result.spec, result.conditions
+    recipe = {name: value for name, value in spec.recipe.items() if name not in _NOT_IN_RECIPE}
+    rows = [
+        ("method", f"`{spec.label}`"),
+        ("paper", paper_of(facts)),
+        ("code of its authors", code_of(facts)),
+        ("backbone", f"`{public(spec.backbone)}`, SHA-256 of the weights {conditions.get('weights_hash', 'unknown')}"),
+        ("images", images_of(trained, result)),
+        ("recipe", f"{overrides(recipe)} (origin: {spec.recipe['origin']})" if recipe else "nothing to train"),
+        ("settings", overrides(spec.config) or "none"),
+        ("seeds", f"{spec.data_seed} for the images, {spec.train_seed} for the training"),
+        ("learned numbers", f"{result.cost.get('learned_parameters') or 0:,}"),
+        ("precision, device", f"{spec.precision}, {spec.device}"),
+        ("test transform", str(conditions.get("transform", {}).get("evaluation", ""))),
+        ("versions", ", ".join(f"{name} {version}" for name, version in result.versions.items() if version)),
+        ("commit of promptbench", result.commit),
+        ("made, exported with", f"{result.created}, promptbench {__version__}"),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def images_of(trained: Trained, result: Result) -> str:
+    """What it was trained on."""
+    spec = result.spec
+    if trained.training is None:
+        return f"none; measured on {spec.dataset}"
+    shots = "all images" if spec.shots is None else f"{spec.shots} images"
+    trained_by = f", as the protocol {spec.trained_by} trains" if spec.trained_by else ""
+    return (
+        f"{spec.dataset}, {len(trained.trained_on)} classes, {shots} of each drawn by `{spec.sampler}`"
+        f" ({result.conditions.get('sample_size', '?')} in all){trained_by}"
+    )
+
+
+def code_of(facts: registry.PluginFacts) -> str:
+    """What the docstring says of the authors' code."""
+    found = re.search(r"Code by the authors: (.+?)(?:\n\n|\nDiffers|$)", facts.docstring, flags=re.DOTALL)
+    return " ".join(found[1].split()) if found else ""
+
+
+def classes_line(names: Sequence[str]) -> str:
+    """How many classes there are, and the first of them."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{len(names)}, in the order of `classes.json`: {', '.join(names[:_SHOWN])}{more}."
+
+
+def figures(result: Result) -> str:
+    """All metrics, and why others are missing."""
+    rows = [(name, f"{value:.2f}") for name, value in sorted(result.metrics.items())]
+    rows += [(name.rstrip("/"), f"none: {reason}") for name, reason in sorted(result.notes.items())]
+    return table(rows, head=("metric", "value"))
+
+
+def with_open_clip(trained: Trained, text: Tensor | None, *, plain: bool) -> str:
+    """How to score images without promptbench, or why that does not work."""
+    if text is None:
+        return "Plain open_clip cannot run it: its text depends on the image, so there are no text features to export."
+    shape = " x ".join(map(str, text.shape))
+    held = f"`{TEXT}` holds the normalised text features ({shape}, float32) of these classes"
+    if plain:
+        return f"{held}; with CLIP's own image features they give the method's logits.\n\n{snippet(trained)}"
+    if not trained.method.frozen_image_tower:
+        return (
+            f"Plain open_clip cannot run it: what it learned changes the image tower too (visual prompts). {held}, "
+            "which belong to image features of that tower."
+        )
+    return f"Plain open_clip cannot run it: it does not score images by CLIP's global feature alone. {held}."
+
+
+def snippet(trained: Trained) -> str:
+    """Python that classifies an image with open_clip and the text features."""
+    backbone = trained.method.backbone
+    lines = [
+        "import json, open_clip, torch",
+        "from PIL import Image",
+        "from safetensors.torch import load_file",
+        "",
+        *model_lines(backbone),
+        f"transform = open_clip.image_transform({backbone.resolution}, is_train=False, mean={backbone.mean}, "
+        f"std={backbone.std})",
+        'names = json.load(open("classes.json"))["names"]',
+        f'text = load_file("{TEXT}")["text_features"]  # (K, D)',
+        'image = transform(Image.open("image.jpg").convert("RGB")).unsqueeze(0)',
+        "with torch.no_grad():",
+        "    logits = model.logit_scale.exp() * model.encode_image(image, normalize=True) @ text.T  # (1, K)",
+        "print(names[logits.argmax()])",
+    ]
+    return fenced(lines)
+
+
+def model_lines(backbone: Backbone) -> list[str]:
+    """Python that makes `model`, the open_clip model that a backbone is."""
+    if backbone.name == EMBEDDED or backbone.name.endswith(f":{RANDOM}"):
+        own = f'model = promptbench.load_backbone("{backbone.name}").clip'
+        return ["import promptbench  # for the weights, which are nowhere else", own]
+    if ":" not in backbone.name:
+        return [f"model = ...  # {backbone.name}: the model of open_clip that was given to promptbench"]
+    architecture, weights = split_name(backbone.name)
+    config = Path(architecture).name if architecture.endswith(".json") else ""
+    known = [f'open_clip.add_model_config("{config}")'] if config else []
+    quick = any(type(module).__name__ == "QuickGELU" for module in backbone.modules())
+    activation = ", force_quick_gelu=True" if quick else ""
+    name = config.removesuffix(".json") or architecture
+    return [*known, f'model = open_clip.create_model("{name}", pretrained="{Path(weights).name}"{activation}).eval()']
+
+
+def with_promptbench(spec: Spec) -> str:
+    """How to use the folder with promptbench."""
+    lines = [
+        "import promptbench",
+        "",
+        'trained = promptbench.load(".")  # this folder, or hf://user/name',
+        'trained.classify(["image.jpg"])  # per image, classes and probabilities, the likeliest first',
+    ]
+    plugin = (
+        f" The method is a plugin (SHA-256 of its file {spec.plugin[:12]}...), which promptbench must be given."
+        if spec.plugin
+        else ""
+    )
+    return f"`{PROMPTS}` holds what was learned, where anything was; nothing in this folder is code.{plugin}\n\n" + (
+        fenced(lines)
+    )
+
+
+def terms(spec: Spec) -> str:
+    """What is known of the terms of the training images."""
+    known = spec.dataset in registry.names("datasets")
+    info = registry.facts("datasets", spec.dataset).attributes.get("info", {}) if known else {}
+    said = info.get("license", "") if isinstance(info, dict) else ""
+    images = (
+        f"The images of {spec.dataset}: {said}." if said else f"No terms of the images of {spec.dataset} are known."
+    )
+    return f"{images} The weights of CLIP have terms of their own. Whoever publishes this chooses its licence."
+
+
+def public(backbone: str) -> str:
+    """A backbone's name without the folders of files."""
+    return ":".join(Path(part).name for part in backbone.split(":")) if ":" in backbone else backbone
+
+
+def table(rows: Iterable[tuple[str, str]], head: tuple[str, str] = ("", "")) -> str:
+    """Two columns of Markdown."""
+    lines = [head, ("---", "---"), *rows]
+    return "\n".join(f"| {name} | {' '.join(value.split()).replace('|', chr(92) + '|')} |" for name, value in lines)
+
+
+def fenced(lines: Sequence[str]) -> str:
+    """Lines of Python as Markdown."""
+    return "\n".join(["```python", *lines, "```"])

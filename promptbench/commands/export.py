@@ -1,0 +1,52 @@
+"""`promptbench export`."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from promptbench.commands.predict import add_trained, classes_of
+from promptbench.config import UsageError
+
+HELP = "write a trained prompt as a folder for others, and put it on the Hugging Face hub"
+EXAMPLE = "promptbench export --run promptbench-runs/results/few_shot/dtd/coop-0123456789ab.json -o coop-dtd"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its flags."""
+    add_trained(parser)
+    parser.add_argument("-o", "--output", metavar="DIR", help="the folder to make")
+    parser.add_argument("--to", metavar="hf://USER/NAME", help="where to upload it")
+    parser.add_argument("--force", action="store_true", help="replace an earlier export in the folder")
+
+
+def execute(options: argparse.Namespace) -> int:
+    """`export`."""
+    if not (options.output or options.to):
+        raise UsageError("export needs a folder to write, -o DIR, or a place on the hub, --to hf://user/name.")
+    if options.output:
+        write_and_upload(options, Path(options.output))
+        return 0
+    with tempfile.TemporaryDirectory(prefix="promptbench-") as folder:
+        write_and_upload(options, Path(folder) / "export")
+    return 0
+
+
+def write_and_upload(options: argparse.Namespace, folder: Path) -> None:
+    """Write the folder; upload it where that is asked for."""
+    from promptbench import hub
+    from promptbench.export import check_replaceable, export
+    from promptbench.stored import FILES
+    from promptbench.trained import load
+
+    if options.to:
+        hub.parse(options.to)  # before anything is computed
+    check_replaceable(folder.expanduser().absolute(), options.force)
+    trained = load(options.run, device=options.device, backbone=options.backbone)
+    written = export(trained, folder, classes_of(options), force=options.force)
+    if options.output:
+        print(f"wrote {', '.join(sorted(path.name for path in written.iterdir()))} to {folder}")
+    if options.to:
+        hub.upload(written, options.to, FILES)
+        print(f"uploaded to {options.to}")

@@ -1,0 +1,6 @@
+"""`promptbench regenerate`."""
+from __future__ import annotations
+HELP="x"
+EXAMPLE="x"
+def add_arguments(parser): ...
+def execute(options): ...

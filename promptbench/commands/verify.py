@@ -1,0 +1,80 @@
+"""`promptbench verify`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from promptbench.flags import OUTPUT, add_places, bench_of, integer, resolve_device
+
+if TYPE_CHECKING:
+    from promptbench.bench import Bench
+    from promptbench.verification.check import Check
+
+HELP = "check this installation, your data and zero-shot figures against reference numbers"
+EXAMPLE = "promptbench verify --data-root /data"
+SUITE, REPORT = "clip11", "promptbench-verify"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its flags."""
+    parser.add_argument("--suite", default=SUITE, metavar="S", help=f"a name or a YAML file; default: {SUITE}")
+    parser.add_argument("--backbone", metavar="B", help="ARCHITECTURE:TAG_OR_FILE; default: the suite's")
+    parser.add_argument("--train", action="store_true", help="train CoOp and MaPLe on EuroSAT and DTD, three seeds")
+    add_places(parser)
+    parser.add_argument("--threads", type=integer(1), metavar="N", help="CPU threads of a run; default: the suite's")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: auto")
+    parser.add_argument(
+        "-o",
+        "--report",
+        default=REPORT,
+        metavar="FILE",
+        help=f"ends in .json or .md, both are written; default: {REPORT}",
+    )
+
+
+def execute(options: argparse.Namespace) -> int:
+    """`verify`: 1 where a check failed; what could not be checked is no failure."""
+    from dataclasses import replace
+
+    from promptbench.results import check_writable
+    from promptbench.suite import load_suite
+    from promptbench.verification.check import FAIL
+    from promptbench.verification.report import SUFFIXES, check_place, environment, summary, write_report
+
+    changes = {name: value for name in ("backbone", "threads") if (value := getattr(options, name)) is not None}
+    suite = replace(load_suite(options.suite), **changes)
+    bench = bench_of(options, suite, options.output or OUTPUT, resolve_device(options.device))
+    given = Path(options.report)
+    base = given.with_suffix("") if given.suffix in SUFFIXES else given
+    check_place(base)
+    check_writable(bench.output)
+    checks = []
+    for check in all_checks(bench, options.train):
+        print(check.line(), flush=True)
+        checks.append(check)
+    write_report(base, environment(bench, options.train), checks, bench)
+    print(f"\n{summary(checks)}; report: {base}.json, {base}.md")
+    return 1 if any(check.outcome == FAIL for check in checks) else 0
+
+
+def all_checks(bench: Bench, train: bool) -> Iterator[Check]:
+    """Every check, cheap ones first."""
+    from promptbench.data.status import inspect
+    from promptbench.verification.check import could_not
+    from promptbench.verification.figures import check_figures
+    from promptbench.verification.parity import check_parity
+    from promptbench.verification.splits import check_splits
+
+    yield from check_parity()
+    entries = {entry.name: entry for entry in bench.suite.entries()}
+    states = {}
+    for name, entry in entries.items():
+        state = states[name] = inspect(bench.dataset(name))
+        if state.sizes:
+            yield from check_splits(bench.dataset(name), entry.dataset, state)
+        else:
+            yield could_not("data", name, state.lacks[0])
+    yield from check_figures(bench, states, train)

@@ -1,0 +1,203 @@
+"""The cells of a table as text: figures, marks, the best and the second best, and what is said below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from promptbench.lines import Cell, Comparison, Line, Table
+from promptbench.protocol import Column
+from promptbench.rows import Seed
+from promptbench.spec import Spec
+
+ORIGINS = {
+    "transferred": ("†", "recipe transferred from another protocol or backbone"),
+    "ours": ("‡", "recipe chosen here, not by the method's authors"),
+}
+RECONSTRUCTED = (
+    "§",
+    "reconstructed without its authors' code; compare with the paper before citing, and with no published figure",
+)
+SAMPLER = ("¶", "few-shot images drawn by the sampler {}, not by CoOp's; ranked only among rows of that sampler")
+DENSE = ("‖", "dense features as CLIP's frozen value path gives them; not the authors' score")
+OUTLIER = ("!", "a seed lies farther from the median of its seeds than 3 points and than 3 sigma (1.4826 MAD)")
+PUBLISHED = "published: a paper's figures, not measured here; in no average, and never ranked with ours."
+DENSE_SCORES = ("GL-MCM", "L-MCM")  # blocks whose scores read patches
+
+
+@dataclass(frozen=True)
+class Style:
+    """What a reader may choose about a format.
+
+    Attributes:
+        plain: In LaTeX, one tabular as in other formats, instead of the layout that papers have.
+        cite: BibTeX key by method, for `\\cite` in LaTeX.
+    """
+
+    plain: bool = False
+    cite: Mapping[str, str] = field(default_factory=dict)
+
+
+class Markup(NamedTuple):
+    """How a format writes text and emphasis."""
+
+    escape: Callable[[str], str]
+    emphasis: tuple[str, str]  # of the best and of the second best
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A table as escaped text: head, groups of rows of cells, and remarks."""
+
+    head: list[str]
+    body: list[list[list[str]]]
+    remarks: list[str]
+
+
+def texts(table: Table, markup: Markup, suffix: Callable[[Line], str] = lambda line: "") -> Texts:
+    """The table as text.
+
+    Args:
+        table: Any.
+        markup: The format's.
+        suffix: What follows the name of a line, as it stands in the output.
+    """
+    footnotes: dict[str, int] = {}
+    competes = competition(table)
+    body = []
+    for lines in table.groups:
+        rivals = [line for line in lines if competes(line)]
+        ranks = {column.key: best_two(rivals, column) for column in table.columns}
+        rows = []
+        for line in lines:
+            cells = []
+            for column in table.columns:
+                cell = line.cells.get(column.key)
+                text = markup.escape(figure(line, cell, footnotes))
+                place = ranks[column.key].get(rounded(cell.mean)) if cell and cell.mean is not None else None
+                cells.append(text if place is None or not competes(line) else markup.emphasis[place].format(text))
+            group = markup.escape(line.group) if line is lines[0] else ""
+            rows.append([group, markup.escape(line.label + marks(line)) + suffix(line), *cells, markup.escape(line.n)])
+        body.append(rows)
+    head = [table.blocks_are, "method", *(column.title for column in table.columns), "seed" if table.per_seed else "n"]
+    said = [*(f"[{number}] {reason}" for reason, number in footnotes.items()), *remarks(table)]
+    return Texts([markup.escape(title) for title in head], body, [markup.escape(remark) for remark in said])
+
+
+def remarks(table: Table) -> list[str]:
+    """What the marks of the table mean, and what else has to be said of it."""
+    used = {mark for line in table.lines for mark in marks(line)}
+    samplers = sorted({sampler for line in table.lines for sampler in line.samplers} - {Spec.sampler})
+    legend = [(*SAMPLER,)] if samplers else []
+    explained = [*ORIGINS.values(), RECONSTRUCTED, *((mark, text.format(", ".join(samplers))) for mark, text in legend)]
+    said = [f"{mark} {meaning}." for mark, meaning in (*explained, DENSE) if mark in used]
+    found = [
+        f"{line.label} on {line.group}, {column.title}: {_outlying(cell)}"
+        for line in table.lines
+        for column in table.columns
+        if (cell := line.cells.get(column.key)) and cell.outliers
+    ]
+    if found:
+        said.append(f"{OUTLIER[0]} {OUTLIER[1]}: {'; '.join(found)}.")
+    if any(line.published for line in table.lines):
+        said.append(PUBLISHED)
+    return [*said, *table.remarks]
+
+
+def marks(line: Line) -> str:
+    """The signs behind a line's name."""
+    found = [mark for origin, (mark, _) in ORIGINS.items() if origin in line.origins]
+    found += [RECONSTRUCTED[0]] if line.row.reconstructed else []
+    found += [SAMPLER[0]] if line.samplers - {Spec.sampler} else []
+    dense = line.group in DENSE_SCORES and any(r.conditions.get("dense_scores") is False for r in line.results)
+    return "".join([*found, DENSE[0]] if dense else found)
+
+
+def competition(table: Table) -> Callable[[Line], bool]:
+    """Which lines are ranked: of a suite that is, no reconstruction, no paper, and training images drawn as usual."""
+    usual = any(Spec.sampler in line.samplers for line in table.lines)
+
+    def competes(line: Line) -> bool:
+        apart = line.row.reconstructed or line.published or line.versus or (usual and line.samplers - {Spec.sampler})
+        return table.ranked and not apart
+
+    return competes
+
+
+def best_two(rivals: Sequence[Line], column: Column) -> dict[str, int]:
+    """Places 0 and 1 by the figure as shown, so that what reads the same is marked the same; 1 among three or more."""
+    means = [cell.mean for line in rivals if (cell := line.cells.get(column.key)) and cell.mean is not None]
+    order = list(dict.fromkeys(map(rounded, sorted(means, reverse=not column.lower))))
+    places = max(0, min(2, len(means) - 1))
+    return {text: place for place, text in enumerate(order[:places])}
+
+
+def figure(line: Line, cell: Cell | None, footnotes: dict[str, int]) -> str:
+    """The text of a cell; a reason that is new gets the next number."""
+    if cell is None:
+        return ""
+    if cell.mean is None:
+        return f"{cell.gap} [{footnotes.setdefault(cell.reason, len(footnotes) + 1)}]" if cell.reason else cell.gap
+    mean = signed(cell.mean) if line.versus else rounded(cell.mean)
+    return mean + (f" ± {rounded(cell.std)}" if cell.std is not None else "") + OUTLIER[0] * bool(cell.outliers)
+
+
+def heading(table: Table) -> str:
+    """Protocol, suite, backbone, shots and seeds."""
+    word = "shot" if table.shots == (1,) else "shots"
+    seeds = f"{'seed' if len(table.seeds) == 1 else 'seeds'} {seeds_text(table.seeds, ', ')}"
+    subject = f", {table.subject}" if table.subject else ""
+    about = f"{table.protocol} on {table.suite}{subject}, backbone {table.backbone}"
+    return f"{about}, {shots_text(table.shots)} {word}, {seeds}"
+
+
+def comparison_texts(table: Table, markup: Markup) -> Texts:
+    """The papers' figures beside ours, and what their verdicts mean."""
+    footnotes: dict[str, int] = {}
+    rows = [[*map(markup.escape, _compared(item, footnotes))] for item in table.comparisons]
+    head = [table.blocks_are, "method", "figure", "paper", "ours", "n", "gap", "verdict", "paper's line"]
+    said = [f"[{number}] {reason}" for reason, number in footnotes.items()]
+    said.append(
+        "Gap: ours minus the paper's, with the 90 % confidence interval of the difference. Reproduced: the interval "
+        "lies within 0.2 points for zero-shot, 0.5 for averages and ImageNet, 1.5 for other datasets; differs: outside."
+    )
+    return Texts([*map(markup.escape, head)], [rows], [*map(markup.escape, said)])
+
+
+def shots_text(shots: Sequence[int | None]) -> str:
+    return ", ".join("all" if number is None else str(number) for number in shots)
+
+
+def seeds_text(seeds: Collection[Seed], between: str) -> str:
+    """The seeds; data seed and training seed where they differ."""
+    return between.join(str(data) if data == train else f"{data}/{train}" for data, train in seeds)
+
+
+def rounded(value: float) -> str:
+    return f"{value:.1f}"
+
+
+def signed(value: float) -> str:
+    """A difference, one decimal, with its sign."""
+    return f"{value:+.1f}".replace("-", "−")
+
+
+def clean(text: str) -> str:
+    """One line, and nothing that a terminal would act on."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def _outlying(cell: Cell) -> str:
+    return ", ".join(f"seed {seeds_text([seed], '')} {rounded(cell.values[seed])}" for seed in cell.outliers)
+
+
+def _compared(item: Comparison, footnotes: dict[str, int]) -> list[str]:
+    cell = item.line.cells[item.column.key]
+    gap = "–" if item.gap is None else signed(item.gap)
+    if item.interval:
+        gap += f" ({signed(item.interval[0])} to {signed(item.interval[1])})"
+    number = f" [{footnotes.setdefault(item.why, len(footnotes) + 1)}]" if item.why else ""
+    ours = figure(item.line, cell, {})
+    verdict = item.verdict + number
+    return [item.line.group, item.line.label, item.column.title, item.paper, ours, item.line.n, gap, verdict, item.origin]

@@ -1,0 +1,205 @@
+"""What a plot is made of: stored results of one protocol, suite and backbone, and the table that they make."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from promptbench.averages import Line, Table, TableLayout, build_tables
+from promptbench.config import UsageError, unknown
+from promptbench.protocol import Column
+from promptbench.results import Result, read_results
+from promptbench.showing import layout_of
+from promptbench.suite import Suite, load_suite, suite_names
+
+RECONSTRUCTED = "§"
+
+
+class NothingToShow(UsageError):
+    """What a plot shows is not among the stored files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What a plot is asked to show.
+
+    Attributes:
+        places: Folders that `run` wrote to, or result files.
+        protocol: The results' one.
+        results: Of one suite and backbone.
+        methods: Their order.
+        datasets: Their order.
+        suite: That of the results, where the package knows it.
+        column: Title or key of a column of the protocol's table; "" for the one that sums it up.
+        baseline: The method that gains are over; "" for the suite's first companion.
+        fields: Fields whose values an ablation runs along, `method.field`.
+        score: A name in `ood.SCORES`.
+        image: File for a heat map; "" for the first test image of the run's dataset.
+        class_name: The class of a heat map; "" for the one that the trained method sees.
+    """
+
+    places: tuple[Path, ...]
+    protocol: str
+    results: tuple[Result, ...]
+    methods: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    suite: Suite | None = None
+    column: str = ""
+    baseline: str = ""
+    fields: tuple[str, ...] = ()
+    score: str = ""
+    image: str = ""
+    class_name: str = ""
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders that `run` wrote to, of the places."""
+        from promptbench.stored import folder_of
+
+        return tuple(folder_of(place) if place.is_file() else place for place in self.places)
+
+    @property
+    def layout(self) -> TableLayout:
+        """What the protocol's table shows."""
+        return layout_of(self.protocol, order=self.datasets)
+
+    def table(self, results: Iterable[Result] | None = None) -> Table:
+        """The table of these results, or of some of them."""
+        shown = self.results if results is None else results
+        (table,) = build_tables(shown, self.layout, methods=self.methods, datasets=self.datasets)
+        return table
+
+    def blocks(self, results: Iterable[Result]) -> set[str]:
+        """What the lines of a table of these results stand for, such as datasets."""
+        layout = self.layout
+        return {block for result in results for block in layout.blocks(result)}
+
+    def per_seed(self, line: Line, column: Column) -> dict[str, float]:
+        """The figure of a line seed by seed, where a seed has every block of the line."""
+        found = {}
+        for seeds in line.seeds:
+            results = [result for result in line.results if result.spec.seeds == seeds]
+            if self.blocks(results) == self.blocks(line.results):
+                (own,) = overall(self.table(results))
+                mean = own.cells[column.key].mean if column.key in own.cells else None
+                if mean is not None:
+                    found[seed_name(seeds)] = mean
+        return found
+
+
+def read_source(
+    places: Sequence[str | Path], protocol: str, methods: Sequence[str] = (), datasets: Sequence[str] = (), **more: Any
+) -> Source:
+    """The stored results of a protocol, and the suite's order of methods and datasets.
+
+    Args:
+        places: Folders that `run` wrote to, or result files.
+        protocol: Its name.
+        methods: Only these, in this order, and the suite's companions; empty for all.
+        datasets: Only these, in this order; empty for all.
+        more: Further attributes of `Source`.
+
+    Raises:
+        NothingToShow: There are no such results.
+        UsageError: A place cannot be read, or there are results of several suites or backbones.
+    """
+    named = ", ".join(map(str, places))
+    results = [result for result in read_results(*places) if result.spec.protocol == protocol]
+    suite = _suite_of(results, named)
+    companions = suite.companions if suite else ()
+    for wanted, kind, kept in ((methods, "label", companions), (datasets, "dataset", ())):
+        present = {getattr(result.spec, kind) for result in results}
+        for name in wanted:
+            if results and name not in present:
+                raise NothingToShow(f"There is no {protocol} result of '{name}' in {named}.")
+        results = [r for r in results if not wanted or getattr(r.spec, kind) in (*wanted, *kept)]
+    if not results:
+        raise NothingToShow(
+            f"There are no {protocol} results in {named}; make some with `promptbench run`, or name another folder "
+            "with --results."
+        )
+    return Source(
+        places=tuple(map(Path, places)),
+        protocol=protocol,
+        results=tuple(results),
+        methods=tuple(dict.fromkeys([*methods, *companions, *(suite.lineup if suite else ())])),
+        datasets=tuple(datasets or ([entry.name for entry in suite.entries()] if suite else ())),
+        suite=suite,
+        **more,
+    )
+
+
+def _suite_of(results: Sequence[Result], places: str) -> Suite | None:
+    """The one suite of the results, if the package has it."""
+    for name in ("suite", "backbone"):
+        found = sorted({getattr(result.spec, name) for result in results})
+        if len(found) > 1:
+            raise UsageError(
+                f"A plot shows one {name}, and {places} has {' and '.join(found)}; name files of one with --results."
+            )
+    names = {result.spec.suite for result in results} & set(suite_names())
+    return load_suite(names.pop()) if names else None
+
+
+def about(kind: str, source: Source, table: Table, lines: Iterable[Line]) -> dict[str, Any]:
+    """What every plot says of its figures."""
+    lines = list(lines)
+    return {
+        "kind": kind,
+        "protocol": table.protocol,
+        "suite": table.suite,
+        "backbone": table.backbone,
+        "shots": ["all" if shots is None else shots for shots in table.shots],
+        "seeds": [seed_name(seeds) for seeds in table.seeds],
+        "n": {name(line): line.n for line in lines},
+        "reconstructed": any(line.row.reconstructed for line in lines),
+        "note": source.suite.note if source.suite else "",
+    }
+
+
+def overall(table: Table) -> list[Line]:
+    """The lines that sum the table up: averages, or the only block, or the first."""
+    averages = [line for line in table.lines if line.kind == "average"]
+    return averages or [line for line in table.lines if line.group == table.lines[0].group]
+
+
+def column_of(table: Table, wanted: str = "") -> Column:
+    """The column of that title or key; without one the table's summary: H, an average, or what stands last.
+
+    Raises:
+        UsageError: The table has no such column.
+    """
+    if wanted:
+        found = [column for column in table.columns if wanted in (column.title, column.key)]
+        if not found:
+            raise unknown(f"column of {table.protocol}", wanted, [column.title for column in table.columns])
+        return found[0]
+    derived = [column for column in table.columns if column.derived]
+    averages = [column for column in table.columns if column.key.startswith("average/")]
+    return [*derived, *averages, table.columns[-1]][0]
+
+
+def axis(table: Table, line: Line, column: Column) -> str:
+    """What an axis of that column says, with its unit."""
+    over = len({result.spec.dataset for result in line.results})
+    where = f", mean of {over} {table.blocks_are}s" if line.kind == "average" else f" on {line.group}"
+    what = column.title if column.derived or column.key.startswith("average/") else f"{column.title} accuracy"
+    return f"{what}{where} (%)"
+
+
+def name(line: Line) -> str:
+    """What a plot calls a line of a table."""
+    return line.row.label + RECONSTRUCTED * line.row.reconstructed
+
+
+def seed_name(seeds: tuple[int, int]) -> str:
+    """One seed, or data seed and training seed where they differ."""
+    return str(seeds[0]) if seeds[0] == seeds[1] else f"{seeds[0]}/{seeds[1]}"
+
+
+def usual(counts: Iterable[str]) -> str:
+    """The commonest of some texts, the first of several."""
+    return Counter(counts).most_common(1)[0][0]

@@ -1,0 +1,142 @@
+"""How all plots look: one column wide, small clear type, told apart in grey by marks, lines and hatches."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from promptbench.config import UsageError
+from promptbench.plots.kinds import check_picture
+from promptbench.plots.source import RECONSTRUCTED, usual
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDTH = 3.3  # inches: a column of a two-column paper
+LETTERS = 64  # of the smallest type, on a line
+DPI = 300
+COLOURS = ("#000000", "#7f7f7f", "#0072b2", "#d55e00", "#009e73", "#8c4a86")
+MARKS = "os^DvPX*<>ph"
+LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+LOOK = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib
+    "font.size": 7.5,
+    "axes.labelsize": 7.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.grid": False,
+    "grid.color": "0.88",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.0,
+    "lines.markersize": 4.5,
+    "errorbar.capsize": 1.5,
+    "legend.frameon": False,
+    "svg.hashsalt": "promptbench",
+}
+
+
+def look() -> AbstractContextManager[None]:
+    """A context in which matplotlib draws as all plots do.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise UsageError("Plots need matplotlib; install it with `pip install 'promptbench-clip[plots]'`.") from error
+    context: AbstractContextManager[None] = matplotlib.rc_context({**matplotlib.rcParamsDefault, **LOOK})
+    return context
+
+
+def new_figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
+    """A figure one column wide and its axes: one, or an array of several."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, hspace=0.02, wspace=0.03)  # type: ignore[union-attr]
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def series_style(place: int) -> dict[str, Any]:
+    """How the series of that number looks: colour, mark, line; every second mark is hollow."""
+    colour = COLOURS[place % len(COLOURS)]
+    return {
+        "color": colour,
+        "marker": MARKS[place % len(MARKS)],
+        "linestyle": LINES[place % len(LINES)],
+        "markerfacecolor": "white" if place % 2 else colour,
+    }
+
+
+def finish(figure: Figure, data: Mapping[str, Any], *said: str, bars: bool = True) -> Figure:
+    """The figure with a legend above, where there is something to tell apart, and the small print below.
+
+    Args:
+        figure: Drawn, one column wide; it grows by what is added.
+        data: With what `about` says.
+        said: Further sentences.
+        bars: Whether it has bars of standard deviations.
+    """
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if len(labels) > 1:
+        wrapped = [textwrap.fill(label, 40) for label in labels]
+        longest = max(len(line) for label in wrapped for line in label.splitlines())
+        columns = max(1, min(4, len(labels), (LETTERS + 3) // (longest + 6)))
+        spacing = {"handlelength": 2.2, "columnspacing": 1.0, "handletextpad": 0.5, "labelspacing": 0.3}
+        figure.legend(handles, wrapped, loc="outside upper center", ncols=columns, borderpad=0, **spacing)
+        lines = sum(label.count("\n") + 1 for label in wrapped) / columns
+        figure.set_figheight(figure.get_figheight() + 0.14 * lines)
+    text = small_print(data, said, bars)
+    figure.supxlabel(text, fontsize=7, color="0.3", x=0.01, ha="left", linespacing=1.15)
+    figure.set_figheight(figure.get_figheight() + 0.125 * (text.count("\n") + 1))
+    return figure
+
+
+def small_print(data: Mapping[str, Any], said: Sequence[str], bars: bool) -> str:
+    """Suite, backbone, shots, seeds and what else a reader has to know, wrapped."""
+    shots = ", ".join(map(str, data["shots"]))
+    facts = [
+        f"{data['protocol']} on {data['suite']}, backbone {data['backbone']}, {shots} shots, {_seeds(data['n'])}.",
+        *said,
+    ]
+    if bars and any(count != "1" for count in data["n"].values()):
+        facts.append("Bars: population standard deviation over seeds.")
+    if data.get("left_out"):
+        facts.append(f"Without a figure: {', '.join(data['left_out'])}.")
+    if data["reconstructed"]:
+        facts.append(f"{RECONSTRUCTED} reconstructed without its authors' code.")
+    if data["note"]:
+        facts.append(f"{data['note'][:1].upper()}{data['note'][1:]}.")
+    return textwrap.fill(" ".join(facts), LETTERS)
+
+
+def _seeds(counts: Mapping[str, str]) -> str:
+    """How many seeds: the usual number, and that of every series with another."""
+    most = usual(counts.values())
+    others = [f"{series} {count}" for series, count in counts.items() if count != most]
+    return f"n = {most} seed{'s' * (most != '1')}" + (f" ({', '.join(others)})" if others else "")
+
+
+def save(draw: Callable[[Any], Figure], data: Mapping[str, Any], path: Path) -> None:
+    """Draw data and write the picture, whose bytes hold no date.
+
+    Raises:
+        UsageError: matplotlib is missing, or the file cannot be written.
+    """
+    check_picture(path)
+    dated = {"png": "Software", "svg": "Date", "pdf": "CreationDate"}[path.suffix[1:]]
+    with look():
+        figure = draw(data)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=DPI, metadata={dated: None})
+        except OSError as error:
+            raise UsageError(f"The picture {path} cannot be written ({error.strerror}).") from error

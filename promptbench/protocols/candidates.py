@@ -1,0 +1,44 @@
+"""Candidates: the same new-class images against more and more class names.
+
+Ours; it asks how much of a method's accuracy on new classes depends on how many classes it is shown.
+Training is base-to-new's. The test images are those of an eighth of the classes (half of the half of the new ones);
+they are scored against the names of that eighth, of its quarter, of all new classes, and of all classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from promptbench.protocol import Column, Evaluation, Plan, Protocol, Selection
+
+if TYPE_CHECKING:
+    from promptbench.suite import Suite
+
+SHOWN = {"eighth": "new.base.base", "quarter": "new.base", "half": "new", "whole": "all"}
+TITLES = {"eighth": "1/8 of the classes", "quarter": "1/4", "half": "1/2", "whole": "all"}
+
+
+class Candidates(Protocol):
+    """Accuracy on the images of a few new classes, by the share of all classes whose names are shown."""
+
+    role = "candidates"
+    recipes_of = "base2new"
+
+    def plan(self, suite: Suite, seed: int) -> list[Plan]:
+        """One run per dataset of the suite's role `candidates`."""
+        return [_plan(dataset, suite.shots) for dataset in suite.datasets("candidates")]
+
+    def columns(self, metric: str, evaluations: Sequence[str], along: Sequence[int | None]) -> list[Column]:
+        """From few names to all."""
+        return [Column(f"{name}/{metric}", title, lower=metric == "ece") for name, title in TITLES.items()]
+
+
+def _plan(dataset: str, shots: int) -> Plan:
+    images = Selection(dataset=dataset, split="test", classes=SHOWN["eighth"])
+    shown = {name: Selection(dataset=dataset, split="test", classes=classes) for name, classes in SHOWN.items()}
+    return Plan(
+        dataset=dataset,
+        train=Selection(dataset=dataset, split="train", classes="base", shots=shots),
+        evaluations=tuple(Evaluation(name=name, selection=images, names=names) for name, names in shown.items()),
+    )

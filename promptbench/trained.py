@@ -1,0 +1,235 @@
+"""A trained prompt, loaded to be used: no dataset is needed, only the backbone.
+
+It comes from a result file, a training file, a folder that `export` wrote, or such a folder on the Hugging Face hub.
+
+Letters: B images, K classes, R resolution in pixels.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from promptbench import registry
+from promptbench.backbone import Backbone
+from promptbench.classnames import ClassNames, refuse_same_names
+from promptbench.config import UsageError, build
+from promptbench.decoding import open_image
+from promptbench.method import Method, instantiate
+from promptbench.results import Result
+from promptbench.spec import Spec
+from promptbench.stored import Source, source_of
+from promptbench.trainings import load_training
+from promptbench.transforms import EvaluationTransform, evaluation_transform
+from promptbench.weights import load_backbone
+
+log = logging.getLogger(__name__)
+
+BATCH = 50  # images per pass; a method may make text per image and class of it
+
+AnyImages = str | os.PathLike[str] | Image.Image | Tensor | Iterable[str | os.PathLike[str] | Image.Image]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A method with what it learned, ready to score images.
+
+    Attributes:
+        method: In evaluation mode, on its backbone.
+        class_names: What is scored where no other classes are asked for; none where they are not known.
+        spec: Of the run that it comes from.
+        result: Of that run; None where a training file alone was loaded.
+        transform: PIL RGB image to what the image tower takes.
+        trained_on: The classes of the training.
+        training: The file with the learned tensors; None where nothing was learned.
+    """
+
+    method: Method
+    class_names: ClassNames
+    spec: Spec
+    result: Result | None
+    transform: EvaluationTransform
+    trained_on: ClassNames
+    training: Path | None
+
+    @torch.no_grad()
+    def classify(self, images: AnyImages, class_names: Sequence[str] | None = None) -> list[list[tuple[str, float]]]:
+        """For each image, all classes with their probabilities (0 to 1, they sum to 1), the likeliest first.
+
+        Args:
+            images: Paths, PIL images, or a tensor (B, 3, R, R) that `transform` has made; one path or image may stand
+                alone.
+            class_names: Other classes than `class_names`. A `ClassNames` brings its own template along.
+
+        Raises:
+            UsageError: An image cannot be read, or the method cannot score these classes.
+        """
+        names = self.set_classes(class_names)
+        ranked = []
+        for pixels in self.batches(images):
+            probabilities = self.method(pixels.to(self.method.backbone.device)).logits.softmax(dim=-1)  # (B, K)
+            values, order = probabilities.cpu().sort(dim=-1, descending=True, stable=True)
+            for row, places in zip(values.tolist(), order.tolist(), strict=True):
+                ranked.append([(names[place], value) for place, value in zip(places, row, strict=True)])
+        return ranked
+
+    def set_classes(self, class_names: Sequence[str] | None = None) -> ClassNames:
+        """The classes that the method scores from now on; None for `class_names`.
+
+        Raises:
+            UsageError: There are none, two read the same, or the method is bound to those it was trained on.
+        """
+        names = self.class_names if class_names is None else self._named(class_names)
+        label = self.spec.label
+        if not names:
+            raise UsageError(
+                f"The run of {label} is stored without class names: give those to score, with --classes or in Python "
+                "as class_names."
+            )
+        if not self.method.transfers and tuple(names) != tuple(self.trained_on):
+            reason = self.method.transfers_reason or "this method scores the classes that it was trained on only"
+            raise UsageError(
+                f"{label} cannot score other classes than the {len(self.trained_on)} of its training: "
+                f"{reason.rstrip('.')}; leave the class names out."
+            )
+        now = self.method.class_names
+        if (tuple(names), names.template) != (tuple(now), now.template):
+            with torch.no_grad():
+                self.method.set_classes(names)
+        return names
+
+    def _named(self, class_names: Sequence[str]) -> ClassNames:
+        if isinstance(class_names, str):
+            raise UsageError(f"class_names takes a list of names, not the text {class_names!r}.")
+        if isinstance(class_names, ClassNames):
+            return class_names
+        names = ClassNames(class_names, template=self.trained_on.template)
+        refuse_same_names(names, "The class names given")
+        return names
+
+    def batches(self, images: AnyImages) -> Iterator[Tensor]:
+        """The images as tensors (B, 3, R, R) of at most `BATCH`.
+
+        Raises:
+            UsageError: An image cannot be read, or a tensor has another shape.
+        """
+        if isinstance(images, Tensor):
+            R = self.transform.resolution
+            if images.dim() != 4 or images.shape[1:] != (3, R, R):
+                shape = tuple(images.shape)
+                raise UsageError(
+                    f"Images as a tensor must be (B, 3, {R}, {R}), as `transform` makes them, not {shape}."
+                )
+            yield from images.float().split(BATCH)
+            return
+        one = isinstance(images, (str, os.PathLike, Image.Image))
+        waiting = iter([images] if one else images)  # type: ignore[arg-type,list-item]
+        while batch := list(itertools.islice(waiting, BATCH)):
+            yield torch.stack([self.transform(as_rgb(image)) for image in batch])
+
+
+def load(run: str | os.PathLike[str], *, device: str = "auto", backbone: str = "") -> Trained:
+    """A trained prompt on its backbone.
+
+    Args:
+        run: A result file, a training file (`.safetensors`), a folder of `promptbench export`, or such a folder on the
+            hub, `hf://user/name` or `hf://user/name@revision`.
+        device: `cpu`, `cuda`, or `auto`: a GPU where there is one.
+        backbone: What the weights are called here, if not as in the run: a file may lie elsewhere. "" for the run's.
+
+    Raises:
+        UsageError: Nothing usable is there, the weights are others than those of the training, or the method needs
+            its training images.
+    """
+    source = source_of(run)
+    cls = method_of(source)
+    frozen = backbone_of(source, backbone).to(device_of(device))
+    check_weights(source, frozen)
+    config = build(cls.Config, source.spec.config, source.place)
+    names = source.trained_on or ClassNames(["object"], template=source.trained_on.template)  # until others are given
+    method = instantiate(cls, config, frozen, names, source.spec.train_seed)
+    if source.training is not None and load_training(source.training, method) is None:
+        raise UsageError(
+            f"{source.training} is damaged, or does not fit {source.spec.label} as this version of promptbench has it; "
+            "train it again with `promptbench run`."
+        )
+    transform = evaluation_transform(frozen.resolution, mean=frozen.mean, std=frozen.std)
+    return Trained(
+        method, source.shown, source.spec, source.result, transform, source.trained_on, training=source.training
+    )
+
+
+def method_of(source: Source) -> type[Method]:
+    """The class of the method; a warning where it is a file that has changed since.
+
+    Raises:
+        UsageError: It is a plugin that is not known here, or needs its training images.
+    """
+    spec = source.spec
+    if spec.plugin and spec.method not in registry.names("methods"):
+        raise UsageError(
+            f"{source.place}: the method '{spec.method}' is a plugin; give its file with --plugin, or in Python with "
+            "promptbench.registry.add_file."
+        )
+    cls: type[Method] = registry.load("methods", spec.method)
+    if cls.prepare is not Method.prepare:
+        raise UsageError(
+            f"{source.place}: {spec.label} looks at its training images again before it scores others, and they are "
+            "not stored; use `promptbench run --save-predictions`."
+        )
+    if registry.source_digest("methods", spec.method) != spec.plugin:
+        log.warning("the method '%s' has changed since %s was made", spec.method, source.place)
+    return cls
+
+
+def backbone_of(source: Source, name: str) -> Backbone:
+    """The backbone of the run, under the name given or its own.
+
+    Raises:
+        UsageError: It cannot be loaded.
+    """
+    try:
+        backbone: Backbone = load_backbone(name or source.spec.backbone)
+    except UsageError as error:
+        way_out = "" if name else "; if the weights are called otherwise here, say how with --backbone, or backbone=..."
+        raise UsageError(f"{source.place}: {str(error).rstrip('.')}{way_out}.") from error
+    return backbone
+
+
+def check_weights(source: Source, backbone: Backbone) -> None:
+    """Raises UsageError where the backbone has other weights than the run had; warns where that is not known."""
+    wanted = source.weights_hash
+    if source.result is not None:
+        wanted = source.result.conditions.get("weights_hash", wanted)
+    if not wanted:
+        log.warning("%s does not say which weights '%s' had when it was made", source.place, backbone.name)
+    elif wanted != backbone.weights_hash:
+        raise UsageError(
+            f"{source.place} was made with other weights (hash {wanted[:12]}) than '{backbone.name}' has here "
+            f"({backbone.weights_hash[:12]}); name the right ones with --backbone, or in Python with backbone=..."
+        )
+
+
+def device_of(name: str) -> str:
+    """`auto` resolved.
+
+    Raises:
+        UsageError: `cuda`, and torch sees none.
+    """
+    there = torch.cuda.is_available()
+    if name.startswith("cuda") and not there:
+        raise UsageError(f"device='{name}': torch sees no CUDA device here; use 'cpu'.")
+    return ("cuda" if there else "cpu") if name == "auto" else name
+
+
+def as_rgb(image: str | os.PathLike[str] | Image.Image) -> Image.Image:
+    """An image or image file as RGB."""
+    return image.convert("RGB") if isinstance(image, Image.Image) else open_image(Path(image).expanduser())

@@ -1,0 +1,1 @@
+"""What `promptbench verify` checks: reference numbers, split files, few-shot samples, figures of papers."""

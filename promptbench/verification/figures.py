@@ -1,0 +1,223 @@
+"""Accuracies through the normal runner, against those that papers print.
+
+Zero-shot on every dataset that is there, and, if asked for, two methods trained on two small datasets. Results are kept
+in the output folder like those of `promptbench run`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from promptbench import literature
+from promptbench.bench import Bench
+from promptbench.config import UsageError
+from promptbench.data.status import Status
+from promptbench.metrics import harmonic_mean
+from promptbench.planning import Request, Run, plan_runs
+from promptbench.preflight import check_finished, preflight
+from promptbench.progress import reporter
+from promptbench.results import Result, failure_path, find, read_result
+from promptbench.runner import run_all
+from promptbench.suite import Suite
+from promptbench.verdicts import DIFFERS, REPRODUCED
+from promptbench.verification.check import COULD_NOT, FAIL, PASS, Check, could_not
+from promptbench.verification.splits import NO_SPLIT_FILE
+
+TRAINED_METHODS, TRAINED_DATASETS, SEEDS = ("coop", "maple"), ("eurosat", "dtd"), (1, 2, 3)
+ZERO_SHOT_SEED = 1  # draws a sample that is never looked at
+AVERAGE, AVERAGE_OF_DOMAINS = "average11", "average4"
+OUTCOMES = {REPRODUCED: PASS, DIFFERS: FAIL}
+HALVES = {"base/accuracy": "base/accuracy", "new/accuracy": "new/accuracy", "h": "h"}
+ALL_CLASSES = {"accuracy": "test/accuracy"}
+
+States = Mapping[str, Status]
+
+
+class Figure(NamedTuple):
+    """A figure of a paper, by what `literature.find` asks for."""
+
+    part: str
+    label: str
+    protocol: str
+    dataset: str
+    metric: str
+
+
+def check_figures(bench: Bench, states: States, train: bool) -> Iterator[Check]:
+    """Everything that needs images and the backbone.
+
+    Args:
+        bench: Of the suite; its output folder keeps the results.
+        states: What is there of each of its datasets, by name.
+        train: Whether methods are trained, too.
+    """
+    parts = ["zero-shot", *(["training"] if train else [])]
+    obstacle = "" if any(state.sizes for state in states.values()) else "no dataset of the suite is here"
+    if not obstacle:
+        try:
+            bench.backbone  # noqa: B018 - loaded once, or not at all
+        except UsageError as error:
+            obstacle = str(error)
+    if obstacle:
+        yield from (could_not(part, "all figures", obstacle) for part in parts)
+        return
+    yield from check_zero_shot(bench, states)
+    if train:
+        yield from check_training(bench, states)
+
+
+def check_zero_shot(bench: Bench, states: States) -> Iterator[Check]:
+    """Zero-shot accuracies of every dataset that is there, and their averages where all are."""
+    suite, part = bench.suite, "zero-shot"
+    done: dict[str, Result] = {}
+    for name in _of(suite, "base2new"):
+        obstacle = _obstacle(states[name], ("test",))
+        if obstacle:
+            if states[name].sizes:  # else its absence was said already
+                yield could_not(part, name, obstacle)
+            continue
+        for protocol, keys in (("base2new", HALVES), ("few_shot", ALL_CLASSES)):
+            if name not in _of(suite, protocol):
+                continue
+            request = _request(bench, suite.with_datasets(protocol, [name]), ["zeroshot"], protocol, [ZERO_SHOT_SEED])
+            results, failed = run(bench, request, part, name)
+            yield from failed
+            for metric, key in keys.items() if results else ():
+                values = [result.metrics[key] for result in results]
+                yield judge(Figure(part, "zeroshot", protocol, name, metric), results, values)
+            if protocol == "base2new" and results:
+                done[name] = results[0]
+    if done and len(done) == len(_of(suite, "base2new")):
+        yield from _averages(list(done.values()))
+    elif done:
+        yield could_not(part, AVERAGE, f"{len(done)} of {len(_of(suite, 'base2new'))} datasets were run")
+    yield from _check_domains(bench, states)
+
+
+def check_training(bench: Bench, states: States) -> Iterator[Check]:
+    """Two methods from base to new classes, three seeds each."""
+    for name in TRAINED_DATASETS:
+        obstacle = _obstacle(states[name], ("train", "test")) if name in states else f"the suite lacks {name}"
+        if obstacle:
+            yield could_not("training", name, obstacle)
+            continue
+        suite = bench.suite.with_datasets("base2new", [name])
+        for label in TRAINED_METHODS:
+            results, failed = run(bench, _request(bench, suite, [label], "base2new", SEEDS), "training", name)
+            yield from failed
+            for metric, key in HALVES.items() if results else ():
+                values = [result.metrics[key] for result in results]
+                yield judge(Figure("training", label, "base2new", name, metric), results, values)
+
+
+def run(bench: Bench, request: Request, part: str, what: str) -> tuple[list[Result], list[Check]]:
+    """The results of all runs asked for, those that are finished read from their files; none, and a check that says
+    why, where something is missing or a run fails."""
+    runs = plan_runs(request)
+    todo = [run for run in runs if not bench.is_finished(run.spec)]
+    try:
+        check_finished(bench, runs)
+        preflight(bench, todo)
+    except UsageError as error:
+        return [], [could_not(part, what, str(error))]
+    if todo:
+        with reporter(total=len(runs), skipped=len(runs) - len(todo)) as listener:
+            run_all(bench, todo, listener)
+    return _read(bench, runs, part, what)
+
+
+def judge(figure: Figure, results: Sequence[Result], values: Sequence[float]) -> Check:
+    """Our figure beside the published one; it fails where they differ by more than the margin.
+
+    Args:
+        figure: Which one.
+        results: The records behind it.
+        values: Of every seed, in percent.
+    """
+    part, label, protocol, dataset, metric = figure
+    rows = literature.find(literature.load(), label=label, protocol=protocol, dataset=dataset, metric=metric)
+    row, comparable, why = literature.choose(rows, results)
+    zero_shot = part == "zero-shot"
+    average = row is not None and row.average
+    verdict = literature.compare(row, values, comparable=comparable, average=average, zero_shot=zero_shot, why=why)
+    outcome = OUTCOMES.get(verdict.text, COULD_NOT)
+    said = "" if outcome == PASS else verdict.text
+    return Check(
+        part=part,
+        what=", ".join([*([] if zero_shot else [label]), protocol, dataset, metric]),
+        outcome=outcome,
+        measured=sum(values) / len(values),
+        expected=row.value if row else None,
+        tolerance=verdict.margin,
+        why=": ".join(filter(None, [said, verdict.why])),
+    )
+
+
+def _check_domains(bench: Bench, states: States) -> Iterator[Check]:
+    """The shifted versions of the source that are there."""
+    suite, part, protocol = bench.suite, "zero-shot", "domain_generalization"
+    domains = [name for name in _of(suite, "domains") if not _obstacle(states[name], ("test",))]
+    sources = _of(suite, "source")
+    if not domains:
+        return
+    obstacles = [f"{name}: {said}" for name in sources if (said := _obstacle(states[name], ("test",)))]
+    if obstacles:
+        yield could_not(part, protocol, "; ".join(obstacles))
+        return
+    request = _request(bench, suite.with_datasets("domains", domains), ["zeroshot"], protocol, [ZERO_SHOT_SEED])
+    results, failed = run(bench, request, part, protocol)
+    yield from failed
+    for result in results:
+        for name in domains:
+            figure = Figure(part, "zeroshot", protocol, name, "accuracy")
+            yield judge(figure, [result], [result.metrics[f"{name}/accuracy"]])
+        if len(domains) == len(_of(suite, "domains")):
+            figure = Figure(part, "zeroshot", protocol, AVERAGE_OF_DOMAINS, "accuracy")
+            yield judge(figure, [result], [result.metrics["average/accuracy"]])
+
+
+def _averages(results: Sequence[Result]) -> Iterator[Check]:
+    """The means over all datasets, and H of the two, as papers print them."""
+    base, new = (sum(result.metrics[key] for result in results) / len(results) for key in tuple(HALVES)[:2])
+    for metric, value in zip(HALVES, (base, new, harmonic_mean(base, new)), strict=True):
+        yield judge(Figure("zero-shot", "zeroshot", "base2new", AVERAGE, metric), results, [value])
+
+
+def _read(bench: Bench, runs: Iterable[Run], part: str, what: str) -> tuple[list[Result], list[Check]]:
+    results, failed = [], []
+    for one in runs:
+        path = find(bench.output, one.spec)
+        if path is not None:
+            results.append(read_result(path))
+        else:
+            reason = json.loads(failure_path(bench.output, one.spec).read_text(encoding="utf-8"))["reason"]
+            of = ", ".join([one.spec.label, one.spec.protocol, what, f"seed {one.spec.train_seed}"])
+            failed.append(Check(part=part, what=of, outcome=FAIL, why=f"the run failed: {reason}"))
+    return ([], failed) if failed else (results, [])
+
+
+def _request(bench: Bench, suite: Suite, labels: Sequence[str], protocol: str, seeds: Sequence[int]) -> Request:
+    return Request(
+        suite=suite,
+        methods=tuple(labels),
+        protocols=(protocol,),
+        seeds=tuple((seed, seed) for seed in seeds),
+        device=bench.device,
+    )
+
+
+def _of(suite: Suite, role: str) -> tuple[str, ...]:
+    """The datasets of a role; none where the suite has no such role."""
+    return suite.datasets(role) if role in suite.roles else ()
+
+
+def _obstacle(state: Status, splits: Sequence[str]) -> str:
+    """What keeps a dataset from being run on; "" where nothing does."""
+    if not state.sizes:
+        return state.lacks[0]
+    if state.source.startswith("generated"):
+        return NO_SPLIT_FILE
+    missing = sum(state.sizes[split] - state.present[split] for split in splits)
+    return f"{missing:,} of its {' and '.join(splits)} images are not there" if missing else ""

@@ -1,0 +1,156 @@
+"""Our methods against the numbers of the official implementations, on the small CLIP.
+
+`golden/<case>.npz` holds learned tensors as the authors' code saved them (`learned/<name>`) and what it computed with
+them: `logits` and `new_logits` of other class names, `loss`, its gradients (`grad/<name>`), and the losses before each
+of three steps of SGD (learning rate 0.002, momentum 0.9). GalLoP's logits are the mean of its two kinds of cosines,
+scaled. `clip.npz` holds features of the plain CLIP, `transform.npz` an image and what evaluation makes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from importlib import resources
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from promptbench.backbone import Backbone
+from promptbench.checkpoints import official_parameters
+from promptbench.method import Method, create_method
+from promptbench.transforms import evaluation_transform
+from promptbench.verification.check import FAIL, PASS, Check
+from promptbench.verification.small_clip import CLASS_NAMES, LABELS, NEW_CLASS_NAMES, build_images, small_backbone
+
+FEATURES, LOGITS, LOSS, GRADIENT, TRANSFORM = 1e-5, 1e-4, 2e-5, 1e-4, 1e-6
+MOMENTUM, LEARNING_RATE, STEPS = 0.9, 0.002, 3
+
+Numbers = Mapping[str, Tensor]
+
+
+class Case(NamedTuple):
+    """A method as its authors' code was run, and the weight decay of the three steps."""
+
+    method: str
+    config: Mapping[str, Any]
+    weight_decay: float = 5e-4
+
+
+CASES: Mapping[str, Case] = {
+    "coop_end_init": Case("coop", {"n_ctx": 4, "ctx_init": "a photo of a", "class_token_position": "end"}),
+    "coop_middle_16": Case("coop", {"n_ctx": 16, "ctx_init": "", "class_token_position": "middle"}),
+    "cocoop_init4": Case("cocoop", {"n_ctx": 4, "ctx_init": "a photo of a"}),
+    "vpt_d3": Case("vpt", {"n_ctx": 4, "depth": 3}),
+    "maple_d3": Case("maple", {"n_ctx": 2, "ctx_init": "a photo of a", "depth": 3}),
+    "gallop_g4l4": Case("gallop", {"n_global": 4, "n_local": 4, "topk": (2, 4, 6, 8), "dropout": None}, 1e-2),
+}
+
+
+def check_parity() -> Iterator[Check]:
+    """All comparisons with reference numbers, on the CPU in float32."""
+    backbone = small_backbone()
+    yield from _attempt("transform of an image", _transform, backbone)
+    yield from _attempt("CLIP", _plain, backbone)
+    for name in CASES:
+        yield from _attempt(name, check_case, name, backbone)
+
+
+def check_case(name: str, backbone: Backbone) -> list[Check]:
+    """One method against its reference numbers."""
+    case, stored = CASES[name], read(name)
+    images, labels = build_images(), torch.tensor(LABELS)
+    method = create_method(case.method, backbone, CLASS_NAMES, **case.config)
+    learned = official_parameters(method)
+    with torch.no_grad():
+        for key, parameter in learned.items():
+            parameter.copy_(stored[f"learned/{key}"])
+        logits = method(images).logits
+        method.set_classes(NEW_CLASS_NAMES)
+        new_logits = method(images).logits
+        method.set_classes(CLASS_NAMES)
+    losses, gradients = three_steps(method, images, labels, case.weight_decay)
+    apart = max(_apart(gradients[key], stored[f"grad/{key}"], relative=True) for key in learned)
+    return [
+        _within(f"{name}, logits", _apart(logits, stored["logits"]), LOGITS),
+        _within(f"{name}, logits of new classes", _apart(new_logits, stored["new_logits"]), LOGITS),
+        _within(f"{name}, loss", _apart(losses[0], stored["loss"]), LOSS),
+        _within(f"{name}, gradients, parts of the largest", apart, GRADIENT),
+        _within(f"{name}, losses of three steps", _apart(losses, stored["losses"]), LOSS),
+    ]
+
+
+def three_steps(
+    method: Method, images: Tensor, labels: Tensor, weight_decay: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The losses (3,) before each of three steps, and the gradients of the first by their official names."""
+    learned, losses, gradients = official_parameters(method), [], {}
+    optimizer = torch.optim.SGD(
+        method.parameter_groups(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=weight_decay
+    )
+    for step in range(STEPS):
+        loss = torch.stack(list(method.loss(images, labels).values())).sum()
+        losses.append(loss.detach())
+        optimizer.zero_grad()
+        loss.backward()
+        if step == 0:
+            gradients = {name: _gradient(parameter) for name, parameter in learned.items()}
+        optimizer.step()
+    return torch.stack(losses), gradients
+
+
+def read(name: str) -> Numbers:
+    """The stored numbers of a case."""
+    path = resources.files("promptbench.verification").joinpath("golden", f"{name}.npz")
+    with path.open("rb") as file, np.load(file) as stored:
+        return {key: torch.from_numpy(stored[key]) for key in stored.files}
+
+
+def _plain(backbone: Backbone) -> list[Check]:
+    """The towers without prompts."""
+    stored = read("clip")
+    texts = [f"a photo of a {name.replace('_', ' ')}." for name in CLASS_NAMES]
+    with torch.no_grad():
+        tokens = backbone.embed_text(texts)
+        text, image = backbone.encode_text(tokens.embeddings, tokens.eot), backbone.encode_image(build_images()).cls
+    return [
+        _within("CLIP, image features", _apart(image, stored["encode_image"]), FEATURES),
+        _within("CLIP, text features", _apart(text, stored["encode_text"]), FEATURES),
+    ]
+
+
+def _transform(backbone: Backbone) -> list[Check]:
+    """Decoding is left out: resizing, cropping and normalising, by the versions of Pillow and torchvision here."""
+    stored = read("transform")
+    transform = evaluation_transform(backbone.resolution, mean=backbone.mean, std=backbone.std)
+    tensor = transform(Image.fromarray(stored["image_uint8"].numpy()))
+    return [_within("transform of an image", _apart(tensor, stored["tensor"]), TRANSFORM)]
+
+
+def _attempt(what: str, check: Callable[..., list[Check]], *arguments: object) -> list[Check]:
+    """What a check finds, or one that failed where the code here raises."""
+    try:
+        return check(*arguments)
+    except Exception as error:  # whatever a version of a library does differently
+        return [Check(part="parity", what=what, outcome=FAIL, why=f"{type(error).__name__}: {error}")]
+
+
+def _within(what: str, difference: float, tolerance: float) -> Check:
+    """A largest difference, which has to be 0 up to rounding; a NaN is no such thing."""
+    outcome = PASS if difference <= tolerance else FAIL
+    return Check(part="parity", what=what, outcome=outcome, measured=difference, expected=0, tolerance=tolerance)
+
+
+def _apart(measured: Tensor, stored: Tensor, relative: bool = False) -> float:
+    """The largest difference of two tensors of the same shape, or its part of the largest stored entry."""
+    if measured.shape != stored.shape:
+        raise ValueError(f"{tuple(measured.shape)} numbers, not {tuple(stored.shape)}")
+    largest = float((measured.detach().double() - stored.double()).abs().max())
+    return largest / float(stored.abs().max()) if relative else largest
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    if parameter.grad is None:
+        raise ValueError("a learned tensor has no gradient")
+    return parameter.grad.clone()

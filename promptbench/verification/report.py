@@ -1,0 +1,130 @@
+"""What `promptbench verify` leaves behind: a JSON file and a Markdown file that can be attached to an issue.
+
+Of paths on the user's machine nothing but last parts is written.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from promptbench.bench import Bench
+from promptbench.cache import write_atomically
+from promptbench.config import UsageError
+from promptbench.planning import available_cores
+from promptbench.provenance import git_commit, library_versions, utc_now
+from promptbench.verification.check import COULD_NOT, FAIL, PASS, Check, shown
+
+SCHEMA = 1
+SUFFIXES = (".json", ".md")
+_ABSOLUTE = re.compile(r"(?<![\w/.-])~?/(?!/)[^\s,;:'\"()|]+")
+
+Environment = Mapping[str, Any]
+
+
+def environment(bench: Bench, train: bool) -> dict[str, Any]:
+    """What decides the figures and is no check: versions, machine, weights."""
+    backbone = vars(bench).get("backbone")  # loaded if something needed it
+    return {
+        "created": utc_now(),
+        "commit": git_commit(),
+        "versions": library_versions(),
+        "platform": platform.platform(),
+        "device": _device(bench.device),
+        "threads": bench.suite.threads or available_cores(),
+        "suite": bench.suite.name,
+        "backbone": ":".join(Path(part).name for part in bench.suite.backbone.split(":")),
+        "weights_hash": backbone.weights_hash if backbone is not None else "",
+        "data_roots": [root.name for root in bench.roots],
+        "train": train,
+    }
+
+
+def summary(checks: Sequence[Check]) -> str:
+    """`41 passed, 0 failed, 3 could not be checked`."""
+    counts = Counter(check.outcome for check in checks)
+    return f"{counts[PASS]} passed, {counts[FAIL]} failed, {counts[COULD_NOT]} could not be checked"
+
+
+def check_place(base: Path) -> None:
+    """Tries a file where the report will be.
+
+    Raises:
+        UsageError: That is impossible.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=base.parent):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"The report {base}.json cannot be written ({error.strerror}); name another one with -o."
+        ) from error
+
+
+def write_report(base: Path, facts: Environment, checks: Sequence[Check], bench: Bench) -> None:
+    """Writes `base`.json and `base`.md, in place of earlier ones; what they say of paths is cut to last parts.
+
+    Raises:
+        UsageError: They cannot be written.
+    """
+    public = [replace(check, why=without_paths(check.why, bench)) for check in checks]
+    record = {"schema": SCHEMA, "environment": facts, "summary": summary(checks), "checks": [asdict(c) for c in public]}
+    texts = (json.dumps(record, indent=1, allow_nan=False) + "\n", markdown(facts, public))
+    try:
+        for suffix, text in zip(SUFFIXES, texts, strict=True):
+            write_atomically(Path(f"{base}{suffix}"), lambda file, text=text: file.write(text.encode()))
+    except OSError as error:
+        raise UsageError(
+            f"The report {base}.json cannot be written ({error.strerror}); name another one with -o."
+        ) from error
+
+
+def markdown(facts: Environment, checks: Sequence[Check]) -> str:
+    """The report for readers."""
+    flat = {**facts, "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items())}
+    flat["data_roots"] = ", ".join(facts["data_roots"])
+    lines = ["# promptbench verify", "", f"{summary(checks)}.", "", "| environment | |", "| --- | --- |"]
+    lines += [_row(name.replace("_", " "), str(value)) for name, value in flat.items()]
+    lines += ["", "| outcome | part | what | measured | expected | tolerance | |", "| --- " * 7 + "|"]
+    lines += [
+        _row(
+            check.outcome,
+            check.part,
+            check.what,
+            *map(_cell, (check.measured, check.expected, check.tolerance)),
+            check.why,
+        )
+        for check in checks
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def without_paths(text: str, bench: Bench) -> str:
+    """The text with absolute paths cut: data roots and the output folder to their names, others to their last part."""
+    places = sorted({*bench.roots, bench.output.absolute()}, key=lambda place: -len(str(place)))
+    for place in places:
+        text = text.replace(str(place), place.name) if place.name else text
+    return _ABSOLUTE.sub(lambda match: match[0].rstrip("/.").rpartition("/")[2] + "." * match[0].endswith("."), text)
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
+def _cell(value: float | str | None) -> str:
+    return "" if value is None else shown(value)
+
+
+def _device(device: str) -> str:
+    if device == "cpu":
+        return device
+    import torch
+
+    return f"{device}, {torch.cuda.get_device_name()}"
