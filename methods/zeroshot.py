@@ -6,7 +6,7 @@ trainers/zsclip.py.
 
     p(c | x) = softmax_c( exp(s) * cos(f(x), t_c) ),   t_c = sum_j g(template_j(c)) / |g(template_j(c))|
 
-with one template j or several (an ensemble).
+with one template j or several (an ensemble; CoOp's seven for ImageNet, trainers/zsclip.py, ZeroshotCLIP2).
 
 Differs from it: text is cut at the longest prompt (equal to rounding).
 """
@@ -24,6 +24,17 @@ from promptbench import prompts
 from promptbench.method import Method, MethodConfig, Preset
 
 
+SEVEN = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)  # OpenAI's selection for ImageNet
+
+
 class ZeroShot(Method):
     """The baseline that every prompt-learning method starts from."""
 
@@ -33,6 +44,8 @@ class ZeroShot(Method):
     frozen_image_tower = True
     presets: ClassVar = {
         "generic": Preset(config={"template": "a photo of a {}."}, source="the same template on every dataset"),
+        "ensemble": Preset(config={"template": "ensemble"}, source="CoOp's ZeroshotCLIP2, on all datasets but ImageNet"),
+        "seven": Preset(config={"template": "seven"}, source="CoOp's ZeroshotCLIP2 on ImageNet"),
     }
 
     @dataclass(frozen=True, kw_only=True)
@@ -41,15 +54,23 @@ class ZeroShot(Method):
 
         template: str = field(
             default="dataset",
-            metadata={"source": "authors of CoOp, trainers/zsclip.py; 'dataset': each dataset's own; or any with {}"},
+            metadata={
+                "source": "authors of CoOp, trainers/zsclip.py; 'dataset': each dataset's own; 'seven': seven for "
+                "ImageNet; 'ensemble': both; or any with {}"
+            },
         )
 
     def set_classes(self, names: Sequence[str]) -> None:
         super().set_classes(names)
-        template = self.class_names.template if self.config.template == "dataset" else self.config.template
-        templates = (template,) if isinstance(template, str) else template
-        texts = [t.format(prompts.readable(name)) for t in templates for name in self.class_names]
+        texts = [t.format(prompts.readable(name)) for t in self.templates() for name in self.class_names]
         self.tokens = self.backbone.embed_text(texts)
+
+    def templates(self) -> tuple[str, ...]:
+        """The templates that the text features are averaged over."""
+        own, wanted = self.class_names.template, self.config.template
+        of_dataset = (own,) if isinstance(own, str) else own
+        known = {"dataset": of_dataset, "seven": SEVEN, "ensemble": (*SEVEN, *of_dataset)}
+        return known.get(wanted, (wanted,))
 
     def encode_classes(self) -> Tensor:
         features = self.backbone.encode_text(self.tokens.embeddings, self.tokens.eot)  # (templates * K, D)

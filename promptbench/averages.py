@@ -21,17 +21,18 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from statistics import median
 
-from promptbench.config import UsageError
+from promptbench.config import UsageError, unknown
 from promptbench.lines import Cell, Line, Numbers, Table, TableLayout, by_size
 from promptbench.protocol import Column
 from promptbench.results import Result
-from promptbench.rows import Row, Seed, rows
+from promptbench.rows import Row, Seed, rows, setting_named, settings_of
 
-__all__ = ["MEANS_APART", "SPREAD", "Table", "TableLayout", "build_tables", "outliers"]
+__all__ = ["MEANS_APART", "SPREAD", "Line", "Table", "TableLayout", "build_tables", "outliers"]
 
 Over = Callable[[Sequence[Numbers]], Numbers]  # the numbers of each dataset to those of a line
 
 SPREAD = "± is the population standard deviation over n seeds (ddof 0)."
+APART = "Other suites and backbones have tables of their own: no figure mixes them."
 MEANS_APART = "; the mean of per-"
 OUTLIER_POINTS, OUTLIER_SIGMAS, SIGMA_OF_MAD = 3.0, 3.0, 1.4826
 
@@ -58,7 +59,8 @@ def build_tables(
         group_by: A setting whose values set rows apart, as `rows` takes it; "" for none.
 
     Raises:
-        UsageError: If there are no results, or of several protocols, or the same run twice.
+        UsageError: If there are no results, or of several protocols, or the same run twice, or none with the
+            setting.
     """
     by_table: dict[tuple[str, str], list[Result]] = {}
     for result in results:
@@ -68,11 +70,15 @@ def build_tables(
     protocols = sorted({result.spec.protocol for group in by_table.values() for result in group})
     if len(protocols) > 1:
         raise UsageError(f"A table shows one protocol, not {' and '.join(protocols)}; choose one with --protocol.")
+    everything = [result for group in by_table.values() for result in group]
+    if group_by and not any(setting_named(result, group_by) for result in everything):
+        known = {name.rpartition(".")[2] for result in everything for name in settings_of(result)}
+        raise unknown("setting", group_by, known)
     return [
         _table(
             rows(by_table[suite, backbone], methods, layout.along, group_by),
             layout,
-            (notes or {}).get(suite, ""),
+            [*([APART] if len(by_table) > 1 else []), *([notes[suite]] if notes and notes.get(suite) else [])],
             datasets,
             suite in ranked,
         )
@@ -80,7 +86,9 @@ def build_tables(
     ]
 
 
-def _table(of: Sequence[Row], layout: TableLayout, note: str, datasets: Sequence[str], ranked: bool) -> Table:
+def _table(
+    of: Sequence[Row], layout: TableLayout, notes: Sequence[str], datasets: Sequence[str], ranked: bool
+) -> Table:
     results = [result for row in of for result in row.results]
     sheets = [_sheet(row, layout) for row in of]
     columns = tuple(layout.columns(results))
@@ -104,7 +112,7 @@ def _table(of: Sequence[Row], layout: TableLayout, note: str, datasets: Sequence
         ranked=ranked,
         rows=tuple(of),
         lines=lines,
-        remarks=tuple(_remarks(sheets, blocks, columns, layout)) + ((note,) if note else ()),
+        remarks=tuple(_remarks(sheets, blocks, columns, layout)) + tuple(notes),
     )
 
 

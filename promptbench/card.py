@@ -15,9 +15,16 @@ from promptbench.listing import overrides, paper_of
 from promptbench.results import Result
 from promptbench.spec import Spec
 from promptbench.stored import PROMPTS, TEXT
-from promptbench.tables import MARKS, RECONSTRUCTED
 from promptbench.trained import Trained
 from promptbench.weights import EMBEDDED, RANDOM, split_name
+
+MARKS = {
+    "transferred": "† The recipe was transferred from another protocol or backbone.",
+    "ours": "‡ The recipe was chosen by promptbench, not by the method's authors.",
+}
+RECONSTRUCTED = (
+    "§ Reconstructed without its authors' code; compare with the paper before citing, and with no published figure."
+)
 
 _SHOWN = 12  # class names in the card
 _NOT_IN_RECIPE = ("origin", "overrides", "source")
@@ -41,7 +48,7 @@ def card(trained: Trained, result: Result, names: ClassNames, text: Tensor | Non
         f"{facts.summary} Made with promptbench (`promptbench-clip`).",
         *marks(result),
         table(facts_of(trained, result, facts)),
-        f"## Classes\n\n{classes_line(names)}",
+        f"## Classes\n\n{classes_line(names, trained)}",
         f"## Figures\n\nUnder the protocol `{spec.protocol}` of the suite `{spec.suite}`, in percent, one run.\n\n"
         + figures(result),
         "## With plain open_clip\n\n" + with_open_clip(trained, text, plain=plain),
@@ -52,10 +59,9 @@ def card(trained: Trained, result: Result, names: ClassNames, text: Tensor | Non
 
 
 def marks(result: Result) -> list[str]:
-    """The footnotes of tables that concern this run."""
-    signs = [RECONSTRUCTED] if result.conditions.get("reconstructed") else []
-    origin = MARKS.get(result.spec.recipe.get("origin", ""))
-    return [f"{sign} {said[0].upper()}{said[1:]}." for sign, said in [*signs, *([origin] if origin else [])]]
+    """What tables say of such a run in footnotes; "" where nothing."""
+    of_method = RECONSTRUCTED if result.conditions.get("reconstructed") else ""
+    return [of_method, MARKS.get(result.spec.recipe.get("origin", ""), "")]
 
 
 def facts_of(trained: Trained, result: Result, facts: registry.PluginFacts) -> list[tuple[str, str]]:
@@ -100,10 +106,12 @@ def code_of(facts: registry.PluginFacts) -> str:
     return " ".join(found[1].split()) if found else ""
 
 
-def classes_line(names: Sequence[str]) -> str:
-    """How many classes there are, and the first of them."""
+def classes_line(names: Sequence[str], trained: Trained) -> str:
+    """How many classes there are, the first of them, and whether the training had them."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{len(names)}, in the order of `classes.json`: {', '.join(names[:_SHOWN])}{more}."
+    others = trained.training is not None and tuple(names) != tuple(trained.trained_on)
+    said = " They are others than those of the training, and the figures below say nothing of them." if others else ""
+    return f"{len(names)}, in the order of `classes.json`: {', '.join(names[:_SHOWN])}{more}.{said}"
 
 
 def figures(result: Result) -> str:

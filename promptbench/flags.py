@@ -79,9 +79,8 @@ def add_what(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--train-seed", type=integer(0), metavar="N", help="draws initial values and order, whatever --seeds"
     )
-    add_list(
-        parser, "--shots", type=integer(1), metavar="N", help="training images per class; several for few_shot alone"
-    )
+    shots = "training images per class, several for few_shot alone; default: the suite's"
+    parser.add_argument("--shots", nargs="+", type=integer(1), metavar="N", help=shots)
     parser.add_argument(
         "--sampler", default="", metavar="S", help="coop, stratified, or file:PATH of a stored sample; default: coop"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from promptbench.protocol import Column
 from promptbench.results import Result
@@ -82,7 +83,7 @@ class Line:
         n: How many seeds, or from how many to how many where blocks differ; the seed itself in a table of seeds.
         cells: By column key; a column may have none.
         versus: The row that its figures are differences to; "" for figures themselves.
-        published: Where its figures were read, for a line from papers; "" for our own.
+        published: For a line from papers, file and line of each figure in `results/published`, and the source it names.
     """
 
     kind: str
@@ -92,7 +93,7 @@ class Line:
     n: str
     cells: Mapping[str, Cell]
     versus: str = ""
-    published: str = ""
+    published: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -101,20 +102,20 @@ class Line:
             return f"{self.row.method} (published)"
         return f"Δ {self.row.label} − {self.versus}" if self.versus else self.row.label
 
-    @property
+    @cached_property
     def seeds(self) -> tuple[Seed, ...]:
         return tuple(sorted({result.spec.seeds for result in self.results}))
 
-    @property
+    @cached_property
     def shots(self) -> tuple[int | None, ...]:
         return by_size({result.spec.shots for result in self.results})
 
-    @property
+    @cached_property
     def origins(self) -> set[str]:
         """Where the recipes come from: `paper`, `authors`, `transferred`, `ours`."""
         return {str(result.spec.recipe.get("origin", "")) for result in self.results} - {""}
 
-    @property
+    @cached_property
     def samplers(self) -> set[str]:
         """The rules that drew the training images, where there were any."""
         return {result.spec.sampler for result in self.results if result.spec.shots != 0}

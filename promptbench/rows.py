@@ -3,8 +3,8 @@
 Within a dataset, results of one row agree in every setting; only their seeds differ. From dataset to dataset they agree
 in everything but what the method's own recipes say per dataset (200 epochs here, 50 there). Where results of one method
 disagree, they become several rows, and the settings that set them apart stand behind the method's name. So do shots,
-sampler, precision, weights and split file where methods differ in them: what is compared is said. A setting may be asked
-for besides: then every value of it has a row of its own, and says so even where it is the only one.
+sampler, precision, weights and split file where methods differ in them: what is compared is said. A setting may be
+asked for besides: then every value of it has a row of its own, and says so even where it is the only one.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
 
-from promptbench.config import UsageError, unknown
+from promptbench.config import UsageError
 from promptbench.results import Result
 
 Seed = tuple[int, int]  # data seed, training seed
@@ -25,8 +26,9 @@ NOT_SETTINGS = ("origin", "overrides", "source")
 BY_RECIPE = "by recipe"
 BY_DATASET = "by dataset"
 
-_JSON = json.JSONEncoder(sort_keys=True).encode
+_ENCODE = json.JSONEncoder(sort_keys=True).encode
 _DATA = ("split_digest", "class_names", "templates", "transform")
+_BY_DATASET = (*_DATA, "evaluated")  # each source leaves itself out of what is evaluated besides
 _OF_SPEC = ("plugin", "shots", "sampler", "precision", "threads", "device", "evaluated", "trained_by")
 _COMPARED = ("shots", "sampler", "precision", "weights_hash", "split_digest")
 
@@ -45,17 +47,17 @@ class Row:
     apart: str
     runs: Mapping[str, Mapping[Seed, tuple[Result, ...]]]
 
-    @property
+    @cached_property
     def results(self) -> list[Result]:
         """All of them, dataset by dataset."""
         return [result for of_dataset in self.runs.values() for of_seed in of_dataset.values() for result in of_seed]
 
-    @property
+    @cached_property
     def reconstructed(self) -> bool:
         """Whether the method was rebuilt without its authors' code."""
         return any(result.conditions.get("reconstructed") for result in self.results)
 
-    @property
+    @cached_property
     def label(self) -> str:
         """What the table calls the row."""
         name, at, preset = self.method.partition("@")
@@ -75,41 +77,39 @@ def rows(results: Iterable[Result], methods: Sequence[str] = (), along: str = ""
         group_by: A setting that always sets rows apart, its values in order: `epochs`, or `maple.depth` of one method.
 
     Raises:
-        UsageError: If a run is there twice, or no run has the setting.
+        UsageError: If a run is there twice.
     """
     by_method: dict[str, list[_Run]] = defaultdict(list)
     runs = [_Run(result, getattr(result.spec, along, None), _settings(result, along)) for result in results]
     for run in runs:
         by_method[run.result.spec.label].append(run)
     unlike = _within_datasets(run for run in runs if run.result.spec.shots != 0) & set(_COMPARED)
-    asked = _asked(runs, group_by)
+    asked = {run.result.spec.label: name for run in runs if group_by and (name := setting_named(run.result, group_by))}
     order = {method: place for place, method in reversed(list(enumerate(methods)))}
     labels = sorted(by_method, key=lambda label: (order.get(label, len(order)), label))
     return [row for label in labels for row in _rows_of(label, by_method[label], unlike, asked.get(label, ""))]
+
+
+def settings_of(result: Result) -> list[str]:
+    """The settings that `group_by` may name; what trains on nothing has no setting of training."""
+    names = [f"config.{name}" for name in result.spec.config]
+    if result.spec.shots == 0:
+        return names
+    return [*_OF_SPEC, *names, *(f"recipe.{name}" for name in result.spec.recipe if name not in NOT_SETTINGS)]
+
+
+def setting_named(result: Result, group_by: str) -> str:
+    """The setting of a result that `group_by` means, such as `config.depth` by `maple.depth`; "" if it has none."""
+    owner, dot, name = group_by.rpartition(".")
+    if dot and owner not in (result.spec.method, result.spec.label):
+        return ""
+    return next((setting for setting in settings_of(result) if _short(setting) == name), "")
 
 
 class _Run(NamedTuple):
     result: Result
     along: object
     settings: Facts
-
-
-def _asked(runs: Iterable[_Run], group_by: str) -> dict[str, str]:
-    """The setting that `group_by` names for each method that has it; runs that train on nothing have no setting."""
-    if not group_by:
-        return {}
-    owner, dot, name = group_by.rpartition(".")
-    found: dict[str, str] = {}
-    known: set[str] = set()
-    for run in runs:
-        spec = run.result.spec
-        own = {setting for setting in run.settings if spec.shots != 0 or setting.startswith("config.")}
-        known |= {_short(setting) for setting in own}
-        if not dot or owner in (spec.method, spec.label):
-            found |= {spec.label: setting for setting in sorted(own) if _short(setting) == name}
-    if not found:
-        raise unknown("setting", group_by, known)
-    return found
 
 
 def _rows_of(method: str, runs: Sequence[_Run], unlike: set[str], asked: str) -> list[Row]:
@@ -144,14 +144,26 @@ def _settings(result: Result, along: str) -> Facts:
     facts |= {f"config.{name}": value for name, value in spec.config.items()}
     facts |= {f"recipe.{name}": value for name, value in spec.recipe.items() if name not in NOT_SETTINGS}
     facts |= {f"dataset_options.{name}": value for name, value in spec.dataset_options.items()}
-    return {name: _JSON(value) for name, value in facts.items()}
+    return {name: _json(value) for name, value in facts.items()}
+
+
+def _json(value: Any) -> str:
+    return _ENCODE(value) if isinstance(value, (dict, list)) else _json_of_scalar(value)
+
+
+@lru_cache(maxsize=1 << 16, typed=True)
+def _json_of_scalar(value: Any) -> str:
+    """Thousands of results share a few values."""
+    return _ENCODE(value)
 
 
 def _shared(runs: Sequence[_Run]) -> list[Facts]:
     """The settings as they must agree from dataset to dataset: what follows from dataset or recipe is only named so."""
     sources = [_sources(run) for run in runs]
     from_recipes = {name for source in sources for name, origin in source.items() if origin.startswith("recipe")}
-    of_data = {name for run in runs for name in run.settings if name in _DATA or name.startswith("dataset_options.")}
+    of_data = {
+        name for run in runs for name in run.settings if name in _BY_DATASET or name.startswith("dataset_options.")
+    }
     shared = []
     for run, source in zip(runs, sources, strict=True):
         follows = {name for name in from_recipes if source.get(name, "default").startswith(("recipe", "default"))}

@@ -1,17 +1,48 @@
-"""Tables on the terminal: what of them a protocol decides, and what the suites."""
+"""Tables on the terminal: what of them a protocol decides, what the suites, and what the reader."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from promptbench import registry
-from promptbench.averages import TableLayout
+from promptbench.averages import build_tables
 from promptbench.config import unknown
+from promptbench.lines import Table, TableLayout
 from promptbench.protocol import Column, Protocol
 from promptbench.results import Result
+from promptbench.rows import setting_named
 from promptbench.suite import Suite
-from promptbench.tables import render
+from promptbench.tables import Style, written
+from promptbench.variants import per_seed, sort_by, with_differences
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What a reader may ask of tables.
+
+    Attributes:
+        format: One of `tables.FORMATS`.
+        metric: One of the protocol's `metrics`; "" for its first.
+        group_by: A setting whose values set rows apart; "" for none.
+        per_seed: Whether a line is a seed instead of the mean.
+        sort: The column that methods are sorted by; "" keeps their order.
+        delta: The row that differences are taken to; "" for none.
+        published: Whether papers' figures stand beside ours.
+        plain: Whether LaTeX is one tabular per table.
+        cite: Whether methods are cited in LaTeX.
+    """
+
+    format: str = "md"
+    metric: str = ""
+    group_by: str = ""
+    per_seed: bool = False
+    sort: str = ""
+    delta: str = ""
+    published: bool = False
+    plain: bool = False
+    cite: bool = False
 
 
 def print_tables(
@@ -19,16 +50,55 @@ def print_tables(
     suites: Sequence[Suite],
     methods: Sequence[str],
     datasets: Sequence[str],
-    fmt: str = "md",
-    metric: str = "",
+    view: View | None = None,
 ) -> None:
-    """One table per protocol."""
-    protocols = dict.fromkeys(result.spec.protocol for result in results)
-    for number, protocol in enumerate(protocols):
-        chosen = [result for result in results if result.spec.protocol == protocol]
+    """One table per protocol, suite and backbone."""
+    view = view or View()
+    print(show(tables_of(results, suites, methods, datasets, view), view), end="")
+
+
+def tables_of(
+    results: Sequence[Result], suites: Sequence[Suite], methods: Sequence[str], datasets: Sequence[str], view: View
+) -> list[Table]:
+    """The tables that a reader asks for.
+
+    Raises:
+        UsageError: The reader names what is not there, or the results cannot be told apart.
+    """
+    by_protocol: dict[str, list[Result]] = {}
+    for result in results:
+        by_protocol.setdefault(result.spec.protocol, []).append(result)
+    asked = view.group_by
+    grouped = [name for name, of in by_protocol.items() if asked and any(setting_named(one, asked) for one in of)]
+    tables = []
+    for protocol, chosen in by_protocol.items():
         shown = presentation(chosen, suites, methods, datasets)
-        layout = layout_of(protocol, metric, shown["datasets"])
-        print("\n" * (number > 0) + render(chosen, layout, fmt, **shown), end="")
+        layout = layout_of(protocol, view.metric, shown["datasets"])
+        group_by = view.group_by if protocol in grouped or not grouped else ""
+        tables += build_tables(chosen, layout, group_by=group_by, **shown)
+    if view.published:
+        from promptbench.beside import with_published
+        from promptbench.literature import load
+
+        published = load()
+        tables = [with_published(table, published) for table in tables]
+    tables = sort_by(tables, view.sort) if view.sort else tables
+    tables = with_differences(tables, view.delta) if view.delta else tables
+    return [per_seed(table) for table in tables] if view.per_seed else tables
+
+
+def show(tables: Sequence[Table], view: View) -> str:
+    """The tables in the format asked for."""
+    cite = citations(tables) if view.cite else {}
+    return written(tables, view.format, Style(plain=view.plain, cite=cite))
+
+
+def citations(tables: Sequence[Table]) -> dict[str, str]:
+    """BibTeX keys of the papers behind the methods of tables, by method."""
+    from promptbench.literature import bib_key
+
+    methods = dict.fromkeys(line.row.method for table in tables for line in table.lines)
+    return {method: key for method in methods if (key := bib_key(method))}
 
 
 def layout_of(protocol: str, metric: str = "", order: Sequence[str] = ()) -> TableLayout:
@@ -52,7 +122,9 @@ def layout_of(protocol: str, metric: str = "", order: Sequence[str] = ()) -> Tab
         found = {name for result in results for name in result.conditions.get("images", {})}
         evaluations = sorted(found, key=lambda name: (places.get(name, len(places)), name))
         values: set[Any] = {getattr(result.spec, own.along, None) for result in results}
-        return own.columns(metric, evaluations, sorted(values, key=lambda value: (value is None, value or 0)))
+        along = sorted(values, key=lambda value: (value is None, value or 0))
+        others = {name for result in results for name in result.spec.evaluated}
+        return short_titles(own.columns(metric, evaluations, along), others)
 
     def blocks(result: Result, of: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
         along = getattr(result.spec, own.along, None)
@@ -70,10 +142,22 @@ def layout_of(protocol: str, metric: str = "", order: Sequence[str] = ()) -> Tab
     )
 
 
+def short_titles(columns: Sequence[Column], datasets: set[str]) -> list[Column]:
+    """The columns without a first word, `mini_`, that the titles of all datasets share and none needs."""
+    titled = [column.title for column in columns if column.title in datasets]
+    stems = {title.partition("_")[0] + "_" for title in titled}
+    short = {title: title.partition("_")[2] for title in titled}
+    others = {column.title for column in columns} - set(titled)
+    unambiguous = all(short.values()) and len({*short.values()} | others) == len(short) + len(others)
+    if len(titled) < 2 or len(stems) > 1 or not unambiguous:
+        return list(columns)
+    return [column._replace(title=short.get(column.title, column.title)) for column in columns]
+
+
 def presentation(
     results: Sequence[Result], suites: Sequence[Suite], methods: Sequence[str], datasets: Sequence[str]
 ) -> dict[str, Any]:
-    """How a table of these results is laid out, as arguments of `render`.
+    """How a table of these results is laid out, as arguments of `build_tables`.
 
     A suite speaks for its own datasets: its note stays away from a table of others alone.
     """
@@ -84,7 +168,7 @@ def presentation(
     of_own = [suite for suite in known if seen[suite.name] & {entry.name for entry in suite.entries()}]
     return {
         "notes": {suite.name: suite.note for suite in of_own},
-        "ranked": bool(known) and all(suite.ranked for suite in known),
+        "ranked": {suite.name for suite in known if suite.ranked},
         "methods": methods or [label for suite in known for label in (*suite.companions, *suite.lineup)],
         "datasets": datasets or [entry.name for suite in known for entry in suite.entries()],
     }

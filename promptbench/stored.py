@@ -83,7 +83,7 @@ def of_result(path: Path) -> Source:
     """A result file, with the training in the folder that `run` wrote to."""
     result = read_result(path)
     if result.conditions.get("training_key"):
-        return replace(of_training(training_of(path, result)), place=str(path), spec=result.spec, result=result)
+        return with_result(of_training(training_of(path, result)), str(path), result)
     templates = result.conditions.get("templates", {})
     template = templates.get(result.spec.dataset) or next(iter(templates.values()), GENERIC_TEMPLATE)
     none = ClassNames((), template=template)
@@ -122,8 +122,13 @@ def of_export(folder: Path) -> Source:
     if not result.conditions.get("training_key"):
         none = ClassNames((), template=shown.template)
         return Source(str(folder), result.spec, result, None, none, shown, result.conditions.get("weights_hash", ""))
-    stored = of_training(folder / PROMPTS)
-    return replace(stored, place=str(folder), spec=result.spec, result=result, shown=shown)
+    return replace(with_result(of_training(folder / PROMPTS), str(folder), result), shown=shown)
+
+
+def with_result(training: Source, place: str, result: Result) -> Source:
+    """A training as the result of a run of it names it."""
+    weights = result.conditions.get("weights_hash", training.weights_hash)
+    return replace(training, place=place, spec=result.spec, result=result, weights_hash=weights)
 
 
 def training_of(path: Path | str, result: Result) -> Path:

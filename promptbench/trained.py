@@ -16,6 +16,8 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from promptbench import registry
@@ -27,7 +29,6 @@ from promptbench.method import Method, instantiate
 from promptbench.results import Result
 from promptbench.spec import Spec
 from promptbench.stored import Source, source_of
-from promptbench.trainings import load_training
 from promptbench.transforms import EvaluationTransform, evaluation_transform
 from promptbench.weights import load_backbone
 
@@ -156,11 +157,8 @@ def load(run: str | os.PathLike[str], *, device: str = "auto", backbone: str = "
     config = build(cls.Config, source.spec.config, source.place)
     names = source.trained_on or ClassNames(["object"], template=source.trained_on.template)  # until others are given
     method = instantiate(cls, config, frozen, names, source.spec.train_seed)
-    if source.training is not None and load_training(source.training, method) is None:
-        raise UsageError(
-            f"{source.training} is damaged, or does not fit {source.spec.label} as this version of promptbench has it; "
-            "train it again with `promptbench run`."
-        )
+    if source.training is not None:
+        fill(method, source.training)
     transform = evaluation_transform(frozen.resolution, mean=frozen.mean, std=frozen.std)
     return Trained(
         method, source.shown, source.spec, source.result, transform, source.trained_on, training=source.training
@@ -207,8 +205,6 @@ def backbone_of(source: Source, name: str) -> Backbone:
 def check_weights(source: Source, backbone: Backbone) -> None:
     """Raises UsageError where the backbone has other weights than the run had; warns where that is not known."""
     wanted = source.weights_hash
-    if source.result is not None:
-        wanted = source.result.conditions.get("weights_hash", wanted)
     if not wanted:
         log.warning("%s does not say which weights '%s' had when it was made", source.place, backbone.name)
     elif wanted != backbone.weights_hash:
@@ -216,6 +212,21 @@ def check_weights(source: Source, backbone: Backbone) -> None:
             f"{source.place} was made with other weights (hash {wanted[:12]}) than '{backbone.name}' has here "
             f"({backbone.weights_hash[:12]}); name the right ones with --backbone, or in Python with backbone=..."
         )
+
+
+def fill(method: Method, training: Path) -> None:
+    """Put learned tensors into a method.
+
+    Raises:
+        UsageError: They are damaged, or others than the method has.
+    """
+    try:
+        method.load_state_dict(load_file(training))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UsageError(
+            f"{training} is damaged, or of a {type(method).__name__} that another version of promptbench has made; "
+            "train it again with `promptbench run`."
+        ) from error
 
 
 def device_of(name: str) -> str:

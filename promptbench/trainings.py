@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -16,7 +16,9 @@ from promptbench.cache import write_atomically
 from promptbench.method import Method
 from promptbench.provenance import library_versions
 from promptbench.spec import Spec
-from promptbench.training import TrainingOutcome
+
+if TYPE_CHECKING:
+    from promptbench.training import TrainingOutcome
 
 FORMAT = "promptbench/1"
 
@@ -63,6 +65,8 @@ def save_training(path: Path, method: Method, outcome: TrainingOutcome, spec: Sp
 
 def load_training(path: Path, method: Method) -> TrainingOutcome | None:
     """Load learned tensors into a method made for the same spec; None if there are none, or the file is damaged."""
+    from promptbench.training import TrainingOutcome  # seconds, which who only wants the tensors need not wait
+
     if not path.exists():
         return None
     try:

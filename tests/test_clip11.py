@@ -16,6 +16,7 @@ import torch
 
 from promptbench import registry
 from promptbench.cli import main
+from promptbench.flags import protocols_of
 from promptbench.metrics import accuracy
 from promptbench.ood import SCORES, detection
 from promptbench.predictions import load_predictions
@@ -72,7 +73,7 @@ def test_the_tree_is_that_of_all_19_datasets() -> None:
     assert set(DATASETS) == public and len(DATASETS) == 19
 
 
-@pytest.mark.parametrize("protocol", registry.names("protocols"))
+@pytest.mark.parametrize("protocol", protocols_of(SUITE, ["all"]))
 def test_every_protocol_gives_a_result_for_each_plan_and_a_table(
     protocol: str, results: list[Result], swept: Path
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from promptbench.config import UsageError, unknown
-from promptbench.flags import OUTPUT, add_list
+from promptbench.flags import OUTPUT, add_list, add_plugin
 from promptbench.plots.kinds import KINDS, check_picture, data_path, module_of, to_text, write_picture
 
 HELP = "draw stored results"
@@ -18,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its flags."""
     parser.add_argument("kind", metavar="KIND", help=", ".join(KINDS))
     add_selection(parser)
-    parser.add_argument("--data", action="store_true", help="also write the data of the picture, to FILE.json")
+    add_plugin(parser)
+    parser.add_argument("--data", action="store_true", help="also write the data of the picture, as .json beside it")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="a .png, .svg or .pdf file")
 
 
@@ -29,11 +30,15 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     add_list(parser, "--dataset", metavar="D", help="only these, in this order")
     add_list(parser, "--results", metavar="DIR", help=f"folders that `run` wrote to, or files; default: ./{OUTPUT}")
     parser.add_argument("--column", default="", metavar="C", help="of the protocol's table, such as new; default: H")
-    parser.add_argument("--baseline", default="", metavar="M", help="gain, heatmap: the suite's first companion if none")
+    parser.add_argument(
+        "--baseline", default="", metavar="M", help="gain, heatmap: the suite's first companion if none"
+    )
     add_list(parser, "--field", metavar="M.FIELD", help="ablation: the setting along the curve; several run together")
     parser.add_argument("--score", default="", metavar="S", help="ood: mcm, gl_mcm, ...; default: mcm")
     parser.add_argument("--run", metavar="RESULT", help="heatmap: the result file of a trained method")
-    parser.add_argument("--image", default="", metavar="FILE", help="heatmap: default: a test image of the run's dataset")
+    parser.add_argument(
+        "--image", default="", metavar="FILE", help="heatmap: default: a test image of the run's dataset"
+    )
     parser.add_argument("--class", default="", dest="class_name", metavar="NAME", help="heatmap: default: the one seen")
 
 
@@ -46,36 +51,28 @@ def execute(options: argparse.Namespace) -> int:
     written = [str(path)]
     if options.data:
         written.append(str(data_path(path)))
-        data_path(path).write_text(to_text(data), encoding="utf-8")
+        data_path(path).write_bytes(to_text(data).encode())
     print(f"wrote {' and '.join(written)}")
     return 0
 
 
 def data_of(options: argparse.Namespace) -> dict[str, Any]:
     """The data of a picture, from the flags of `add_selection` and its kind."""
-    from promptbench.plots.source import read_source
+    from promptbench.plots.source import Source, read_source
     from promptbench.registry import names
-    from promptbench.results import read_result
 
     module = module_of(options.kind)
-    places, protocol = options.results or [OUTPUT], options.protocol or module.PROTOCOL
-    if not module.PROTOCOL:
-        if not options.run:
-            raise UsageError(f"A {options.kind} shows one run; name its result file with --run.")
-        places, protocol = [options.run], read_result(options.run).spec.protocol
-    if protocol not in names("protocols"):
-        raise unknown("protocol", protocol, names("protocols"))
-    source = read_source(
-        places,
-        protocol,
-        options.method or (),
-        options.dataset or (),
-        column=options.column,
-        baseline=options.baseline,
-        fields=tuple(options.field or ()),
-        score=options.score,
-        image=options.image,
-        class_name=options.class_name,
-    )
+    details = {name: getattr(options, name) for name in ("column", "baseline", "score", "image", "class_name")}
+    if module.PROTOCOL:
+        protocol = options.protocol or module.PROTOCOL
+        if protocol not in names("protocols"):
+            raise unknown("protocol", protocol, names("protocols"))
+        details["fields"] = tuple(options.field or ())
+        places = options.results or [OUTPUT]
+        source = read_source(places, protocol, options.method or (), options.dataset or (), **details)
+    elif options.run:
+        source = Source(places=(Path(options.run),), **details)
+    else:
+        raise UsageError(f"A {options.kind} shows one trained method; name its result file with --run.")
     data: dict[str, Any] = module.data(source)
     return data

@@ -1,6 +1,227 @@
-"""`promptbench regenerate`."""
+"""`promptbench regenerate`: tables and pictures as the file `regenerate.yaml` of a folder of results lists them.
+
+    tables:
+      - {file: base2new.md, protocol: base2new}
+    plots:
+      - {file: plots/gain.png, kind: gain, column: new}
+
+Besides `file` and `kind` an entry has the flags of `promptbench table` or `promptbench plot`; `true` is a flag without
+a value. Where `results` are not named they are those of the folder.
+A picture is compared by its data, which are stored beside it.
+"""
+
 from __future__ import annotations
-HELP="x"
-EXAMPLE="x"
-def add_arguments(parser): ...
-def execute(options): ...
+
+import argparse
+import contextlib
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from promptbench.commands import plot, table
+from promptbench.config import UsageError, unknown
+from promptbench.flags import Parser
+from promptbench.plots.kinds import check_picture, data_path, module_of, to_text, write_picture
+
+HELP = "rebuild committed tables and plots from the committed results"
+EXAMPLE = "promptbench regenerate --check"
+LIST = "regenerate.yaml"
+DEFAULT = "results"
+PATHS = ("results", "run", "image")  # flags that name files, from the folder on
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its flags."""
+    parser.add_argument(
+        "folders", nargs="*", metavar="DIR", help=f"have a {LIST}, or folders that do; default: results"
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where something differs")
+
+
+def execute(options: argparse.Namespace) -> int:
+    """`regenerate`: 1 where `--check` finds a difference."""
+    rebuild = check if options.check else write
+    outcomes = []
+    for listed in lists_in(options.folders or [DEFAULT]):
+        for item in items_of(listed):
+            outcomes.append(rebuild(item))
+            print(f"{item.file}: {outcomes[-1]}")
+    return int(DIFFERS in outcomes)
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something to build.
+
+    Attributes:
+        file: The table or picture.
+        text: Makes the table's text, or the text of the picture's data.
+        stored: Where that text is.
+        picture: Whether `file` is drawn from it.
+        from_results: Whether result files alone decide it.
+    """
+
+    file: Path
+    text: Callable[[], str]
+    stored: Path
+    picture: bool = False
+    from_results: bool = True
+
+
+SAME = "the same"
+DIFFERS = "differs"
+WRITTEN = "written"
+
+
+def check(item: Item) -> str:
+    """Whether the files are what the results give."""
+    old = _read(item.stored)
+    try:
+        new = item.text()
+    except NothingThere as gap:
+        if old is not None and not item.from_results:
+            return f"not checked. {gap}"
+        return f"skipped. {gap}" if old is None else DIFFERS
+    return SAME if old == new and item.file.exists() else DIFFERS
+
+
+def write(item: Item) -> str:
+    """Write the files anew; a picture whose predictions are not here is drawn from its stored data."""
+    import json
+
+    old = _read(item.stored)
+    try:
+        new = item.text()
+        outcome = SAME if old == new else WRITTEN
+    except NothingThere as gap:
+        if old is None or item.from_results:
+            return f"skipped. {gap}"
+        new, outcome = old, f"drawn from {item.stored.name}. {gap}"
+    if old != new:
+        try:
+            item.stored.parent.mkdir(parents=True, exist_ok=True)
+            item.stored.write_bytes(new.encode())
+        except OSError as error:
+            raise UsageError(f"{item.stored} cannot be written ({error.strerror}).") from error
+    if item.picture:
+        write_picture(json.loads(new), item.file)
+    return outcome
+
+
+class NothingThere(Exception):
+    """There are no results for something; the sentence says which."""
+
+
+def lists_in(folders: Sequence[str]) -> list[Path]:
+    """The lists in folders and below them.
+
+    Raises:
+        UsageError: A folder has none.
+    """
+    found = []
+    for folder in folders:
+        below = sorted(Path(folder).rglob(LIST))
+        if not below:
+            raise UsageError(
+                f"There is no {LIST} in {folder} or below it; name a folder that has one, or run this in a checkout of "
+                "promptbench."
+            )
+        found += below
+    return list(dict.fromkeys(found))
+
+
+def items_of(listed: Path) -> Iterator[Item]:
+    """What a list says to build.
+
+    Raises:
+        UsageError: It is no such list, or an entry is not what `promptbench table` or `promptbench plot` takes.
+    """
+    import yaml
+
+    try:
+        raw = yaml.safe_load(listed.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{listed} cannot be read: {reason}.") from error
+    if not isinstance(raw, Mapping) or not all(isinstance(entries, list) for entries in raw.values()):
+        raise UsageError(f"{listed} must have lists of mappings under 'tables' and 'plots'.")
+    for group, entries in raw.items():
+        if group not in MAKERS:
+            raise UsageError(f"{listed}: {unknown('key', group, MAKERS)}")
+        for entry in entries:
+            if not isinstance(entry, Mapping) or not isinstance(entry.get("file"), str):
+                raise UsageError(f"{listed}: an entry of '{group}' is a mapping with 'file', not {entry!r}.")
+            try:
+                yield MAKERS[group](listed.parent, entry)
+            except UsageError as error:
+                raise UsageError(f"{listed}, {entry['file']}: {error}") from error
+
+
+def _table(folder: Path, entry: Mapping[str, Any]) -> Item:
+    protocol = entry.get("protocol")
+    if not isinstance(protocol, str):
+        raise UsageError(f"'protocol' must name one protocol, not {protocol!r}.")
+    parser = Parser(prog="promptbench table")
+    table.add_arguments(parser)
+    options = parser.parse_args(_words(folder, entry, ("file",)))
+
+    def text() -> str:
+        from promptbench.results import read_results
+
+        _need_results(options.results)
+        if protocol not in {result.spec.protocol for result in read_results(*options.results)}:
+            raise NothingThere(f"There are no {protocol} results in {', '.join(options.results)}.")
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            table.execute(options)
+        return printed.getvalue()
+
+    return Item(folder / entry["file"], text, stored=folder / entry["file"])
+
+
+def _plot(folder: Path, entry: Mapping[str, Any]) -> Item:
+    file = folder / entry["file"]
+    check_picture(file)
+    kind = module_of(str(entry.get("kind", "")))
+    parser = Parser(prog="promptbench plot")
+    plot.add_selection(parser)
+    options = parser.parse_args(_words(folder, entry, ("file", "kind")), argparse.Namespace(kind=entry["kind"]))
+
+    def text() -> str:
+        from promptbench.plots.source import NothingToShow
+
+        _need_results(options.results)
+        try:
+            return to_text(plot.data_of(options))
+        except NothingToShow as error:
+            raise NothingThere(str(error)) from error
+
+    return Item(file, text, stored=data_path(file), picture=True, from_results=kind.STORED)
+
+
+MAKERS: Mapping[str, Callable[[Path, Mapping[str, Any]], Item]] = {"tables": _table, "plots": _plot}
+
+
+def _words(folder: Path, entry: Mapping[str, Any], apart: Sequence[str]) -> list[str]:
+    """An entry as the words of a command line."""
+    words = []
+    for key, value in {"results": ".", **entry}.items():
+        if value is True:
+            words.append(f"--{key}")
+        elif key not in apart and value is not False:
+            values = [str(item) for item in (value if isinstance(value, list) else [value])]
+            words += [f"--{key}", *(str(folder / item) if key in PATHS else item for item in values)]
+    return words
+
+
+def _need_results(places: Sequence[str]) -> None:
+    """A folder without `results` is not read: the JSON files in it may be data of pictures."""
+    for place in map(Path, places):
+        if not place.exists() or (place.is_dir() and not (place / "results").is_dir()):
+            raise NothingThere(f"There are no results in {place}.")
+
+
+def _read(path: Path) -> str | None:
+    return path.read_bytes().decode() if path.exists() else None

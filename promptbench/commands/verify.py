@@ -63,18 +63,15 @@ def execute(options: argparse.Namespace) -> int:
 def all_checks(bench: Bench, train: bool) -> Iterator[Check]:
     """Every check, cheap ones first."""
     from promptbench.data.status import inspect
-    from promptbench.verification.check import could_not
     from promptbench.verification.figures import check_figures
     from promptbench.verification.parity import check_parity
-    from promptbench.verification.splits import check_splits
+    from promptbench.verification.splits import check_absent, check_splits
 
     yield from check_parity()
     entries = {entry.name: entry for entry in bench.suite.entries()}
     states = {}
     for name, entry in entries.items():
-        state = states[name] = inspect(bench.dataset(name))
-        if state.sizes:
-            yield from check_splits(bench.dataset(name), entry.dataset, state)
-        else:
-            yield could_not("data", name, state.lacks[0])
+        states[name] = inspect(bench.dataset(name))
+        yield from check_splits(bench.dataset(name), entry.dataset, states[name])
+    yield from check_absent(list(states.values()), bench.roots)
     yield from check_figures(bench, states, train)

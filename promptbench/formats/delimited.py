@@ -20,7 +20,7 @@ BESIDE = ("paper", "gap", "verdict", "why")
 def render(tables: Sequence[Table], style: Style) -> str:
     """All tables under one header; every figure is followed by its standard deviation, and by the paper's."""
     keys = list(dict.fromkeys(column.key for table in tables for column in table.columns))
-    beside = BESIDE if any(table.comparisons for table in tables) else ()
+    beside = BESIDE if any(table.comparisons or line.published for table in tables for line in table.lines) else ()
     names = [name for key in keys for name in (key, f"{key}/std", *(f"{key}/{fact}" for fact in beside))]
     rows: list[Sequence[object]] = [[*FACTS, *names, "origin", "remark"]]
     for table in tables:
@@ -31,12 +31,14 @@ def render(tables: Sequence[Table], style: Style) -> str:
             cells = [line.cells.get(key, Cell()) for key in keys]
             numbers: list[object] = []
             for key, cell in zip(keys, cells, strict=True):
-                numbers += [cell.mean, cell.std]
-                numbers += _beside(compared.get((id(line), key))) if beside else []
+                if line.published:
+                    numbers += ["", cell.std, cell.mean, "", "", ""]
+                else:
+                    numbers += [cell.mean, cell.std, *(_beside(compared.get((id(line), key))) if beside else ())]
             said = dict.fromkeys(text for cell in cells for text in (cell.gap.strip("–"), cell.reason) if text)
             over = [line.row.apart, shots_text(line.shots), seeds_text(line.seeds, " "), line.n]
             facts = [table.protocol, table.suite, table.backbone, kind, line.group, method, *over]
-            origins = line.published or " ".join(sorted(line.origins))
+            origins = ", ".join(line.published) or " ".join(sorted(line.origins))
             rows.append([*facts, *numbers, origins, "; ".join(said)])
     return _written(rows)
 

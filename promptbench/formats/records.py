@@ -26,6 +26,7 @@ def render(tables: Sequence[Table], style: Style) -> str:
 
 
 def _table(table: Table) -> dict[str, Any]:
+    keys = [column.key for column in table.columns]
     compared = {(id(item.line), item.column.key): item for item in table.comparisons}
     return {
         "title": heading(table),
@@ -37,7 +38,10 @@ def _table(table: Table) -> dict[str, Any]:
         "columns": [column._asdict() for column in table.columns],
         "ranked": table.ranked,
         "lines": [
-            _line(line, {key: _cell(cell, compared.get((id(line), key))) for key, cell in line.cells.items()})
+            _line(
+                line,
+                {key: _cell(line, line.cells[key], compared.get((id(line), key))) for key in keys if key in line.cells},
+            )
             for line in table.lines
         ],
         "remarks": remarks(table),
@@ -47,13 +51,13 @@ def _table(table: Table) -> dict[str, Any]:
 
 def _line(line: Line, cells: dict[str, Any]) -> dict[str, Any]:
     return {
-        "kind": line.kind,
+        "kind": "published" if line.published else line.kind,
         "group": line.group,
         "method": line.row.method,
         "label": line.label,
         "settings": line.row.apart,
         "versus": line.versus,
-        "published": line.published,
+        "published": dict(line.published),
         "reconstructed": line.row.reconstructed,
         "origins": sorted(line.origins),
         "shots": list(line.shots),
@@ -62,8 +66,10 @@ def _line(line: Line, cells: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _cell(cell: Cell, beside: Comparison | None) -> dict[str, Any]:
-    found: dict[str, Any] = {"mean": cell.mean, "std": cell.std, "ddof": 0, "n": len(cell.values)}
+def _cell(line: Line, cell: Cell, beside: Comparison | None) -> dict[str, Any]:
+    """One figure; `n` is null where datasets have different numbers of seeds, or a paper does not say."""
+    n = None if "-" in line.n or line.published else len(cell.values)
+    found: dict[str, Any] = {"mean": cell.mean, "std": cell.std, "ddof": 0, "n": n}
     found["seeds"] = [
         {"data_seed": seed[0], "train_seed": seed[1], "value": value, "outlier": seed in cell.outliers}
         for seed, value in cell.values.items()

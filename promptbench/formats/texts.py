@@ -11,7 +11,7 @@ from promptbench.protocol import Column
 from promptbench.rows import Seed
 from promptbench.spec import Spec
 
-ORIGINS = {
+MARKS = {
     "transferred": ("†", "recipe transferred from another protocol or backbone"),
     "ours": ("‡", "recipe chosen here, not by the method's authors"),
 }
@@ -71,12 +71,13 @@ def texts(table: Table, markup: Markup, suffix: Callable[[Line], str] = lambda l
         ranks = {column.key: best_two(rivals, column) for column in table.columns}
         rows = []
         for line in lines:
+            rival = any(line is other for other in rivals)
             cells = []
             for column in table.columns:
                 cell = line.cells.get(column.key)
                 text = markup.escape(figure(line, cell, footnotes))
                 place = ranks[column.key].get(rounded(cell.mean)) if cell and cell.mean is not None else None
-                cells.append(text if place is None or not competes(line) else markup.emphasis[place].format(text))
+                cells.append(text if place is None or not rival else markup.emphasis[place].format(text))
             group = markup.escape(line.group) if line is lines[0] else ""
             rows.append([group, markup.escape(line.label + marks(line)) + suffix(line), *cells, markup.escape(line.n)])
         body.append(rows)
@@ -89,9 +90,9 @@ def remarks(table: Table) -> list[str]:
     """What the marks of the table mean, and what else has to be said of it."""
     used = {mark for line in table.lines for mark in marks(line)}
     samplers = sorted({sampler for line in table.lines for sampler in line.samplers} - {Spec.sampler})
-    legend = [(*SAMPLER,)] if samplers else []
-    explained = [*ORIGINS.values(), RECONSTRUCTED, *((mark, text.format(", ".join(samplers))) for mark, text in legend)]
-    said = [f"{mark} {meaning}." for mark, meaning in (*explained, DENSE) if mark in used]
+    sampler = SAMPLER[0], SAMPLER[1].format(", ".join(samplers))
+    legend = (*MARKS.values(), RECONSTRUCTED, sampler, DENSE)
+    said = [f"{mark} {meaning}." for mark, meaning in legend if mark in used]
     found = [
         f"{line.label} on {line.group}, {column.title}: {_outlying(cell)}"
         for line in table.lines
@@ -100,14 +101,22 @@ def remarks(table: Table) -> list[str]:
     ]
     if found:
         said.append(f"{OUTLIER[0]} {OUTLIER[1]}: {'; '.join(found)}.")
-    if any(line.published for line in table.lines):
-        said.append(PUBLISHED)
+    sources: dict[str, list[str]] = {}
+    for name, source in dict.fromkeys(
+        (line.row.method, text) for line in table.lines for text in line.published.values()
+    ):
+        sources.setdefault(source, []).append(name)
+    if sources:
+        read = "; ".join(f"{', '.join(names)}: {source}" for source, names in sources.items())
+        said.append(f"{PUBLISHED} {read}.")
     return [*said, *table.remarks]
 
 
 def marks(line: Line) -> str:
-    """The signs behind a line's name."""
-    found = [mark for origin, (mark, _) in ORIGINS.items() if origin in line.origins]
+    """The signs behind a line's name; a difference has none of its own."""
+    if line.versus:
+        return ""
+    found = [mark for origin, (mark, _) in MARKS.items() if origin in line.origins]
     found += [RECONSTRUCTED[0]] if line.row.reconstructed else []
     found += [SAMPLER[0]] if line.samplers - {Spec.sampler} else []
     dense = line.group in DENSE_SCORES and any(r.conditions.get("dense_scores") is False for r in line.results)
@@ -126,10 +135,10 @@ def competition(table: Table) -> Callable[[Line], bool]:
 
 
 def best_two(rivals: Sequence[Line], column: Column) -> dict[str, int]:
-    """Places 0 and 1 by the figure as shown, so that what reads the same is marked the same; 1 among three or more."""
+    """Places by the figure as shown, so that what reads the same is marked the same: 0, and 1 among three or more."""
     means = [cell.mean for line in rivals if (cell := line.cells.get(column.key)) and cell.mean is not None]
     order = list(dict.fromkeys(map(rounded, sorted(means, reverse=not column.lower))))
-    places = max(0, min(2, len(means) - 1))
+    places = min(2, len(means) - 1) if len(order) > 1 else 0
     return {text: place for place, text in enumerate(order[:places])}
 
 
@@ -198,6 +207,16 @@ def _compared(item: Comparison, footnotes: dict[str, int]) -> list[str]:
     if item.interval:
         gap += f" ({signed(item.interval[0])} to {signed(item.interval[1])})"
     number = f" [{footnotes.setdefault(item.why, len(footnotes) + 1)}]" if item.why else ""
-    ours = figure(item.line, cell, {})
+    ours = figure(item.line, cell, {}).rstrip(OUTLIER[0])
     verdict = item.verdict + number
-    return [item.line.group, item.line.label, item.column.title, item.paper, ours, item.line.n, gap, verdict, item.origin]
+    return [
+        item.line.group,
+        item.line.label,
+        item.column.title,
+        item.paper,
+        ours,
+        item.line.n,
+        gap,
+        verdict,
+        item.origin,
+    ]

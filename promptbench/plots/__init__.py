@@ -1,1 +1,1 @@
-"""Pictures of stored results, one module per kind: `data(source)` gives plain figures, `draw(data)` a picture of them."""
+"""Pictures of stored results, one module per kind: `data(source)` gives plain figures, `draw(data)` the picture."""

@@ -104,18 +104,23 @@ def _by_size(value: str) -> tuple[int, float, str]:
 
 
 def _text(value: str) -> str:
-    return value[1:-1] if value.startswith('"') else value
+    """JSON as an axis shows it."""
+    plain = json.loads(value)
+    return f"{plain:g}" if isinstance(plain, float) else plain if isinstance(plain, str) else value
 
 
 def draw(data: dict[str, Any]) -> Figure:
     """A line per column over evenly spaced values."""
-    from promptbench.plots.style import finish, new_figure, series_style
+    from promptbench.plots.style import finish, new_figure, style_of
 
     figure, axes = new_figure(2.5)
-    for place, series in enumerate(data["series"]):
+    names = [series["column"] for series in data["series"]]
+    for series in data["series"]:
         x = [data["values"].index(value) for value in data["values"] if value in series["by_value"]]
         mean, std = zip(*(series["by_value"][data["values"][one]] for one in x), strict=True)
-        axes.errorbar(x, mean, yerr=[one or 0 for one in std], label=series["column"], **series_style(place))
+        axes.errorbar(
+            x, mean, yerr=[one or 0 for one in std], label=series["column"], **style_of(series["column"], names)
+        )
     axes.set_xticks(range(len(data["values"])), data["values"])
     axes.set_xlabel(f"{data['x']} of {data['method']}")
     axes.set_ylabel(data["y"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from promptbench.plots.source import Source, about, axis, column_of, name, overall
@@ -39,12 +40,12 @@ def data(source: Source) -> dict[str, Any]:
 
 def draw(data: dict[str, Any]) -> Figure:
     """Points with bars of one standard deviation over contours of H."""
-    from promptbench.plots.style import finish, new_figure, series_style
+    from promptbench.plots.style import finish, new_figure, style_of
 
     figure, axes = new_figure(3.1)
-    for place, point in enumerate(data["points"]):
+    for point in data["points"]:
         (x, y), (dx, dy) = point["mean"], point["std"]
-        style = series_style(place) | {"linestyle": "none"}
+        style = style_of(point["method"], data["methods"]) | {"linestyle": "none"}
         axes.errorbar([x], [y], xerr=[dx or 0], yerr=[dy or 0], label=point["method"], zorder=3, **style)
     axes.set_xlabel(data["x"])
     axes.set_ylabel(data["y"])
@@ -53,15 +54,21 @@ def draw(data: dict[str, Any]) -> Figure:
 
 
 def _contours(axes: Any) -> None:
-    """Lines of equal H within the present limits, labelled."""
+    """Lines of equal H within the present limits, labelled where they end: on the right, or just above the bottom."""
     import numpy as np
 
     axes.margins(0.08)
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    base, new = np.meshgrid(np.linspace(left, right, 200), np.linspace(bottom, top, 200))
-    h = 2 * base * new / (base + new)
-    span = h.max() - h.min()
-    step = next(step for step in (0.2, 0.5, 1, 2, 5, 10, 20, 50) if span / step <= 7)
-    levels = np.arange(np.ceil(h.min() / step) * step, h.max(), step)
-    lines = axes.contour(base, new, h, levels=levels, colors="0.75", linewidths=0.6, zorder=1)
-    axes.clabel(lines, fmt=lambda level: f"H {level:g}", fontsize=7, colors="0.45")
+    low, high = (2 * base * new / (base + new) for base, new in ((left, bottom), (right, top)))
+    step = next(step for step in (0.2, 0.5, 1, 2, 5, 10, 20) if high - low <= 9 * step)
+    for h in np.arange(math.ceil(low / step), math.ceil(high / step)) * step:
+        base = np.linspace(max(left, h / 2 + 1e-3), right, 200)
+        axes.plot(base, h * base / (2 * base - h), color="0.75", linewidth=0.6, zorder=1, scalex=False, scaley=False)
+        ends = h * right / (2 * right - h)
+        if ends >= bottom:
+            text = {"xy": (right, ends), "xytext": (2, 0), "ha": "left", "va": "center"}
+        else:
+            text = {"xy": (h * bottom / (2 * bottom - h), bottom), "xytext": (0, 2), "ha": "center", "va": "bottom"}
+        if ends >= bottom or 0.07 < (text["xy"][0] - left) / (right - left) < 0.93:
+            axes.annotate(f"H {h:g}", textcoords="offset points", fontsize=7, color="0.45", **text)
+    axes.set(xlim=(left, right), ylim=(bottom, top))

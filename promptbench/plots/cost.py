@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from promptbench.averages import Line
 from promptbench.plots.source import Source, about, axis, column_of, name, overall
+from promptbench.results import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +30,9 @@ def data(source: Source) -> dict[str, Any]:
         if cell is None or cell.mean is None:
             missing.append(name(line))
             continue
-        cost = {what: _mean(line, what) for what in COSTS}
+        along = source.layout.along  # the costs of the runs behind this column
+        runs = [r for r in line.results if not along or column.key.startswith(f"{getattr(r.spec, along)}/")]
+        cost = {what: _mean(runs, what) for what in COSTS}
         points.append({"method": name(line), "mean": cell.mean, "std": cell.std, "cost": cost})
     devices = sorted({_device(line) for line in lines})
     return {
@@ -39,8 +44,8 @@ def data(source: Source) -> dict[str, Any]:
     }
 
 
-def _mean(line: Line, what: str) -> float | None:
-    values = [value for result in line.results if (value := result.cost.get(what)) is not None]
+def _mean(runs: Sequence[Result], what: str) -> float | None:
+    values = [value for result in runs if (value := result.cost.get(what)) is not None]
     return sum(values) / len(values) if values else None
 
 
@@ -51,23 +56,40 @@ def _device(line: Line) -> str:
 
 def draw(data: dict[str, Any]) -> Figure:
     """A panel per cost, logarithmic; what costs nothing is a level line."""
-    from promptbench.plots.style import finish, new_figure, series_style
+    from promptbench.plots.style import finish, new_figure
 
-    figure, panels = new_figure(2.5, columns=len(COSTS), sharey=True)
+    figure, panels = new_figure(2.6, columns=len(COSTS), sharey=True)
     for axes, (what, title) in zip(panels, COSTS.items(), strict=True):
-        _panel(axes, data["points"], what, series_style)
+        _panel(axes, data, what)
         axes.set_xlabel(title)
-    panels[0].set_ylabel(data["y"])
+    panels[0].set_ylabel(textwrap.fill(data["y"], 28))
     return finish(figure, data, f"Seconds on {'; '.join(data['devices'])}. Level lines cost nothing.")
 
 
-def _panel(axes: Any, points: Sequence[dict[str, Any]], what: str, series_style: Any) -> None:
+def _panel(axes: Any, data: Mapping[str, Any], what: str) -> None:
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    from promptbench.plots.style import style_of
+
     axes.set_xscale("log")
-    for place, point in enumerate(points):
-        style = series_style(place)
+    for point in data["points"]:
+        style = style_of(point["method"], data["methods"])
         if point["cost"][what]:
             bar = {"yerr": [point["std"] or 0], "label": point["method"], "zorder": 3}
             axes.errorbar([point["cost"][what]], [point["mean"]], **bar, **style | {"linestyle": "none"})
         else:
             line = {key: style[key] for key in ("color", "linestyle")}
-            axes.axhline(point["mean"], label=point["method"], linewidth=1, **line)
+            axes.axhline(point["mean"], label=point["method"], **line)
+    costs = [point["cost"][what] for point in data["points"] if point["cost"][what]] or [1]
+    decades = math.log10(max(costs) / min(costs))
+    axes.margins(x=0.1)
+    subs = (1, 2, 5) if decades < 1.3 else (1, 3) if decades < 2.6 else (1,)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs) if decades > 0.7 else MaxNLocator(3))
+    axes.xaxis.set_major_formatter(_short)
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _short(value: float, _: int) -> str:
+    """1000 as 1k."""
+    size = 3 if value >= 1e9 else 2 if value >= 1e6 else 1 if value >= 1e3 else 0
+    return f"{value / 1000**size:g}{' kMG'[size].strip()}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptbench.averages import Line
 from promptbench.config import UsageError
-from promptbench.plots.source import Source, about, column_of, name
+from promptbench.plots.source import Source, about, column_of, metric_of, name
 from promptbench.protocol import Column
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def data(source: Source) -> dict[str, Any]:
         gains = [_difference(values.get(place), figure) for place, figure in reference.items()]
         if method != name(baseline) and any(gain is not None for gain in gains):
             series.append({"method": method, "gain": gains})
-    what = column.title if source.layout.averaged else "accuracy"
+    what = column.title if source.layout.averaged else metric_of(column)
     return {
         **about("gain", source, table, lines),
         "baseline": name(baseline),
@@ -43,7 +43,7 @@ def data(source: Source) -> dict[str, Any]:
 def _figures(
     source: Source, lines: Sequence[Line], columns: Sequence[Column], column: Column
 ) -> tuple[dict[str, dict[str, float | None]], list[Line]]:
-    """Figures by method and dataset: along the table's lines, or along its columns where one line has all datasets."""
+    """Figures by method and dataset: along the table's lines, or along columns of one metric where a line has all datasets."""
     figures: dict[str, dict[str, float | None]] = {}
     kept: dict[str, Line] = {}
     for line in lines:
@@ -51,7 +51,8 @@ def _figures(
             cell = line.cells.get(column.key)
             figures.setdefault(name(line), {})[line.group] = cell.mean if cell else None
         elif not source.layout.averaged and line.group == lines[0].group:
-            cells = {one.title: line.cells.get(one.key) for one in columns}
+            alike = [one for one in columns if metric_of(one) == metric_of(column)]
+            cells = {one.title: line.cells.get(one.key) for one in alike}
             figures[name(line)] = {title: cell.mean if cell else None for title, cell in cells.items()}
         kept.setdefault(name(line), line)
     return figures, list(kept.values())
@@ -75,14 +76,14 @@ def _difference(value: float | None, reference: float | None) -> float | None:
 
 def draw(data: dict[str, Any]) -> Figure:
     """One band per dataset, with a mark per method."""
-    from promptbench.plots.style import finish, new_figure, series_style
+    from promptbench.plots.style import finish, new_figure, style_of
 
     rows, methods = len(data["datasets"]), len(data["series"])
-    figure, axes = new_figure(1.2 + rows * max(0.2, 0.06 * methods))
+    figure, axes = new_figure(1.2 + rows * max(0.2, 0.05 * methods))
     for place, series in enumerate(data["series"]):
         shift = 0.8 * ((place + 0.5) / methods - 0.5)
         shown = [(gain, row + shift) for row, gain in enumerate(series["gain"]) if gain is not None]
-        style = series_style(place) | {"linestyle": "none"}
+        style = style_of(series["method"], data["methods"]) | {"linestyle": "none"}
         axes.plot(*zip(*shown, strict=True), label=series["method"], zorder=3, **style)
     for row in range(0, rows, 2):
         axes.axhspan(row - 0.5, row + 0.5, color="0.94", linewidth=0, zorder=0)

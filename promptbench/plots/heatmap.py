@@ -13,112 +13,81 @@ import numpy as np
 import torch
 
 from promptbench.config import UsageError, unknown
-from promptbench.plots.source import NothingToShow, Source
+from promptbench.plots.source import RECONSTRUCTED, NothingToShow, Source
+from promptbench.suite import Suite, load_suite, suite_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
     from promptbench.method import Method
-    from promptbench.results import Result
+    from promptbench.trained import Trained
 
-PROTOCOL = ""  # that of the run
+PROTOCOL = ""  # one run, whatever its protocol
 STORED = False
 
 
 def data(source: Source) -> dict[str, Any]:
     """The image as the towers see it, and per method the cosine of every patch with one class, row by row."""
-    result = source.results[0]
-    method = _trained(source.places[0], result)
-    names = [*method.class_names]
+    from promptbench.trained import load
+
+    try:
+        trained = load(source.places[0])
+    except UsageError as error:
+        raise NothingToShow(str(error)) from error
+    spec, method, names = trained.spec, trained.method, list(trained.set_classes())
+    suite = load_suite(spec.suite) if spec.suite in suite_names() else None
     if source.class_name and source.class_name not in names:
         raise unknown("class of the run", source.class_name, names)
-    pixels = _pixels(method, _image(source, result, names))
-    methods = {result.spec.label: method, **_baseline(source, method)}
-    predictions = {label: _prediction(label, one, pixels) for label, one in methods.items()}
-    shown = names.index(source.class_name) if source.class_name else int(predictions[result.spec.label][0].argmax())
-    side = pixels.shape[-1]
-    image = ((pixels[0].cpu() * _column(method.backbone.std) + _column(method.backbone.mean)) * 255).round()
+    (pixels,) = trained.batches(source.image or _test_image(trained, suite, source.class_name))
+    label = f"{type(method).title or spec.label}{RECONSTRUCTED * type(method).reconstructed}"
+    methods = {**_baseline(source, suite, method), label: method}
+    predictions = {one: _prediction(one, methods[one], pixels) for one in methods}
+    shown = names.index(source.class_name) if source.class_name else int(predictions[label][0].argmax())
+    cosines = {one: local[:, shown] for one, (_, local) in predictions.items()}
     return {
         "kind": "heatmap",
-        "protocol": result.spec.protocol,
-        "dataset": result.spec.dataset,
-        "suite": result.spec.suite,
-        "backbone": result.spec.backbone,
-        "shots": ["all" if result.spec.shots is None else result.spec.shots],
-        "seeds": [str(seed) for seed in dict.fromkeys(result.spec.seeds)],
-        "n": {result.spec.label: "1"},
-        "reconstructed": bool(result.conditions.get("reconstructed")),
-        "note": source.suite.note if source.suite else "",
+        "protocol": spec.protocol,
+        "dataset": spec.dataset,
+        "suite": spec.suite,
+        "backbone": spec.backbone,
+        "shots": ["all" if spec.shots is None else spec.shots],
+        "seeds": [str(seed) for seed in dict.fromkeys(spec.seeds)],
+        "n": {label: "1"},
+        "reconstructed": type(method).reconstructed,
+        "note": suite.note if suite else "",
         "class": names[shown],
-        "image": {"side": side, "rgb": base64.b64encode(image.byte().permute(1, 2, 0).numpy().tobytes()).decode()},
-        "maps": [{"method": label, "cosines": _grid(found[1][:, shown])} for label, found in predictions.items()][::-1],
+        "image": _as_text(trained, pixels),
+        "maps": [{"method": one, "cosines": _grid(values)} for one, values in cosines.items()],
     }
 
 
-def _trained(path: Path, result: Result) -> Method:
-    """The method with the tensors that a run learned, knowing the classes of its training."""
-    import json
-
-    from safetensors import SafetensorError, safe_open
-
-    from promptbench import registry
-    from promptbench.classnames import ClassNames
-    from promptbench.config import build
-    from promptbench.method import instantiate
-    from promptbench.stored import folder_of
-    from promptbench.trainings import load_training
-    from promptbench.weights import load_backbone
-
-    stored = folder_of(path) / "trainings" / f"{result.conditions.get('training_key', '')[:32]}.safetensors"
-    cls = registry.load("methods", result.spec.method)
-    try:
-        with safe_open(stored, framework="pt") as file:
-            about = json.loads(file.metadata()["classes"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise NothingToShow(
-            f"The training of {result.name} is not in {stored.parent}; a heat map needs a run of a method that trains, "
-            "with its `trainings` folder beside `results`."
-        ) from error
-    config = build(cls.Config, result.spec.config, result.name)
-    names = ClassNames(about["names"], about["template"])
-    method = instantiate(cls, config, load_backbone(result.spec.backbone), names, result.spec.train_seed)
-    if load_training(stored, method) is None:
-        raise UsageError(f"The training {stored} does not fit {result.spec.label}; train it again.")
-    return method
-
-
-def _baseline(source: Source, method: Method) -> dict[str, Method]:
-    """The suite's first companion, or the one named, on the same classes."""
+def _baseline(source: Source, suite: Suite | None, method: Method) -> dict[str, Method]:
+    """The method named, or the suite's first companion, on the same classes."""
     from promptbench.method import create_method
 
-    companions = source.suite.companions if source.suite else ()
-    label = source.baseline or (companions[0] if companions else "")
+    label = source.baseline or (suite.companions[0] if suite and suite.companions else "")
     return {label: create_method(label, method.backbone, method.class_names)} if label else {}
 
 
-def _image(source: Source, result: Result, names: list[str]) -> Image.Image:
-    """The file, or the first test image of the class, or of any class of the run."""
+def _test_image(trained: Trained, suite: Suite | None, class_name: str) -> Image.Image:
+    """The first test image of the class, or of any class of the training."""
+
     from promptbench.bench import Bench
     from promptbench.dataset import data_roots
-    from promptbench.decoding import open_image
 
-    if source.image:
-        return open_image(Path(source.image))
-    if source.suite is None:
-        raise UsageError("The run's suite is not one of the package; name an image with --image.")
-    dataset = Bench(source.suite, Path(), data_roots()).dataset(result.spec.dataset)
-    wanted = [source.class_name] if source.class_name else names
+    if suite is None:
+        raise UsageError(f"The run's suite '{trained.spec.suite}' is not one of the package; name an image: --image.")
+    dataset = Bench(suite, Path(), data_roots()).dataset(trained.spec.dataset)
+    wanted = [class_name] if class_name else list(trained.class_names)
     return dataset.open(next(item for item in dataset.items("test") if item.class_name in wanted))
 
 
-def _pixels(method: Method, image: Image.Image) -> torch.Tensor:
-    """(1, 3, R, R), as evaluation gives it to the towers."""
-    from promptbench.transforms import evaluation_transform
-
-    backbone = method.backbone
-    transform = evaluation_transform(backbone.resolution, backbone.mean, backbone.std)
-    return transform(image).unsqueeze(0).to(backbone.device)
+def _as_text(trained: Trained, pixels: torch.Tensor) -> dict[str, Any]:
+    """Pixels (1, 3, R, R) before normalisation, as base64 of bytes, row by row, red, green and blue."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (trained.transform.mean, trained.transform.std))
+    rgb = ((pixels[0] * std + mean) * 255).round().clamp(0, 255).byte().permute(1, 2, 0)  # (R, R, 3)
+    return {"side": len(rgb), "rgb": base64.b64encode(rgb.numpy().tobytes()).decode()}
 
 
 @torch.no_grad()
@@ -126,7 +95,7 @@ def _prediction(label: str, method: Method, pixels: torch.Tensor) -> tuple[torch
     """Logits (K,) and cosines of patches (P, K)."""
     from promptbench.method import Images
 
-    prediction = method(Images(pixels, dense=True))
+    prediction = method(Images(pixels.to(method.backbone.device), dense=True))
     if prediction.local is None:
         raise UsageError(f"{label} gives no similarities of patches, so it has no heat map.")
     return prediction.logits[0].cpu(), prediction.local[0].cpu()
@@ -136,10 +105,6 @@ def _grid(cosines: torch.Tensor) -> list[list[float]]:
     """(P,) as rows of a square."""
     side = round(len(cosines) ** 0.5)
     return [[float(value) for value in row] for row in cosines.reshape(side, side)]
-
-
-def _column(values: tuple[float, ...]) -> torch.Tensor:
-    return torch.tensor(values).view(3, 1, 1)
 
 
 def draw(data: dict[str, Any]) -> Figure:
@@ -160,7 +125,9 @@ def draw(data: dict[str, Any]) -> Figure:
     for axes in panels:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-    return finish(figure, data, "Patches from dark (least similar) to bright (most), scaled for each map.", bars=False)
+    run = f"Trained on {data['dataset']}, seed {'/'.join(data['seeds'])}."
+    patches = "Patches from dark (least similar) to bright (most), scaled for each map."
+    return finish(figure, data, run, patches, bars=False)
 
 
 def _overlay(rgb: np.ndarray, cosines: np.ndarray) -> np.ndarray:
@@ -171,4 +138,4 @@ def _overlay(rgb: np.ndarray, cosines: np.ndarray) -> np.ndarray:
     side = len(rgb)
     place = np.arange(side) * len(cosines) // side
     heat = matplotlib.colormaps["cividis"](((cosines - low) / (high - low or 1))[place][:, place])[..., :3]
-    return 0.7 * heat + 0.3 * rgb.mean(axis=2, keepdims=True)
+    return 0.75 * heat + 0.25 * rgb.mean(axis=2, keepdims=True)

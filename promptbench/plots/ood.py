@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from promptbench.config import UsageError, unknown
-from promptbench.plots.source import NothingToShow, Source, about, name, overall, seed_name
+from promptbench.plots.source import NothingToShow, Source, about, overall, seed_name
+from promptbench.plots.source import name as name_of
 from promptbench.results import Result, predictions_path
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def data(source: Source) -> dict[str, Any]:
         raise UsageError(
             f"Histograms of {len(chosen)} methods are too many for a column; name at most {MOST_METHODS} with --method."
         )
-    panels = [_panel(name(line), result, by_set, score) for line, (result, by_set) in chosen]
+    panels = [_panel(name_of(line), result, by_set, score) for line, (result, by_set) in chosen]
     facts = about("ood", source, table, [line for line, _ in chosen])
     shown = [seed_name(result.spec.seeds) for _, (result, _) in chosen]
     return {
@@ -112,10 +114,12 @@ def draw(data: dict[str, Any]) -> Figure:
             _histograms(axes, panel, name)
         grid[row][0].set_title(name, fontsize=7, loc="left", pad=2)
     for axes, panel in zip(grid[0], panels, strict=True):
-        axes.annotate(panel["method"], (0.5, 1.32), xycoords="axes fraction", ha="center", va="bottom")
+        axes.annotate(
+            textwrap.fill(panel["method"], 16), (0.5, 1.32), xycoords="axes fraction", ha="center", va="bottom"
+        )
     for axes in grid[-1]:
         axes.set_xlabel(f"{data['score']} score")
-    figure.supylabel("images (%)", fontsize=7.5)
+    grid[len(sets) // 2][0].set_ylabel("images (%)")
     seeds = ", ".join(dict.fromkeys(data["seeds"]))
     return finish(figure, data, f"Seed {seeds}. Numbers: AUROC (%).", bars=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from promptbench.plots.source import Source, about, axis, column_of, name, overall
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
 PROTOCOL = "base2new"
 STORED = True
+LABEL = 24  # letters of a method's name on a line
 
 
 def data(source: Source) -> dict[str, Any]:
@@ -35,13 +37,16 @@ def draw(data: dict[str, Any]) -> Figure:
     from promptbench.plots.style import finish, new_figure
 
     rows = data["rows"]
-    figure, axes = new_figure(0.9 + 0.17 * len(rows))
-    for place, row in enumerate(rows):
+    labels = [textwrap.fill(row["method"], LABEL) for row in rows]
+    lines = [label.count("\n") + 1 for label in labels]
+    middles = [sum(lines[:place]) + own / 2 for place, own in enumerate(lines)]
+    figure, axes = new_figure(0.7 + 0.165 * sum(lines))
+    for middle, row in zip(middles, rows, strict=True):
         values = list(row["by_seed"].values())
-        axes.plot(values, [place] * len(values), "o", color="black", markerfacecolor="none", markersize=4)
-        axes.plot([row["mean"]], [place], "|", color="black", markersize=11, markeredgewidth=1.5)
-    axes.set_yticks(range(len(rows)), [row["method"] for row in rows])
-    axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.plot(values, [middle] * len(values), "o", color="black", markerfacecolor="none", markersize=4)
+        axes.plot([row["mean"]], [middle], "|", color="black", markersize=11, markeredgewidth=1.5)
+    axes.set_yticks(middles, labels)
+    axes.set_ylim(sum(lines) + 0.1, -0.1)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(data["x"])
     return finish(figure, data, "Rings: seeds; strokes: means.", bars=False)

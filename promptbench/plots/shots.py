@@ -37,13 +37,13 @@ def data(source: Source) -> dict[str, Any]:
 
 def draw(data: dict[str, Any]) -> Figure:
     """Curves over evenly spaced numbers of shots, which is a logarithmic axis for 1, 2, 4, 8, 16."""
-    from promptbench.plots.style import finish, new_figure, series_style
+    from promptbench.plots.style import finish, new_figure, style_of
 
     figure, axes = new_figure(2.7)
     numbers = {shots for series in data["series"] for shots in series["shots"]} - {"0"}
     ticks = sorted(numbers, key=lambda text: (text == "all", int(text) if text != "all" else 0))
     for place, series in enumerate(data["series"]):
-        style = series_style(place)
+        style = style_of(series["method"], data["methods"])
         if series["shots"] == ["0"]:
             axes.axhline(series["mean"][0], color=style["color"], linestyle=style["linestyle"], label=series["method"])
             continue

@@ -27,9 +27,9 @@ class Source:
     """What a plot is asked to show.
 
     Attributes:
-        places: Folders that `run` wrote to, or result files.
+        places: Folders that `run` wrote to, or result files; for a heat map the one run.
         protocol: The results' one.
-        results: Of one suite and backbone.
+        results: Of one suite and backbone; none for a heat map.
         methods: Their order.
         datasets: Their order.
         suite: That of the results, where the package knows it.
@@ -42,8 +42,8 @@ class Source:
     """
 
     places: tuple[Path, ...]
-    protocol: str
-    results: tuple[Result, ...]
+    protocol: str = ""
+    results: tuple[Result, ...] = ()
     methods: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
     suite: Suite | None = None
@@ -154,6 +154,7 @@ def about(kind: str, source: Source, table: Table, lines: Iterable[Line]) -> dic
         "backbone": table.backbone,
         "shots": ["all" if shots is None else shots for shots in table.shots],
         "seeds": [seed_name(seeds) for seeds in table.seeds],
+        "methods": list(dict.fromkeys(map(name, lines))),
         "n": {name(line): line.n for line in lines},
         "reconstructed": any(line.row.reconstructed for line in lines),
         "note": source.suite.note if source.suite else "",
@@ -185,9 +186,15 @@ def column_of(table: Table, wanted: str = "") -> Column:
 def axis(table: Table, line: Line, column: Column) -> str:
     """What an axis of that column says, with its unit."""
     over = len({result.spec.dataset for result in line.results})
-    where = f", mean of {over} {table.blocks_are}s" if line.kind == "average" else f" on {line.group}"
-    what = column.title if column.derived or column.key.startswith("average/") else f"{column.title} accuracy"
-    return f"{what}{where} (%)"
+    where = f"mean of {over} {table.blocks_are}s" if line.kind == "average" else f"{table.blocks_are} {line.group}"
+    says_what = column.derived or metric_of(column).lower() in column.title.lower()
+    return f"{column.title}{'' if says_what else f' {metric_of(column)}'}, {where} (%)"
+
+
+def metric_of(column: Column) -> str:
+    """What the figures of a column are: `accuracy`, `AUROC`."""
+    metric = column.key.rpartition("/")[2]
+    return metric if metric == "accuracy" else metric.upper()
 
 
 def name(line: Line) -> str:

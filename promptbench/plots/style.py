@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,12 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 3.3  # inches: a column of a two-column paper
-LETTERS = 64  # of the smallest type, on a line
-DPI = 300
+LETTERS = 60  # of the smallest type, on a line
+STUCK = "\N{NO-BREAK SPACE}"
+DPI = 200
 COLOURS = ("#000000", "#7f7f7f", "#0072b2", "#d55e00", "#009e73", "#8c4a86")
 MARKS = "os^DvPX*<>ph"
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
-LOOK = {
+LOOK: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 7.5,
     "axes.labelsize": 7.5,
@@ -59,14 +61,16 @@ def look() -> AbstractContextManager[None]:
 def new_figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
     """A figure one column wide and its axes: one, or an array of several."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, hspace=0.02, wspace=0.03)  # type: ignore[union-attr]
+    engine = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.05, hspace=0.02, wspace=0.03)
+    figure = Figure(figsize=(WIDTH, height), layout=engine)
     return figure, figure.subplots(rows, columns, **options)
 
 
-def series_style(place: int) -> dict[str, Any]:
-    """How the series of that number looks: colour, mark, line; every second mark is hollow."""
+def style_of(name: str, names: Sequence[str]) -> dict[str, Any]:
+    """How a series looks among all that there are: colour, mark, line; every second mark is hollow."""
+    place = list(names).index(name)
     colour = COLOURS[place % len(COLOURS)]
     return {
         "color": colour,
@@ -86,14 +90,17 @@ def finish(figure: Figure, data: Mapping[str, Any], *said: str, bars: bool = Tru
         bars: Whether it has bars of standard deviations.
     """
     handles, labels = figure.axes[0].get_legend_handles_labels()
+    handles = [handle[0] if isinstance(handle, tuple) else handle for handle in handles]  # marks without their bars
     if len(labels) > 1:
         wrapped = [textwrap.fill(label, 40) for label in labels]
         longest = max(len(line) for label in wrapped for line in label.splitlines())
-        columns = max(1, min(4, len(labels), (LETTERS + 3) // (longest + 6)))
+        columns = max(1, min(4, len(labels), (LETTERS + 6) // (longest + 6)))
         spacing = {"handlelength": 2.2, "columnspacing": 1.0, "handletextpad": 0.5, "labelspacing": 0.3}
-        figure.legend(handles, wrapped, loc="outside upper center", ncols=columns, borderpad=0, **spacing)
+        figure.legend(
+            handles, wrapped, loc="outside upper center", ncols=columns, borderpad=0, borderaxespad=0.7, **spacing
+        )
         lines = sum(label.count("\n") + 1 for label in wrapped) / columns
-        figure.set_figheight(figure.get_figheight() + 0.14 * lines)
+        figure.set_figheight(figure.get_figheight() + 0.1 + 0.14 * math.ceil(lines))
     text = small_print(data, said, bars)
     figure.supxlabel(text, fontsize=7, color="0.3", x=0.01, ha="left", linespacing=1.15)
     figure.set_figheight(figure.get_figheight() + 0.125 * (text.count("\n") + 1))
@@ -103,16 +110,18 @@ def finish(figure: Figure, data: Mapping[str, Any], *said: str, bars: bool = Tru
 def small_print(data: Mapping[str, Any], said: Sequence[str], bars: bool) -> str:
     """Suite, backbone, shots, seeds and what else a reader has to know, wrapped."""
     shots = ", ".join(map(str, data["shots"]))
+    missing = data.get("left_out", [])
+    counts = {series: count for series, count in data["n"].items() if series not in missing}
     facts = [
-        f"{data['protocol']} on {data['suite']}, backbone {data['backbone']}, {shots} shots, {_seeds(data['n'])}.",
+        f"{data['protocol']} on {data['suite']}, backbone {data['backbone']}, {shots} shots, {_seeds(counts)}.",
         *said,
     ]
-    if bars and any(count != "1" for count in data["n"].values()):
+    if bars and any(count != "1" for count in counts.values()):
         facts.append("Bars: population standard deviation over seeds.")
-    if data.get("left_out"):
-        facts.append(f"Without a figure: {', '.join(data['left_out'])}.")
+    if missing:
+        facts.append(f"Not shown, without such a figure: {', '.join(missing)}.")
     if data["reconstructed"]:
-        facts.append(f"{RECONSTRUCTED} reconstructed without its authors' code.")
+        facts.append(f"{RECONSTRUCTED}{STUCK}reconstructed without its authors' code.")
     if data["note"]:
         facts.append(f"{data['note'][:1].upper()}{data['note'][1:]}.")
     return textwrap.fill(" ".join(facts), LETTERS)
@@ -122,7 +131,7 @@ def _seeds(counts: Mapping[str, str]) -> str:
     """How many seeds: the usual number, and that of every series with another."""
     most = usual(counts.values())
     others = [f"{series} {count}" for series, count in counts.items() if count != most]
-    return f"n = {most} seed{'s' * (most != '1')}" + (f" ({', '.join(others)})" if others else "")
+    return f"n{STUCK}={STUCK}{most} seed{'s' * (most != '1')}" + (f" ({', '.join(others)})" if others else "")
 
 
 def save(draw: Callable[[Any], Figure], data: Mapping[str, Any], path: Path) -> None:

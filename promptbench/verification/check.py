@@ -37,7 +37,7 @@ class Check:
         found = "" if self.measured is None else f"{shown(self.measured)} vs {shown(self.expected)}"
         if self.tolerance is not None:
             found += f", tolerance {shown(self.tolerance)}"
-        said = "; ".join(filter(None, [found, self.why]))
+        said = "; ".join(filter(None, [found, " ".join(self.why.split())]))
         return f"{self.outcome:<10} {self.part}, {self.what}: {said}"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 from promptbench import literature
@@ -23,14 +24,17 @@ from promptbench.runner import run_all
 from promptbench.suite import Suite
 from promptbench.verdicts import DIFFERS, REPRODUCED
 from promptbench.verification.check import COULD_NOT, FAIL, PASS, Check, could_not
-from promptbench.verification.splits import NO_SPLIT_FILE
+from promptbench.verification.splits import NO_SPLIT_FILE, SEEDS
 
-TRAINED_METHODS, TRAINED_DATASETS, SEEDS = ("coop", "maple"), ("eurosat", "dtd"), (1, 2, 3)
+TRAINED_METHODS, TRAINED_DATASETS = ("coop", "maple"), ("eurosat", "dtd")
 ZERO_SHOT_SEED = 1  # draws a sample that is never looked at
 AVERAGE, AVERAGE_OF_DOMAINS = "average11", "average4"
+NOTHING = "no dataset of the suite is here with its split file and all test images"
 OUTCOMES = {REPRODUCED: PASS, DIFFERS: FAIL}
-HALVES = {"base/accuracy": "base/accuracy", "new/accuracy": "new/accuracy", "h": "h"}
-ALL_CLASSES = {"accuracy": "test/accuracy"}
+KEYS = {  # protocol: metric as papers name it, to its key in a result
+    "base2new": {"base/accuracy": "base/accuracy", "new/accuracy": "new/accuracy", "h": "h"},
+    "few_shot": {"accuracy": "test/accuracy"},
+}
 
 States = Mapping[str, Status]
 
@@ -42,7 +46,7 @@ class Figure(NamedTuple):
     label: str
     protocol: str
     dataset: str
-    metric: str
+    metric: str = "accuracy"
 
 
 def check_figures(bench: Bench, states: States, train: bool) -> Iterator[Check]:
@@ -54,7 +58,7 @@ def check_figures(bench: Bench, states: States, train: bool) -> Iterator[Check]:
         train: Whether methods are trained, too.
     """
     parts = ["zero-shot", *(["training"] if train else [])]
-    obstacle = "" if any(state.sizes for state in states.values()) else "no dataset of the suite is here"
+    obstacle = "" if any(not _obstacle(state, ("test",)) for state in states.values()) else NOTHING
     if not obstacle:
         try:
             bench.backbone  # noqa: B018 - loaded once, or not at all
@@ -70,29 +74,21 @@ def check_figures(bench: Bench, states: States, train: bool) -> Iterator[Check]:
 
 def check_zero_shot(bench: Bench, states: States) -> Iterator[Check]:
     """Zero-shot accuracies of every dataset that is there, and their averages where all are."""
-    suite, part = bench.suite, "zero-shot"
-    done: dict[str, Result] = {}
-    for name in _of(suite, "base2new"):
+    part, names = "zero-shot", _of(bench.suite, "base2new")
+    done: list[Result] = []
+    for name in names:
         obstacle = _obstacle(states[name], ("test",))
-        if obstacle:
-            if states[name].sizes:  # else its absence was said already
-                yield could_not(part, name, obstacle)
-            continue
-        for protocol, keys in (("base2new", HALVES), ("few_shot", ALL_CLASSES)):
-            if name not in _of(suite, protocol):
-                continue
-            request = _request(bench, suite.with_datasets(protocol, [name]), ["zeroshot"], protocol, [ZERO_SHOT_SEED])
-            results, failed = run(bench, request, part, name)
-            yield from failed
-            for metric, key in keys.items() if results else ():
-                values = [result.metrics[key] for result in results]
-                yield judge(Figure(part, "zeroshot", protocol, name, metric), results, values)
-            if protocol == "base2new" and results:
-                done[name] = results[0]
-    if done and len(done) == len(_of(suite, "base2new")):
-        yield from _averages(list(done.values()))
+        if not obstacle:
+            for protocol in KEYS:
+                results, checks = measure(bench, Figure(part, "zeroshot", protocol, name), [ZERO_SHOT_SEED])
+                yield from checks
+                done += results if protocol == "base2new" else []
+        elif states[name].sizes:  # else its absence was said already
+            yield could_not(part, name, obstacle)
+    if done and len(done) == len(names):
+        yield from _averages(done)
     elif done:
-        yield could_not(part, AVERAGE, f"{len(done)} of {len(_of(suite, 'base2new'))} datasets were run")
+        yield could_not(part, AVERAGE, f"{len(done)} of {len(names)} datasets were run")
     yield from _check_domains(bench, states)
 
 
@@ -103,20 +99,27 @@ def check_training(bench: Bench, states: States) -> Iterator[Check]:
         if obstacle:
             yield could_not("training", name, obstacle)
             continue
-        suite = bench.suite.with_datasets("base2new", [name])
         for label in TRAINED_METHODS:
-            results, failed = run(bench, _request(bench, suite, [label], "base2new", SEEDS), "training", name)
-            yield from failed
-            for metric, key in HALVES.items() if results else ():
-                values = [result.metrics[key] for result in results]
-                yield judge(Figure("training", label, "base2new", name, metric), results, values)
+            yield from measure(bench, Figure("training", label, "base2new", name), SEEDS)[1]
+
+
+def measure(bench: Bench, figure: Figure, seeds: Sequence[int]) -> tuple[list[Result], list[Check]]:
+    """The results of a method on one dataset, and all figures of the protocol judged."""
+    part, label, protocol, dataset, _ = figure
+    suite = bench.suite.with_datasets(protocol, [dataset])  # the protocols in KEYS are named like their roles
+    results, checks = run(bench, _request(bench, suite, label, protocol, seeds), part, dataset)
+    if results:
+        for metric, key in KEYS[protocol].items():
+            values = [result.metrics[key] for result in results]
+            checks.append(judge(figure._replace(metric=metric), results, values))
+    return results, checks
 
 
 def run(bench: Bench, request: Request, part: str, what: str) -> tuple[list[Result], list[Check]]:
     """The results of all runs asked for, those that are finished read from their files; none, and a check that says
     why, where something is missing or a run fails."""
     runs = plan_runs(request)
-    todo = [run for run in runs if not bench.is_finished(run.spec)]
+    todo = [one for one in runs if not bench.is_finished(one.spec)]
     try:
         check_finished(bench, runs)
         preflight(bench, todo)
@@ -148,7 +151,7 @@ def judge(figure: Figure, results: Sequence[Result], values: Sequence[float]) ->
         part=part,
         what=", ".join([*([] if zero_shot else [label]), protocol, dataset, metric]),
         outcome=outcome,
-        measured=sum(values) / len(values),
+        measured=fmean(values),
         expected=row.value if row else None,
         tolerance=verdict.margin,
         why=": ".join(filter(None, [said, verdict.why])),
@@ -166,22 +169,21 @@ def _check_domains(bench: Bench, states: States) -> Iterator[Check]:
     if obstacles:
         yield could_not(part, protocol, "; ".join(obstacles))
         return
-    request = _request(bench, suite.with_datasets("domains", domains), ["zeroshot"], protocol, [ZERO_SHOT_SEED])
+    request = _request(bench, suite.with_datasets("domains", domains), "zeroshot", protocol, [ZERO_SHOT_SEED])
     results, failed = run(bench, request, part, protocol)
     yield from failed
     for result in results:
         for name in domains:
-            figure = Figure(part, "zeroshot", protocol, name, "accuracy")
-            yield judge(figure, [result], [result.metrics[f"{name}/accuracy"]])
+            yield judge(Figure(part, "zeroshot", protocol, name), [result], [result.metrics[f"{name}/accuracy"]])
         if len(domains) == len(_of(suite, "domains")):
-            figure = Figure(part, "zeroshot", protocol, AVERAGE_OF_DOMAINS, "accuracy")
+            figure = Figure(part, "zeroshot", protocol, AVERAGE_OF_DOMAINS)
             yield judge(figure, [result], [result.metrics["average/accuracy"]])
 
 
 def _averages(results: Sequence[Result]) -> Iterator[Check]:
     """The means over all datasets, and H of the two, as papers print them."""
-    base, new = (sum(result.metrics[key] for result in results) / len(results) for key in tuple(HALVES)[:2])
-    for metric, value in zip(HALVES, (base, new, harmonic_mean(base, new)), strict=True):
+    base, new = (fmean(result.metrics[key] for result in results) for key in ("base/accuracy", "new/accuracy"))
+    for metric, value in zip(KEYS["base2new"], (base, new, harmonic_mean(base, new)), strict=True):
         yield judge(Figure("zero-shot", "zeroshot", "base2new", AVERAGE, metric), results, [value])
 
 
@@ -198,10 +200,10 @@ def _read(bench: Bench, runs: Iterable[Run], part: str, what: str) -> tuple[list
     return ([], failed) if failed else (results, [])
 
 
-def _request(bench: Bench, suite: Suite, labels: Sequence[str], protocol: str, seeds: Sequence[int]) -> Request:
+def _request(bench: Bench, suite: Suite, label: str, protocol: str, seeds: Sequence[int]) -> Request:
     return Request(
         suite=suite,
-        methods=tuple(labels),
+        methods=(label,),
         protocols=(protocol,),
         seeds=tuple((seed, seed) for seed in seeds),
         device=bench.device,

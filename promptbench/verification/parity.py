@@ -8,6 +8,7 @@ scaled. `clip.npz` holds features of the plain CLIP, `transform.npz` an image an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from typing import Any, NamedTuple
@@ -102,7 +103,7 @@ def three_steps(
 
 def read(name: str) -> Numbers:
     """The stored numbers of a case."""
-    path = resources.files("promptbench.verification").joinpath("golden", f"{name}.npz")
+    path = resources.files("promptbench.verification").joinpath("golden").joinpath(f"{name}.npz")
     with path.open("rb") as file, np.load(file) as stored:
         return {key: torch.from_numpy(stored[key]) for key in stored.files}
 
@@ -137,7 +138,7 @@ def _attempt(what: str, check: Callable[..., list[Check]], *arguments: object) -
 
 
 def _within(what: str, difference: float, tolerance: float) -> Check:
-    """A largest difference, which has to be 0 up to rounding; a NaN is no such thing."""
+    """A largest difference, which has to be 0 up to rounding."""
     outcome = PASS if difference <= tolerance else FAIL
     return Check(part="parity", what=what, outcome=outcome, measured=difference, expected=0, tolerance=tolerance)
 
@@ -147,6 +148,8 @@ def _apart(measured: Tensor, stored: Tensor, relative: bool = False) -> float:
     if measured.shape != stored.shape:
         raise ValueError(f"{tuple(measured.shape)} numbers, not {tuple(stored.shape)}")
     largest = float((measured.detach().double() - stored.double()).abs().max())
+    if not math.isfinite(largest):
+        raise ValueError("there are numbers that are not finite")
     return largest / float(stored.abs().max()) if relative else largest
 
 

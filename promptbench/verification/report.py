@@ -12,8 +12,9 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from promptbench.bench import Bench
 from promptbench.cache import write_atomically
@@ -63,9 +64,7 @@ def check_place(base: Path) -> None:
         with tempfile.TemporaryFile(dir=base.parent):
             pass
     except OSError as error:
-        raise UsageError(
-            f"The report {base}.json cannot be written ({error.strerror}); name another one with -o."
-        ) from error
+        raise UsageError(_unwritable(base, error)) from error
 
 
 def write_report(base: Path, facts: Environment, checks: Sequence[Check], bench: Bench) -> None:
@@ -79,11 +78,9 @@ def write_report(base: Path, facts: Environment, checks: Sequence[Check], bench:
     texts = (json.dumps(record, indent=1, allow_nan=False) + "\n", markdown(facts, public))
     try:
         for suffix, text in zip(SUFFIXES, texts, strict=True):
-            write_atomically(Path(f"{base}{suffix}"), lambda file, text=text: file.write(text.encode()))
+            write_atomically(Path(f"{base}{suffix}"), partial(_write, text))
     except OSError as error:
-        raise UsageError(
-            f"The report {base}.json cannot be written ({error.strerror}); name another one with -o."
-        ) from error
+        raise UsageError(_unwritable(base, error)) from error
 
 
 def markdown(facts: Environment, checks: Sequence[Check]) -> str:
@@ -114,8 +111,16 @@ def without_paths(text: str, bench: Bench) -> str:
     return _ABSOLUTE.sub(lambda match: match[0].rstrip("/.").rpartition("/")[2] + "." * match[0].endswith("."), text)
 
 
+def _write(text: str, file: BinaryIO) -> None:
+    file.write(text.encode())
+
+
+def _unwritable(base: Path, error: OSError) -> str:
+    return f"The report {base}.json cannot be written ({error.strerror or error}); name another place with -o."
+
+
 def _row(*cells: str) -> str:
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+    return f"| {' | '.join(' '.join(cell.replace('|', '/').split()) for cell in cells)} |"
 
 
 def _cell(value: float | str | None) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from promptbench.data.status import Status
@@ -45,14 +46,18 @@ KNOWN: Mapping[str, Known] = {
 
 
 def check_splits(dataset: Dataset, plugin: str, state: Status) -> Iterator[Check]:
-    """The facts of one dataset that is there.
+    """The facts of one dataset; nothing where it is not there.
 
     Args:
         dataset: Opened.
         plugin: Name of its plugin, whatever the suite calls it.
-        state: As `inspect` gives it, with the split read.
+        state: As `inspect` gives it.
     """
     name = dataset.name
+    if not state.sizes:
+        if state.place is not None:
+            yield could_not("data", name, state.lacks[0])
+        return
     if state.source.startswith("generated"):
         yield could_not("data", name, NO_SPLIT_FILE)
         return
@@ -66,6 +71,14 @@ def check_splits(dataset: Dataset, plugin: str, state: Status) -> Iterator[Check
     missing = sum(state.sizes.values()) - sum(state.present.values())
     if missing:
         yield could_not("data", f"{name}, images", state.lacks[0])
+
+
+def check_absent(states: Sequence[Status], roots: Sequence[Path]) -> Iterator[Check]:
+    """One line for all datasets that were not found."""
+    absent = [state for state in states if state.place is None and not state.sizes]
+    if absent:
+        why = "not found below the data roots; `promptbench data status` says where they may lie"
+        yield could_not("data", " ".join(state.name for state in absent), why if roots else absent[0].lacks[0])
 
 
 def _check_known(dataset: Dataset, known: Known) -> Iterator[Check]:

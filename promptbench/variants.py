@@ -1,0 +1,129 @@
+"""Other views of a table: one line per seed, methods sorted by a column, differences to a reference method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from promptbench.averages import SPREAD
+from promptbench.config import UsageError, unknown
+from promptbench.lines import Cell, Line, Table
+from promptbench.protocol import Column
+
+
+def per_seed(table: Table) -> Table:
+    """A line for every seed instead of the mean over them; nothing is ranked."""
+    lines = tuple(line for whole in table.lines for line in _seeds_of(whole))
+    remarks = tuple(remark for remark in table.remarks if remark != SPREAD)
+    return replace(table, lines=lines, remarks=remarks, ranked=False, per_seed=True)
+
+
+def sort_by(tables: Sequence[Table], title: str) -> list[Table]:
+    """Methods by a column, best first, those without a figure last.
+
+    What decides is the average over the blocks where the table has one, and else each block's own figure.
+
+    Args:
+        tables: Those without the column stay as they are.
+        title: A column's title or key, such as `H` or `new/accuracy`.
+
+    Raises:
+        UsageError: No table has such a column.
+    """
+    if not any(_column(table, title) for table in tables):
+        raise unknown("column", title, dict.fromkeys(column.title for table in tables for column in table.columns))
+    return [_sorted(table, column) if (column := _column(table, title)) else table for table in tables]
+
+
+def with_differences(tables: Sequence[Table], reference: str) -> list[Table]:
+    """With a line Δ for every other method at the end of each group: its figures minus those of the reference.
+
+    ± is the population standard deviation of the difference, seed by seed, where both have the same seeds.
+
+    Args:
+        tables: Those without the row stay as they are.
+        reference: A row's label, or a method that has one row.
+
+    Raises:
+        UsageError: No table has such a row, or the method has several.
+    """
+    labels = [_reference(table, reference) for table in tables]
+    if not any(labels):
+        known = dict.fromkeys(row.label for table in tables for row in table.rows)
+        raise unknown("row to take differences to", reference, known)
+    return [_with_differences(table, label) if label else table for table, label in zip(tables, labels, strict=True)]
+
+
+def _seeds_of(line: Line) -> list[Line]:
+    seeds = sorted({seed for cell in line.cells.values() for seed in cell.values})
+    lines = []
+    for seed in seeds:
+        results = tuple(result for result in line.results if result.spec.seeds == seed)
+        names = {result.name for result in results}
+        cells = {}
+        for key, cell in line.cells.items():
+            if seed in cell.values:
+                runs = tuple(name for name in cell.runs if name in names)
+                far = (seed,) if seed in cell.outliers else ()
+                cells[key] = Cell(mean=cell.values[seed], values={seed: cell.values[seed]}, outliers=far, runs=runs)
+            else:
+                cells[key] = Cell(gap="–", reason=cell.reason)
+        name = str(seed[0]) if seed[0] == seed[1] else f"{seed[0]}/{seed[1]}"
+        lines.append(replace(line, results=results, n=name, cells=cells))
+    return lines or [line]
+
+
+def _column(table: Table, title: str) -> Column | None:
+    return next((column for column in table.columns if title in (column.title, column.key)), None)
+
+
+def _sorted(table: Table, column: Column) -> Table:
+    own = [line for line in table.lines if line.kind == "average" and not line.published]
+    averages = {id(line.row): line.cells[column.key].mean for line in own}
+
+    def rank(line: Line) -> tuple[bool, float]:
+        cell = line.cells.get(column.key)
+        figure = averages.get(id(line.row)) if averages else cell.mean if cell else None
+        return bool(line.published), math.inf if figure is None else figure if column.lower else -figure
+
+    return replace(table, lines=tuple(line for group in table.groups for line in sorted(group, key=rank)))
+
+
+def _reference(table: Table, name: str) -> str:
+    """The label of the row that is meant, or ""."""
+    found = [row.label for row in table.rows if name == row.label] or [
+        row.label for row in table.rows if name == row.method
+    ]
+    if len(found) > 1:
+        raise UsageError(f"The method {name!r} has several rows; take differences to one of {', '.join(found)}.")
+    return found[0] if found else ""
+
+
+def _with_differences(table: Table, label: str) -> Table:
+    lines: list[Line] = []
+    for group in table.groups:
+        lines += group
+        for reference in (line for line in group if line.row.label == label):
+            others = [line for line in group if line.row.label != label and not line.published]
+            lines += [_difference(line, reference) for line in others]
+    return replace(table, lines=tuple(lines))
+
+
+def _difference(line: Line, reference: Line) -> Line:
+    cells = {key: _minus(cell, reference.cells.get(key, Cell(gap="–"))) for key, cell in line.cells.items()}
+    results = (*line.results, *reference.results)
+    return replace(line, cells=cells, results=results, versus=reference.row.label)
+
+
+def _minus(cell: Cell, other: Cell) -> Cell:
+    if cell.mean is None or other.mean is None:
+        return Cell(gap="–", reason=cell.reason or other.reason)
+    both = {seed: value - other.values[seed] for seed, value in cell.values.items() if seed in other.values}
+    paired = len(both) > 1 and both.keys() == cell.values.keys() == other.values.keys()
+    mean = cell.mean - other.mean
+    spread = None
+    if paired:
+        middle = math.fsum(both.values()) / len(both)
+        spread = math.sqrt(math.fsum((value - middle) ** 2 for value in both.values()) / len(both))
+    return Cell(mean=mean, std=spread, values=both, runs=(*cell.runs, *other.runs))
