@@ -72,7 +72,12 @@ def build_tables(
         raise UsageError(f"A table shows one protocol, not {' and '.join(protocols)}; choose one with --protocol.")
     everything = [result for group in by_table.values() for result in group]
     if group_by and not any(setting_named(result, group_by) for result in everything):
-        known = {name.rpartition(".")[2] for result in everything for name in settings_of(result)}
+        owned = {
+            (result.spec.label if "." in group_by else "", name)
+            for result in everything
+            for name in settings_of(result)
+        }
+        known = {f"{label}.{name.rpartition('.')[2]}".strip(".") for label, name in owned}
         raise unknown("setting", group_by, known)
     return [
         _table(

@@ -11,13 +11,13 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from promptbench.card import card
@@ -54,7 +54,8 @@ def export(
     text = text_features(trained.method)
     with staged(target) as draft:
         if text is not None:
-            save_file({"text_features": text}, draft / TEXT, metadata={"classes": json.dumps(list(names))})
+            held = save({"text_features": text}, metadata={"classes": json.dumps(list(names))})
+            (draft / TEXT).write_bytes(held)
         if trained.training is not None:
             shutil.copyfile(trained.training, draft / PROMPTS)
         write_json(draft / RESULT, to_plain(trained.result))
@@ -89,6 +90,16 @@ def scores_as_clip(method: Method, text: Tensor | None) -> bool:
     image = F.normalize(backbone.encode_image(pixels).cls, dim=-1)
     plain = backbone.logit_scale * image @ text.to(backbone.device).T
     return torch.allclose(method(pixels).logits, plain, rtol=0, atol=TOLERANCE)
+
+
+def local_paths(value: object) -> list[str]:
+    """The absolute paths in a spec, or in a part of it: what of an export names folders of this machine."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [path for part in value for path in local_paths(part)]
+    parts = value.split(":") if isinstance(value, str) else []  # a backbone is ARCHITECTURE:FILE
+    return [part for part in parts if Path(part).is_absolute()]
 
 
 def check_replaceable(folder: Path, force: bool) -> None:

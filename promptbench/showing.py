@@ -13,7 +13,7 @@ from promptbench.lines import Table, TableLayout
 from promptbench.protocol import Column, Protocol
 from promptbench.results import Result
 from promptbench.rows import setting_named
-from promptbench.suite import Suite
+from promptbench.suite import Suite, load_suite, suite_names
 from promptbench.tables import Style, written
 from promptbench.variants import per_seed, sort_by, with_differences
 
@@ -159,13 +159,15 @@ def presentation(
 ) -> dict[str, Any]:
     """How a table of these results is laid out, as arguments of `build_tables`.
 
-    A suite speaks for its own datasets: its note stays away from a table of others alone.
+    A suite speaks for its own datasets: its note stays away from a table of others alone, also where the command line
+    has put those in its place.
     """
     seen: dict[str, set[str]] = {}
     for result in results:
         seen.setdefault(result.spec.suite, set()).add(result.spec.dataset)
     known = [suite for suite in suites if suite.name in seen]
-    of_own = [suite for suite in known if seen[suite.name] & {entry.name for entry in suite.entries()}]
+    shipped = {suite.name: load_suite(suite.name) if suite.name in suite_names() else suite for suite in known}
+    of_own = [suite for suite in known if seen[suite.name] & {entry.name for entry in shipped[suite.name].entries()}]
     return {
         "notes": {suite.name: suite.note for suite in of_own},
         "ranked": {suite.name for suite in known if suite.ranked},

@@ -50,7 +50,7 @@ def with_differences(tables: Sequence[Table], reference: str) -> list[Table]:
     """
     labels = [_reference(table, reference) for table in tables]
     if not any(labels):
-        known = dict.fromkeys(row.label for table in tables for row in table.rows)
+        known = {name for table in tables for row in table.rows for name in (row.label, row.method)}
         raise unknown("row to take differences to", reference, known)
     return [_with_differences(table, label) if label else table for table, label in zip(tables, labels, strict=True)]
 

@@ -130,6 +130,7 @@ def test_an_exported_folder_stands_alone(
     coop: Path, runs: Callable[[str], Path], tmp_path: Path, noise: torch.Tensor
 ) -> None:
     assert names(coop) == FILES
+    assert len({path.stat().st_mode for path in coop.iterdir()}) == 1  # as readable as the rest
     moved = shutil.copytree(coop, tmp_path / "moved")
     trained, run = pb.load(moved), pb.load(runs("coop"))
     assert trained.result == run.result == read_result(runs("coop"))
@@ -225,9 +226,17 @@ def test_the_card_says_where_plain_open_clip_cannot_help(
     assert torch.equal(logits(pb.load(folder), noise), logits(pb.load(runs(method)), noise))
 
 
-def test_the_embedded_weights_come_from_the_package() -> None:
-    backbone = pb.load_backbone("mini")
-    assert card.model_lines(backbone)[1] == 'model = promptbench.load_backbone("mini").clip'
+@pytest.mark.parametrize(
+    "name, line",
+    [
+        ("mini", 'model = promptbench.load_backbone("mini").clip'),
+        ("ViT-B-16:openai", 'model = open_clip.create_model("ViT-B-16", pretrained="openai", QUICK).eval()'),
+        ("RN50-quickgelu:/w/a.pt", 'model = open_clip.create_model("RN50-quickgelu", pretrained="a.pt", QUICK).eval()'),
+    ],
+)
+def test_the_card_makes_the_model_with_the_activation_of_its_weights(name: str, line: str, tiny: Any) -> None:
+    named = pb.Backbone(tiny.clip, tiny.tokenizer, name=name)  # tiny has QuickGELU
+    assert card.model_lines(named)[-1] == line.replace("QUICK", "force_quick_gelu=True")
 
 
 def test_a_folder_is_replaced_by_force_and_only_if_it_is_an_export(
@@ -284,6 +293,7 @@ class FakeApi:
 
 
 def test_to_the_hub_and_back(
+    clip: Path,
     coop: Path,
     runs: Callable[[str], Path],
     tmp_path: Path,
@@ -294,7 +304,12 @@ def test_to_the_hub_and_back(
     monkeypatch.setattr("huggingface_hub.HfApi", FakeApi)
     monkeypatch.setattr(FakeApi, "calls", [])
     assert main(["export", "--run", str(runs("coop")), "--to", "hf://ann/coop-birds"]) == 0
-    assert capsys.readouterr().out == "uploaded to hf://ann/coop-birds\n"
+    first_line, last_line = capsys.readouterr().out.splitlines()
+    assert last_line == "uploaded to hf://ann/coop-birds"
+    said = ", ".join(
+        map(str, (clip / "tiny-clip.json", clip / "weights.safetensors", runs("coop").parents[4] / "birds"))
+    )
+    assert first_line == f"result.json names paths of this machine: {said}"
     (first, created), (second, sent) = FakeApi.calls
     assert (first, created) == ("create_repo", {"repo_id": "ann/coop-birds", "exist_ok": True})
     assert (second, sent["repo_id"], sent["revision"]) == ("upload_folder", "ann/coop-birds", None)

@@ -171,7 +171,7 @@ def test_shots_are_in_order_and_all_images_last(stored: Any) -> None:
         {"method": "zeroshot", "shots": ["0"], "mean": [5.0], "std": [None]},
         {"method": "maple", "shots": ["1", "2", "16", "all"], "mean": [0, 10, 20, 30], "std": [None] * 4},
     ]
-    assert data["y"] == "Accuracy, dataset mini_neon (%)"
+    assert data["y"] == "accuracy, dataset mini_neon (%)"
 
 
 def curve(value: float, base: float, *, other: int = 0, **facts: Any) -> Result:
@@ -461,3 +461,22 @@ def test_without_matplotlib_one_sentence_says_what_to_install(
         UsageError, match=r"Plots need matplotlib; install it with `pip install 'promptbench-clip\[plots\]'`."
     ):
         write_picture(data, tmp_path / "x.png")
+
+
+def test_only_figures_of_one_metric_are_compared(stored: Any) -> None:
+    def run(auroc: float, **more: Any) -> Result:
+        metrics = {"id/accuracy": 90.0, "far/mcm/auroc": auroc, "average/mcm/auroc": auroc, "average/mcm/fpr95": 3.0}
+        facts = vars(make(metrics, protocol="ood", dataset="mini_shapes", **more))
+        return Result(**{**facts, "conditions": {"images": {"id": 1, "far": 1}}})
+
+    source = stored([run(90), run(85, method="zeroshot", shots=0)], "ood")
+    data = gain.data(source)
+    assert (data["datasets"], data["series"][0]["gain"]) == (["far", "average AUROC"], [5, 5])
+    assert data["x"] == "AUROC minus that of zeroshot (points)"
+    assert seeds.data(source)["x"] == "average AUROC, score MCM (%)"
+
+
+def test_the_cost_of_few_shot_figures_is_that_of_their_runs(stored: Any) -> None:
+    runs = [few_shot(shots, 50.0 + shots, cost={"train_seconds": float(shots)}) for shots in (1, 16)]
+    (point,) = cost.data(stored(runs, "few_shot"))["points"]
+    assert (point["mean"], point["cost"]["train_seconds"]) == (66, 16)

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import promptbench as pb
+from promptbench import registry
 from promptbench.cli import main
 from promptbench.config import UsageError
 from promptbench.predictions import load_predictions
@@ -260,6 +261,55 @@ def test_a_plugin_that_is_not_there_is_named(runs: Callable[[str], Path], tmp_pa
     spec = spec_of(runs("coop"), method="shift", plugin="0" * 64)
     path = rewritten(training_of(runs("coop")), tmp_path / "plugin.safetensors", spec=spec)
     assert "the method 'shift' is a plugin; give its file with --plugin" in refused(lambda: pb.load(path))
+
+
+PLUGIN = '''"""Shift: one learned number per channel.
+
+A. Author, "Shift", 2026, arXiv:2601.00001.
+"""
+
+import torch
+from torch import nn
+
+from promptbench.method import Method, Recipe
+
+
+class Shift(Method):
+    """CLIP's image features, stretched."""
+
+    recipes = {("*", "*"): Recipe(epochs=1, lr=0.01, batch=4, origin="ours")}
+
+    def __init__(self, config, backbone):
+        super().__init__(config, backbone)
+        self.scale = nn.Parameter(torch.ones(backbone.embed_dim))
+
+    def set_classes(self, names):
+        super().set_classes(names)
+        self.tokens = self.backbone.embed_text([f"a photo of a {name}." for name in names])
+
+    def forward(self, images):
+        text = self.backbone.encode_text(self.tokens.embeddings, self.tokens.eot)
+        return self.classify(self.backbone.encode_image(images).cls * self.scale, text)
+'''
+
+
+def test_a_plugin_is_used_from_its_file_and_warned_of_where_it_changed(
+    birds: Path, tiny_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(registry, "_files", {kind: {} for kind in ("methods", "datasets", "protocols")})
+    plugin, image = tmp_path / "shift.py", str(birds / "robin" / "00.png")
+    plugin.write_text(PLUGIN)
+    call = ["run", "--plugin", str(plugin), "--method", "shift", "--backbone", tiny_name, "--threads", "1"]
+    call += ["--dataset", f"folder:{birds}", "--shots", "2", "--seeds", "1", "--output", str(tmp_path / "runs")]
+    assert main(call) == 0
+    (result,) = (tmp_path / "runs" / "results" / "base2new" / "birds").glob("shift-*.json")
+    predict = ["predict", "--run", str(result), "--plugin", str(plugin), image]
+    assert main(predict) == 0 and not caplog.records
+    plugin.write_text(PLUGIN + "\n\nSTRENGTH = 2\n")
+    assert main(predict) == 0
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the method 'shift' has changed since {result} was made"
+    ]
 
 
 def test_predict_prints_a_table_quietly_and_without_the_trainer(runs: Callable[[str], Path], birds: Path) -> None:

@@ -131,6 +131,7 @@ def test_a_plot_of_predictions_outlives_them(folder: Path, capsys: pytest.Captur
     code, outcome = said(capsys, folder, "--check")
     assert code == 0 and outcome["plots/ood.svg"].startswith("not checked. There are no predictions")
     (folder / "plots" / "ood.svg").unlink()
+    assert said(capsys, folder, "--check") == (1, {**outcome, "plots/ood.svg": "differs"})
     assert said(capsys, folder)[1]["plots/ood.svg"].startswith("drawn from ood.json. There are no predictions")
     assert (folder / "plots" / "ood.svg").read_bytes() == picture
 

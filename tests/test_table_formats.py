@@ -16,7 +16,7 @@ import pytest
 from promptbench import cli
 from promptbench.metrics import harmonic_mean
 from promptbench.results import Result, Spec, write_result
-from promptbench.showing import View, citations, layout_of, show, short_titles, tables_of
+from promptbench.showing import View, citations, layout_of, short_titles, show, tables_of
 from promptbench.suite import load_suite
 from promptbench.tables import FORMATS, Column, Style, render
 

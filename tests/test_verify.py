@@ -225,13 +225,15 @@ class TestWithFakeData:
         self, verify: Verify, one_case: None, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         make_fake.make("eurosat", data)
-        next((data / "eurosat/2750/Forest").iterdir()).unlink()
+        gone = json.loads((data / "eurosat/split_zhou_EuroSAT.json").read_text())["test"][0][0]
+        (data / "eurosat/2750" / gone).unlink()
         code, report = verify("--data-root", str(data))
         markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
         for text in (json.dumps(report), markdown):
             assert str(tmp_path) not in text and str(HERE) not in text and str(Path.home()) not in text
         why = only(report, "eurosat, images")["why"]
-        assert why.startswith("1 of 30 images are not in data/eurosat/2750, first Forest/")
+        assert why == f"1 of 30 images are not in data/eurosat/2750, first {gone}"
+        assert only(report, "all figures")["why"] == figures.NOTHING
         assert str(data / "eurosat/2750") in capsys.readouterr().out  # on the screen whole
         facts = report["environment"]
         assert facts["backbone"] == "tiny-clip.json:random" and facts["data_roots"] == ["data"]

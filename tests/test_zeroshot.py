@@ -12,7 +12,6 @@ import promptbench as pb
 from promptbench.classnames import ClassNames
 
 NAMES = ClassNames(["golden_retriever", "pizza", "jack-o'-lantern"], template="{} texture.")
-SEVEN = 7
 
 
 def by_hand(tiny: Any, templates: list[str]) -> torch.Tensor:
@@ -38,7 +37,7 @@ def test_text_features_are_the_mean_over_templates(label: str, templates: int, t
 
 def test_the_seven_are_openai_s_selection_for_imagenet(tiny: Any) -> None:
     seven = pb.create_method("zeroshot@seven", tiny, NAMES).templates()
-    assert seven[0] == "itap of a {}." and seven[-1] == "a photo of the small {}." and len(set(seven)) == SEVEN
+    assert seven[0] == "itap of a {}." and seven[-1] == "a photo of the small {}." and len(set(seven)) == 7
 
 
 def test_any_template_can_be_given(tiny: Any) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from promptbench.commands.predict import add_trained, classes_of
 from promptbench.config import UsageError
 
-HELP = "write a trained prompt as a folder for others, and put it on the Hugging Face hub"
+HELP = "write a trained prompt as a folder, or to the hub"
 EXAMPLE = "promptbench export --run promptbench-runs/results/few_shot/dtd/coop-0123456789ab.json -o coop-dtd"
 
 
@@ -36,8 +36,9 @@ def execute(options: argparse.Namespace) -> int:
 def write_and_upload(options: argparse.Namespace, folder: Path) -> None:
     """Write the folder; upload it where that is asked for."""
     from promptbench import hub
-    from promptbench.export import check_replaceable, export
-    from promptbench.stored import FILES
+    from promptbench.export import check_replaceable, export, local_paths
+    from promptbench.spec import to_plain
+    from promptbench.stored import FILES, RESULT
     from promptbench.trained import load
 
     if options.to:
@@ -48,5 +49,7 @@ def write_and_upload(options: argparse.Namespace, folder: Path) -> None:
     if options.output:
         print(f"wrote {', '.join(sorted(path.name for path in written.iterdir()))} to {folder}")
     if options.to:
+        if named := local_paths(to_plain(trained.spec)):
+            print(f"{RESULT} names paths of this machine: {', '.join(named)}")
         hub.upload(written, options.to, FILES)
         print(f"uploaded to {options.to}")

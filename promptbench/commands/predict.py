@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptbench.config import UsageError
-from promptbench.flags import add_plugin, integer
+from promptbench.flags import integer
 
 if TYPE_CHECKING:
     from promptbench.trained import Trained
@@ -45,7 +45,8 @@ def add_trained(parser: argparse.ArgumentParser) -> None:
     classes.add_argument("--classes-file", metavar="FILE", help="class names, one a line")
     parser.add_argument("--backbone", default="", metavar="B", help="what the run's weights are called here")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: auto")
-    add_plugin(parser)
+    # one a flag: a list would swallow the images behind it
+    parser.add_argument("--plugin", action="append", metavar="FILE", help="a Python file with a method of your own")
 
 
 def classes_of(options: argparse.Namespace) -> list[str] | None:

@@ -81,9 +81,9 @@ def check(item: Item) -> str:
     try:
         new = item.text()
     except NothingThere as gap:
-        if old is not None and not item.from_results:
-            return f"not checked. {gap}"
-        return f"skipped. {gap}" if old is None else DIFFERS
+        if old is None:
+            return f"skipped. {gap}"
+        return DIFFERS if item.from_results or not item.file.exists() else f"not checked. {gap}"
     return SAME if old == new and item.file.exists() else DIFFERS
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from promptbench.config import UsageError
-from promptbench.plots.source import NothingToShow, Source, about, axis, name, overall
+from promptbench.plots.source import NothingToShow, Source, about, name, over, overall
 from promptbench.results import Result
 
 if TYPE_CHECKING:
@@ -34,14 +34,13 @@ def data(source: Source) -> dict[str, Any]:
         if shown:
             means = {value: [cell.mean, cell.std] for value, cell in shown.items()}
             series.append({"column": column.title, "by_value": means})
-    what = axis(last, first, last.columns[0]).removeprefix(last.columns[0].title + " ")
     facts = about("ablation", source, last, lines.values())
     return {
         **facts,
         "n": {value: line.n for value, line in lines.items()},
         "method": name(first).partition("@")[0].partition(" (")[0] + "§" * ("§" in name(first) and "@" in name(first)),
         "x": " = ".join(fields),
-        "y": what[:1].upper() + what[1:],
+        "y": f"accuracy, {over(last, first)} (%)",
         "values": list(by_value),
         "series": series,
     }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptbench.averages import Line
 from promptbench.config import UsageError
-from promptbench.plots.source import Source, about, column_of, metric_of, name
+from promptbench.plots.source import Source, about, column_of, metric_of, name, over
 from promptbench.protocol import Column
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def data(source: Source) -> dict[str, Any]:
         **about("gain", source, table, lines),
         "baseline": name(baseline),
         "x": f"{what} minus that of {name(baseline)} (points)",
+        "of": "" if source.layout.averaged else over(table, baseline),
         "datasets": list(reference),
         "series": series,
         "left_out": sorted(set(figures) - {one["method"] for one in series} - {name(baseline)}),
@@ -43,7 +44,7 @@ def data(source: Source) -> dict[str, Any]:
 def _figures(
     source: Source, lines: Sequence[Line], columns: Sequence[Column], column: Column
 ) -> tuple[dict[str, dict[str, float | None]], list[Line]]:
-    """Figures by method and dataset: along the table's lines, or along columns of one metric where a line has all datasets."""
+    """Figures by method and dataset: along the table's lines, or along those of its columns that show one metric."""
     figures: dict[str, dict[str, float | None]] = {}
     kept: dict[str, Line] = {}
     for line in lines:
@@ -94,4 +95,4 @@ def draw(data: dict[str, Any]) -> Figure:
     axes.set_xlabel(data["x"])
     axes.grid(visible=False, axis="y")
     axes.grid(visible=True, axis="x")
-    return finish(figure, data, bars=False)
+    return finish(figure, data, *([f"{data['of'][:1].upper()}{data['of'][1:]}."] if data["of"] else []), bars=False)

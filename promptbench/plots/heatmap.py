@@ -113,7 +113,7 @@ def draw(data: dict[str, Any]) -> Figure:
 
     side = data["image"]["side"]
     rgb = np.frombuffer(base64.b64decode(data["image"]["rgb"]), dtype=np.uint8).reshape(side, side, 3) / 255
-    figure, panels = new_figure(1.35, columns=1 + len(data["maps"]))
+    figure, panels = new_figure(1.42, columns=1 + len(data["maps"]))
     panels[0].imshow(rgb)
     panels[0].set_title(f"“{data['class']}”", fontsize=7.5, pad=3)
     for axes, one in zip(panels[1:], data["maps"], strict=True):

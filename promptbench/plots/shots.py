@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from promptbench.plots.source import NothingToShow, Source, about, axis, name, overall
+from promptbench.plots.source import NothingToShow, Source, about, name, over, overall
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,8 +31,7 @@ def data(source: Source) -> dict[str, Any]:
                 "std": [cell.std for _, cell in cells],
             }
         )
-    over = axis(table, lines[0], table.columns[-1]).removeprefix(table.columns[-1].title + " ")
-    return {**about("shots", source, table, lines), "y": over[:1].upper() + over[1:], "series": series}
+    return {**about("shots", source, table, lines), "y": f"accuracy, {over(table, lines[0])} (%)", "series": series}
 
 
 def draw(data: dict[str, Any]) -> Figure:

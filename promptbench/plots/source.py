@@ -185,10 +185,15 @@ def column_of(table: Table, wanted: str = "") -> Column:
 
 def axis(table: Table, line: Line, column: Column) -> str:
     """What an axis of that column says, with its unit."""
-    over = len({result.spec.dataset for result in line.results})
-    where = f"mean of {over} {table.blocks_are}s" if line.kind == "average" else f"{table.blocks_are} {line.group}"
     says_what = column.derived or metric_of(column).lower() in column.title.lower()
-    return f"{column.title}{'' if says_what else f' {metric_of(column)}'}, {where} (%)"
+    return f"{column.title}{'' if says_what else f' {metric_of(column)}'}, {over(table, line)} (%)"
+
+
+def over(table: Table, line: Line) -> str:
+    """What the figures of a line are averaged over, or belong to."""
+    if line.kind != "average":
+        return f"{table.blocks_are} {line.group}"
+    return f"mean of {len({result.spec.dataset for result in line.results})} {table.blocks_are}s"
 
 
 def metric_of(column: Column) -> str:

@@ -1,0 +1,75 @@
+"""The plots of a report: every kind that stored results alone decide, where it has something to show."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from typing import NamedTuple
+
+from promptbench.config import UsageError
+from promptbench.lines import Table
+from promptbench.plots.kinds import KINDS, module_of, to_text
+from promptbench.plots.source import Source
+from promptbench.suite import Suite
+
+NO_MATPLOTLIB = "No plots: they need matplotlib, `pip install 'promptbench-clip[plots]'`."
+
+
+class Picture(NamedTuple):
+    """A plot.
+
+    Attributes:
+        kind: As `promptbench plot` takes it.
+        caption: What it shows.
+        svg: The file.
+    """
+
+    kind: str
+    caption: str
+    svg: bytes
+
+    @property
+    def address(self) -> str:
+        """The file itself as an address, so that names and styles in it meet no others on the page."""
+        return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode()
+
+
+def drawable() -> bool:
+    """Whether matplotlib is there."""
+    return find_spec("matplotlib") is not None
+
+
+def pictures(table: Table, suites: Sequence[Suite]) -> Iterator[Picture]:
+    """The plots of the results in a table; kinds that have nothing to show for them are left out."""
+    from promptbench.plots.style import look
+
+    source = _source(table, suites)
+    for kind in KINDS:
+        module = module_of(kind)
+        if not module.STORED:
+            continue
+        try:
+            data = json.loads(to_text(module.data(source)))
+        except UsageError:
+            continue
+        file = io.BytesIO()
+        with look():
+            module.draw(data).savefig(file, format="svg", metadata={"Date": None})
+        yield Picture(kind, (module.__doc__ or "").splitlines()[0], file.getvalue())
+
+
+def _source(table: Table, suites: Sequence[Suite]) -> Source:
+    suite = next((suite for suite in suites if suite.name == table.suite), None)
+    results = {result.name: result for row in table.rows for result in row.results}
+    blocks = [line.group for line in table.lines if line.kind == "block"]
+    return Source(
+        places=(),
+        protocol=table.protocol,
+        results=tuple(results.values()),
+        methods=tuple(dict.fromkeys(row.method for row in table.rows)),
+        datasets=tuple(dict.fromkeys([*blocks, *([entry.name for entry in suite.entries()] if suite else [])])),
+        suite=suite,
+    )
