@@ -26,6 +26,7 @@ class Bench:
         save_predictions: Whether each run keeps its scores of every image.
         may_train: Whether a training that is not stored is made; otherwise it is an error.
         skip_unreadable: Whether images that cannot be read are left out; otherwise they are an error.
+        loggers: Names in `trackers.LOGGERS` that watch each run.
     """
 
     suite: Suite
@@ -35,6 +36,7 @@ class Bench:
     save_predictions: bool = False
     may_train: bool = True
     skip_unreadable: bool = False
+    loggers: tuple[str, ...] = ()
     _datasets: dict[str, Dataset] = field(default_factory=dict)
 
     @cached_property

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from promptbench import registry
 from promptbench.config import UsageError, nearest, parse_assignment
 from promptbench.suite import Suite, load_suite
+from promptbench.trackers import LOGGERS, check_installed
 
 if TYPE_CHECKING:
     from promptbench.bench import Bench
@@ -99,8 +100,9 @@ def add_places(parser: argparse.ArgumentParser, output: str = f"./{OUTPUT}") -> 
 
 
 def add_evaluation(parser: argparse.ArgumentParser) -> None:
-    """How images are read and what of them is kept."""
+    """How images are read, what of them is kept, and who watches."""
     parser.add_argument("--save-predictions", action="store_true", help="keep the scores of every image evaluated")
+    add_list(parser, "--logger", choices=tuple(LOGGERS), metavar="L", help=f"watch each run: {', '.join(LOGGERS)}")
     parser.add_argument(
         "--on-bad-image", default="error", choices=("error", "skip"), help="images that cannot be read; default: error"
     )
@@ -111,6 +113,8 @@ def bench_of(options: argparse.Namespace, suite: Suite, output: str | Path, devi
     from promptbench.bench import Bench
     from promptbench.dataset import data_roots
 
+    loggers = tuple(dict.fromkeys(getattr(options, "logger", None) or ()))
+    check_installed(loggers)
     return Bench(
         suite,
         Path(output),
@@ -118,6 +122,7 @@ def bench_of(options: argparse.Namespace, suite: Suite, output: str | Path, devi
         device,
         save_predictions=getattr(options, "save_predictions", False),
         skip_unreadable=getattr(options, "on_bad_image", "error") == "skip",
+        loggers=loggers,
     )
 
 

@@ -26,6 +26,7 @@ from promptbench.predictions import save_predictions
 from promptbench.provenance import git_commit, library_versions, utc_now
 from promptbench.results import Result, write_failure, write_result
 from promptbench.selection import SelectedImages, open_selection
+from promptbench.trackers import Tracker, tracked
 from promptbench.training import TrainingDiverged, TrainingOutcome, fit
 from promptbench.trainings import load_training, save_training, training_key
 from promptbench.transforms import EVALUATION_TRANSFORM, TRAINING_TRANSFORM
@@ -51,7 +52,9 @@ def run_all(bench: Bench, runs: Iterable[Run], listener: Listener) -> int:
             continue
         listener.started(run)
         try:
-            result = execute(bench, run, listener)
+            with tracked(bench.loggers, bench.output, run.spec) as tracker:
+                result = execute(bench, run, listener, tracker)
+                tracker.finished(result.metrics)
         except Exception as error:  # one failed run must not end a sweep
             failures += 1
             known = isinstance(error, (UsageError, TrainingDiverged))
@@ -77,7 +80,7 @@ def place_of(run: Run, error: Exception) -> dict[str, Any]:
     return {**place, **getattr(error, "where", {})}
 
 
-def execute(bench: Bench, run: Run, listener: Listener) -> Result:
+def execute(bench: Bench, run: Run, listener: Listener, tracker: Tracker) -> Result:
     """Train, evaluate, write and return the result of one run."""
     spec = run.spec
     torch.set_num_threads(spec.threads)
@@ -92,7 +95,9 @@ def execute(bench: Bench, run: Run, listener: Listener) -> Result:
     }
     key = training_key(spec, facts)
     show_training_images(method, still_batches(method, train, EVALUATION_BATCH), spec.train_seed)
-    outcome = learn(bench, run, method, train, key, listener) if method.trains else TrainingOutcome([], 0.0, 0.0)
+    outcome = TrainingOutcome([], 0.0, 0.0)
+    if method.trains:
+        outcome = learn(bench, run, method, train, key, listener, tracker)
     began = time.perf_counter()
     found = evaluate(bench, run, method, train.class_names)
     seconds = time.perf_counter() - began
@@ -146,7 +151,7 @@ def evaluation_conditions(found: Evaluated, train: SelectedImages) -> dict[str, 
 
 
 def learn(
-    bench: Bench, run: Run, method: Method, train: SelectedImages, key: str, listener: Listener
+    bench: Bench, run: Run, method: Method, train: SelectedImages, key: str, listener: Listener, tracker: Tracker
 ) -> TrainingOutcome:
     """Load the learned tensors of an equal training, or train and store them."""
     recipe, spec = run.settings.recipe, run.spec
@@ -183,6 +188,7 @@ def learn(
         precision=spec.precision,
         device=spec.device,
         progress=listener.step,
+        logger=tracker.step if bench.loggers else None,
     )
     save_training(path, method, outcome, spec)
     return outcome

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,9 @@ from promptbench.method import Method
 from promptbench.recipe import Recipe
 
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, loss
+StepLogger = Callable[[int, Mapping[str, float]], None]  # steps done, figures of the last
+
+LOGGED_STEPS = 1000  # of a training, roughly, however long it is
 
 
 class TrainingDiverged(RuntimeError):
@@ -76,10 +79,17 @@ def learning_rate(base: float, epoch: int, max_epoch: int, warmup_epochs: int = 
 class PromptTraining(pl.LightningModule):
     """A method in training. The backbone is moved with it, and stays out of its checkpoints."""
 
-    def __init__(self, method: Method, recipe: Recipe, steps_per_epoch: int, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        method: Method,
+        recipe: Recipe,
+        steps_per_epoch: int,
+        progress: Progress | None = None,
+        log_step: StepLogger | None = None,
+    ) -> None:
         super().__init__()
         self.method, self.recipe = method, recipe
-        self.steps_per_epoch, self.progress = steps_per_epoch, progress
+        self.steps_per_epoch, self.progress, self.log_step = steps_per_epoch, progress, log_step
         self.losses: list[dict[str, float]] = []
         self._sums: dict[str, Tensor] = {}
         self._seen = self._steps = self._done = self.images = 0
@@ -97,7 +107,19 @@ class PromptTraining(pl.LightningModule):
         self._done += 1
         if self.progress:
             self.progress(self._done, self.recipe.epochs * self.steps_per_epoch, float(loss.detach()))
+        if self.log_step:
+            self._log(terms, loss, self.log_step)
         return loss
+
+    def _log(self, terms: Mapping[str, Tensor], loss: Tensor, log_step: StepLogger) -> None:
+        """Tells the logger of the first step, the last, and of others at equal distances."""
+        total = self.recipe.epochs * self.steps_per_epoch
+        if self._done == total or (self._done - 1) % max(1, total // LOGGED_STEPS) == 0:
+            named = {f"loss/{name}": float(term.detach()) for name, term in terms.items()}
+            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+            log_step(
+                self._done, {"loss": float(loss.detach()), **named, "lr": rate, "epoch": float(self.current_epoch + 1)}
+            )
 
     def on_train_epoch_end(self) -> None:
         for name, learned in self.method.named_parameters():
@@ -139,6 +161,7 @@ def fit(
     precision: str = "32",
     device: str = "cpu",
     progress: Progress | None = None,
+    logger: StepLogger | None = None,
 ) -> TrainingOutcome:
     """Train a method in place; it is in training mode meanwhile and in evaluation mode afterwards.
 
@@ -149,11 +172,12 @@ def fit(
         precision: As Lightning names it.
         device: `cpu` or `cuda`.
         progress: Called after every step.
+        logger: Called after some `LOGGED_STEPS` of all steps; it changes no number.
 
     Raises:
         TrainingDiverged: If a loss is not finite.
     """
-    module = PromptTraining(method, recipe, steps_per_epoch, progress)
+    module = PromptTraining(method, recipe, steps_per_epoch, progress, logger)
     began = time.perf_counter()
     with torch.random.fork_rng(), quiet_lightning():
         torch.manual_seed(seed)

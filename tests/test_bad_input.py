@@ -105,7 +105,7 @@ def tree(folder: Path) -> dict[str, bytes | None]:
         ((*COOP, "--device", "tpu"), "invalid choice: 'tpu'"),
         ((*COOP, "--plugin", "mine.py"), "There is no plugin file"),
         (("table",), "There are no results at"),
-        (("table", "--format", "html"), "Unknown format 'html'. Known: csv, latex, md."),
+        (("table", "--format", "htm"), "Unknown format 'htm'. Did you mean 'html'?"),
         (("table", "--protocol", "base"), "Unknown protocol 'base'"),
         (("table", "--results", "birds"), "There are no base2new results in birds"),
     ],

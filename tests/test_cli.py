@@ -119,9 +119,9 @@ def test_the_installed_command_trains_evaluates_stores_and_prints(first: tuple[P
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("### base2new on mini, backbone ")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if "|" in line]
-    assert rows[0] == ["dataset", "method", "base", "new", "H", "n"]
+    assert rows[0] == ["dataset", "method", "base", "new", "H", "joint", "n"]
     assert [row[1].rstrip("‡") for row in rows[2:]] == ["zeroshot", "zeroshot@generic", "coop", "maple"]
-    assert all("±" in row[2] and row[5] == "2" for row in rows[2:])
+    assert all("±" in row[2] and row[6] == "2" for row in rows[2:])
     assert "rendered" not in done.stdout  # the suite's note is about its own datasets
     assert "[8/8] maple birds seed 2: base " in done.stderr and "loss" in done.stderr
     kinds = {path.suffix for path in output.rglob("*") if path.is_file()}
@@ -133,10 +133,12 @@ def test_results_say_under_which_conditions_they_were_made(first: tuple[Path, An
     assert len({result.conditions["weights_hash"] for result in results}) == 1
     for result in results:
         spec, conditions = result.spec, result.conditions
-        assert set(result.metrics) == {"base/accuracy", "new/accuracy", "h"}
+        names = ("base", "new", "joint")
+        assert set(result.metrics) == {f"{name}/{metric}" for name in names for metric in ("accuracy", "ece")} | {"h"}
         assert all(len(conditions[name]) == 64 for name in ("weights_hash", "split_digest", "sample_digest"))
-        assert conditions["sample_size"] == 4 and spec.shots == 2 and spec.seeds in {(1, 1), (2, 2)}
-        assert set(conditions["class_names"]) == set(conditions["templates"]) == {"base", "new"}
+        assert conditions["sample_size"] == 4 and spec.seeds in {(1, 1), (2, 2)}
+        assert spec.shots == (0 if spec.method == "zeroshot" else 2)  # it sees no image
+        assert set(conditions["class_names"]) == set(conditions["templates"]) == set(conditions["images"]) == set(names)
         assert spec.threads == 1 and spec.plugin == "" and result.versions["torch"] == torch.__version__.split("+")[0]
         assert result.cost["eval_seconds"] > 0 and result.cost["peak_memory_mb"] > 0
         trains = spec.method != "zeroshot"
@@ -208,7 +210,7 @@ def test_tables_are_printed_in_every_format(first: tuple[Path, Any], capsys: pyt
     asked, always = ["maple", "coop"], ["zeroshot", "zeroshot@generic"]  # the suite's companions stay
     assert [line.split(",")[5] for line in lines[1:]] == asked + always
     assert main([*call, "--format", "latex", "--dataset", "birds"]) == 0
-    assert r"\begin{tabular}{llrrrr}" in capsys.readouterr().out
+    assert r"\begin{tabular}{llrrrrr}" in capsys.readouterr().out
 
 
 def test_a_method_from_a_file_is_listed_described_and_run(

@@ -17,6 +17,7 @@ COMMANDS = (
     "check_plugin",
     "table",
     "plot",
+    "report",
     "regenerate",
     "tune",
     "verify",

@@ -11,7 +11,16 @@ from promptbench.formats.texts import clean, rounded, seeds_text
 from promptbench.results import Result
 
 DATA = ("sampler", "dataset_options", "evaluated")
-DATA_MET = ("split_digest", "split_source", "sample_digest", "sample_size", "class_names", "templates", "images", "skipped")
+DATA_MET = (
+    "split_digest",
+    "split_source",
+    "sample_digest",
+    "sample_size",
+    "class_names",
+    "templates",
+    "images",
+    "skipped",
+)
 MACHINE = ("backbone", "weights_hash", "transform", "precision", "threads", "device")
 SECTION = {
     **dict.fromkeys((*DATA, *DATA_MET), "Data"),
@@ -53,7 +62,9 @@ def facts(result: Result) -> list[Fact]:
     sources = said if isinstance(said, Mapping) else {}
     known = {**spec, **{name: value for name, value in result.conditions.items() if name != "provenance"}}
     found = [fact for name, value in known.items() for fact in _facts_of(name, value, sources)]
-    found += [Fact("Run", name, _text(value)) for name, value in (("commit", result.commit), ("created", result.created))]
+    found += [
+        Fact("Run", name, _text(value)) for name, value in (("commit", result.commit), ("created", result.created))
+    ]
     for section, values in (
         ("Cost", result.cost),
         ("Software", result.versions),
@@ -62,7 +73,9 @@ def facts(result: Result) -> list[Fact]:
     ):
         found += [Fact(section, clean(name), _text(value)) for name, value in values.items()]
     found += [Fact("Figures", clean(name), rounded(value)) for name, value in result.metrics.items()]
-    order = {name: place for place, name in enumerate(dict.fromkeys(["Run", *SECTION.values(), *(f.section for f in found)]))}
+    order = {
+        name: place for place, name in enumerate(dict.fromkeys(["Run", *SECTION.values(), *(f.section for f in found)]))
+    }
     return sorted(found, key=lambda fact: order[fact.section])
 
 

@@ -1,0 +1,233 @@
+"""The page: tables that read as they are, a script that makes them sortable, and the stored facts that it shows.
+
+Nothing on it comes from elsewhere, and a policy in its head forbids that: of scripts and styles it allows the page's
+own by their digests, of pictures those that the page holds. The script writes what is stored as text, never as markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+
+from promptbench import __version__
+from promptbench.formats import records
+from promptbench.formats.page import MARKUP
+from promptbench.formats.texts import Style, Texts, comparison_texts, seeds_text, shots_text, texts
+from promptbench.lines import Line, Table
+from promptbench.report.facts import pooled
+from promptbench.report.pictures import Picture
+from promptbench.results import Result
+
+MADE_BY = '<meta name="generator" content="promptbench report'
+TITLE = "promptbench report"
+PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+{made_by} {version}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<header>
+<h1>{title}</h1>
+<p>{summary}</p>
+{remark}<noscript><p>Without JavaScript the tables are complete, but not to be sorted, filtered or opened.</p></noscript>
+<div id="tools" role="search" hidden>
+<label>Filter by {filtered} <input id="filter" type="search" autocomplete="off" spellcheck="false"></label>
+<label><input id="together" type="checkbox" checked> sort within each {filtered_block}</label>
+<output id="count"></output>
+<p>Sort by a column with its head. Open a figure for the runs behind it: click, or arrow keys and Enter.</p>
+</div>
+{contents}</header>
+<main>
+{sections}
+</main>
+<dialog id="panel" aria-labelledby="panel-title"></dialog>
+<script id="data" type="application/json">{data}</script>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def render(
+    tables: Sequence[Table],
+    *,
+    title: str = "",
+    pictures: Mapping[int, Sequence[Picture]] | None = None,
+    remark: str = "",
+) -> str:
+    """The page.
+
+    Args:
+        tables: Each is a section.
+        title: "" for the usual one.
+        pictures: The plots of a section, by its place.
+        remark: A sentence for the head, or "".
+    """
+    style, script = _asset("page.css"), _asset("page.js")
+    pictures = pictures or {}
+    names = _names(tables)
+    sections = [_section(place, table, names[place], pictures.get(place, ())) for place, table in enumerate(tables)]
+    results = {result.name: result for table in tables for row in table.rows for result in row.results}
+    blocks = list(dict.fromkeys(table.blocks_are for table in tables))
+    return PAGE.format(
+        made_by=MADE_BY,
+        version=__version__,
+        policy=_policy(style, script),
+        title=MARKUP.escape(title or TITLE),
+        style=style,
+        summary=MARKUP.escape(_summary([*results.values()])),
+        remark=f"<p>{MARKUP.escape(remark)}</p>\n" if remark else "",
+        filtered=MARKUP.escape(_either(["method", *blocks])),
+        filtered_block=MARKUP.escape(_either(blocks)),
+        contents=_contents(names),
+        sections="\n".join(sections),
+        data=_data(tables, [*results.values()]),
+        script=script,
+    )
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is a page that this module made."""
+    try:
+        with path.open("rb") as file:
+            return MADE_BY.encode() in file.read(1000)
+    except OSError:
+        return False
+
+
+def _asset(name: str) -> str:
+    return resources.files("promptbench.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _policy(style: str, script: str) -> str:
+    """What a browser may load and run for the page: its own style and script, and pictures within it."""
+    own = {}
+    for name, text in (("style", style), ("script", script)):
+        own[name] = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    allowed = f"style-src 'sha256-{own['style']}'; script-src 'sha256-{own['script']}'; img-src data:"
+    return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
+
+
+def _data(tables: Sequence[Table], results: Sequence[Result]) -> str:
+    """The tables as `--format json` gives them, and the facts of their runs, as JSON that ends no script element."""
+    shown = json.loads(records.render(tables, Style()))["tables"]
+    for table in shown:
+        del table["runs"]
+    document = json.dumps({"tables": shown, **pooled(results)}, separators=(",", ":"))
+    return document.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _names(tables: Sequence[Table]) -> list[str]:
+    """What the sections are called: protocol and suite, and the backbone where these are several times there."""
+    short = [f"{table.protocol} on {table.suite}" for table in tables]
+    return [
+        f"{name}, {table.backbone}" if short.count(name) > 1 else name
+        for name, table in zip(short, tables, strict=True)
+    ]
+
+
+def _summary(results: Sequence[Result]) -> str:
+    """How many runs, when, by which version and commit."""
+    days = sorted({result.created[:10] for result in results} - {""})
+    versions = sorted({result.versions.get("promptbench", "") for result in results} - {""})
+    commits = sorted({result.commit[:10] + result.commit[40:] for result in results} - {""})
+    count = f"{len(results)} run{'s' * (len(results) != 1)}"
+    when = f" made {days[0]}" + (f" to {days[-1]}" if len(days) > 1 else "") if days else ""
+    by = f" by promptbench {', '.join(versions)}" if versions else ""
+    few = f", commit{'s' * (len(commits) > 1)} {', '.join(commits)}" if 0 < len(commits) <= 5 else ""
+    many = f", {len(commits)} commits" if len(commits) > 5 else ""
+    return f"{count}{when}{by}{few}{many}."
+
+
+def _either(words: Sequence[str]) -> str:
+    return " or ".join([*([", ".join(words[:-1])] if len(words) > 1 else []), *words[-1:]])
+
+
+def _contents(names: Sequence[str]) -> str:
+    """Links to the sections, where there are several."""
+    if len(names) < 2:
+        return ""
+    links = "".join(f'<li><a href="#table-{place}">{MARKUP.escape(name)}</a></li>' for place, name in enumerate(names))
+    return f'<nav aria-label="Tables"><ul>{links}</ul></nav>\n'
+
+
+def _section(place: int, table: Table, name: str, pictures: Sequence[Picture]) -> str:
+    about = {
+        "suite": table.suite,
+        "backbone": table.backbone,
+        "shots": shots_text(table.shots),
+        "seeds": seeds_text(table.seeds, ", "),
+        **({"shown": table.subject} if table.subject else {}),
+    }
+    facts = "".join(f"<div><dt>{key}</dt><dd>{MARKUP.escape(value)}</dd></div>" for key, value in about.items())
+    text = texts(table, MARKUP)
+    parts = [
+        f'<section id="table-{place}" aria-labelledby="name-{place}">',
+        f'<h2 id="name-{place}">{MARKUP.escape(name)}</h2>',
+        f"<dl>{facts}</dl>",
+        f'<div class="box">{_figures(place, table, text)}</div>',
+        _remarks(text),
+    ]
+    if table.comparisons:
+        beside = comparison_texts(table, MARKUP)
+        parts += ["<h3>Beside published figures</h3>", f'<div class="box">{_plain(beside)}</div>', _remarks(beside)]
+    if pictures:
+        parts += ['<div class="plots">', *(_picture(picture) for picture in pictures), "</div>"]
+    return "\n".join([*parts, "</section>"])
+
+
+def _figures(place: int, table: Table, text: Texts) -> str:
+    """The table, whose script finds in `data-line` and in the column's place what is stored of a figure."""
+    lines = {id(line): number for number, line in enumerate(table.lines)}
+    first = ["ascending", "ascending", *("ascending" if c.lower else "descending" for c in table.columns), "ascending"]
+    heads = "".join(
+        f'<th scope="col" data-first="{way}">{name}</th>' for name, way in zip(text.head, first, strict=True)
+    )
+    parts = [f'<table class="figures" data-table="{place}" aria-labelledby="name-{place}">']
+    parts.append(f"<thead><tr>{heads}</tr></thead>")
+    for group, rows in zip(table.groups, text.body, strict=True):
+        parts.append(f'<tbody class="{group[0].kind}">')
+        block = rows[0][0]
+        for line, row in zip(group, rows, strict=True):
+            cells = [_cell(line, column.key, cell) for column, cell in zip(table.columns, row[2:], strict=False)]
+            kind = ' class="published"' if line.published else ""
+            parts.append(
+                f'<tr data-line="{lines[id(line)]}"{kind}><th scope="row">{block}</th><th scope="row">{row[1]}</th>'
+                f"{''.join(cells)}<td>{row[-1]}</td></tr>"
+            )
+        parts.append("</tbody>")
+    return "\n".join([*parts, "</table>"])
+
+
+def _cell(line: Line, key: str, text: str) -> str:
+    cell = line.cells.get(key)
+    if cell is None:
+        return "<td></td>"
+    value = "" if cell.mean is None else f' data-value="{cell.mean!r}"'
+    return f'<td class="figure"{value}>{text}</td>'
+
+
+def _plain(text: Texts) -> str:
+    head = "".join(f'<th scope="col">{name}</th>' for name in text.head)
+    rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>\n" for group in text.body for row in group)
+    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>"
+
+
+def _remarks(text: Texts) -> str:
+    return f'<ul class="remarks">{"".join(f"<li>{remark}</li>" for remark in text.remarks)}</ul>'
+
+
+def _picture(picture: Picture) -> str:
+    caption = html.escape(picture.caption)
+    return f'<figure><img src="{picture.address}" alt="{picture.kind}: {caption}"><figcaption>{caption}</figcaption></figure>'
