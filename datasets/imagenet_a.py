@@ -21,8 +21,7 @@ class ImageNetA(ImageNetVariant):
         classes=200,
         images=(0, 0, 7500),
         template="a photo of a {}.",
-        # GalLoP keeps it in `domains/`, under a name that is not published: the usual spellings
-        folder=("imagenet-adversarial", "domains/imagenet-adversarial", "domains/imagenet-a", "domains/ImageNet-A"),
+        folder=("imagenet-adversarial", "domains/imagenet-a"),
         split_file="classnames.txt",
         image_folder=("imagenet-a", ""),
         url="https://github.com/hendrycks/natural-adv-examples",

@@ -22,8 +22,7 @@ class ImageNetR(ImageNetVariant):
         classes=200,
         images=(0, 0, 30000),
         template="a photo of a {}.",
-        # GalLoP keeps it in `domains/`, under a name that is not published: the usual spellings
-        folder=("imagenet-rendition", "domains/imagenet-rendition", "domains/imagenet-r", "domains/ImageNet-R"),
+        folder=("imagenet-rendition", "domains/imagenet-r"),
         split_file="classnames.txt",
         image_folder=("imagenet-r", ""),
         url="https://github.com/hendrycks/imagenet-r",

@@ -22,8 +22,7 @@ class ImageNetSketch(ImageNetVariant):
         classes=1000,
         images=(0, 0, 50889),
         template="a photo of a {}.",
-        # GalLoP keeps it in `domains/`, under a name that is not published: the usual spellings
-        folder=("imagenet-sketch", "domains/imagenet-sketch", "domains/imagenet_sketch", "domains/ImageNet-Sketch"),
+        folder=("imagenet-sketch", "domains/sketch"),
         split_file="classnames.txt",
         image_folder=("images", "sketch", ""),
         url="https://github.com/HaohanWang/ImageNet-Sketch",

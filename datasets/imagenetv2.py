@@ -22,14 +22,7 @@ class ImageNetV2(ImageNetVariant):
         classes=1000,
         images=(0, 0, 10000),
         template="a photo of a {}.",
-        # GalLoP keeps it in `domains/`, under a name that is not published: the usual spellings
-        folder=(
-            "imagenetv2",
-            "domains/imagenetv2",
-            "domains/imagenetv2-matched-frequency-format-val",
-            "domains/imagenet-v2",
-            "domains/ImageNetV2",
-        ),
+        folder=("imagenetv2", "domains/imagenetv2-matched-frequency-format-val"),
         split_file="classnames.txt",
         image_folder=("imagenetv2-matched-frequency-format-val", ""),
         url="https://github.com/modestyachts/ImageNetV2",

@@ -23,7 +23,6 @@ from torch import Tensor
 from promptbench import prompts
 from promptbench.method import Method, MethodConfig, Preset
 
-
 SEVEN = (
     "itap of a {}.",
     "a bad photo of the {}.",
@@ -44,7 +43,7 @@ class ZeroShot(Method):
     frozen_image_tower = True
     presets: ClassVar = {
         "generic": Preset(config={"template": "a photo of a {}."}, source="the same template on every dataset"),
-        "ensemble": Preset(config={"template": "ensemble"}, source="CoOp's ZeroshotCLIP2, on all datasets but ImageNet"),
+        "ensemble": Preset(config={"template": "ensemble"}, source="CoOp's ZeroshotCLIP2 on all but ImageNet"),
         "seven": Preset(config={"template": "seven"}, source="CoOp's ZeroshotCLIP2 on ImageNet"),
     }
 

@@ -142,7 +142,7 @@ def plan_run(request: Request, protocol: str, plan: Plan, label: str, cls: type[
         config=to_mapping(settings.config),
         recipe=decisive(settings.recipe),
         shots=plan.train.shots if cls.sees_images() else 0,
-        sampler=named_sampler(plan.train.sampler),
+        sampler=named_sampler(plan.train.sampler) if cls.sees_images() else "coop",
         data_seed=seeds[0],
         train_seed=seeds[1],
         backbone=suite.backbone,

@@ -148,13 +148,21 @@ def _settings(result: Result, along: str) -> Facts:
 
 
 def _json(value: Any) -> str:
-    return _ENCODE(value) if isinstance(value, (dict, list)) else _json_of_scalar(value)
+    try:
+        return _json_of_items(tuple(value.items())) if isinstance(value, dict) else _json_of_scalar(value)
+    except TypeError:  # a list, or a mapping that holds one
+        return _ENCODE(value)
 
 
 @lru_cache(maxsize=1 << 16, typed=True)
 def _json_of_scalar(value: Any) -> str:
     """Thousands of results share a few values."""
     return _ENCODE(value)
+
+
+@lru_cache(maxsize=1 << 16)
+def _json_of_items(items: tuple[tuple[str, Any], ...]) -> str:
+    return _ENCODE(dict(items))
 
 
 def _shared(runs: Sequence[_Run]) -> list[Facts]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from promptbench import cli, registry
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = re.findall(r"^    (promptbench .+)$", README, flags=re.MULTILINE)
+INLINE = re.findall(r"`(promptbench [a-z][^`]*)`", README)
+ROOT = Path(__file__).parents[1]
 PLUGIN = next(block for block in BLOCKS if "class CLIPAdapter" in block)
 SHORT = ["--seeds", "1", "--dataset", "mini_fabrics", "--set", "clip_adapter.epochs=1"]
 
@@ -29,11 +33,12 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_files", {kind: {} for kind in registry._files})  # forget the plugins of other tests
     (tmp_path / "clip_adapter.py").write_text(PLUGIN, encoding="utf-8")
+    shutil.copytree(ROOT / "results" / "mini" / "results", tmp_path / "promptbench-runs" / "results")
     return tmp_path
 
 
 def test_there_is_something_to_test() -> None:
-    assert len(COMMANDS) >= 8 and len(BLOCKS) == 2
+    assert len(COMMANDS) >= 12 and len(INLINE) >= 8 and len(BLOCKS) == 3
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.split()[1] == "run"])
@@ -47,13 +52,37 @@ def test_a_run_command_of_the_readme_plans_its_runs(
         )
         == 0
     )
-    assert "to do" in capsys.readouterr().out
+    assert "runs," in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.split()[1] in ("list", "describe", "show-config")])
 def test_a_command_of_the_readme_prints(command: str, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(command) == 0
     assert len(capsys.readouterr().out.splitlines()) > 3
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.split()[1] in ("table", "plot", "report", "data")])
+def test_a_command_of_the_readme_makes_something_of_results_or_data(
+    command: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(command.replace("/data", str(workplace))) == 0
+    assert capsys.readouterr().out.strip()
+    if "-o" in command.split():
+        assert (workplace / command.split()[-1]).stat().st_size > 1000
+
+
+def test_the_check_of_the_readme_passes_its_plugin(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(next(c for c in COMMANDS if "check-plugin" in c)) == 0
+    assert "FAIL" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", INLINE)
+def test_a_command_within_a_sentence_exists_with_its_flags(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [word for word in shlex.split(command)[1:] if word != "..."]
+    with pytest.raises(SystemExit):
+        cli.main([words[0], *words[1:2] * (words[0] in ("data", "results", "mini")), "--help"])
+    text = capsys.readouterr().out
+    assert all(word in text for word in words if word.startswith("-"))
 
 
 def test_the_plugin_of_the_readme_runs_and_its_table_is_printed(
@@ -68,8 +97,20 @@ def test_the_plugin_of_the_readme_runs_and_its_table_is_printed(
     assert r"\toprule" in table and r"clip\_adapter" in table
 
 
+def test_a_trained_prompt_is_exported_loaded_and_used_as_the_readme_says(workplace: Path) -> None:
+    call = ["run", "--method", "coop", "--dataset", "mini_fabrics", "--seeds", "1", "--set", "coop.epochs=1"]
+    assert cli.main([*call, "--output", "here"]) == 0
+    (result,) = (workplace / "here").rglob("coop-*.json")
+    export = next(command for command in INLINE if command.split()[1] == "export")
+    assert run(export.replace("RESULT", str(result))) == 0
+    Image.new("RGB", (60, 40), "red").save(workplace / "photo.jpg")
+    exec(next(block for block in BLOCKS if "pb.load" in block), {})
+    predict = next(command for command in INLINE if command.split()[1] == "predict")
+    assert run(predict.replace("RESULT", str(result)).replace("folder/", "photo.jpg")) == 0
+
+
 def test_the_python_of_the_readme_runs() -> None:
-    code = next(block for block in BLOCKS if "import promptbench" in block)
+    code = next(block for block in BLOCKS if "create_method" in block)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "torch.Size([4, 2])\ntorch.Size([4, 3])\n"

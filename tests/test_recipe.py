@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from promptbench import registry
 from promptbench.config import UsageError
 from promptbench.recipe import (
     Preset,
@@ -198,3 +199,15 @@ def test_a_wrong_assignment_is_told_in_one_sentence(assignments: dict[str, Any],
     with pytest.raises(UsageError) as caught:
         settings_of(assignments=assignments)
     assert str(caught.value).startswith(message)
+
+
+def test_epochs_follow_the_number_of_shots_where_the_authors_say_so() -> None:
+    for name in ("coop", "gallop"):
+        cls = registry.load("methods", name)
+        epochs = {
+            shots: resolve(cls, name, protocol="few_shot", dataset="dtd", shots=shots).recipe.epochs  # type: ignore[union-attr]
+            for shots in (1, 2, 4, 8, 16)
+        }
+        assert epochs == {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}
+        one = resolve(cls, name, protocol="few_shot", dataset="imagenet", shots=1).recipe
+        assert one is not None and one.epochs == 50 and one.origin == "authors" and not one.epochs_at

@@ -40,7 +40,7 @@ PAGE = """\
 <header>
 <h1>{title}</h1>
 <p>{summary}</p>
-{remark}<noscript><p>Without JavaScript the tables are complete, but not to be sorted, filtered or opened.</p></noscript>
+{remark}<noscript><p>Without JavaScript the tables are whole, but cannot be sorted, filtered or opened.</p></noscript>
 <div id="tools" role="search" hidden>
 <label>Filter by {filtered} <input id="filter" type="search" autocomplete="off" spellcheck="false"></label>
 <label><input id="together" type="checkbox" checked> sort within each {filtered_block}</label>
@@ -229,5 +229,6 @@ def _remarks(text: Texts) -> str:
 
 
 def _picture(picture: Picture) -> str:
-    caption = html.escape(picture.caption)
-    return f'<figure><img src="{picture.address}" alt="{picture.kind}: {caption}"><figcaption>{caption}</figcaption></figure>'
+    said = html.escape(picture.caption)
+    image = f'<img src="{picture.address}" alt="{picture.kind}: {said}">'
+    return f"<figure>{image}<figcaption>{said}</figcaption></figure>"

@@ -39,7 +39,7 @@ PLACES = {
         ("imagenetv2", "imagenetv2-matched-frequency-format-val"),
         ("domains/imagenetv2-matched-frequency-format-val", ""),
     ),
-    "imagenet_sketch": (("imagenet-sketch", "images"), ("domains/imagenet-sketch", "")),
+    "imagenet_sketch": (("imagenet-sketch", "images"), ("domains/sketch", "")),
     "imagenet_a": (("imagenet-adversarial", "imagenet-a"), ("domains/imagenet-a", "")),
     "imagenet_r": (("imagenet-rendition", "imagenet-r"), ("domains/imagenet-r", "")),
     "inaturalist": (("iNaturalist", "images"), ("ood_data/iNaturalist", "images")),
