@@ -25,7 +25,7 @@ prompt, and the tokens before the class name are encoded once for all classes (e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -160,6 +160,12 @@ class PromptSRC(Method):
             average.add_(parameter, alpha=weight)
             if epoch == epochs - 1:
                 parameter.copy_(average)
+
+    def training_state(self) -> dict[str, Tensor]:
+        return {str(index): average for index, average in enumerate(self._average)}
+
+    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
+        self._average = [state[str(index)] for index in range(len(state))]
 
     def official_parameters(self) -> dict[str, nn.Parameter]:
         first, *deep = self.visual_prompts

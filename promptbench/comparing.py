@@ -8,7 +8,7 @@ they said of the same ones, else over seeds where they share three or more.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -139,7 +139,7 @@ class _OfPair:
     def changed(self) -> list[Cell]:
         """The figures that differ; `known` counts all."""
         before, after = self.drawn(tuple(range(len(self.pair.a))))
-        whole = {*_keys(_mean(list(self.pair.a.values()))), *_keys(_mean(list(self.pair.b.values())))}
+        whole = {key for side in (self.pair.a, self.pair.b) for run in side.values() for key in run.metrics}
         said: set[str] = set()
         cells = []
         for block in dict.fromkeys([*before, *after]):
@@ -261,12 +261,5 @@ def _mean(runs: Sequence[Result]) -> dict[str, float]:
     return {key: math.fsum([run.metrics[key] for run in runs]) / len(runs) for key in keys}
 
 
-def _keys(metrics: Mapping[str, float]) -> list[str]:
-    return list(metrics)
-
-
 def _without(metrics: Mapping[str, float], evaluation: str) -> dict[str, float]:
     return {key: value for key, value in metrics.items() if key != f"{evaluation}/accuracy"}
-
-
-Sheet = Callable[[Mapping[str, float]], Figures]

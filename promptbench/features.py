@@ -18,6 +18,7 @@ from safetensors.torch import load, save
 
 from promptbench.backbone import Backbone
 from promptbench.cache import cache_dir, write_atomically
+from promptbench.claims import alone
 from promptbench.dataset import Dataset, Item
 from promptbench.images import ImageFeatures
 from promptbench.loading import pixel_batches
@@ -36,11 +37,15 @@ def image_features(backbone: Backbone, dataset: Dataset, items: Sequence[Item], 
     Args:
         dense: Also the dense ones; ask `fits` first.
     """
-    path = cache_dir() / "features" / f"{key(backbone, dataset, items, dense)}.safetensors"
+    name = key(backbone, dataset, items, dense)
+    path = cache_dir() / "features" / f"{name}.safetensors"
     features = read(path, len(items))
     if features is None:
-        features = encode(backbone, dataset, items, dense)
-        write(path, features)
+        with alone(cache_dir() / "claims", name):
+            features = read(path, len(items))  # another process may just have written them
+            if features is None:
+                features = encode(backbone, dataset, items, dense)
+                write(path, features)
     return with_local(backbone, features) if dense else features
 
 

@@ -128,13 +128,19 @@ def _groups(results: Iterable[Result]) -> dict[Place, list[_Group]]:
             )
         assert isinstance(group.runs, dict)
         group.runs.setdefault(spec.seeds, result)
-    return {place: list(groups.values()) for place, groups in found.items()}
+    return {
+        place: sorted(groups.values(), key=lambda group: list(group.settings.values())) for place, groups in found.items()
+    }
 
 
 def _together(left: list[_Group], right: list[_Group]) -> Iterator[tuple[_Group, _Group]]:
     """Groups that are compared, taken out of both lists: those with the fewest differences first."""
     ranked = sorted(
-        ((len(_unequal(one.settings, other.settings)), i, j) for i, one in enumerate(left) for j, other in enumerate(right))
+        (
+            (len(_unequal(one.settings, other.settings)), i, j)
+            for i, one in enumerate(left)
+            for j, other in enumerate(right)
+        )
     )
     taken: list[tuple[int, int]] = []
     for _, i, j in ranked:
@@ -158,7 +164,7 @@ def _conditions(result: Result) -> dict[str, str]:
 
 def _flat(facts: Mapping[str, Any]) -> dict[str, str]:
     """The JSON of each value, those within a mapping by `outer.inner`."""
-    found = {}
+    found: dict[str, str] = {}
     for name, value in facts.items():
         inner = {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, Mapping) else {name: value}
         found |= {key: _ENCODE(item) for key, item in inner.items()}

@@ -150,6 +150,17 @@ class Method(nn.Module):
     def on_epoch_end(self, epoch: int, epochs: int) -> None:
         """Called after each of `epochs` epochs, counted from 0: weight averaging and the like."""
 
+    def training_state(self) -> dict[str, Tensor]:
+        """What the method keeps from one epoch to the next and its state dict does not hold: running averages and such.
+
+        A training that was killed is continued from tensors on disk, these among them; without them it would go on
+        differently. What the framework's generators draw and what `prepare` computes is not part of it.
+        """
+        return {}
+
+    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `training_state` gave after an earlier epoch, before the next one begins."""
+
     def diagnostics(self, images: Images | Tensor) -> dict[str, float]:
         """Figures of the method's own about B images and the current classes, stored with each evaluation."""
         return {}

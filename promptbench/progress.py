@@ -79,6 +79,11 @@ class Reporter:
         """A run failed."""
         self._close(f"{title(run)}: FAILED: {reason}")
 
+    def elsewhere(self, run: Run) -> None:
+        """Another process has done a run."""
+        self.done += 1
+        self.bars.update(self.overall, completed=self.done)
+
     def _close(self, line: str) -> None:
         self.done += 1
         seconds = time.perf_counter() - self.began

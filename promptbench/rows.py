@@ -149,7 +149,9 @@ def _settings(result: Result, along: str) -> Facts:
 
 def _json(value: Any) -> str:
     try:
-        return _json_of_items(tuple(value.items())) if isinstance(value, dict) else _json_of_scalar(value)
+        if isinstance(value, dict):  # 1, 1.0 and true are equal, and so are tuples of them
+            return _json_of_items(tuple((name, type(item), item) for name, item in value.items()))
+        return _json_of_scalar(value)
     except TypeError:  # a list, or a mapping that holds one
         return _ENCODE(value)
 
@@ -161,8 +163,8 @@ def _json_of_scalar(value: Any) -> str:
 
 
 @lru_cache(maxsize=1 << 16)
-def _json_of_items(items: tuple[tuple[str, Any], ...]) -> str:
-    return _ENCODE(dict(items))
+def _json_of_items(items: tuple[tuple[str, type, Any], ...]) -> str:
+    return _ENCODE({name: item for name, _, item in items})
 
 
 def _shared(runs: Sequence[_Run]) -> list[Facts]:

@@ -1,71 +1,115 @@
 """Running what was planned: train once, evaluate, write one result per run.
 
-A finished run is never done twice; a failed one is recorded and the rest go on.
+A finished run is never done twice, nor one that another process is doing: it is looked at again at the end. A failed
+one is recorded and the rest go on; a disk that is full, or a folder that turns read-only, ends the call instead.
 """
 
 from __future__ import annotations
 
-import hashlib
-import resource
-import sys
+import errno
 import time
 import traceback
-from collections.abc import Iterable
-from typing import Any, Protocol
-
-import torch
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 from promptbench.bench import Bench
-from promptbench.classnames import ClassNames
+from promptbench.claims import Claim, Claims
 from promptbench.config import UsageError
-from promptbench.evaluation import EVALUATION_BATCH, Evaluated, chosen_features, evaluate, reads_features, still_batches
-from promptbench.loading import Batches, EpochOrder, FeatureBatches, training_batches
-from promptbench.method import Method, instantiate, show_training_images
+from promptbench.execution import Busy, Listener, Work, execute
 from promptbench.planning import Run
-from promptbench.predictions import save_predictions
-from promptbench.provenance import git_commit, library_versions, utc_now
-from promptbench.results import Result, write_failure, write_result
-from promptbench.selection import SelectedImages, open_selection
-from promptbench.trackers import Tracker, tracked
-from promptbench.training import TrainingDiverged, TrainingOutcome, fit
-from promptbench.trainings import load_training, save_training, training_key
-from promptbench.transforms import EVALUATION_TRANSFORM, TRAINING_TRANSFORM
+from promptbench.results import failure_path, write_failure
+from promptbench.trackers import tracked
+from promptbench.training import TrainingDiverged
+
+__all__ = ["Listener", "run_all"]
+
+CLAIMS = "claims"  # folder in the output folder
+LOOK_AGAIN = 1.0  # seconds between looks at runs that others do
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # only writing fails so
+DENIED = (errno.EACCES, errno.EPERM)
 
 
-class Listener(Protocol):
-    """Told how the runs go; the command line draws it."""
+def run_all(bench: Bench, runs: Iterable[Run], listener: Listener, known: Mapping[str, int] | None = None) -> int:
+    """Do every run that is not finished; returns how many failed. Ctrl-C passes through, and loses nothing finished.
 
-    def started(self, run: Run) -> None: ...
+    Args:
+        known: The failures on record that are to be tried again, as `failures_on_record` gives them; those that come
+            later are other processes'. Without it, those there are now.
 
-    def step(self, done: int, total: int, loss: float) -> None: ...
-
-    def finished(self, run: Run, result: Result) -> None: ...
-
-    def failed(self, run: Run, reason: str) -> None: ...
-
-
-def run_all(bench: Bench, runs: Iterable[Run], listener: Listener) -> int:
-    """Do every run that is not finished; returns how many failed. Ctrl-C passes through, and loses nothing finished."""
+    Raises:
+        UsageError: The output folder cannot be written.
+    """
+    pending = [(run, "") for run in runs]  # with the claim that it waits for
+    known = failures_on_record(bench.output, [run for run, _ in pending]) if known is None else known
     failures = 0
-    for run in runs:
-        if bench.is_finished(run.spec):
-            continue
-        listener.started(run)
-        try:
-            with tracked(bench.loggers, bench.output, run.spec) as tracker:
-                result = execute(bench, run, listener, tracker)
-                tracker.finished(result.metrics)
-        except Exception as error:  # one failed run must not end a sweep
-            failures += 1
-            known = isinstance(error, (UsageError, TrainingDiverged))
-            reason = str(error) if known else f"{type(error).__name__}: {error}"
-            write_failure(
-                bench.output, run.spec, reason=reason, traceback=traceback.format_exc(), where=place_of(run, error)
-            )
-            listener.failed(run, reason)
-        else:
-            listener.finished(run, result)
+    with Claims(bench.output / CLAIMS) as claims:
+        while pending:
+            waiting: list[tuple[Run, str]] = []
+            for run, awaited in pending:
+                claim = None if awaited and claims.busy(awaited) else claims.take(run.spec.digest, about(run))
+                if claim is None:
+                    waiting.append((run, awaited or run.spec.digest))
+                    continue
+                with claim:
+                    try:
+                        failures += not settled(bench, run, listener, known, (claims, claim))
+                    except Busy as busy:
+                        waiting.append((run, str(busy)))
+            if len(waiting) == len(pending):
+                time.sleep(LOOK_AGAIN)
+            pending = waiting
     return failures
+
+
+def about(run: Run) -> dict[str, Any]:
+    """What a claim says of a run."""
+    return {"kind": "run", "run": run.spec.name, "seeds": run.spec.seeds, "epochs": run.spec.recipe.get("epochs", 0)}
+
+
+def failures_on_record(output: Path, runs: Iterable[Run]) -> dict[str, int]:
+    """When the failures of runs were recorded, in nanoseconds, by name."""
+    paths = {run.spec.name: failure_path(output, run.spec) for run in runs}
+    return {name: path.stat().st_mtime_ns for name, path in paths.items() if path.exists()}
+
+
+def settled(bench: Bench, run: Run, listener: Listener, known: Mapping[str, int], held: tuple[Claims, Claim]) -> bool:
+    """Do a run that this process holds, unless another was faster; whether it has a result."""
+    if bench.is_finished(run.spec):
+        listener.elsewhere(run)
+        return True
+    tried = failures_on_record(bench.output, [run]).get(run.spec.name)
+    if tried != known.get(run.spec.name) and tried is not None:
+        listener.elsewhere(run)
+        return False
+    listener.started(run)
+    try:
+        with tracked(bench.loggers, bench.output, run.spec) as tracker:
+            result = execute(bench, run, Work(listener, tracker, *held))
+            tracker.finished(result.metrics)
+    except Busy:
+        raise
+    except Exception as error:  # one failed run must not end a sweep
+        if cannot_write(error, bench.output):
+            raise UsageError(f"{error}; what is finished is kept, and the same command goes on from here.") from error
+        reason = str(error) if isinstance(error, (UsageError, TrainingDiverged)) else f"{type(error).__name__}: {error}"
+        trace, place = traceback.format_exc(), place_of(run, error)
+        write_failure(bench.output, run.spec, reason=reason, traceback=trace, where=place)
+        listener.failed(run, reason)
+        return False
+    listener.finished(run, result)
+    return True
+
+
+def cannot_write(error: BaseException | None, output: Path) -> bool:
+    """Whether an error says that nothing more can be written, which no other run would survive either."""
+    while error is not None:
+        if isinstance(error, OSError):
+            ours = str(error.filename or "").startswith(str(output))
+            if error.errno in FULL or (error.errno in DENIED and ours):
+                return True
+        error = error.__cause__
+    return False
 
 
 def place_of(run: Run, error: Exception) -> dict[str, Any]:
@@ -78,137 +122,3 @@ def place_of(run: Run, error: Exception) -> dict[str, Any]:
         "train_seed": spec.train_seed,
     }
     return {**place, **getattr(error, "where", {})}
-
-
-def execute(bench: Bench, run: Run, listener: Listener, tracker: Tracker) -> Result:
-    """Train, evaluate, write and return the result of one run."""
-    spec = run.spec
-    torch.set_num_threads(spec.threads)
-    train = open_selection(bench.dataset, run.plan.train, spec.data_seed)
-    method = instantiate(run.method, run.settings.config, bench.backbone, train.class_names, spec.train_seed)
-    facts = {
-        "classes": run.plan.train.classes,
-        "sample": train.sample_digest(),
-        "split": train.dataset.split_digest(),
-        "names": names_digest(train.class_names),
-        "weights": bench.backbone.weights_hash,
-    }
-    key = training_key(spec, facts)
-    show_training_images(method, still_batches(method, train, EVALUATION_BATCH), spec.train_seed)
-    outcome = TrainingOutcome([], 0.0, 0.0)
-    if method.trains:
-        outcome = learn(bench, run, method, train, key, listener, tracker)
-    began = time.perf_counter()
-    found = evaluate(bench, run, method, train.class_names)
-    seconds = time.perf_counter() - began
-    metrics, notes = run.protocol.measure(found.outcomes, run.plan)
-    if bench.save_predictions:
-        save_predictions(bench.output, spec, found)
-    result = Result(
-        spec=spec,
-        conditions={
-            "title": run.method.title,
-            "reconstructed": run.method.reconstructed,
-            "dense_scores": run.method.dense_scores,
-            "weights_hash": facts["weights"],
-            "split_digest": facts["split"],
-            "split_source": train.dataset.split_source,
-            "sample_digest": facts["sample"],
-            "sample_size": len(train.items),
-            "transform": {"evaluation": EVALUATION_TRANSFORM, "training": training_transform_id(run)},
-            "training_key": key if method.trains else "",
-            "provenance": run.settings.provenance,
-            **evaluation_conditions(found, train),
-        },
-        metrics=metrics,
-        notes={**found.notes, **notes},
-        diagnostics=found.diagnostics,
-        cost={
-            "learned_parameters": sum(p.numel() for p in method.parameters()),
-            "train_seconds": round(outcome.seconds, 3),
-            "train_images_per_second": round(outcome.images_per_second, 1),
-            "eval_seconds": round(seconds, 3),
-            "peak_memory_mb": peak_memory_mb(bench.device),
-        },
-        versions=library_versions(),
-        commit=git_commit(),
-        created=utc_now(),
-        losses=outcome.losses,
-    )
-    write_result(bench.output, result)
-    return result
-
-
-def evaluation_conditions(found: Evaluated, train: SelectedImages) -> dict[str, Any]:
-    """Class names, templates and numbers of images by evaluation, and images that were left out as unreadable."""
-    skipped = {name: chosen.skipped for name, chosen in {"train": train, **found.images}.items() if chosen.skipped}
-    return {
-        "class_names": {name: names_digest(shown) for name, shown in found.names.items()},
-        "templates": {name: shown.template for name, shown in found.names.items()},
-        "images": {name: len(chosen.items) for name, chosen in found.images.items()},
-        **({"skipped": skipped} if skipped else {}),
-    }
-
-
-def learn(
-    bench: Bench, run: Run, method: Method, train: SelectedImages, key: str, listener: Listener, tracker: Tracker
-) -> TrainingOutcome:
-    """Load the learned tensors of an equal training, or train and store them."""
-    recipe, spec = run.settings.recipe, run.spec
-    assert recipe is not None  # a method that trains has a recipe
-    path = bench.output / "trainings" / f"{key[:32]}.safetensors"
-    stored = load_training(path, method)
-    if stored is not None:
-        return stored
-    if not bench.may_train:
-        raise UsageError(
-            f"The training of {spec.label} on '{spec.dataset}' is not in {path.parent}, or weights, images or "
-            "libraries have changed since; train it again with `promptbench run`."
-        )
-    batches: Batches
-    if not recipe.augment and reads_features(method, len(train.pool), method.reads_dense):
-        order = EpochOrder(len(train.items), spec.train_seed)
-        features = chosen_features(method, train, method.reads_dense)
-        batches = FeatureBatches(features, train.labels, recipe.batch, order)
-    else:
-        batches = training_batches(
-            bench.backbone,
-            train.dataset,
-            train.items,
-            batch=recipe.batch,
-            seed=spec.train_seed,
-            augment=recipe.augment,
-        )
-    outcome = fit(
-        method,
-        recipe,
-        batches,
-        len(batches),
-        seed=spec.train_seed,
-        precision=spec.precision,
-        device=spec.device,
-        progress=listener.step,
-        logger=tracker.step if bench.loggers else None,
-    )
-    save_training(path, method, outcome, spec)
-    return outcome
-
-
-def names_digest(names: ClassNames) -> str:
-    """SHA-256 over class names, in order."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()
-
-
-def training_transform_id(run: Run) -> str:
-    """Which transform the training images got; '' where nothing is trained."""
-    if run.settings.recipe is None:
-        return ""
-    return TRAINING_TRANSFORM if run.settings.recipe.augment else EVALUATION_TRANSFORM
-
-
-def peak_memory_mb(device: str) -> float:
-    """Most memory so far, MiB: of this process on a CPU, of torch's allocator on a GPU."""
-    if device.startswith("cuda"):
-        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    scale = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**20, 1)

@@ -87,7 +87,7 @@ def _opened(name: str, folder: Path, spec: Spec) -> Logger:
 def _close(loggers: Iterable[Logger], status: str) -> None:
     for logger in loggers:
         logger.finalize(status)
-        finish = getattr(logger.experiment, "finish", None)
+        finish = getattr(getattr(logger, "experiment", None), "finish", None)
         if finish is not None:  # wandb: else the next run of the process would be written into this one
             finish(exit_code=int(status != "success"))
 

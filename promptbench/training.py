@@ -25,6 +25,7 @@ from torch import Tensor
 from promptbench.images import Images
 from promptbench.method import Method
 from promptbench.recipe import Recipe
+from promptbench.resuming import Partial, PartialFile, partial_seconds, restore, resumable, state_of
 
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, loss
 StepLogger = Callable[[int, Mapping[str, float]], None]  # steps done, figures of the last
@@ -86,6 +87,7 @@ class PromptTraining(pl.LightningModule):
         steps_per_epoch: int,
         progress: Progress | None = None,
         log_step: StepLogger | None = None,
+        partial: PartialFile | None = None,
     ) -> None:
         super().__init__()
         self.method, self.recipe = method, recipe
@@ -93,6 +95,26 @@ class PromptTraining(pl.LightningModule):
         self.losses: list[dict[str, float]] = []
         self._sums: dict[str, Tensor] = {}
         self._seen = self._steps = self._done = self.images = 0
+        self.partial, self.began = partial, time.perf_counter()
+        self.resumed, self.earlier = resumable(partial, method), 0.0
+        self.noted = self.began
+        if self.resumed is not None:
+            facts = self.resumed.facts
+            self.losses, self.images, self.earlier = list(facts["losses"]), facts["images"], facts["seconds"]
+            self._done = len(self.losses) * steps_per_epoch
+
+    @property
+    def seconds(self) -> float:
+        """Wall clock of the training so far, that of the processes before this one included."""
+        return self.earlier + time.perf_counter() - self.began
+
+    def on_train_start(self) -> None:
+        """Where the training was begun before, everything that the next epoch depends on is put back."""
+        if self.resumed is None:
+            return
+        device = self.method.backbone.device
+        restore(self.method, self.trainer.optimizers[0], self.resumed, device)
+        self.resumed = None  # its memory
 
     def training_step(self, batch: tuple[Images, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
@@ -130,14 +152,20 @@ class PromptTraining(pl.LightningModule):
         self._sums, self._seen, self._steps = {}, 0, 0
         with torch.no_grad():
             self.method.on_epoch_end(self.current_epoch, self.recipe.epochs)
+        now, under_way = time.perf_counter(), self.current_epoch + 1 < self.recipe.epochs
+        if self.partial is not None and under_way and now - self.noted >= partial_seconds():
+            facts = {"losses": self.losses, "images": self.images, "seconds": self.seconds}
+            self.partial.write(Partial(state_of(self.method, self.trainer.optimizers[0]), facts))
+            self.noted = time.perf_counter()
 
     def configure_optimizers(self) -> Any:
         recipe = self.recipe
         groups = [dict(group) for group in self.method.parameter_groups()]
         for group in groups:
-            group["lr"] = recipe.lr * group.pop("lr_scale", 1.0)
+            group["lr"] = group["initial_lr"] = recipe.lr * group.pop("lr_scale", 1.0)
         optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [self._factor(group["lr"]) for group in groups])
+        factors = [self._factor(group["lr"]) for group in groups]
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors, last_epoch=len(self.losses) - 1)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
 
     def _factor(self, base: float) -> Callable[[int], float]:
@@ -162,6 +190,7 @@ def fit(
     device: str = "cpu",
     progress: Progress | None = None,
     logger: StepLogger | None = None,
+    partial: PartialFile | None = None,
 ) -> TrainingOutcome:
     """Train a method in place; it is in training mode meanwhile and in evaluation mode afterwards.
 
@@ -173,12 +202,13 @@ def fit(
         device: `cpu` or `cuda`.
         progress: Called after every step.
         logger: Called after some `LOGGED_STEPS` of all steps; it changes no number.
+        partial: Where the training notes after an epoch how it stands, and from where it goes on, bit-identical on a
+            CPU, if it was begun before.
 
     Raises:
         TrainingDiverged: If a loss is not finite.
     """
-    module = PromptTraining(method, recipe, steps_per_epoch, progress, logger)
-    began = time.perf_counter()
+    module = PromptTraining(method, recipe, steps_per_epoch, progress, logger, partial)
     with torch.random.fork_rng(), quiet_lightning():
         torch.manual_seed(seed)
         trainer = pl.Trainer(
@@ -192,9 +222,11 @@ def fit(
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
+        epochs = trainer.fit_loop.epoch_progress.current
+        epochs.ready = epochs.started = epochs.processed = epochs.completed = len(module.losses)
         with keyboard_interrupt():
             trainer.fit(module.train(), train_dataloaders=batches)  # Lightning leaves the mode as it finds it
-    seconds = time.perf_counter() - began
+    seconds = module.seconds
     method.eval().to(method.backbone.device)
     return TrainingOutcome(module.losses, seconds, module.images / seconds)
 

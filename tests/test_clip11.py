@@ -132,6 +132,21 @@ def test_stored_predictions_give_the_figures_again(method: str, results: list[Re
     assert torch.allclose(joint[at, :columns], both[:, :columns], atol=0.05)  # half precision of about 20
 
 
+def test_the_classes_of_stored_predictions_are_shown(
+    results: list[Result], swept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (made,) = (result for result in of(results, "base2new", "coop") if result.spec.dataset == "dtd")
+    assert main(["inspect", "--run", str(swept / "results" / f"{made.name}.json"), "--top", "3"]) == 0
+    blocks = capsys.readouterr().out.split("\n\n")
+    kept = load_predictions(swept / "predictions" / f"{made.name}.safetensors")["base"]
+    assert blocks[0] == f"base, {len(kept.images)} images, {len(kept.class_names)} classes"
+    shares = [line.split() for line in blocks[1].splitlines()[1:]]
+    weighted = sum(int(images) * float(accuracy) for *_, images, accuracy in shares) / len(kept.images)
+    assert weighted == pytest.approx(made.metrics["base/accuracy"], abs=0.1)
+    without = next(result for result in read_results("results/mini"))
+    assert main(["inspect", "--run", f"results/mini/results/{without.name}.json"]) == 2
+
+
 def test_what_sees_no_image_runs_once_whatever_the_shots(
     flags: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from promptbench import cli
+from promptbench.formats.texts import clean
 from promptbench.metrics import harmonic_mean
 from promptbench.report import page, pictures
 from promptbench.report.facts import facts, pooled
@@ -126,7 +127,7 @@ def test_the_tables_read_without_the_script() -> None:
     rows = Parsed(rendered(several())).rows
     assert rows[0] == ["dataset", "method", "base", "new", "H", "n"]
     assert ["dtd", "coop", "72.0 ± 0.8", "65.0 ± 0.0", "68.3 ± 0.4", "3"] in rows
-    assert ["average", "coop", "74.5 ± 0.8", "67.0 ± 0.0", "70.5 ± 0.4", "3"] in rows
+    assert ["average", "coop", "74.5 ± 0.8", "67.0 ± 0.0", "70.6 ± 0.4", "3"] in rows
 
 
 def test_hostile_names_stay_text() -> None:
@@ -184,7 +185,7 @@ def test_the_facts_of_a_run_are_all_that_its_record_says() -> None:
     for part in (record["spec"], record["conditions"], record["cost"], record["versions"], record["commit"]):
         kept = {name: item for name, item in part.items() if name != "provenance"} if isinstance(part, dict) else part
         for leaf in leaves(kept):
-            text = leaf if isinstance(leaf, str) else json.dumps(leaf, ensure_ascii=False).replace(HOSTILE, SEEN)
+            text = leaf if isinstance(leaf, str) else clean(json.dumps(leaf, ensure_ascii=False))
             assert text in said or leaf in ("", {})
     found = {(fact.section, fact.name): (fact.value, fact.source) for fact in facts(result)}
     assert found["Settings of the method", "n_ctx"] == ("2", "default (paper)")
@@ -354,14 +355,15 @@ COLUMN = """[...document.querySelectorAll('.figures tbody tr')].filter((row) => 
     .map((row) => row.cells[%d].textContent)"""
 
 
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    found = Chromium(BINARY, tmp_path_factory.mktemp("profile"))
+    yield found
+    found.close()
+
+
 @pytest.mark.skipif(not BINARY, reason="needs Chromium")
 class TestBrowser:
-    @pytest.fixture(scope="class")
-    def browser(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-        found = Chromium(BINARY, tmp_path_factory.mktemp("profile"))
-        yield found
-        found.close()
-
     @pytest.fixture
     def opened(self, browser: Chromium, tmp_path: Path) -> Iterator[Chromium]:
         """The browser at a small page with hostile names, which it must not complain about."""
@@ -373,7 +375,7 @@ class TestBrowser:
         assert browser.complaints() == []
 
     def test_it_renders_and_names_are_shown_literally(self, opened: Chromium) -> None:
-        assert opened.look("document.title") == SEEN
+        assert opened.look("document.querySelector('h1').textContent") == SEEN
         assert opened.look(COLUMN % 1)[2:4] == ["coop", SEEN]
         assert opened.look("document.querySelectorAll('img').length") == 1
         assert opened.look("document.querySelector('img').naturalWidth") == 9
@@ -452,24 +454,15 @@ class TestBrowser:
         ]
         path = tmp_path / "large.html"
         path.write_bytes(rendered(results).encode())
-        times = []
-        for _ in range(2):  # the machine may have been busy
-            browser.open(path)
-            assert browser.look("document.querySelectorAll('.figure').length") >= 2000
-            ready = browser.look("performance.getEntriesByType('navigation')[0].domComplete")
-            acted = browser.look("""(() => {
-                const start = performance.now();
-                document.querySelectorAll('.figures thead button')[4].click();
-                document.body.offsetHeight;
-                document.getElementById('filter').value = 'method7';
-                document.getElementById('filter').dispatchEvent(new Event('input'));
-                document.body.offsetHeight;
-                document.querySelector('tr:not([hidden]) > .figure').click();
-                document.body.offsetHeight;
-                return performance.now() - start;
-            })()""")
-            assert browser.look("document.querySelectorAll('.figures tbody tr:not([hidden])').length") == 35
-            assert browser.look("document.querySelectorAll('#panel details').length") == 2
-            times.append(ready + acted)
+        browser.open(path)
+        assert browser.look("document.querySelectorAll('.figure').length") >= 2000
+        browser.look("document.querySelectorAll('.figures thead button')[4].click(), document.body.offsetHeight")
+        browser.look("""document.getElementById('filter').value = 'method7',
+            document.getElementById('filter').dispatchEvent(new Event('input')), document.body.offsetHeight""")
+        assert browser.look("document.querySelectorAll('.figures tbody tr:not([hidden])').length") == 35
+        browser.look("document.querySelector('tr:not([hidden]) > .figure').click(), document.body.offsetHeight")
+        assert browser.look("document.querySelectorAll('#panel details').length") == 2
+        browser.send("Performance.enable")
+        spent = {metric["name"]: metric["value"] for metric in browser.send("Performance.getMetrics")["metrics"]}
         assert browser.complaints() == []
-        assert min(times) < 2000, times
+        assert 0 < spent["ThreadTime"] < 2  # of the page's thread, so that a busy machine does not count

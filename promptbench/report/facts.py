@@ -99,4 +99,4 @@ def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...]
 
 def _text(value: Any) -> str:
     """A text as it is, anything else, and no text at all, as JSON."""
-    return clean(value) if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+    return clean(value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False))

@@ -1,0 +1,65 @@
+"""`promptbench inspect`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from promptbench.flags import integer
+
+if TYPE_CHECKING:
+    from promptbench.predictions import Predictions
+
+HELP = "show accuracy per class and the classes most confused, of a run with stored predictions"
+EXAMPLE = "promptbench inspect --run promptbench-runs/results/base2new/dtd/coop-0123456789ab.json --top 5"
+
+Row = Sequence[str]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its flags."""
+    parser.add_argument("--run", required=True, metavar="RESULT", help="of a run made with --save-predictions")
+    parser.add_argument("--top", type=integer(1), default=10, metavar="N", help="lines of each list; default: 10")
+
+
+def execute(options: argparse.Namespace) -> int:
+    """`inspect`: one block per evaluation whose images have classes."""
+    from promptbench.listing import columns
+    from promptbench.predictions import load_predictions
+    from promptbench.results import predictions_path, read_result
+    from promptbench.stored import folder_of
+
+    result = read_result(options.run)
+    kept = load_predictions(predictions_path(folder_of(options.run), result.spec))
+    for name, predictions in kept.items():
+        if bool((predictions.labels >= 0).all()):
+            print(f"{name}, {len(predictions.images)} images, {len(predictions.class_names)} classes\n")
+            print(columns([("class", "images", "accuracy"), *worst_classes(predictions, options.top)], indent="  "))
+            confused = list(most_confused(predictions, options.top))
+            if confused:
+                print("\n" + columns([("class", "taken for", "images"), *confused], indent="  "))
+            print()
+    return 0
+
+
+def worst_classes(predictions: Predictions, top: int) -> Iterator[Row]:
+    """The classes with the lowest accuracy, in percent, with how many images they have."""
+    from promptbench.metrics import per_class_accuracy
+
+    found = per_class_accuracy(predictions.logits, predictions.labels, len(predictions.class_names))
+    known = sorted((value, label) for label, value in enumerate(found) if value is not None)
+    for value, label in known[:top]:
+        yield predictions.class_names[label], str(int((predictions.labels == label).sum())), f"{value:.1f}"
+
+
+def most_confused(predictions: Predictions, top: int) -> Iterator[Row]:
+    """The pairs of classes with the most images of the first taken for the second."""
+    from promptbench.metrics import confusion
+
+    names = predictions.class_names
+    counts = confusion(predictions.logits, predictions.labels, len(names)).fill_diagonal_(0)
+    values, places = counts.flatten().topk(min(top, counts.numel()))
+    for count, place in zip(values.tolist(), places.tolist(), strict=True):
+        if count:
+            yield names[place // len(names)], names[place % len(names)], str(count)

@@ -1,0 +1,220 @@
+"""One run: train or load what was trained, evaluate, write the result."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from promptbench.bench import Bench
+from promptbench.claims import Claim, Claims
+from promptbench.classnames import ClassNames
+from promptbench.config import UsageError
+from promptbench.evaluation import EVALUATION_BATCH, Evaluated, chosen_features, evaluate, reads_features, still_batches
+from promptbench.loading import Batches, EpochOrder, FeatureBatches, training_batches
+from promptbench.method import Method, instantiate, show_training_images
+from promptbench.planning import Run
+from promptbench.predictions import save_predictions
+from promptbench.provenance import git_commit, library_versions, utc_now
+from promptbench.results import Result, write_result
+from promptbench.resuming import PartialFile
+from promptbench.selection import SelectedImages, open_selection
+from promptbench.trackers import Tracker
+from promptbench.training import TrainingOutcome, fit
+from promptbench.trainings import load_training, save_training, training_key
+from promptbench.transforms import EVALUATION_TRANSFORM, TRAINING_TRANSFORM
+
+
+class Listener(Protocol):
+    """Told how the runs go; the command line draws it."""
+
+    def started(self, run: Run) -> None: ...
+
+    def step(self, done: int, total: int, loss: float) -> None: ...
+
+    def finished(self, run: Run, result: Result) -> None: ...
+
+    def failed(self, run: Run, reason: str) -> None: ...
+
+    def elsewhere(self, run: Run) -> None: ...
+
+
+class Busy(Exception):
+    """Another process does what a run needs; the message is the name of its claim."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run under way: what it holds, and who is told of it."""
+
+    listener: Listener
+    tracker: Tracker
+    claims: Claims
+    claim: Claim
+
+    def step(self, done: int, total: int, loss: float) -> None:
+        """A training step is done."""
+        if self.claim.lost:
+            raise Busy(self.claim.name)
+        self.claim.progress = {"done": done, "total": total}
+        self.listener.step(done, total, loss)
+
+
+def execute(bench: Bench, run: Run, work: Work) -> Result:
+    """Train, evaluate, write and return the result of one run."""
+    spec = run.spec
+    torch.set_num_threads(spec.threads)
+    train = open_selection(bench.dataset, run.plan.train, spec.data_seed)
+    method = instantiate(run.method, run.settings.config, bench.backbone, train.class_names, spec.train_seed)
+    facts = {
+        "classes": run.plan.train.classes,
+        "sample": train.sample_digest(),
+        "split": train.dataset.split_digest(),
+        "names": names_digest(train.class_names),
+        "weights": bench.backbone.weights_hash,
+    }
+    key = training_key(spec, facts)
+    show_training_images(method, still_batches(method, train, EVALUATION_BATCH), spec.train_seed)
+    outcome = TrainingOutcome([], 0.0, 0.0)
+    if method.trains:
+        outcome = learn(bench, run, method, train, key, work)
+    began = time.perf_counter()
+    found = evaluate(bench, run, method, train.class_names)
+    seconds = time.perf_counter() - began
+    metrics, notes = run.protocol.measure(found.outcomes, run.plan)
+    if bench.save_predictions:
+        save_predictions(bench.output, spec, found)
+    result = Result(
+        spec=spec,
+        conditions={
+            "title": run.method.title,
+            "reconstructed": run.method.reconstructed,
+            "dense_scores": run.method.dense_scores,
+            "weights_hash": facts["weights"],
+            "split_digest": facts["split"],
+            "split_source": train.dataset.split_source,
+            "sample_digest": facts["sample"],
+            "sample_size": len(train.items),
+            "transform": {"evaluation": EVALUATION_TRANSFORM, "training": training_transform_id(run)},
+            "training_key": key if method.trains else "",
+            "provenance": run.settings.provenance,
+            **evaluation_conditions(found, train),
+        },
+        metrics=metrics,
+        notes={**found.notes, **notes},
+        diagnostics=found.diagnostics,
+        cost={
+            "learned_parameters": sum(p.numel() for p in method.parameters()),
+            "train_seconds": round(outcome.seconds, 3),
+            "train_images_per_second": round(outcome.images_per_second, 1),
+            "eval_seconds": round(seconds, 3),
+            "peak_memory_mb": peak_memory_mb(bench.device),
+        },
+        versions=library_versions(),
+        commit=git_commit(),
+        created=utc_now(),
+        losses=outcome.losses,
+    )
+    write_result(bench.output, result)
+    return result
+
+
+def evaluation_conditions(found: Evaluated, train: SelectedImages) -> dict[str, Any]:
+    """Class names, templates and numbers of images by evaluation, and images that were left out as unreadable."""
+    skipped = {name: chosen.skipped for name, chosen in {"train": train, **found.images}.items() if chosen.skipped}
+    return {
+        "class_names": {name: names_digest(shown) for name, shown in found.names.items()},
+        "templates": {name: shown.template for name, shown in found.names.items()},
+        "images": {name: len(chosen.items) for name, chosen in found.images.items()},
+        **({"skipped": skipped} if skipped else {}),
+    }
+
+
+def learn(bench: Bench, run: Run, method: Method, train: SelectedImages, key: str, work: Work) -> TrainingOutcome:
+    """Load the learned tensors of an equal training, or train and store them.
+
+    Raises:
+        Busy: Another process is at this training.
+    """
+    spec = run.spec
+    path = bench.output / "trainings" / f"{key[:32]}.safetensors"
+    partial = PartialFile(path.with_suffix(".partial"), key)
+    stored = load_training(path, method)
+    if stored is not None:
+        partial.remove()  # killed between the two
+        return stored
+    if not bench.may_train:
+        raise UsageError(
+            f"The training of {spec.label} on '{spec.dataset}' is not in {path.parent}, or weights, images or "
+            "libraries have changed since; train it again with `promptbench run`."
+        )
+    claim = work.claims.take(key[:32], {"kind": "training", "run": spec.name})
+    if claim is None:
+        raise Busy(key[:32])
+    with claim:
+        stored = load_training(path, method)
+        if stored is not None:  # since the first look
+            return stored
+        outcome = train_method(bench, run, method, train, partial, work)
+        save_training(path, method, outcome, spec)
+        partial.remove()
+    return outcome
+
+
+def train_method(
+    bench: Bench, run: Run, method: Method, train: SelectedImages, partial: PartialFile, work: Work
+) -> TrainingOutcome:
+    """Train a method on the images of a run."""
+    recipe, spec = run.settings.recipe, run.spec
+    assert recipe is not None  # a method that trains has a recipe
+    batches: Batches
+    if not recipe.augment and reads_features(method, len(train.pool), method.reads_dense):
+        order = EpochOrder(len(train.items), spec.train_seed)
+        features = chosen_features(method, train, method.reads_dense)
+        batches = FeatureBatches(features, train.labels, recipe.batch, order)
+    else:
+        batches = training_batches(
+            bench.backbone,
+            train.dataset,
+            train.items,
+            batch=recipe.batch,
+            seed=spec.train_seed,
+            augment=recipe.augment,
+        )
+    return fit(
+        method,
+        recipe,
+        batches,
+        len(batches),
+        seed=spec.train_seed,
+        precision=spec.precision,
+        device=spec.device,
+        progress=work.step,
+        logger=work.tracker.step if bench.loggers else None,
+        partial=partial,
+    )
+
+
+def names_digest(names: ClassNames) -> str:
+    """SHA-256 over class names, in order."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def training_transform_id(run: Run) -> str:
+    """Which transform the training images got; '' where nothing is trained."""
+    if run.settings.recipe is None:
+        return ""
+    return TRAINING_TRANSFORM if run.settings.recipe.augment else EVALUATION_TRANSFORM
+
+
+def peak_memory_mb(device: str) -> float:
+    """Most memory so far, MiB: of this process on a CPU, of torch's allocator on a GPU."""
+    if device.startswith("cuda"):
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    scale = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**20, 1)

@@ -1,0 +1,132 @@
+"""Where a training under way stands, on disk, so that one that was killed goes on from there.
+
+    <folder>/trainings/<key>.partial    beside what finished trainings learned; gone once its own is stored
+
+It holds everything that the next epoch depends on and neither the spec nor the data give again: learned tensors,
+momentum, what the method keeps between epochs, the state of the generators, losses so far. Order and views of the
+images follow from seed and epoch, the learning rate from the epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from promptbench.cache import write_atomically
+from promptbench.method import Method
+
+FORMAT = "promptbench partial/1"
+SECONDS = 20.0  # at least, between two notes of where a training stands
+_CHECKSUM = 32  # bytes of SHA-256 behind the tensors
+
+
+@dataclass(frozen=True)
+class Partial:
+    """Where a training stands after an epoch.
+
+    Attributes:
+        tensors: By dotted name; their dtypes and bits come back as they were.
+        facts: What JSON can say.
+    """
+
+    tensors: Mapping[str, Tensor]
+    facts: Mapping[str, Any]
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """The tensors whose names begin with `name.`, without that."""
+        return {key[len(name) + 1 :]: tensor for key, tensor in self.tensors.items() if key.startswith(f"{name}.")}
+
+
+@dataclass(frozen=True)
+class PartialFile:
+    """The file of a training under way; whoever reads it continues there.
+
+    Attributes:
+        path: Of the file.
+        key: Of the training, which names versions of libraries too.
+    """
+
+    path: Path
+    key: str
+
+    def write(self, partial: Partial) -> None:
+        """Replace what is there, whole or not at all."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in partial.tensors.items()}
+        about = {"format": FORMAT, "key": self.key, "facts": json.dumps(dict(partial.facts))}
+        data = save(tensors, metadata=about)
+        write_atomically(self.path, lambda file: file.write(data + hashlib.sha256(data).digest()))
+
+    def read(self) -> Partial | None:
+        """What is there; None where nothing is, or it is damaged, of another training or of another format."""
+        try:
+            content = self.path.read_bytes()
+            data = content[:-_CHECKSUM]
+            if hashlib.sha256(data).digest() != content[-_CHECKSUM:]:
+                return None
+            about = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+            if (about["format"], about["key"]) != (FORMAT, self.key):
+                return None
+            return Partial(load(data), json.loads(about["facts"]))
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            return None
+
+    def remove(self) -> None:
+        """The training is stored, or begins anew."""
+        self.path.unlink(missing_ok=True)
+
+
+def partial_seconds() -> float:
+    """Seconds between two notes of where a training stands, `PROMPTBENCH_PARTIAL_SECONDS` or else `SECONDS`."""
+    return float(os.environ.get("PROMPTBENCH_PARTIAL_SECONDS") or SECONDS)
+
+
+def state_of(method: Method, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """All tensors that the next epoch of a training depends on: learned, momentum, the method's own, generators."""
+    tensors = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
+    for index, parameter in enumerate(parameters_of(optimizer)):
+        momentum = optimizer.state[parameter].get("momentum_buffer") if parameter in optimizer.state else None
+        if momentum is not None:
+            tensors[f"momentum.{index}"] = momentum
+    tensors |= {f"kept.{name}": tensor for name, tensor in method.training_state().items()}
+    tensors["generator.cpu"] = torch.get_rng_state()
+    if method.backbone.device.type == "cuda":
+        tensors["generator.cuda"] = torch.cuda.get_rng_state()
+    return tensors
+
+
+def restore(method: Method, optimizer: torch.optim.Optimizer, found: Partial, device: torch.device) -> None:
+    """Put back what `state_of` gave."""
+    method.load_state_dict(found.part("method"))
+    method.load_training_state({name: tensor.to(device, copy=True) for name, tensor in found.part("kept").items()})
+    momentum = found.part("momentum")
+    for index, parameter in enumerate(parameters_of(optimizer)):
+        if str(index) in momentum:
+            optimizer.state[parameter]["momentum_buffer"] = momentum[str(index)].to(parameter.device, copy=True)
+    generators = found.part("generator")
+    torch.set_rng_state(generators["cpu"])
+    if "cuda" in generators:
+        torch.cuda.set_rng_state(generators["cuda"])
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """What an optimiser moves, in the order of its groups."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def resumable(partial: PartialFile | None, method: Method) -> Partial | None:
+    """Where the training of this method stands; None where it begins."""
+    found = partial.read() if partial is not None else None
+    if found is None:
+        return None
+    shapes = {name: tensor.shape for name, tensor in found.part("method").items()}
+    return found if shapes == {name: tensor.shape for name, tensor in method.state_dict().items()} else None
