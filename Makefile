@@ -10,7 +10,7 @@ demo: $(VENV)/installed
 	$(BIN)/promptbench run --method maple --protocol base2new
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

@@ -11,7 +11,9 @@ An average is shown for rows that have every dataset of the table, its ± where 
 may be made of other blocks than datasets, such as scores. With the median m of at least three seeds, a measured figure
 of a dataset is an outlier where
 
-    |x_ds - m| > max(3 points, 3 * 1.4826 * median_s |x_ds - m|)
+    |x_ds - m| > max(p, 3 * 1.4826 * median_s |x_ds - m|)
+
+with p of 3 points, or 10 among three or four seeds, whose median deviation says little.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ Over = Callable[[Sequence[Numbers]], Numbers]  # the numbers of each dataset to 
 SPREAD = "± is the population standard deviation over n seeds (ddof 0)."
 APART = "Other suites and backbones have tables of their own: no figure mixes them."
 MEANS_APART = "; the mean of per-"
-OUTLIER_POINTS, OUTLIER_SIGMAS, SIGMA_OF_MAD = 3.0, 3.0, 1.4826
+OUTLIER_POINTS, OUTLIER_POINTS_OF_FEW, OUTLIER_SIGMAS, SIGMA_OF_MAD = 3.0, 10.0, 3.0, 1.4826
 
 
 def build_tables(
@@ -167,7 +169,8 @@ def outliers(values: Mapping[Seed, float]) -> tuple[Seed, ...]:
         return ()
     middle = median(values.values())
     sigma = SIGMA_OF_MAD * median(abs(value - middle) for value in values.values())
-    limit = max(OUTLIER_POINTS, OUTLIER_SIGMAS * sigma)
+    points = OUTLIER_POINTS_OF_FEW if len(values) < 5 else OUTLIER_POINTS
+    limit = max(points, OUTLIER_SIGMAS * sigma)
     return tuple(seed for seed, value in values.items() if abs(value - middle) > limit)
 
 

@@ -250,8 +250,13 @@ def _recognised(paths: Sequence[Path]) -> dict[str, tuple[list[str], NDArray[flo
 
 def _stored(place: Path, spec: Spec) -> Path | None:
     """The predictions of a run beside its result, wherever between the output folder and the file `place` is."""
-    folders = [place, *place.resolve().parents[:4]]
-    return next((path for folder in folders if (path := predictions_path(folder, spec)).exists()), None)
+    return next((path for folder in _holders(place) if (path := predictions_path(folder, spec)).exists()), None)
+
+
+@cache
+def _holders(place: Path) -> list[Path]:
+    """The folders at or above a place that hold predictions."""
+    return [folder for folder in (place, *place.resolve().parents[:4]) if (folder / "predictions").is_dir()]
 
 
 def _mean(runs: Sequence[Result]) -> dict[str, float]:

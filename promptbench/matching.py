@@ -129,7 +129,8 @@ def _groups(results: Iterable[Result]) -> dict[Place, list[_Group]]:
         assert isinstance(group.runs, dict)
         group.runs.setdefault(spec.seeds, result)
     return {
-        place: sorted(groups.values(), key=lambda group: list(group.settings.values())) for place, groups in found.items()
+        place: sorted(groups.values(), key=lambda group: list(group.settings.values()))
+        for place, groups in found.items()
     }
 
 

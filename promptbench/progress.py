@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Column
+from rich.text import Text
+
+from promptbench.listing import columns
+from promptbench.results import read_result, result_path
+from promptbench.standing import Standing, reason, running_lines, summary
 
 if TYPE_CHECKING:
     from promptbench.planning import Run
@@ -70,10 +77,7 @@ class Reporter:
 
     def finished(self, run: Run, result: Result) -> None:
         """A run is done."""
-        shown = [f"{name.removesuffix('/accuracy')} {value:.1f}" for name, value in headline(result).items()]
-        if result.losses:
-            shown.append(f"loss {sum(result.losses[-1].values()):.3f}")
-        self._close(f"{title(run)}: {'  '.join(shown)}")
+        self._close(f"{title(run)}: {figures(result)}")
 
     def failed(self, run: Run, reason: str) -> None:
         """A run failed."""
@@ -92,6 +96,58 @@ class Reporter:
         if self.current is not None:
             self.bars.remove_task(self.current)
         self.bars.update(self.overall, completed=self.done)
+
+
+class Overview:
+    """Several runs at once: who is at what in a terminal, and a line for each that ends.
+
+    Args:
+        runs: Those to do.
+        output: The output folder.
+        total: Runs of the call.
+    """
+
+    def __init__(self, runs: Sequence[Run], output: Path, total: int) -> None:
+        self.console = Console(file=sys.stderr, highlight=False)
+        self.open = {run.spec.name: run for run in runs}
+        self.output, self.total, self.began = output, total, time.time()
+        self.live = Live(console=self.console, transient=True, auto_refresh=False)
+        if total > len(runs):
+            self.console.print(f"{total - len(runs)} of {total} runs are finished already and are skipped")
+
+    def __enter__(self) -> Overview:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.live.stop()
+
+    def update(self, standing: Standing) -> None:
+        """Show how the runs stand."""
+        for name, run in list(self.open.items()):
+            if name in standing.done:
+                result = read_result(result_path(self.output, run.spec))
+                seconds = sum(result.cost.get(key) or 0.0 for key in ("train_seconds", "eval_seconds"))
+                self._close(name, f"{figures(result)} ({seconds:.1f} s)")
+            elif name in standing.failed and standing.failed[name].stat().st_mtime >= self.began:
+                self._close(name, f"FAILED: {reason(standing.failed[name])}")
+        if self.console.is_terminal:
+            lines = columns(running_lines(standing)) if standing.running else ""
+            self.live.update(Text(f"{lines}\n{summary(standing)}".strip()), refresh=True)
+
+    def _close(self, name: str, line: str) -> None:
+        run = self.open.pop(name)
+        count = f"{self.total - len(self.open)}/{self.total}"
+        self.console.print(f"[{count}] {title(run)}: {line}", markup=False, soft_wrap=True)
+
+
+def figures(result: Result) -> str:
+    """`base 98.1  new 95.0  h 96.5  loss 0.123`."""
+    shown = [f"{name.removesuffix('/accuracy')} {value:.1f}" for name, value in headline(result).items()]
+    if result.losses:
+        shown.append(f"loss {sum(result.losses[-1].values()):.3f}")
+    return "  ".join(shown)
 
 
 def headline(result: Result) -> dict[str, float]:

@@ -19,12 +19,12 @@ from promptbench.config import UsageError
 from promptbench.execution import Busy, Listener, Work, execute
 from promptbench.planning import Run
 from promptbench.results import failure_path, write_failure
+from promptbench.standing import CLAIMS
 from promptbench.trackers import tracked
 from promptbench.training import TrainingDiverged
 
 __all__ = ["Listener", "run_all"]
 
-CLAIMS = "claims"  # folder in the output folder
 LOOK_AGAIN = 1.0  # seconds between looks at runs that others do
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # only writing fails so
 DENIED = (errno.EACCES, errno.EPERM)

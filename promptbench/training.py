@@ -222,7 +222,7 @@ def fit(
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-        epochs = trainer.fit_loop.epoch_progress.current
+        epochs: Any = trainer.fit_loop.epoch_progress.current
         epochs.ready = epochs.started = epochs.processed = epochs.completed = len(module.losses)
         with keyboard_interrupt():
             trainer.fit(module.train(), train_dataloaders=batches)  # Lightning leaves the mode as it finds it

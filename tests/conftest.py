@@ -18,10 +18,12 @@ TINY = f"{DATA / 'tiny-clip.json'}:random"
 
 @pytest.fixture(scope="session", autouse=True)
 def _quiet_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One thread, and a cache that is made once and thrown away."""
+    """One thread, and a cache that is made once, shared by parallel workers, and thrown away."""
     torch.set_num_threads(1)
+    parallel = "PYTEST_XDIST_WORKER" in os.environ
+    cache = tmp_path_factory.getbasetemp().parent / "cache" if parallel else tmp_path_factory.mktemp("cache")
     before = {name: os.environ.get(name) for name in ("PROMPTBENCH_CACHE", "PROMPTBENCH_DATA")}
-    os.environ["PROMPTBENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["PROMPTBENCH_CACHE"] = str(cache)
     os.environ.pop("PROMPTBENCH_DATA", None)
     yield
     for name, value in before.items():

@@ -376,7 +376,7 @@ class TestBrowser:
 
     def test_it_renders_and_names_are_shown_literally(self, opened: Chromium) -> None:
         assert opened.look("document.querySelector('h1').textContent") == SEEN
-        assert opened.look(COLUMN % 1)[2:4] == ["coop", SEEN]
+        assert opened.look(COLUMN % 1)[2:4] == [SEEN, "coop"] and opened.look(COLUMN % 0)[2:4] == [SEEN, SEEN]
         assert opened.look("document.querySelectorAll('img').length") == 1
         assert opened.look("document.querySelector('img').naturalWidth") == 9
         assert opened.look("document.querySelectorAll('script').length") == 2
@@ -430,20 +430,32 @@ class TestBrowser:
             "[...document.querySelectorAll('#panel tr')].map((row) => [...row.cells].map((c) => c.textContent))"
         )
         for row in (
-            ["seed 2", "60.000", ""],
+            ["seed 2", "60.000"],
             ["n_ctx", "2", "default (paper)"],
             ["lr", "0.0035", "command line"],
-            ["split_digest", "split of dtd", ""],
-            ["templates.new", json.dumps(["{}", SEEN], ensure_ascii=False), ""],
-            ["threads", "2", ""],
-            ["torch", "2.9", ""],
+            ["split_digest", "split of dtd"],
+            ["templates.new", clean(json.dumps(["{}", HOSTILE], ensure_ascii=False))],
+            ["threads", "2"],
+            ["torch", "2.9"],
         ):
             assert rows.count(row) == 1
-        assert ["sample_digest", "sample 3 of dtd", ""] in rows and ["train_seconds", "11.5", ""] in rows
+        assert ["sample_digest", "sample 3 of dtd"] in rows and ["train_seconds", "11.5"] in rows
         opened.press("Escape")
         assert opened.look("document.getElementById('panel').open") is False
         assert opened.look(f"{FOCUSED}.textContent") == "60.0 ± 0.0"
         assert opened.look(f"{FOCUSED}.title") == ""
+
+    def test_papers_figures_name_their_sources(self, browser: Chromium, tmp_path: Path) -> None:
+        results = [run("dtd", "maple", seed) for seed in (1, 2)]
+        path = tmp_path / "published.html"
+        tables = tables_of(results, [load_suite("clip11")], (), (), View(published=True))
+        path.write_bytes(page.render(tables).encode())
+        browser.open(path)
+        browser.look("document.querySelector('.figures .published .figure').click()")
+        text = browser.look("document.getElementById('panel').textContent")
+        assert "Published, not measured here" in text and ".csv, line " in text and "results/" not in text
+        assert "Beside published figures" in browser.look("document.querySelector('main').textContent")
+        assert browser.complaints() == []
 
     def test_two_thousand_cells_are_ready_and_usable_in_two_seconds(self, browser: Chromium, tmp_path: Path) -> None:
         results = [

@@ -21,7 +21,10 @@ RECONSTRUCTED = (
 )
 SAMPLER = ("¶", "few-shot images drawn by the sampler {}, not by CoOp's; ranked only among rows of that sampler")
 DENSE = ("‖", "dense features as CLIP's frozen value path gives them; not the authors' score")
-OUTLIER = ("!", "a seed lies farther from the median of its seeds than 3 points and than 3 sigma (1.4826 MAD)")
+OUTLIER = (
+    "!",
+    "a seed lies farther from the median than 3 sigma (1.4826 MAD) and 3 points, 10 among three or four seeds",
+)
 PUBLISHED = "published: a paper's figures, not measured here; in no average, and never ranked with ours."
 DENSE_SCORES = ("GL-MCM", "L-MCM")  # blocks whose scores read patches
 

@@ -23,10 +23,10 @@ DATA_MET = (
 )
 MACHINE = ("backbone", "weights_hash", "transform", "precision", "threads", "device")
 SECTION = {
-    **dict.fromkeys((*DATA, *DATA_MET), "Data"),
-    **dict.fromkeys(MACHINE, "Backbone and machine"),
     "config": "Settings of the method",
     "recipe": "Recipe",
+    **dict.fromkeys((*DATA, *DATA_MET), "Data"),
+    **dict.fromkeys(MACHINE, "Backbone and machine"),
 }
 """Of a field of the spec or a condition; any other stands under `Run`."""
 OPENED = ("config", "recipe")  # their items stand under a heading of their own and need no prefix
@@ -99,4 +99,6 @@ def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...]
 
 def _text(value: Any) -> str:
     """A text as it is, anything else, and no text at all, as JSON."""
+    if value is None:
+        return "none"
     return clean(value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False))

@@ -97,7 +97,8 @@
       const ofRows = words.filter((word) => rows.some((one) => one.text.includes(word)));
       const others = words.filter((word) => !ofRows.includes(word));
       const last = titles.length - 1;
-      const chosen = titles.map((title, place) => place < 2 || place === last || others.some((word) => title.includes(word)));
+      const has = (title) => others.some((word) => title.includes(word));
+      const chosen = titles.map((title, place) => place < 2 || place === last || has(title));
       const none = others.some((word) => !titles.slice(2, last).some((title) => title.includes(word)));
       for (const one of rows) {
         one.row.hidden = none || !ofRows.every((word) => one.text.includes(word));
@@ -174,7 +175,8 @@
   function hint(cell) {
     if (!cell || cell.title) return;
     const { figure } = behind(cell);
-    cell.title = figure.reason || figure.seeds.map((seed) => `seed ${seedName(seed)}: ${seed.value.toFixed(2)}`).join("; ");
+    const values = figure.seeds.map((seed) => `seed ${seedName(seed)}: ${seed.value.toFixed(2)}`);
+    cell.title = figure.reason || values.join("; ");
   }
 
   function show(cell) {
@@ -185,14 +187,14 @@
     const close = element("button", "Close");
     close.type = "button";
     close.addEventListener("click", () => panel.close());
-    panel.replaceChildren(close, title, element("p", said(figure)), ...seeds(figure), ...published(line, column, figure));
-    panel.append(...runs(figure.runs));
+    panel.replaceChildren(close, title, element("p", said(figure)), ...seeds(figure));
+    panel.append(...published(line, figure), ...runs(figure.runs));
     panel.showModal();
     panel.scrollTop = 0;
   }
 
   function said(figure) {
-    if (figure.mean === null || figure.mean === undefined) return [figure.gap, figure.reason].filter(Boolean).join(": ");
+    if (figure.mean === null) return [figure.gap, figure.reason].filter(Boolean).join(": ");
     const mean = `mean ${figure.mean.toFixed(3)}`;
     const spread = figure.std === null ? "" : ` ± ${figure.std.toFixed(3)}, population standard deviation`;
     return `${mean}${spread}${figure.n ? ` over ${figure.n} seed${figure.n > 1 ? "s" : ""}` : ""}`;
@@ -201,28 +203,30 @@
   function seeds(figure) {
     if (!figure.seeds.length) return [];
     const far = (seed) => (seed.outlier ? "far from the other seeds" : "");
-    return [sheet("Seed by seed", figure.seeds.map((seed) => [`seed ${seedName(seed)}`, seed.value.toFixed(3), far(seed)]))];
+    const rows = figure.seeds.map((seed) => [`seed ${seedName(seed)}`, seed.value.toFixed(3), far(seed)]);
+    return [sheet("Seed by seed", rows)];
   }
 
-  function published(line, column, figure) {
-    const source = line.published[column.key];
-    if (source) return [element("p", `Published, not measured here: ${source}`)];
+  function published(line, figure) {
+    const sources = Object.entries(line.published);
+    if (sources.length) return [sheet("Published, not measured here", sources)];
     const beside = figure.published;
     if (!beside) return [];
-    const facts = [["value", beside.value, beside.source], ["verdict", beside.verdict, beside.why], ["line", beside.line, ""]];
-    return [sheet("Published figure", facts)];
+    const verdict = ["verdict", beside.verdict, beside.why];
+    return [sheet("Published figure", [["value", beside.value, beside.source], verdict, ["line", beside.line]])];
   }
 
   function sheet(title, rows) {
     const table = element("table");
     table.className = "facts";
     table.append(element("caption", title));
+    const sourced = rows.some(([, , source]) => source);
     for (const [name, value, source] of rows) {
       const head = element("th", name);
       head.scope = "row";
       const from = element("td", source);
       from.className = "from";
-      table.append(element("tr", "", head, element("td", value), from));
+      table.append(element("tr", "", head, element("td", value), ...(sourced ? [from] : [])));
     }
     return table;
   }

@@ -15,6 +15,7 @@ from promptbench.plots.kinds import KINDS, module_of, to_text
 from promptbench.plots.source import Source
 from promptbench.suite import Suite
 
+DRAWN = ("points", "rows", "series")  # what kinds call the data of what they draw
 NO_MATPLOTLIB = "No plots: they need matplotlib, `pip install 'promptbench-clip[plots]'`."
 
 
@@ -54,6 +55,8 @@ def pictures(table: Table, suites: Sequence[Suite]) -> Iterator[Picture]:
         try:
             data = json.loads(to_text(module.data(source)))
         except UsageError:
+            continue
+        if not any(data.get(name) for name in DRAWN):
             continue
         file = io.BytesIO()
         with look():

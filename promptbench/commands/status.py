@@ -1,0 +1,37 @@
+"""`promptbench status`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from promptbench.config import UsageError
+from promptbench.flags import OUTPUT
+
+HELP = "show which runs are done, running and failed, here or on other machines"
+EXAMPLE = "promptbench status --output promptbench-runs"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its flags."""
+    parser.add_argument("--output", default=OUTPUT, metavar="DIR", help=f"what `run` writes to; default: ./{OUTPUT}")
+
+
+def execute(options: argparse.Namespace) -> int:
+    """`status`: from the files of an output folder."""
+    from promptbench.listing import columns
+    from promptbench.standing import SHOWN, reason, running_lines, short, standing_of, summary
+
+    folder = Path(options.output)
+    if not folder.is_dir():
+        raise UsageError(f"There is no folder {folder}; name one that `promptbench run` writes to with --output.")
+    standing = standing_of(folder)
+    print(f"{folder}: {summary(standing)}")
+    if standing.running:
+        print("\nrunning\n" + columns(running_lines(standing), indent="  "))
+    if standing.failed:
+        shown = list(standing.failed.items())[:SHOWN]
+        print("\nfailed\n" + "\n".join(f"  {short(name)}: {reason(path)}" for name, path in shown))
+        if len(standing.failed) > SHOWN:
+            print(f"  ... and {len(standing.failed) - SHOWN} more, see *.failed.json")
+    return 0

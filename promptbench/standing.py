@@ -1,0 +1,137 @@
+"""How the runs of an output folder stand, from its files alone: the same for the call that does them and for others.
+
+Results and failures are what is finished; claims say who is at what, and each `run` that is under way holds one that
+names all it has to do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from promptbench.claims import Holder, holders
+
+CLAIMS = "claims"  # folder in the output folder
+SHOWN = 20  # failures in full
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How the runs of a folder stand.
+
+    Attributes:
+        done: Names of the runs that have a result.
+        failed: Name to the file that says why.
+        running: Who is at which run, those that began first in front.
+        waiting: Names of those that calls under way have still to do.
+        seconds_left: Until these calls are through, if the rest goes as what they did so far; None where nobody knows.
+    """
+
+    done: frozenset[str]
+    failed: dict[str, Path]
+    running: tuple[Holder, ...]
+    waiting: frozenset[str]
+    seconds_left: float | None
+
+
+def standing_of(output: Path) -> Standing:
+    """How the runs in an output folder stand now; nothing of the results is read."""
+    done, failed = finished(output / "results")
+    alive = [holder for holder in holders(output / CLAIMS) if holder.alive]
+    running = tuple(holder for holder in alive if holder.about.get("kind") == "run")
+    calls = [holder for holder in alive if holder.about.get("kind") == "call"]
+    planned = frozenset(name for call in calls for name in call.about["runs"])
+    ended = done | {name for name, path in failed.items() if _since(path, calls)}
+    waiting = planned - ended - {holder.about["run"] for holder in running}
+    return Standing(done, failed, running, waiting, seconds_left(calls, planned, ended))
+
+
+def finished(results: Path) -> tuple[frozenset[str], dict[str, Path]]:
+    """Names of the runs with a result, and those with a failure and its file."""
+    done, failed = set(), {}
+    for folder, _, files in os.walk(results):
+        place = os.path.relpath(folder, results).replace(os.sep, "/")
+        for file in files:
+            if file.endswith(".failed.json"):
+                failed[f"{place}/{file.removesuffix('.failed.json')}"] = Path(folder, file)
+            elif file.endswith(".json") and not file.startswith("."):
+                done.add(f"{place}/{file.removesuffix('.json')}")
+    return frozenset(done), {name: path for name, path in sorted(failed.items()) if name not in done}
+
+
+def seconds_left(calls: list[Holder], planned: Collection[str], ended: Collection[str]) -> float | None:
+    """Time to the end, as the mean so far has it."""
+    through = len(set(planned) & set(ended))
+    if not through:
+        return None
+    return (time.time() - min(call.since for call in calls)) / through * (len(planned) - through)
+
+
+def summary(standing: Standing) -> str:
+    """`21 done, 1 failed, 2 running, 16 to do, about 12 min left`."""
+    parts = [f"{len(standing.done)} done", f"{len(standing.failed)} failed", f"{len(standing.running)} running"]
+    if standing.waiting or standing.running:
+        parts.append(f"{len(standing.waiting)} to do")
+    if standing.seconds_left:
+        parts.append(f"about {duration(standing.seconds_left)} left")
+    return ", ".join(parts)
+
+
+def running_lines(standing: Standing) -> list[tuple[str, str, str, str]]:
+    """Run, how far its training is, who is at it, and for how long, a row for each."""
+    return [
+        (short(holder.about["run"], holder.about.get("seeds", ())), position(holder), owner(holder), lasted(holder))
+        for holder in standing.running
+    ]
+
+
+def short(name: str, seeds: Collection[int] = ()) -> str:
+    """A run as a line names it: protocol, dataset and method, and its seeds in the place of the hash."""
+    head, _, digest = name.rpartition("-")
+    return f"{head} seed {'/'.join(map(str, dict.fromkeys(seeds)))}" if seeds else f"{head} {digest}"
+
+
+def position(holder: Holder) -> str:
+    """`epoch 3 of 50`, as far as the owner has said."""
+    done, total, epochs = (holder.progress.get("done"), holder.progress.get("total"), holder.about.get("epochs"))
+    if not done or not total or not epochs:
+        return ""
+    return "evaluating" if done >= total else f"epoch {done * epochs // total + 1} of {epochs}"
+
+
+def owner(holder: Holder) -> str:
+    """Machine and process."""
+    return f"{holder.host}, process {holder.pid}" if holder.host else "somebody"
+
+
+def lasted(holder: Holder) -> str:
+    """Since when."""
+    return f"for {duration(time.time() - holder.since)}" if holder.since else ""
+
+
+def reason(path: Path) -> str:
+    """Why a run failed, as its record says."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["reason"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{path.name} cannot be read"
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min` or `3.5 h`."""
+    seconds = max(0.0, seconds)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _since(path: Path, calls: list[Holder]) -> bool:
+    """Whether a failure was recorded by the calls under way, and not before them."""
+    try:
+        return not calls or path.stat().st_mtime >= min(call.since for call in calls)
+    except OSError:
+        return False
