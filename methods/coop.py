@@ -13,7 +13,7 @@ are encoded once for all classes (equal to rounding).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -26,6 +26,7 @@ from promptbench.method import Method, MethodConfig, Preset, Recipe
 
 PAPER = "CoOp, section 4.1, and the authors' COOP.md and scripts"
 COCOOP = "CoCoOp, section 4, and the comments in the authors' scripts/cocoop"
+RANDOM_16: Mapping[str, object] = {"ctx_init": "", "n_ctx": 16}  # the context of the few-shot experiments
 
 
 class CoOp(Method):
@@ -40,9 +41,17 @@ class CoOp(Method):
         ("cross_dataset", "*"): Recipe(epochs=50, lr=0.002, batch=32, origin="authors", source=COCOOP),
         ("domain_generalization", "*"): Recipe(epochs=50, lr=0.002, batch=32, origin="authors", source=COCOOP),
         ("ood", "*"): Recipe(epochs=50, lr=0.002, batch=32, origin="transferred", source="its recipe for ImageNet"),
-        ("few_shot", "imagenet"): Recipe(epochs=50, lr=0.002, batch=32, origin="authors", source=PAPER),
+        ("few_shot", "imagenet"): Recipe(
+            epochs=50, lr=0.002, batch=32, origin="authors", source=PAPER, overrides=RANDOM_16
+        ),
         ("few_shot", "*"): Recipe(
-            epochs=200, epochs_at={1: 50, 2: 100, 4: 100}, lr=0.002, batch=32, origin="authors", source=PAPER
+            epochs=200,
+            epochs_at={1: 50, 2: 100, 4: 100},
+            lr=0.002,
+            batch=32,
+            origin="authors",
+            source=PAPER,
+            overrides=RANDOM_16,
         ),
     }
     presets: ClassVar = {

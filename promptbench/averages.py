@@ -64,9 +64,10 @@ def build_tables(
         UsageError: If there are no results, or of several protocols, or the same run twice, or none with the
             setting.
     """
-    by_table: dict[tuple[str, str], list[Result]] = {}
+    by_table: dict[tuple[str, str, str], list[Result]] = {}
     for result in results:
-        by_table.setdefault((result.spec.suite, result.spec.backbone), []).append(result)
+        source = "" if layout.blocks_are == "dataset" else result.spec.dataset
+        by_table.setdefault((result.spec.suite, result.spec.backbone, source), []).append(result)
     if not by_table:
         raise UsageError("There are no results to make a table of; make some with `promptbench run`.")
     protocols = sorted({result.spec.protocol for group in by_table.values() for result in group})
@@ -83,13 +84,13 @@ def build_tables(
         raise unknown("setting", group_by, known)
     return [
         _table(
-            rows(by_table[suite, backbone], methods, layout.along, group_by),
-            layout,
+            rows(by_table[suite, backbone, source], methods, layout.along, group_by),
+            replace(layout, subject=", ".join(filter(None, (layout.subject, source)))),
             [*([APART] if len(by_table) > 1 else []), *([notes[suite]] if notes and notes.get(suite) else [])],
             datasets,
             suite in ranked,
         )
-        for suite, backbone in sorted(by_table)
+        for suite, backbone, source in sorted(by_table)
     ]
 
 
@@ -253,12 +254,23 @@ def _gap(has: int, of: int, what: str, sheet: _Sheet, blocks: Sequence[str], col
     return Cell(gap=f"n/a ({has} of {of} {what})" if has else "–", reason=reasons[0] if reasons else "")
 
 
+def _data_remarks(results: Sequence[Result]) -> Iterator[str]:
+    """Splits that are not the papers', and images that were left out."""
+    generated = {r.spec.dataset for r in results if str(r.conditions.get("split_source", "")).startswith("generated")}
+    skipped = {result.spec.dataset for result in results if result.conditions.get("skipped")}
+    if generated:
+        yield f"Split generated for want of a split file, so not the papers': {', '.join(sorted(generated))}."
+    if skipped:
+        yield f"Unreadable images were left out in runs on {', '.join(sorted(skipped))}."
+
+
 def _remarks(
     sheets: Sequence[_Sheet], blocks: Sequence[str], columns: Sequence[Column], layout: TableLayout
 ) -> Iterator[str]:
     """What a reader has to know of spreads and averages."""
     if any(len(of_seed) > 1 for sheet in sheets for of_seed in sheet.figures.values()):
         yield SPREAD
+    yield from _data_remarks([result for sheet in sheets for result in sheet.row.results])
     if len(blocks) < 2 or not layout.averaged:
         return
     for column in columns:

@@ -159,6 +159,13 @@ class Backbone(nn.Module):
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
+    @cached_property
+    def architecture(self) -> str:
+        """SHA-256 of what the weights do not say: activations, heads, image statistics; 64 hex digits."""
+        heads = [module.num_heads for module in self.clip.modules() if isinstance(module, nn.MultiheadAttention)]
+        facts = (repr(self.clip), heads, self.resolution, self.mean, self.std, self.context_length)
+        return hashlib.sha256(repr(facts).encode()).hexdigest()
+
     # Text -------------------------------------------------------------------------------------------------------
 
     def embed_text(self, texts: Sequence[str]) -> Tokens:

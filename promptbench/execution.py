@@ -77,6 +77,7 @@ def execute(bench: Bench, run: Run, work: Work) -> Result:
         "split": train.dataset.split_digest(),
         "names": names_digest(train.class_names),
         "weights": bench.backbone.weights_hash,
+        "architecture": bench.backbone.architecture,
     }
     key = training_key(spec, facts)
     show_training_images(method, still_batches(method, train, EVALUATION_BATCH), spec.train_seed)

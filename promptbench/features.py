@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import PIL
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -22,6 +23,7 @@ from promptbench.claims import alone
 from promptbench.dataset import Dataset, Item
 from promptbench.images import ImageFeatures
 from promptbench.loading import pixel_batches
+from promptbench.provenance import library_versions
 from promptbench.transforms import EVALUATION_TRANSFORM
 
 log = logging.getLogger(__name__)
@@ -80,11 +82,10 @@ def key(backbone: Backbone, dataset: Dataset, items: Sequence[Item], dense: bool
     digest = hashlib.sha256()
     conditions = (
         backbone.weights_hash,
+        backbone.architecture,
         EVALUATION_TRANSFORM,
-        backbone.resolution,
-        backbone.mean,
-        backbone.std,
-        torch.__version__,
+        sorted(library_versions().items()),
+        PIL.__version__,
         torch.get_num_threads(),
         backbone.device.type,
         BATCH,

@@ -98,6 +98,7 @@ def plan_runs(request: Request) -> list[Run]:
     """
     methods = {label: registry.load("methods", parse_label(label)[0]) for label in request.methods}
     check_assignments(request)
+    check_sampler(request)
     runs: dict[str, Run] = {}
     for protocol in request.protocols:
         for data_seed, train_seed in request.seeds:
@@ -150,6 +151,7 @@ def plan_run(request: Request, protocol: str, plan: Plan, label: str, cls: type[
         threads=suite.threads or available_cores(),
         device=request.device,
         dataset_options=options_of(entry),
+        dataset_plugin="" if entry.dataset == entry.name else entry.dataset,
         evaluated=other_data(suite, plan),
     )
     return Run(spec, plan, cls, settings)
@@ -185,6 +187,13 @@ def with_sampler(plan: Plan, sampler: str, seed: int) -> Plan:
     elif sampler not in SAMPLERS:
         raise UsageError(f"{unknown('sampler', sampler, SAMPLERS)} A stored sample is file:PATH.")
     return replace(plan, train=replace(plan.train, sampler=sampler))
+
+
+def check_sampler(request: Request) -> None:
+    """Raise a UsageError where one stored sample would stand for several seeds."""
+    seeds = {data_seed for data_seed, _ in request.seeds}
+    if request.sampler.startswith(FILE) and len(seeds) > 1 and "{seed}" not in request.sampler:
+        raise UsageError(f"--sampler {request.sampler}: write {{seed}} in the path, or give one seed or --data-seed.")
 
 
 def named_sampler(sampler: str) -> str:

@@ -83,7 +83,7 @@ def check_prompts(bench: Bench, runs: Iterable[Run]) -> None:
 
 
 def check_finished(bench: Bench, runs: Iterable[Run]) -> None:
-    """Raise a UsageError where images changed since a run on them was finished.
+    """Raise a UsageError where images changed since a run on them was finished, or it had left unreadable ones out.
 
     The split files of public datasets are fixed; the splits of folders, and those that are generated, follow from the
     files in them, which the spec of a run does not name.
@@ -94,6 +94,11 @@ def check_finished(bench: Bench, runs: Iterable[Run]) -> None:
         if path is None:
             continue
         conditions = read_result(path).conditions
+        if conditions.get("skipped") and not bench.skip_unreadable:
+            raise UsageError(
+                f"{path} was made without some images that could not be read; repair them and move that file away, "
+                "or say --on-bad-image skip again."
+            )
         if dataset.info.classes and not str(conditions.get("split_source", "")).startswith("generated"):
             continue
         try:

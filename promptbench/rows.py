@@ -28,9 +28,11 @@ BY_DATASET = "by dataset"
 
 _ENCODE = json.JSONEncoder(sort_keys=True).encode
 _DATA = ("split_digest", "class_names", "templates", "transform")
+_OF_PLACE = (*_DATA, "threads")  # from dataset to dataset; threads are what a machine has
 _BY_DATASET = (*_DATA, "evaluated")  # each source leaves itself out of what is evaluated besides
 _OF_SPEC = ("plugin", "shots", "sampler", "precision", "threads", "device", "evaluated", "trained_by")
-_COMPARED = ("shots", "sampler", "precision", "weights_hash", "split_digest")
+_OF_SAMPLES = {"shots", "sampler"}
+_OF_ALL = {"precision", "weights_hash", "split_digest"}  # what is compared must agree in these
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ def rows(results: Iterable[Result], methods: Sequence[str] = (), along: str = ""
     runs = [_Run(result, getattr(result.spec, along, None), _settings(result, along)) for result in results]
     for run in runs:
         by_method[run.result.spec.label].append(run)
-    unlike = _within_datasets(run for run in runs if run.result.spec.shots != 0) & set(_COMPARED)
+    drawn = [run for run in runs if run.result.spec.shots != 0]  # others see no image
+    unlike = (_within_datasets(drawn) & _OF_SAMPLES) | (_within_datasets(runs) & _OF_ALL)
     asked = {run.result.spec.label: name for run in runs if group_by and (name := setting_named(run.result, group_by))}
     order = {method: place for place, method in reversed(list(enumerate(methods)))}
     labels = sorted(by_method, key=lambda label: (order.get(label, len(order)), label))

@@ -73,6 +73,20 @@ def read_sample(path: Path, items: Iterable[Item]) -> list[Item]:
     return own_items(listed, items, partial(_line, path))
 
 
+def read_header(path: Path) -> Mapping[str, Any]:
+    """What a jsonl sample says of itself, such as shots, seed and sampler; nothing for a pickle, which says nothing.
+
+    Raises:
+        UsageError: The file cannot be read, or its first line is no header.
+    """
+    if path.suffix != ".jsonl":
+        return {}
+    first = read_text(path).partition("\n")[0]
+    _check_header(first, path)
+    header: Mapping[str, Any] = json.loads(first)
+    return header
+
+
 def read_coop(path: Path, splits: Mapping[str, Iterable[Item]]) -> dict[str, list[Item]]:
     """The dataset's own items of each split that a pickle of CoOp lists, in its order.
 

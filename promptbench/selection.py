@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,24 +83,40 @@ def images_of(dataset: Dataset, selection: Selection, seed: int) -> list[Item]:
 def few_shot_sample(dataset: Dataset, split: str, shots: int, sampler: str, seed: int) -> list[Item]:
     """A few-shot sample over all classes, drawn by a sampler or read from `file:PATH`."""
     if sampler.startswith(FILE):
-        from promptbench.samples import read_sample
-
-        return read_sample(Path(sampler.removeprefix(FILE)), dataset.items(split))
+        return stored_sample(Path(sampler.removeprefix(FILE)), dataset, split, shots, seed)
     try:
         return sampling.SAMPLERS[sampler](dataset.few_shot_pool(split, sampler), shots, seed)
     except ValueError as error:
         raise UsageError(f"The dataset '{dataset.name}', {shots} shots: {error}") from error
 
 
+def stored_sample(path: Path, dataset: Dataset, split: str, shots: int, seed: int) -> list[Item]:
+    """A few-shot sample from a file, in its order.
+
+    Raises:
+        UsageError: The file is no sample of this dataset, or says that it has other shots or another seed.
+    """
+    from promptbench.samples import read_header, read_sample
+
+    header = read_header(path)
+    for name, wanted in (("shots", shots), ("seed", seed)):
+        if header.get(name, wanted) != wanted:
+            raise UsageError(f"{path} is a sample with {name} {header[name]}, not {wanted}; name it with {{{name}}}.")
+    sample = read_sample(path, dataset.few_shot_pool(split, str(header.get("sampler", "coop"))))
+    most = max(Counter(item.label for item in sample).values(), default=0)
+    if most > shots and header.get("sampler", "coop") == "coop":
+        raise UsageError(f"{path} has {most} images of a class, more than {shots} shots.")
+    return sample
+
+
 def held_out(dataset: Dataset, selection: Selection, seed: int) -> list[Item]:
     """Images to choose settings by: the validation split, or a draw of training images outside the few-shot sample."""
-    validation = dataset.items("val")
+    sample = few_shot_sample(dataset, "train", selection.shots or HELD_OUT_SHOTS, selection.sampler, seed)
+    used = {item.image for item in sample}  # validation images too, where the sampler draws from them
+    validation = [item for item in dataset.items("val") if item.image not in used]
     if validation:
         return validation
-    train = dataset.items("train")
-    sample = few_shot_sample(dataset, "train", selection.shots or HELD_OUT_SHOTS, selection.sampler, seed)
-    used = {item.image for item in sample}
-    unused = [item for item in train if item.image not in used]
+    unused = [item for item in dataset.items("train") if item.image not in used]
     return sampling.sample_few_shot(unused, HELD_OUT_SHOTS, random.Random(seed))
 
 

@@ -28,6 +28,7 @@ class Spec:
         threads: CPU threads of the run, which change the last bits of a sum.
         dataset_options: The dataset's own fields, resolved.
         evaluated: What is evaluated besides that dataset: name to plugin and its fields, resolved.
+        dataset_plugin: The plugin of that dataset where it is not called the same; "" otherwise.
         trained_by: The protocol whose training is evaluated, where it is not this one's own.
     """
 
@@ -49,6 +50,7 @@ class Spec:
     device: str = "cpu"
     dataset_options: Mapping[str, Any] = field(default_factory=dict)
     evaluated: Mapping[str, Any] = field(default_factory=dict)
+    dataset_plugin: str = ""
     trained_by: str = ""
 
     def __post_init__(self) -> None:
@@ -63,6 +65,7 @@ class Spec:
             "backbone",
             "precision",
             "device",
+            "dataset_plugin",
             "trained_by",
         ):
             expect(getattr(self, name), str, f"spec.{name}")
@@ -116,7 +119,11 @@ def _opened(value: Any) -> dict[str, Any]:
     raise TypeError(f"a {type(value).__name__} cannot be stored: {value!r}.")
 
 
-_LATER: dict[str, Any] = {"evaluated": {}, "trained_by": ""}  # without them older runs would lose their names
+_LATER: dict[str, Any] = {
+    "evaluated": {},
+    "dataset_plugin": "",
+    "trained_by": "",
+}  # without them older runs would lose their names
 _ENCODER = json.JSONEncoder(default=_opened, allow_nan=False, sort_keys=True, separators=(",", ":"))
 
 

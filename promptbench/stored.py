@@ -20,7 +20,7 @@ from promptbench.recipe import Recipe, Settings
 from promptbench.results import Result, read_result
 from promptbench.selection import FILE
 from promptbench.spec import Spec
-from promptbench.suite import Suite
+from promptbench.suite import DatasetEntry, Suite
 from promptbench.trainings import FORMAT
 
 # What a folder of `export` holds.
@@ -156,7 +156,7 @@ def training_of(path: Path | str, result: Result) -> Path:
 def evaluations_of(result: Result, protocols: Sequence[str], suite: Suite) -> list[Run]:
     """The evaluations of other protocols for what a run trained: its images, its settings, its seeds.
 
-    An author's recipe of the run's own protocol is only transferred to another.
+    `suite` comes from `suite_of`. An author's recipe of the run's own protocol is only transferred to another.
 
     Raises:
         UsageError: The suite lacks the dataset, or the protocol never trains with that number of shots.
@@ -164,12 +164,12 @@ def evaluations_of(result: Result, protocols: Sequence[str], suite: Suite) -> li
     spec = result.spec
     if spec.sampler.startswith(FILE):
         raise UsageError(f"{result.name} was trained on a stored sample; name it again with `run --sampler`.")
-    suite = with_shots(suite, spec)
+    origin = spec.trained_by or spec.protocol
     method = registry.load("methods", spec.method)
     recipe = build(Recipe, spec.recipe, result.name) if spec.recipe else None
     provenance = dict(result.conditions.get("provenance", {}))
     settings = Settings(build(method.Config, spec.config, result.name), recipe, provenance, frozenset())
-    train = replace(plan_for(suite, spec.protocol, spec).train, sampler=spec.sampler)
+    train = replace(plan_for(suite, origin, spec).train, sampler=spec.sampler)
     runs = []
     for protocol in protocols:
         plan = plan_for(suite, protocol, spec)
@@ -179,15 +179,19 @@ def evaluations_of(result: Result, protocols: Sequence[str], suite: Suite) -> li
             protocol=protocol,
             recipe=transferred(spec.recipe) if protocol != spec.protocol else spec.recipe,
             evaluated=other_data(suite, plan),
-            trained_by="" if train == replace(plan.train, sampler=spec.sampler) else spec.protocol,
+            trained_by=origin if method.sees_images() and train != replace(plan.train, sampler=spec.sampler) else "",
         )
         runs.append(Run(other, replace(plan, train=train), method, settings))
     return runs
 
 
-def with_shots(suite: Suite, spec: Spec) -> Suite:
-    """The suite with the number of shots that a run trained with."""
-    return replace(suite, shots=spec.shots, few_shots=(spec.shots,)) if spec.shots else suite
+def suite_of(suite: Suite, spec: Spec) -> Suite:
+    """The suite with the backbone, the dataset and the number of shots of a run."""
+    entry = DatasetEntry(
+        name=spec.dataset, dataset=spec.dataset_plugin or spec.dataset, options=dict(spec.dataset_options)
+    )
+    shots = spec.shots or suite.shots
+    return replace(suite.with_entry(entry), backbone=spec.backbone, shots=shots, few_shots=(shots,))
 
 
 def plan_for(suite: Suite, protocol: str, spec: Spec) -> Plan:

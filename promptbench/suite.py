@@ -123,6 +123,14 @@ class Suite:
         """All datasets of all roles; one that has several roles appears several times."""
         return [entry for entries in self.roles.values() for entry in entries]
 
+    def with_entry(self, entry: DatasetEntry) -> Suite:
+        """This suite with a dataset in place of its own of that name, or under a role of no protocol."""
+        roles = {
+            role: tuple(entry if own.name == entry.name else own for own in entries)
+            for role, entries in self.roles.items()
+        }
+        return replace(self, roles={**roles, "": (entry,)})
+
     def with_datasets(self, role: str, datasets: Iterable[str]) -> Suite:
         """This suite with other datasets in one role: names of its own, or new ones as `parse_entry` reads them."""
         known = {entry.name: entry for entry in self.entries()}

@@ -125,8 +125,10 @@ class Sweep:
             raise KeyboardInterrupt
         if code == 0:
             return []
-        at = {name for name in self.at.pop(worker.process.pid, ()) if name in self.unfinished()}
-        for name in at or {""}:
+        unfinished = self.unfinished()
+        if not unfinished:
+            return []
+        for name in self.at.pop(worker.process.pid, set()).intersection(unfinished) or {""}:
             self.deaths[name] += 1
             if self.deaths[name] >= DEATHS:
                 self.bury(name, code, worker.last_words())
@@ -229,7 +231,9 @@ def work() -> None:
 
 
 def _follow_parent() -> None:
-    sys.stdin.buffer.read()
+    with contextlib.suppress(OSError):
+        while os.read(0, 1024):  # not through sys.stdin, whose lock a thread may not hold when Python ends
+            pass
     os.kill(os.getpid(), signal.SIGINT)
 
 

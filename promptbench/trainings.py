@@ -36,7 +36,7 @@ def training_key(spec: Spec, facts: Mapping[str, Any]) -> str:
         "plugin": spec.plugin,
         "config": spec.config,
         "recipe": {key: value for key, value in spec.recipe.items() if key != "origin"},
-        "dataset": [spec.dataset, spec.dataset_options],
+        "dataset": [spec.dataset_plugin or spec.dataset, spec.dataset_options],
         "seeds": spec.seeds,
         "sampler": [spec.sampler, spec.shots],
         "numerics": [spec.precision, spec.threads, spec.device],

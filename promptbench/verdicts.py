@@ -134,6 +134,9 @@ def _obstacles(result: Result, row: Published) -> Iterator[str]:
     spec = result.spec
     trained_on = row.dataset if row.protocol in TRAINED_ON_DATASET and not row.dataset.startswith("average") else ""
     yield "reconstructed without its authors' code" if result.conditions.get("reconstructed") else ""
+    generated = str(result.conditions.get("split_source", "")).startswith("generated")
+    yield "the split was generated here, without the papers' split file" if generated else ""
+    yield "unreadable images were left out" if result.conditions.get("skipped") else ""
     yield "the mini suite is no public benchmark" if spec.suite == "mini" else ""
     yield f"{spec.label} is not {row.method}" if spec.label not in row.labels else ""
     yield f"protocol {spec.protocol}, not {row.protocol}" if spec.protocol != row.protocol else ""

@@ -204,6 +204,8 @@ def test_the_sampler_is_chosen_recorded_and_read_from_a_file(flags: tuple[str, .
     read = sample_of(tmp_path / "file")
     assert str(read["sampler"]).startswith("file:") and str(tmp_path) not in str(read["sampler"])
     assert read["sample"] == coop["sample"]
+    assert main([*call, "--shots", "4", "--sampler", f"file:{file}"]) == 2  # it has 2
+    assert main([*call, "--seeds", "1", "2", "--sampler", f"file:{file}"]) == 2  # one sample is no two seeds
     assert main([*call, "--sampler", "cop"]) == 2 and main([*call, "--sampler", "file:{x}"]) == 2
 
 

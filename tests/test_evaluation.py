@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import promptbench as pb
 from promptbench import evaluation, features
 from promptbench.backbone import Backbone
 from promptbench.bench import Bench
+from promptbench.dataset import open_dataset
 from promptbench.flags import request_of
 from promptbench.images import Images
 from promptbench.loading import pixel_batches
@@ -138,3 +140,15 @@ def test_damaged_features_are_computed_again(plan: Any, caplog: pytest.LogCaptur
     assert torch.equal(first.cls, again.cls) and first.local is not None and again.local is not None
     assert torch.equal(first.local, again.local) and "damaged" in caplog.text
     assert path.read_bytes() == content
+
+
+def test_the_same_weights_in_another_architecture_share_no_features(tiny_name: str, tmp_path: Path, root: Path) -> None:
+    file, _, tag = tiny_name.partition(":")
+    config = json.loads(Path(file).read_text())
+    config["quick_gelu"] = not config.get("quick_gelu", False)
+    (tmp_path / "other.json").write_text(json.dumps(config))
+    one, other = pb.load_backbone(tiny_name), pb.load_backbone(f"{tmp_path / 'other.json'}:{tag}")
+    assert one.weights_hash == other.weights_hash and one.architecture != other.architecture
+    dataset = open_dataset("dtd", roots=[root])
+    items = dataset.items("test")
+    assert features.key(one, dataset, items, False) != features.key(other, dataset, items, False)

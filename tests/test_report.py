@@ -446,7 +446,7 @@ class TestBrowser:
         assert opened.look(f"{FOCUSED}.title") == ""
 
     def test_papers_figures_name_their_sources(self, browser: Chromium, tmp_path: Path) -> None:
-        results = [run("dtd", "maple", seed) for seed in (1, 2)]
+        results = [run("dtd", "coop", seed) for seed in (1, 2)]
         path = tmp_path / "published.html"
         tables = tables_of(results, [load_suite("clip11")], (), (), View(published=True))
         path.write_bytes(page.render(tables).encode())

@@ -477,3 +477,21 @@ def test_a_reconstruction_has_its_title_and_a_mark_and_is_never_ranked() -> None
         text = render(results, LAYOUT, fmt, ranked={"mini"})
         assert mark in text and "reconstructed without its authors' code" in text
         assert bold.format("90.0") not in text and bold.format("70.0") in text
+
+
+def test_zero_shot_with_other_weights_is_not_compared_silently() -> None:
+    results = [
+        make(80, 60, conditions={"weights_hash": "a"}),
+        make(70, 60, method="zeroshot", shots=0, conditions={"weights_hash": "b"}),
+    ]
+    assert labels(results) == ["maple (weights_hash=a)", "zeroshot (weights_hash=b)"]
+    agreed = [results[0], make(70, 60, method="zeroshot", shots=0, conditions={"weights_hash": "a"})]
+    assert labels(agreed) == ["maple", "zeroshot"]  # other shots are no other setting: it sees no image
+
+
+def test_generated_splits_and_images_left_out_are_said() -> None:
+    text = render(
+        [make(80, 60, conditions={"split_source": "generated (rule, seed 1)", "skipped": {"base": ["x"]}})], LAYOUT
+    )
+    assert "Split generated for want of a split file, so not the papers': shapes." in text
+    assert "Unreadable images were left out in runs on shapes." in text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 
 from promptbench.flags import add_evaluation, add_list, add_places, add_plugin, bench_of, protocols_of
 
@@ -25,11 +24,11 @@ def execute(options: argparse.Namespace) -> int:
     """`eval`: 1 where an evaluation failed."""
     from promptbench.commands.run import carry_out
     from promptbench.results import read_result
-    from promptbench.stored import evaluations_of, folder_of
+    from promptbench.stored import evaluations_of, folder_of, suite_of
     from promptbench.suite import load_suite
 
     result = read_result(options.run)
-    suite = replace(load_suite(options.suite or result.spec.suite), backbone=result.spec.backbone)
+    suite = suite_of(load_suite(options.suite or result.spec.suite), result.spec)
     runs = evaluations_of(result, protocols_of(suite, options.protocol), suite)
     bench = bench_of(options, suite, options.output or folder_of(options.run), result.spec.device)
     bench.may_train = False

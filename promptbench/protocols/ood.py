@@ -48,6 +48,8 @@ class OOD(Protocol):
         from promptbench.ood import detection
 
         metrics, notes = super().measure(outcomes, plan)
+        if ID not in outcomes:
+            return metrics, notes
         inside = outcomes[ID]
         sets = {name: outcome for name, outcome in outcomes.items() if name != ID}
         for score, of_inside in inside.scores.items():
