@@ -495,3 +495,7 @@ def test_generated_splits_and_images_left_out_are_said() -> None:
     )
     assert "Split generated for want of a split file, so not the papers': shapes." in text
     assert "Unreadable images were left out in runs on shapes." in text
+
+
+def test_machines_with_other_numbers_of_cores_share_a_row_across_datasets() -> None:
+    assert labels([make(80, 60, threads=8), make(70, 50, dataset="icons", threads=16)]) == ["maple"]
