@@ -22,6 +22,7 @@ from typing import Any
 
 METHODS = ("zeroshot", "coop", "gallop")  # none, one that draws nothing, one that draws in its loss
 NO_NUMBERS = ("cost", "created", "commit")  # of a result file
+KEPT = (".json", ".safetensors", ".tmp")  # the last: half a file, which a later call removes once it is old
 LONGEST = 20  # kills in a row of one sweep, after which it may finish
 
 
@@ -64,7 +65,7 @@ def compare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         carry_out(output, folder, options)
         found = numbers(output)
         different += [f"{output.name}/{name}" for name in expected | found if expected.get(name) != found.get(name)]
-        left += [str(path) for path in output.rglob("*") if path.is_file() and path.suffix not in (".json", ".safetensors")]
+        left += [str(path) for path in output.rglob("*") if path.is_file() and path.suffix not in KEPT]
     return {
         "kills": kills,
         "sweeps": sweeps,

@@ -143,6 +143,12 @@ class Claims:
         holder = read(self.folder / f"{name}{SUFFIX}")
         return holder is not None and holder.alive
 
+    def clear(self) -> None:
+        """Remove the claims of dead owners."""
+        for holder in holders(self.folder):
+            if not holder.alive:
+                self._cleared(self.folder / f"{holder.name}{SUFFIX}")
+
     def close(self) -> None:
         """Release what is held."""
         self._stop.set()
@@ -236,10 +242,7 @@ def holders(folder: Path) -> list[Holder]:
 
 @contextlib.contextmanager
 def alone(folder: Path, name: str) -> Iterator[None]:
-    """Within it, no other process is within the same name; waits for one that is.
-
-    Where the folder cannot be written nobody waits: what the name stands for may then be done twice.
-    """
+    """Within it, no other process is within the same name; waits for one that is, unless nothing can be written."""
     with Claims(folder) as claims:
         try:
             while (claim := claims.take(name, {})) is None:

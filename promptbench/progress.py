@@ -18,7 +18,7 @@ from rich.text import Text
 
 from promptbench.listing import columns
 from promptbench.results import read_result, result_path
-from promptbench.standing import Standing, reason, running_lines, summary
+from promptbench.standing import Standing, reason, running_lines, since, summary
 
 if TYPE_CHECKING:
     from promptbench.planning import Run
@@ -130,7 +130,7 @@ class Overview:
                 result = read_result(result_path(self.output, run.spec))
                 seconds = sum(result.cost.get(key) or 0.0 for key in ("train_seconds", "eval_seconds"))
                 self._close(name, f"{figures(result)} ({seconds:.1f} s)")
-            elif name in standing.failed and standing.failed[name].stat().st_mtime >= self.began:
+            elif name in standing.failed and since(standing.failed[name], self.began):
                 self._close(name, f"FAILED: {reason(standing.failed[name])}")
         if self.console.is_terminal:
             lines = columns(running_lines(standing)) if standing.running else ""

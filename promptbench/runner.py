@@ -6,15 +6,18 @@ one is recorded and the rest go on; a disk that is full, or a folder that turns 
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
+import secrets
 import time
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from promptbench.bench import Bench
-from promptbench.claims import Claim, Claims
+from promptbench.claims import Claim, Claims, now
 from promptbench.config import UsageError
 from promptbench.execution import Busy, Listener, Work, execute
 from promptbench.planning import Run
@@ -28,6 +31,7 @@ __all__ = ["Listener", "run_all"]
 LOOK_AGAIN = 1.0  # seconds between looks at runs that others do
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # only writing fails so
 DENIED = (errno.EACCES, errno.EPERM)
+DRAFT_AGE = 3600.0  # seconds after which a draft of a file is nobody's
 
 
 def run_all(bench: Bench, runs: Iterable[Run], listener: Listener, known: Mapping[str, int] | None = None) -> int:
@@ -62,6 +66,27 @@ def run_all(bench: Bench, runs: Iterable[Run], listener: Listener, known: Mappin
     return failures
 
 
+@contextlib.contextmanager
+def announced(output: Path, names: Iterable[str]) -> Iterator[None]:
+    """Within it, `status` knows which runs a call has to do; at the end, what killed processes left is removed."""
+    with Claims(output / CLAIMS) as claims:
+        claims.take(f"call-{secrets.token_hex(8)}", {"kind": "call", "runs": list(names)})
+        yield
+        claims.clear()
+        remove_drafts(output)
+
+
+def remove_drafts(output: Path) -> None:
+    """Remove the halves of files that processes left which were killed while they wrote, long ago."""
+    limit = now(output) - DRAFT_AGE
+    for part in ("results", "trainings", "predictions"):
+        for folder, _, files in os.walk(output / part):
+            for draft in (Path(folder, file) for file in files if file.startswith(".") and file.endswith(".tmp")):
+                with contextlib.suppress(OSError):
+                    if draft.stat().st_mtime < limit:
+                        draft.unlink()
+
+
 def about(run: Run) -> dict[str, Any]:
     """What a claim says of a run."""
     return {"kind": "run", "run": run.spec.name, "seeds": run.spec.seeds, "epochs": run.spec.recipe.get("epochs", 0)}
@@ -91,7 +116,8 @@ def settled(bench: Bench, run: Run, listener: Listener, known: Mapping[str, int]
         raise
     except Exception as error:  # one failed run must not end a sweep
         if cannot_write(error, bench.output):
-            raise UsageError(f"{error}; what is finished is kept, and the same command goes on from here.") from error
+            said = str(error).rstrip(".")
+            raise UsageError(f"{said}; what is finished is kept, and the same command goes on from here.") from error
         reason = str(error) if isinstance(error, (UsageError, TrainingDiverged)) else f"{type(error).__name__}: {error}"
         trace, place = traceback.format_exc(), place_of(run, error)
         write_failure(bench.output, run.spec, reason=reason, traceback=trace, where=place)

@@ -45,7 +45,9 @@ def standing_of(output: Path) -> Standing:
     running = tuple(holder for holder in alive if holder.about.get("kind") == "run")
     calls = [holder for holder in alive if holder.about.get("kind") == "call"]
     planned = frozenset(name for call in calls for name in call.about["runs"])
-    ended = done | {name for name, path in failed.items() if _since(path, calls)}
+    ended = done | {
+        name for name, path in failed.items() if not calls or since(path, min(call.since for call in calls))
+    }
     waiting = planned - ended - {holder.about["run"] for holder in running}
     return Standing(done, failed, running, waiting, seconds_left(calls, planned, ended))
 
@@ -129,9 +131,9 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _since(path: Path, calls: list[Holder]) -> bool:
-    """Whether a failure was recorded by the calls under way, and not before them."""
+def since(path: Path, when: float) -> bool:
+    """Whether a failure was recorded at that time or later, seconds since 1970; not if it is gone."""
     try:
-        return not calls or path.stat().st_mtime >= min(call.since for call in calls)
+        return path.stat().st_mtime >= when
     except OSError:
         return False

@@ -8,7 +8,6 @@ workers when it ends: each reads a pipe that only the parent holds open.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -22,14 +21,14 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from promptbench import registry
 from promptbench.bench import Bench
-from promptbench.claims import Claims
+from promptbench.claims import Claims, Holder, holders
 from promptbench.config import UsageError
 from promptbench.planning import Request, Run, plan_runs
 from promptbench.progress import Overview
@@ -41,6 +40,7 @@ log = logging.getLogger(__name__)
 
 POLL = 0.5  # seconds between looks at the workers and the files
 DEATHS = 2  # of processes at the same run, after which it counts as failed
+UNEXPLAINED = 6  # deaths of processes at no run that is known
 MISUSE, INTERRUPTED = 2, 130  # exit codes
 GIB = 2**30
 
@@ -104,9 +104,7 @@ class Sweep:
             while self.workers:
                 time.sleep(POLL)
                 standing = standing_of(self.job.bench.output)
-                for holder in standing.running:
-                    if holder.host == socket.gethostname():
-                        self.at.setdefault(holder.pid, set()).add(holder.about["run"])
+                self.look(standing.running)
                 overview.update(standing)
                 self.workers = [other for worker in self.workers for other in self.after(worker)]
         finally:
@@ -128,11 +126,18 @@ class Sweep:
         unfinished = self.unfinished()
         if not unfinished:
             return []
+        self.look(holders(self.job.bench.output / CLAIMS))  # its own is there unless another has taken it over
         for name in self.at.pop(worker.process.pid, set()).intersection(unfinished) or {""}:
             self.deaths[name] += 1
-            if self.deaths[name] >= DEATHS:
+            if self.deaths[name] >= (DEATHS if name else UNEXPLAINED):
                 self.bury(name, code, worker.last_words())
         return [self.start()]
+
+    def look(self, claims: Iterable[Holder]) -> None:
+        """Remember which process of this machine is at which run."""
+        for holder in claims:
+            if holder.host == socket.gethostname() and holder.about.get("kind") == "run":
+                self.at.setdefault(holder.pid, set()).add(holder.about["run"])
 
     def bury(self, name: str, code: int, words: str) -> None:
         """Record that a run ends its process."""
@@ -235,15 +240,6 @@ def _follow_parent() -> None:
         while os.read(0, 1024):  # not through sys.stdin, whose lock a thread may not hold when Python ends
             pass
     os.kill(os.getpid(), signal.SIGINT)
-
-
-@contextlib.contextmanager
-def announced(output: Path, names: Sequence[str]) -> Iterator[None]:
-    """Within it, `status` knows which runs a call has to do."""
-    with Claims(output / CLAIMS) as claims:
-        token = hashlib.sha256(f"{socket.gethostname()} {os.getpid()} {time.time_ns()}".encode()).hexdigest()[:16]
-        claims.take(f"call-{token}", {"kind": "call", "runs": list(names)})
-        yield
 
 
 def neighbours(runs: Sequence[Run]) -> list[Run]:

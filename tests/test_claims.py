@@ -156,6 +156,16 @@ def test_a_claim_that_a_crash_left_empty_goes_stale(tmp_path: Path) -> None:
         assert mine.take("a", ABOUT) is not None
 
 
+def test_claims_of_the_dead_are_cleared_away(tmp_path: Path) -> None:
+    with Claims(tmp_path) as mine:
+        for name in ("a", "b"):
+            assert mine.take(name, ABOUT) is not None
+        elsewhere(tmp_path / "a.claim")
+        age(tmp_path / "a.claim", claims.STALE + 5)
+        mine.clear()
+        assert [holder.name for holder in holders(tmp_path)] == ["b"]
+
+
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> int:
         raise OSError(28, "No space left on device")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from promptbench.bench import Bench
     from promptbench.planning import Request, Run
     from promptbench.progress import Overview
+    from promptbench.results import Result
 
 HELP = "train, evaluate, store results and print the table"
 EXAMPLE = "promptbench run --method zeroshot coop maple --protocol base2new --seeds 1 2 3 --set coop.n_ctx=4"
@@ -67,22 +68,39 @@ def carry_out(
         options: Of `add_arguments`, where several runs may go at once.
         request: What the runs were planned from; needed then.
     """
-    from promptbench.results import failure_path, find, read_result
+    from promptbench.results import failure_path
     from promptbench.showing import print_tables
 
-    todo = [run for run in runs if not bench.is_finished(run.spec)]
-    left = [] if options is None or options.retry_failed else todo
-    left = [run for run in left if failure_path(bench.output, run.spec).exists()]
-    todo = [run for run in todo if run not in left]
+    results = stored(bench, runs)
+    again = bench.save_predictions  # which a finished run may lack
+    todo = [run for run in runs if run.spec.name not in results or (again and not bench.is_finished(run.spec))]
+    failed = [run for run in todo if failure_path(bench.output, run.spec).exists()]
+    left = {run.spec.name for run in failed if options is not None and not options.retry_failed}
+    todo = [run for run in todo if run.spec.name not in left]
     failures = do(bench, runs, todo, options, request) if todo else 0
-    results = [read_result(path) for run in runs if (path := find(bench.output, run.spec)) is not None]
-    print_tables(results, [bench.suite], methods, [entry.name for entry in bench.suite.entries()])
+    results |= stored(bench, todo)
+    shown = [results[run.spec.name] for run in runs if run.spec.name in results]
+    print_tables(shown, [bench.suite], methods, [entry.name for entry in bench.suite.entries()])
     if failures:
         of = f"{failures} of {len(todo)} runs" if len(todo) > 1 else "the run"
         print(f"promptbench: {of} failed; see *.failed.json in {bench.output}", file=sys.stderr)
     if left:
         print(f"promptbench: {len(left)} failed before; --retry-failed does them again", file=sys.stderr)
     return 1 if failures or left else 0
+
+
+def stored(bench: Bench, runs: Sequence[Run]) -> dict[str, Result]:
+    """The results of those runs that have one, by name; each file is read once."""
+    from promptbench.results import find, read_result, result_path
+
+    found = {}
+    for run in runs:
+        path = result_path(bench.output, run.spec)
+        if path.exists():
+            found[run.spec.name] = read_result(path)
+            if found[run.spec.name].spec != run.spec:
+                find(bench.output, run.spec)  # which says so
+    return found
 
 
 def do(
@@ -92,8 +110,7 @@ def do(
     from promptbench.preflight import preflight
     from promptbench.progress import Overview, reporter
     from promptbench.results import check_writable
-    from promptbench.runner import run_all
-    from promptbench.sweep import announced
+    from promptbench.runner import announced, run_all
 
     check_writable(bench.output)
     preflight(bench, todo)
