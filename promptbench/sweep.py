@@ -90,7 +90,7 @@ class Sweep:
         self.runs = {run.spec.name: run for run in runs}
         self.workers: list[Worker] = []
         self.started = 0
-        self.at: dict[int, set[str]] = {}  # process id to the runs it was last seen at
+        self.at: dict[int, str] = {}  # process id to the run it was last seen at
         self.deaths: Counter[str] = Counter()
 
     def carry_out(self, jobs: int, overview: Overview) -> int:
@@ -127,17 +127,18 @@ class Sweep:
         if not unfinished:
             return []
         self.look(holders(self.job.bench.output / CLAIMS))  # its own is there unless another has taken it over
-        for name in self.at.pop(worker.process.pid, set()).intersection(unfinished) or {""}:
-            self.deaths[name] += 1
-            if self.deaths[name] >= (DEATHS if name else UNEXPLAINED):
-                self.bury(name, code, worker.last_words())
+        name = self.at.pop(worker.process.pid, "")
+        name = name if name in unfinished else ""
+        self.deaths[name] += 1
+        if self.deaths[name] >= (DEATHS if name else UNEXPLAINED):
+            self.bury(name, code, worker.last_words())
         return [self.start()]
 
     def look(self, claims: Iterable[Holder]) -> None:
         """Remember which process of this machine is at which run."""
         for holder in claims:
             if holder.host == socket.gethostname() and holder.about.get("kind") == "run":
-                self.at.setdefault(holder.pid, set()).add(holder.about["run"])
+                self.at[holder.pid] = holder.about["run"]
 
     def bury(self, name: str, code: int, words: str) -> None:
         """Record that a run ends its process."""

@@ -64,7 +64,7 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ((), "Name a command: run, eval, predict, export, show-config, list"),
+        ((), "Name a command: run, status, eval, predict, export"),
         (("rnu",), "Unknown command 'rnu'. Did you mean 'run'?"),
         (("run",), "--method"),
         (("run", "--method", "coop", "--sedes", "1"), "--sedes"),

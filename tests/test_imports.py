@@ -40,7 +40,7 @@ NAMES_ALLOWED = {
     **dict.fromkeys(("flags", "table"), {"base2new"}),
     "literature": {"base2new", "cross_dataset", "domain_generalization", "few_shot", "imagenet", "ood"},  # of papers
     "verdicts": {"base2new", "few_shot"},
-    **dict.fromkeys(("planning", "protocol", "sampling", "spec"), {"coop"}),
+    **dict.fromkeys(("planning", "protocol", "sampling", "selection", "spec"), {"coop"}),
 }  # defaults; CoOp's rule of sampling
 
 
