@@ -182,13 +182,33 @@ class Claims:
     def _cleared(self, path: Path) -> bool:
         """Whether the claim is not there any more, or was stale and is removed.
 
-        Of several processes that find it stale one renames it; one that by then renames its successor puts it back.
+        Of several processes that find it stale only the one that makes a guard beside it removes it: whoever came late
+        would remove its successor. An owner that had only been held up may have made way meanwhile; then the successor
+        is put back.
         """
         holder = read(path)
         if holder is None:
             return True
         if holder.alive:
             return False
+        guard = path.with_name(f".{path.name}.guard")
+        try:
+            os.close(os.open(guard, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        except FileExistsError:
+            with contextlib.suppress(OSError):  # left behind by a crash between its making and its removal
+                if now(path.parent) - guard.stat().st_mtime > STALE:
+                    guard.unlink()
+            return False
+        try:
+            return self._removed(path)
+        finally:
+            guard.unlink(missing_ok=True)
+
+    def _removed(self, path: Path) -> bool:
+        """Whether the claim is not there any more, or is still stale and is removed."""
+        holder = read(path)
+        if holder is None or holder.alive:
+            return holder is None
         aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         try:
             os.rename(path, aside)
