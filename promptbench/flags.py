@@ -66,7 +66,7 @@ def add_list(parser: argparse.ArgumentParser, flag: str, **arguments: Any) -> No
 
 def add_plugin(parser: argparse.ArgumentParser) -> None:
     """`--plugin`."""
-    add_list(parser, "--plugin", metavar="FILE", help="Python files with methods of your own")
+    add_list(parser, "--plugin", metavar="FILE", help="Python files with methods, datasets or protocols of your own")
 
 
 def add_what(parser: argparse.ArgumentParser) -> None:

@@ -118,8 +118,12 @@ def source_digest(kind: str, name: str) -> str:
         raise UsageError(f"The plugin {name!r} cannot be read: {path}: {error.strerror}.") from error
 
 
-def add_file(path: str | Path, kind: str = "methods") -> str:
+def add_file(path: str | Path, kind: str = "") -> str:
     """Makes the plugin in a file known and returns its name, the file's stem.
+
+    Args:
+        path: A Python file.
+        kind: `methods`, `datasets` or `protocols`; "" for what its source says, a method where that says nothing.
 
     Raises:
         UsageError: There is no such file, its stem is no Python name, or another plugin of the kind has that name.
@@ -131,12 +135,22 @@ def add_file(path: str | Path, kind: str = "methods") -> str:
         raise UsageError(
             f"The plugin file {file} cannot be named {file.stem!r}; use letters, digits and _, not _ first."
         )
+    kind = kind or _kind_of(file)
     if file.stem in _sources(kind):
         if _path(kind, file.stem).resolve() != file:
             raise UsageError(f"{file.stem!r} is already one of the {kind} ({_path(kind, file.stem)}); rename {file}.")
         return file.stem
     _files[kind][file.stem] = file
     return file.stem
+
+
+def _kind_of(file: Path) -> str:
+    """The kind of the plugin in a file, by the contract that its source names."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError):  # importing it says what is wrong
+        return "methods"
+    return next((kind for kind in _CONTRACTS if _plugin_class(tree, kind) is not None), "methods")
 
 
 def _sources(kind: str) -> dict[str, _Source]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -33,12 +34,13 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_files", {kind: {} for kind in registry._files})  # forget the plugins of other tests
     (tmp_path / "clip_adapter.py").write_text(PLUGIN, encoding="utf-8")
+    (tmp_path / "birds.py").write_text(next(block for block in BLOCKS if "class Birds" in block), encoding="utf-8")
     shutil.copytree(ROOT / "results" / "mini" / "results", tmp_path / "promptbench-runs" / "results")
     return tmp_path
 
 
 def test_there_is_something_to_test() -> None:
-    assert len(COMMANDS) >= 12 and len(INLINE) >= 8 and len(BLOCKS) == 3
+    assert len(COMMANDS) >= 12 and len(INLINE) >= 8 and len(BLOCKS) == 4
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.split()[1] == "run"])
@@ -122,3 +124,18 @@ def test_the_table_of_the_readme_is_part_of_the_committed_one() -> None:
     )
     shown = [line for line in README.splitlines() if line.startswith("|") and "±" in line]
     assert len(shown) > 10 and set(shown) <= set(committed)
+
+
+def test_the_dataset_of_the_readme_reads_a_split_file(workplace: Path, tiny_name: str) -> None:
+    rows = {
+        split: [[f"{split}/{n}.png", n % 2, ("jay", "wren")[n % 2]] for n in range(4)] for split in ("train", "test")
+    }
+    for split in rows.values():
+        for path, *_ in split:
+            (workplace / "cub" / "images" / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (20, 20), "blue").save(workplace / "cub" / "images" / path)
+    (workplace / "cub" / "split.json").write_text(json.dumps(rows), encoding="utf-8")
+    command = next(c for c in COMMANDS if "birds.py" in c).replace("/data", str(workplace)).replace(" coop", "")
+    assert run(command, "--seeds", "1", "--output", "bird-runs", "--backbone", tiny_name) == 0
+    (result,) = (workplace / "bird-runs").rglob("zeroshot-*.json")
+    assert json.loads(result.read_text())["conditions"]["templates"]["base"] == "a photo of a {}, a type of bird."
