@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -60,7 +61,8 @@ def save_predictions(folder: Path | str, spec: Spec, found: Evaluated) -> Path:
         tensors[f"{name}/labels"] = outcome.labels.int()
         tensors |= {f"{name}/{_SCORE}{score}": values for score, values in outcome.scores.items()}
         images = [item.image for item in found.images[name].items]
-        about[name] = json.dumps({"images": images, "class_names": list(found.names[name])})
+        facts = {"place": len(about), "images": images, "class_names": list(found.names[name])}
+        about[name] = json.dumps(facts)
     path = predictions_path(folder, spec)
     data = save(tensors, metadata=about)
     write_atomically(path, lambda file: file.write(data))
@@ -68,7 +70,7 @@ def save_predictions(folder: Path | str, spec: Spec, found: Evaluated) -> Path:
 
 
 def load_predictions(path: Path | str) -> dict[str, Predictions]:
-    """The predictions of a run, by evaluation.
+    """The predictions of a run, by evaluation, in the order of the plan.
 
     Raises:
         UsageError: If there is no such file, or it holds something else.
@@ -77,14 +79,15 @@ def load_predictions(path: Path | str) -> dict[str, Predictions]:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
             about = {name: json.loads(text) for name, text in file.metadata().items()}
-        return {name: _of_evaluation(name, facts, tensors) for name, facts in about.items()}
+        ordered = sorted(about, key=lambda name: about[name].get("place", 0))  # metadata come in no order
+        return {name: _of_evaluation(name, about[name], tensors) for name in ordered}
     except OSError as error:
         raise UsageError(f"The predictions {path} cannot be read ({error.strerror or error}).") from error
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"{path} holds no predictions of promptbench, or is damaged ({error}).") from error
 
 
-def _of_evaluation(name: str, facts: Mapping[str, list[str]], tensors: Mapping[str, Tensor]) -> Predictions:
+def _of_evaluation(name: str, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Predictions:
     start = f"{name}/{_SCORE}"
     return Predictions(
         images=tuple(facts["images"]),
