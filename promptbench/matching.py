@@ -13,25 +13,14 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from promptbench.config import UsageError
-from promptbench.results import Result
+from promptbench.results import DATA_MET, Result
 from promptbench.spec import Spec
 
 Seed = tuple[int, int]  # data seed, training seed
 Place = tuple[str, str, str, str]  # protocol, dataset, label, shots
 
 _OF_PLACE = ("protocol", "dataset", "method", "preset", "shots", "data_seed", "train_seed")
-_CONDITIONS = (
-    "weights_hash",
-    "split_digest",
-    "split_source",
-    "sample_digest",
-    "sample_size",
-    "class_names",
-    "templates",
-    "images",
-    "skipped",
-    "transform",
-)
+_CONDITIONS = ("weights_hash", *DATA_MET, "transform")
 _LONGEST = 24  # characters of a value shown
 
 

@@ -26,6 +26,18 @@ from promptbench.spec import Spec, expect, to_plain
 
 SCHEMA = 1
 
+DATA_MET = (
+    "split_digest",
+    "split_source",
+    "sample_digest",
+    "sample_size",
+    "class_names",
+    "templates",
+    "images",
+    "skipped",
+)
+"""The conditions of a result that are about its images and their names."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result:

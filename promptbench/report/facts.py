@@ -8,19 +8,9 @@ from dataclasses import fields
 from typing import Any, NamedTuple
 
 from promptbench.formats.texts import clean, rounded, seeds_text
-from promptbench.results import Result
+from promptbench.results import DATA_MET, Result
 
-DATA = ("sampler", "dataset_options", "evaluated")
-DATA_MET = (
-    "split_digest",
-    "split_source",
-    "sample_digest",
-    "sample_size",
-    "class_names",
-    "templates",
-    "images",
-    "skipped",
-)
+DATA = ("sampler", "dataset_plugin", "dataset_options", "evaluated")
 MACHINE = ("backbone", "weights_hash", "transform", "precision", "threads", "device")
 SECTION = {
     "config": "Settings of the method",
