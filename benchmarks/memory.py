@@ -1,6 +1,6 @@
 """How much memory one training step takes over the frozen weights, on a ViT-B/16-sized CLIP with random weights.
 
-    python -m promptbench.benchmarks.memory --method cocoop mutual --classes 1000 --batch 8 -o results/memory.json
+    python -m promptbench.benchmarks.memory --method cocoop mutual --classes 1000 --batch 8 -o results/measured/memory.json
 
 Each method runs in a process of its own. Resident memory is Linux's: its peak (VmHWM, reset before the step) minus what
 is resident once weights, method and class tokens are there.
