@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint speed clean
 
 demo: $(VENV)/installed
 	$(BIN)/promptbench run --method maple --protocol base2new
@@ -16,6 +16,9 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+speed: $(VENV)/installed
+	$(BIN)/python -m promptbench.benchmarks.speed -o results/measured/speed
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "promptbench needs Python 3.10 or newer")'

@@ -1,6 +1,6 @@
 """How much memory one training step takes over the frozen weights, on a ViT-B/16-sized CLIP with random weights.
 
-    python -m promptbench.benchmarks.memory --method cocoop mutual --classes 1000 --batch 8 -o results/measured/memory.json
+    python -m promptbench.benchmarks.memory --classes 1000 --batch 8 -o results/measured/memory.json
 
 Each method runs in a process of its own. Resident memory is Linux's: its peak (VmHWM, reset before the step) minus what
 is resident once weights, method and class tokens are there.
@@ -50,6 +50,8 @@ def measure(label: str, classes: int, batch: int) -> dict[str, Any]:
     """One step, forward and backward, of a method on random images."""
     import torch
 
+    from promptbench.images import Images
+    from promptbench.losses import loss_of
     from promptbench.method import create_method
     from promptbench.provenance import library_versions
     from promptbench.weights import load_backbone
@@ -62,7 +64,7 @@ def measure(label: str, classes: int, batch: int) -> dict[str, Any]:
     labels = torch.arange(batch) % len(names)
     Path("/proc/self/clear_refs").write_text("5")
     before, began = memory("VmRSS"), time.perf_counter()
-    loss = torch.stack(list(method.loss(images, labels).values())).sum()
+    loss = loss_of(method, Images(images), labels)[1]
     loss.backward()
     return {
         "method": label,

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from promptbench.cache import cache_dir, write_atomically
+from promptbench.cached import hold, make_room, rendered_name, touch
 from promptbench.classnames import ClassNames
 from promptbench.dataset import Dataset, Item
 
@@ -39,6 +40,7 @@ class MiniDataset(Dataset):
         splits: The splits it has.
     """
 
+    in_memory: ClassVar[bool] = True
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
 
     @dataclass(frozen=True, kw_only=True)
@@ -112,14 +114,17 @@ def _rendered(folder: Path, set_name: str, split: str, render_seed: int) -> tupl
 
     stem = f"{set_name}-seed{render_seed}-{split}"
     images_path, labels_path = folder / f"{stem}-images.npy", folder / f"{stem}-labels.npy"
+    hold(rendered_name(folder.name, stem))  # the images are mapped, not read
     cached = _load(images_path, labels_path)
     if cached is not None:
+        touch(images_path)
         return cached
     log.info("Rendering %s, %s.", set_name, split)
     images, labels = render(set_name, split, render_seed)
     images.flags.writeable = labels.flags.writeable = False
     _save(labels_path, labels)
     _save(images_path, images)
+    make_room()
     return _load(images_path, labels_path) or (images, labels)
 
 

@@ -9,7 +9,7 @@ Code by the authors: https://github.com/KaiyangZhou/CoOp, trainers/cocoop.py
 with image tower f, text tower g, CLIP's logit scale s, the learned context v and the meta network h, whose one output
 is added to all n context tokens.
 
-Differs from it: everything learned stays in float32; all images of a batch are encoded together, in chunks under the
+Differs from it: everything learned stays in float32; images of a batch are encoded together, as many as fit the
 backbone's memory budget, where the authors loop over images; text is cut at the longest prompt, and an image's context
 is encoded once for all classes (equal to rounding).
 """
@@ -37,6 +37,7 @@ class CoCoOp(Method):
 
     category = "text"
     parameters_vit_b16 = 35_360
+    authors_half = ("",)  # all
     frozen_image_tower = True
     recipes: ClassVar = {
         ("base2new", "*"): Recipe(epochs=10, lr=0.002, batch=1, origin="authors", source=SCRIPTS),
@@ -77,9 +78,7 @@ class CoCoOp(Method):
 
     def set_classes(self, names: Sequence[str]) -> None:
         super().set_classes(names)
-        tokens = prompts.sentence_tokens(self.backbone, self.words or " ".join(["X"] * len(self.ctx)), names)
-        self.start = tokens.embeddings[0, :1]  # [SOS]
-        self.tokens = tokens.after(1 + len(self.ctx))
+        self.sentences = prompts.sentences(self.backbone, self.words, len(self.ctx), names)
 
     def forward(self, images: Images | Tensor) -> Prediction:
         features = self.encode_images(images)
@@ -87,8 +86,10 @@ class CoCoOp(Method):
 
     def conditional_text(self, image: Tensor) -> Tensor:
         """Text features (B, K, D), not normalised, for image features (B, D)."""
-        prefix = prompts.join(self.start, self.ctx + self.shift(image).unsqueeze(1))  # (B, 1 + n, d)
-        return self.backbone.encode_text(self.tokens.embeddings, self.tokens.eot, prefix)
+        return self.sentences.encode(self.backbone, self.ctx + self.shift(image).unsqueeze(1))
+
+    def images_at_once(self) -> int:
+        return self.backbone.images_within_budget(self.sentences.tokens.eot)
 
     def shift(self, image: Tensor) -> Tensor:
         """What is added to every context token, (B, d), for image features (B, D)."""

@@ -34,6 +34,7 @@ class CoOp(Method):
 
     category = "text"
     parameters_vit_b16 = 2048
+    authors_half = ("ctx",)
     frozen_image_tower = True
     recipes: ClassVar = {
         ("base2new", "imagenet"): Recipe(epochs=50, lr=0.002, batch=32, origin="authors", source=COCOOP),
@@ -107,5 +108,8 @@ class CoOp(Method):
     def encode_classes(self) -> Tensor:
         start = self.tokens.embeddings[0, :1]  # [SOS]
         prefix = start if self.shared == 1 else prompts.join(start, self.ctx[: self.shared - 1])
-        embeddings = prompts.arrange(self.tokens, self.ctx, self.arrangement, self.shared)
+        if self.shared > self.n_ctx:  # all of the context precedes the name
+            embeddings = self.tokens.embeddings[:, self.shared :]
+        else:
+            embeddings = prompts.arrange(self.tokens, self.ctx, self.arrangement, self.shared)
         return self.backbone.encode_text(embeddings, self.tokens.eot - self.shared, prefix)

@@ -36,6 +36,7 @@ from promptbench import prompts
 from promptbench.backbone import Backbone
 from promptbench.config import UsageError
 from promptbench.method import Images, Method, MethodConfig, Prediction, Preset, Recipe
+from promptbench.sharing import per_image
 
 SCRIPTS = "authors' scripts/run_*.sh"
 TRAIN = "authors' train.py"
@@ -67,6 +68,7 @@ class GalLoP(Method):
 
     category = "global-local"
     parameters_vit_b16 = 606_208
+    authors_half = None  # automatic mixed precision
     dense_scores = True
     frozen_image_tower = True
     reads_dense = True
@@ -188,7 +190,8 @@ class GalLoP(Method):
         of_image, of_patches = self.cosines(images)
         scale = self.backbone.logit_scale.float()
         if kept is None and self.config.dropout is not None:
-            kept = draw_kept(len(labels), self.config.n_global, self.config.dropout, labels.device)
+            n, share, device = self.config.n_global, self.config.dropout, labels.device
+            kept = per_image(len(labels), lambda images: draw_kept(images, n, share, device))
         if kept is not None:  # (B, kept)
             of_image = of_image.gather(1, kept.unsqueeze(-1).expand(-1, -1, of_image.shape[-1]))
         best = mean_of_largest(of_patches, self.config.topk)  # (B, m, K)

@@ -36,6 +36,7 @@ class IVLP(Method):
 
     category = "independent"
     parameters_vit_b16 = 30_720
+    authors_half = ("ctx",)
     recipes: ClassVar = {
         ("base2new", "*"): Recipe(epochs=5, lr=0.0035, batch=4, origin="authors", source=MAPLE),
         ("*", "*"): Recipe(epochs=5, lr=0.0035, batch=4, origin="transferred", source=ELSEWHERE),

@@ -140,6 +140,9 @@ class Mutual(Method):
     def forward(self, images: Images | Tensor) -> Prediction:
         return self.classify(*self.features(images))
 
+    def images_at_once(self) -> int:
+        return self.backbone.images_within_budget(self.sentences.tokens.eot)
+
     def features(self, images: Images | Tensor) -> tuple[ImageFeatures, Tensor]:
         """Image features, of pass 2 where there are visual prompts, and text features (B, K, D)."""
         image = self.encode_images(images)

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from promptbench import blocks, text, vision
 from promptbench.config import UsageError
@@ -219,60 +218,27 @@ class Backbone(nn.Module):
                 prefix = prefix.expand(len(suffix), -1, -1)
         prompts = {i: p.reshape(-1, *p.shape[-2:]) if p.dim() > 2 else p for i, p in (deep or {}).items()}
         text.check_deep(prompts, prefix, self.text_depth)
-        features = self._encode_chunks(prefix, prompts, suffix, eot, layer)
+        path = text.shared_path if prefix is not None and layer is None and self._shares_prefix else text.full_path
+        learns = torch.is_grad_enabled() and (
+            layer is not None or any(t is not None and t.requires_grad for t in (suffix, prefix, *prompts.values()))
+        )
+        n = 0 if prefix is None else prefix.shape[1]
+        length = text.mean_length(eot) if path is text.shared_path else n + suffix.shape[2]
+        texts = self.texts_within_budget(length, learns)
+        features = text.in_chunks(path, self._text, prefix, prompts, suffix, eot, layer, texts, learns)
         return features.reshape(*leading, *features.shape[1:])
 
-    def _encode_chunks(
-        self, prefix: Tensor | None, deep: dict[int, Tensor], suffix: Tensor, eot: Tensor, layer: text.Layer | None
-    ) -> Tensor:
-        """(S, K, D), chunk by chunk of images and classes where one go would exceed the memory budget."""
-        S, K = max(len(suffix), 1 if prefix is None else len(prefix)), suffix.shape[1]
-        given = (suffix, *deep.values(), *(() if prefix is None else (prefix,)))
-        learns = torch.is_grad_enabled() and (layer is not None or any(t.requires_grad for t in given))
-        unshared = prefix.shape[1] if prefix is not None and layer is not None else 0
-        rows = self._rows_within_budget(unshared + suffix.shape[2], learns)
-        images, classes = max(1, rows // K), max(1, min(K, rows))
-        if images >= S and classes >= K:
-            return self._encode(prefix, deep, suffix, eot, layer)
-        out = []
-        for i in range(0, S, images):
-            part = slice(i, i + images)
-            chunk_prefix = None if prefix is None else prefix[part]
-            chunk_deep = {j: p[part] if p.dim() > 2 else p for j, p in deep.items()}
-            row = []
-            for k in range(0, K, classes):
-                chunk = (suffix if len(suffix) == 1 else suffix[part])[:, k : k + classes]
-                arguments = (chunk_prefix, chunk_deep, chunk, eot[k : k + classes], layer)
-                if learns:  # only a `layer` may draw at random (dropout); then the same again when recomputed
-                    draws = layer is not None
-                    row.append(checkpoint(self._encode, *arguments, use_reentrant=False, preserve_rng_state=draws))
-                else:
-                    row.append(self._encode(*arguments))
-            out.append(torch.cat(row, dim=1))
-        return torch.cat(out)
+    def texts_within_budget(self, length: float, learns: bool = True) -> int:
+        """Texts of so many tokens that may be encoded in one go, at least 1; `learns` says whether for gradients.
 
-    def _rows_within_budget(self, tokens: int, learns: bool) -> int:
-        """Texts of so many tokens that fit the memory budget: about 20 floats a token, width and layer are kept."""
+        About 20 floats are kept for a token, a layer and a unit of width.
+        """
         layers = self.text_depth if learns else 2
-        return max(1, self.memory_budget // (tokens * layers * 20 * self.text_width * 4))
+        return max(1, int(self.memory_budget // (length * layers * 20 * self.text_width * 4)))
 
-    def _encode(
-        self, prefix: Tensor | None, deep: dict[int, Tensor], suffix: Tensor, eot: Tensor, layer: text.Layer | None
-    ) -> Tensor:
-        """(S, K, D) in one go."""
-        positions = self._text.positional_embedding
-        n = 0 if prefix is None else prefix.shape[1]
-        suffix = suffix + positions[n : n + suffix.shape[2]]
-        resblocks = self._text.transformer.resblocks
-        if prefix is not None:
-            prefix = prefix + positions[:n]
-        if prefix is not None and layer is None and self._shares_prefix:
-            x = text.shared_path(resblocks, prefix, deep, suffix, eot)
-        else:
-            x = text.full_path(resblocks, prefix, deep, suffix, eot, layer)
-        x = self._text.ln_final(x)
-        projection = self._text.text_projection
-        return projection(x) if isinstance(projection, nn.Linear) else x @ projection
+    def images_within_budget(self, eot: Tensor) -> int:
+        """Images whose K class texts, another prefix for each image, may be encoded with gradients in one go."""
+        return max(1, self.texts_within_budget(text.mean_length(eot)) // len(eot))
 
     def _warn_of_unknown_words(self, texts: Sequence[str], ids: Tensor) -> None:
         if self.known_tokens is None:

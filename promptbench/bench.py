@@ -22,7 +22,7 @@ class Bench:
         suite: Names the backbone and the datasets.
         output: Where results and learned tensors go.
         roots: Data roots; only read.
-        device: `cpu` or `cuda`.
+        device: `cpu`, `cuda` or `cuda:N`.
         save_predictions: Whether each run keeps its scores of every image.
         may_train: Whether a training that is not stored is made; otherwise it is an error.
         skip_unreadable: Whether images that cannot be read are left out; otherwise they are an error.

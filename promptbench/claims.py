@@ -246,7 +246,7 @@ def read(path: Path) -> Holder | None:
     try:
         owner = str(said["host"]), int(said["pid"]), float(said["since"])
         return Holder(name, dict(said["about"]), *owner, progress=_parsed(rest), alive=alive)
-    except (KeyError, TypeError, ValueError):  # just being made, or cut short by a crash
+    except (KeyError, TypeError, ValueError, OverflowError):  # just being made, or cut short by a crash
         return Holder(name, alive=alive)
 
 
@@ -285,7 +285,7 @@ def now(folder: Path) -> float:
 def _parsed(line: bytes) -> dict[str, Any]:
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -19,6 +19,7 @@ from promptbench.commands import COMMANDS
 from promptbench.config import UsageError
 from promptbench.flags import Parser, known_command
 
+LONGEST = 2000  # characters of an error
 INTERRUPTED = "promptbench: interrupted; finished runs are kept, and the same command goes on from here"
 
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UsageError as error:
-        print(f"promptbench: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        print(f"promptbench: error: {in_one_line(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
@@ -45,6 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `promptbench table | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def in_one_line(text: str) -> str:
+    """A sentence as a terminal shows it: without what the terminal would act on, and not longer than can be read."""
+    line = "".join(letter if letter.isprintable() else " " for letter in " ".join(text.splitlines()))
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} [...] {line[-LONGEST // 2 :]}"
 
 
 def add_plugins(paths: Sequence[str]) -> None:

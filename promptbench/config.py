@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
@@ -21,6 +22,7 @@ T = TypeVar("T")
 
 _LONGEST_LIST = 24  # known names shown where none is near
 _LONGEST_VALUE = 60  # characters of a refused value shown
+_MOST_VALUES, _DEEPEST = 100_000, 40  # of a YAML file, aliases counted as often as they are used
 
 
 class UsageError(ValueError):
@@ -96,7 +98,7 @@ def typed(cls: type, mapping: Mapping[str, Any], where: str) -> dict[str, Any]:
     """
     if not isinstance(mapping, Mapping):
         raise UsageError(f"{where}: takes a mapping of names to values, not {_shown(mapping)}.")
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     names = [field.name for field in _fields(cls)]
     values = {}
     for key, value in mapping.items():
@@ -123,10 +125,34 @@ def parse_assignment(text: str) -> tuple[tuple[str, ...], Any]:
     if not right.strip():
         return path, ""
     try:
-        value = yaml.safe_load(right)
+        value = load_yaml(right)
     except (yaml.YAMLError, ValueError):
         return path, right
     return path, value if value is None or isinstance(value, (bool, int, float, str, list)) else right
+
+
+def load_yaml(text: str) -> Any:
+    """What a YAML text says, in plain Python values that can be walked through.
+
+    Raises:
+        yaml.YAMLError, ValueError: It is no YAML, or its values are nested too deeply, or, with aliases of aliases, too
+            many.
+    """
+    try:
+        raw = yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError("its values are nested too deeply") from None
+    waiting, met = [(raw, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        met += 1
+        if met > _MOST_VALUES or depth > _DEEPEST:
+            raise ValueError("its values are nested too deeply" if depth > _DEEPEST else "it has too many values")
+        if isinstance(value, Mapping):
+            waiting += [(item, depth + 1) for item in value.values()]
+        elif isinstance(value, (list, tuple, set)):
+            waiting += [(item, depth + 1) for item in value]
+    return raw
 
 
 def describe_fields(cls: type) -> list[FieldFacts]:
@@ -150,6 +176,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def _fields(cls: Any) -> list[dataclasses.Field[Any]]:

@@ -68,6 +68,7 @@ class Dataset:
 
     Attributes:
         info: Its facts.
+        in_memory: Whether its images need no decoding, so that no process is worth while to load them.
         distinct_names: Whether two classes that read the same are refused. False only where the field's own list has
             such pairs.
         renamed: Class folder to class name, where they differ, for a split made from class folders.
@@ -81,6 +82,7 @@ class Dataset:
     skip_unreadable: bool = False
 
     plugin_kind: ClassVar[str] = "dataset"
+    in_memory: ClassVar[bool] = False
     info: ClassVar[DatasetInfo]
     distinct_names: ClassVar[bool] = True
     renamed: ClassVar[Mapping[str, str]] = {}

@@ -20,6 +20,9 @@ from promptbench.config import UsageError
 
 T = TypeVar("T")
 
+_EIGHT_BITS = np.rint(np.arange(65536) / 257).astype(np.uint8)  # 16 bits to 8
+_BY_PROGRAM = ("EPS",)
+
 
 def open_image(path: Path) -> Image.Image:
     """An image file as RGB, of any mode that PIL reads.
@@ -29,17 +32,27 @@ def open_image(path: Path) -> Image.Image:
     broken EXIF data and the like, are not passed on.
 
     Raises:
-        UsageError: The file is missing, damaged, cut short or so large that PIL refuses it.
+        UsageError: The file is missing, damaged, cut short, or has more pixels than `Image.MAX_IMAGE_PIXELS`.
     """
     try:
         with _quiet(), Image.open(path) as image:
+            _check_harmless(image)
             if image.mode.startswith("I"):
-                grey = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
-                return Image.fromarray(np.rint(grey / 257).astype(np.uint8)).convert("RGB")
+                grey = np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
+                return Image.fromarray(_EIGHT_BITS[grey]).convert("RGB")
             return image.convert("RGB")
     except Exception as error:  # decoders raise anything on damaged files: OSError, SyntaxError, struct.error, ...
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UsageError(f"Cannot read the image {path}: {reason.rstrip('.')}; replace the file.") from error
+
+
+def _check_harmless(image: Image.Image) -> None:
+    """Raises ValueError for an image whose decoding takes more than time; nothing of it is decoded yet."""
+    if image.format in _BY_PROGRAM:
+        raise ValueError(f"it is of the format {image.format}, which another program would have to draw")
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and image.width * image.height > most:  # PIL itself only warns up to twice as many
+        raise ValueError(f"it has {image.width} x {image.height} pixels, more than the {most} that are safe to decode")
 
 
 def find_unreadable(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from promptbench.bench import Bench
 from promptbench.classnames import ClassNames
-from promptbench.features import fits, image_features
+from promptbench.features import Kept, fits, image_features
 from promptbench.images import ImageFeatures
 from promptbench.loading import Batches, FeatureBatches, pixel_batches
 from promptbench.method import Method, Prediction
@@ -165,10 +165,15 @@ class LazyFeatures:
 
 def reads_features(method: Method, images: int, dense: bool) -> bool:
     """Whether a method gets the kept features of so many images instead of their pixels."""
-    return method.frozen_image_tower and (not dense or fits(method.backbone, images))
+    return method.frozen_image_tower and (not dense or fits(method.backbone, images, method.half_dense))
 
 
 def chosen_features(method: Method, chosen: SelectedImages, dense: bool) -> ImageFeatures:
     """Features of the chosen images; the whole pool is encoded and cached, so that halves share it."""
-    features = image_features(method.backbone, chosen.dataset, chosen.pool, dense)
+    features = image_features(method.backbone, chosen.dataset, chosen.pool, kept=kept_of(method, dense))
     return features.map(lambda tensor: tensor[chosen.chosen])
+
+
+def kept_of(method: Method, dense: bool, views: int = 0, seed: int = 0) -> Kept:
+    """Which features of images are kept for a method with a frozen tower."""
+    return Kept(dense, dense and method.half_dense, views, seed)

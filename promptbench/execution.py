@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -15,15 +16,30 @@ from promptbench.bench import Bench
 from promptbench.claims import Claim, Claims
 from promptbench.classnames import ClassNames
 from promptbench.config import UsageError
-from promptbench.evaluation import EVALUATION_BATCH, Evaluated, chosen_features, evaluate, reads_features, still_batches
+from promptbench.devices import hold_to_bits
+from promptbench.evaluation import (
+    EVALUATION_BATCH,
+    Evaluated,
+    chosen_features,
+    evaluate,
+    kept_of,
+    reads_features,
+    still_batches,
+)
+from promptbench.features import image_features
+from promptbench.fingerprints import method_code
+from promptbench.images import ImageFeatures
 from promptbench.loading import Batches, EpochOrder, FeatureBatches, training_batches
 from promptbench.method import Method, instantiate, show_training_images
 from promptbench.planning import Run
 from promptbench.predictions import save_predictions
 from promptbench.provenance import git_commit, library_versions, utc_now
+from promptbench.ranks import team
+from promptbench.recipe import Recipe
 from promptbench.results import Result, write_result
 from promptbench.resuming import PartialFile
 from promptbench.selection import SelectedImages, open_selection
+from promptbench.sharing import WHOLE, Share
 from promptbench.trackers import Tracker
 from promptbench.training import TrainingOutcome, fit
 from promptbench.trainings import load_training, save_training, training_key
@@ -68,19 +84,9 @@ class Work:
 def execute(bench: Bench, run: Run, work: Work) -> Result:
     """Train, evaluate, write and return the result of one run."""
     spec = run.spec
-    torch.set_num_threads(spec.threads)
-    train = open_selection(bench.dataset, run.plan.train, spec.data_seed)
-    method = instantiate(run.method, run.settings.config, bench.backbone, train.class_names, spec.train_seed)
-    facts = {
-        "classes": run.plan.train.classes,
-        "sample": train.sample_digest(),
-        "split": train.dataset.split_digest(),
-        "names": names_digest(train.class_names),
-        "weights": bench.backbone.weights_hash,
-        "architecture": bench.backbone.architecture,
-    }
+    train, method = prepared(bench, run)
+    facts = training_facts(bench, run, train)
     key = training_key(spec, facts)
-    show_training_images(method, still_batches(method, train, EVALUATION_BATCH), spec.train_seed)
     outcome = TrainingOutcome([], 0.0, 0.0)
     if method.trains:
         outcome = learn(bench, run, method, train, key, work)
@@ -103,6 +109,7 @@ def execute(bench: Bench, run: Run, work: Work) -> Result:
             "sample_size": len(train.items),
             "transform": {"evaluation": EVALUATION_TRANSFORM, "training": training_transform_id(run)},
             "training_key": key if method.trains else "",
+            "method_code": method_code(spec.method),
             "provenance": run.settings.provenance,
             **evaluation_conditions(found, train),
         },
@@ -125,6 +132,34 @@ def execute(bench: Bench, run: Run, work: Work) -> Result:
     return result
 
 
+def prepared(bench: Bench, run: Run) -> tuple[SelectedImages, Method]:
+    """The training images of a run and its method, before any training."""
+    spec = run.spec
+    torch.set_num_threads(spec.threads)
+    hold_to_bits(spec.deterministic)
+    train = open_selection(bench.dataset, run.plan.train, spec.data_seed)
+    method = instantiate(run.method, run.settings.config, bench.backbone, train.class_names, spec.train_seed)
+    show_training_images(method, still_batches(method, train, EVALUATION_BATCH), spec.train_seed)
+    return train, method
+
+
+def training_facts(bench: Bench, run: Run, train: SelectedImages) -> dict[str, str]:
+    """What data and weights add to the key of a training."""
+    return {
+        "classes": run.plan.train.classes,
+        "sample": train.sample_digest(),
+        "split": train.dataset.split_digest(),
+        "names": names_digest(train.class_names),
+        "weights": bench.backbone.weights_hash,
+        "architecture": bench.backbone.architecture,
+    }
+
+
+def training_path(bench: Bench, key: str) -> Path:
+    """Where the learned tensors of a training are kept."""
+    return bench.output / "trainings" / f"{key[:32]}.safetensors"
+
+
 def evaluation_conditions(found: Evaluated, train: SelectedImages) -> dict[str, Any]:
     """Class names, templates and numbers of images by evaluation, and images that were left out as unreadable."""
     skipped = {name: chosen.skipped for name, chosen in {"train": train, **found.images}.items() if chosen.skipped}
@@ -143,7 +178,7 @@ def learn(bench: Bench, run: Run, method: Method, train: SelectedImages, key: st
         Busy: Another process is at this training.
     """
     spec = run.spec
-    path = bench.output / "trainings" / f"{key[:32]}.safetensors"
+    path = training_path(bench, key)
     partial = PartialFile(path.with_suffix(".partial"), key)
     stored = load_training(path, method)
     if stored is not None:
@@ -161,32 +196,26 @@ def learn(bench: Bench, run: Run, method: Method, train: SelectedImages, key: st
         stored = load_training(path, method)
         if stored is not None:  # since the first look
             return stored
-        outcome = train_method(bench, run, method, train, partial, work)
+        with team(bench, run, (partial.path, partial.key)) as share:
+            outcome = train_method(bench, run, method, train, partial, work, share)
         save_training(path, method, outcome, spec)
         partial.remove()
     return outcome
 
 
 def train_method(
-    bench: Bench, run: Run, method: Method, train: SelectedImages, partial: PartialFile, work: Work
+    bench: Bench,
+    run: Run,
+    method: Method,
+    train: SelectedImages,
+    partial: PartialFile,
+    work: Work | None = None,
+    share: Share = WHOLE,
 ) -> TrainingOutcome:
-    """Train a method on the images of a run."""
+    """Train a method on the images of a run, or on the share of this process."""
     recipe, spec = run.settings.recipe, run.spec
     assert recipe is not None  # a method that trains has a recipe
-    batches: Batches
-    if not recipe.augment and reads_features(method, len(train.pool), method.reads_dense):
-        order = EpochOrder(len(train.items), spec.train_seed)
-        features = chosen_features(method, train, method.reads_dense)
-        batches = FeatureBatches(features, train.labels, recipe.batch, order)
-    else:
-        batches = training_batches(
-            bench.backbone,
-            train.dataset,
-            train.items,
-            batch=recipe.batch,
-            seed=spec.train_seed,
-            augment=recipe.augment,
-        )
+    batches = batches_of(recipe, method, train, spec.train_seed, share)
     return fit(
         method,
         recipe,
@@ -194,11 +223,45 @@ def train_method(
         len(batches),
         seed=spec.train_seed,
         precision=spec.precision,
-        device=spec.device,
-        progress=work.step,
-        logger=work.tracker.step if bench.loggers else None,
+        device=bench.device,
+        progress=work.step if work else None,
+        logger=work.tracker.step if work and bench.loggers else None,
         partial=partial,
+        share=share,
     )
+
+
+def batches_of(recipe: Recipe, method: Method, train: SelectedImages, seed: int, share: Share = WHOLE) -> Batches:
+    """The training images of a recipe: kept features where the tower is frozen and they are known, else pixels."""
+    if kept_for_training(recipe, method, train):
+        features = training_features(recipe, method, train, seed)
+        order = EpochOrder(len(train.items), seed, recipe.batch, share)
+        return FeatureBatches(features, train.labels, recipe.batch // share.of, order)
+    return training_batches(
+        method.backbone,
+        train.dataset,
+        train.items,
+        batch=recipe.batch,
+        seed=seed,
+        augment=recipe.augment,
+        views=recipe.train_views,
+        share=share,
+    )
+
+
+def kept_for_training(recipe: Recipe, method: Method, train: SelectedImages) -> bool:
+    """Whether a method trains on kept features: every epoch sees the same view, or one of a known number."""
+    images = len(train.items) * recipe.train_views if recipe.augment else len(train.pool)
+    return images > 0 and reads_features(method, images, method.reads_dense)
+
+
+def training_features(recipe: Recipe, method: Method, train: SelectedImages, seed: int) -> ImageFeatures:
+    """The features that it then trains on, view by view."""
+    if not recipe.augment:
+        return chosen_features(method, train, method.reads_dense)
+    views = min(recipe.train_views, recipe.epochs)
+    kept = kept_of(method, method.reads_dense, views, seed)
+    return image_features(method.backbone, train.dataset, train.items, kept=kept)
 
 
 def names_digest(names: ClassNames) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from promptbench import registry
 from promptbench.config import UsageError, nearest, parse_assignment
+from promptbench.devices import hold_to_bits, resolve_device
+from promptbench.precision import PRECISIONS, check_device
+from promptbench.recipe import parse_label
 from promptbench.suite import Suite, load_suite
 from promptbench.trackers import LOGGERS, check_installed
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 OUTPUT = "promptbench-runs"
 OF_RUNS = ("protocol", "dataset", "seeds", "shots", "backbone", "threads")
 DEFAULTS = {**dict.fromkeys(OF_RUNS), "suite": "mini", "device": "auto", "sampler": ""}
+DEFAULTS |= {"precision": "32", "devices": 1, "deterministic": False}
 OF_SUITE = ("backbone", "threads")  # flags that replace a field of the suite
 
 
@@ -86,11 +90,29 @@ def add_what(parser: argparse.ArgumentParser) -> None:
         "--sampler", default="", metavar="S", help="coop, stratified, or file:PATH of a stored sample; default: coop"
     )
     add_list(parser, "--set", metavar="M.FIELD=VALUE", help="a setting of a method, its recipe, or a dataset")
+    parser.add_argument(
+        "--train-views",
+        type=integer(1),
+        metavar="N",
+        help="random views of a training image, drawn once and seen in turn; default: a new one every epoch",
+    )
     parser.add_argument("--backbone", metavar="B", help="mini, or ARCHITECTURE:TAG_OR_FILE; default: the suite's")
     add_places(parser)
     parser.add_argument("--threads", type=integer(1), metavar="N", help="CPU threads of a run; default: the suite's")
-    parser.add_argument("--device", default=DEFAULTS["device"], choices=("auto", "cpu", "cuda"), help="default: auto")
+    add_numerics(parser)
     add_plugin(parser)
+
+
+def add_numerics(parser: argparse.ArgumentParser) -> None:
+    """Where a run computes, and in what precision it trains."""
+    parser.add_argument("--device", default=DEFAULTS["device"], metavar="D", help="cpu, cuda, cuda:N; default: auto")
+    parser.add_argument(
+        "--devices", type=integer(1), default=1, metavar="N", help="GPUs that share each training; default: 1"
+    )
+    precision = f"of trainings: {', '.join(PRECISIONS)}; authors is what the papers ran; default: 32"
+    parser.add_argument("--precision", default="32", choices=PRECISIONS, metavar="P", help=precision)
+    deterministic = "hold torch to algorithms that always give the same bits, on a GPU too"
+    parser.add_argument("--deterministic", action="store_true", help=deterministic)
 
 
 def add_places(parser: argparse.ArgumentParser, output: str = f"./{OUTPUT}") -> None:
@@ -138,6 +160,10 @@ def request_of(options: argparse.Namespace, companions: bool = True) -> Request:
     """
     from promptbench.planning import Request, labels
 
+    device = resolve_device(options.device, options.devices)
+    check_device(options.precision, device)
+    if options.deterministic:
+        hold_to_bits(True)  # before anything is computed, and for the processes that follow
     suite = load_suite(options.suite)
     protocols = protocols_of(suite, options.protocol or ["base2new"])
     changes = {name: getattr(options, name) for name in OF_SUITE if getattr(options, name) is not None}
@@ -145,15 +171,20 @@ def request_of(options: argparse.Namespace, companions: bool = True) -> Request:
     for protocol in protocols if options.dataset else ():
         suite = suite.with_datasets(registry.load("protocols", protocol).role, options.dataset)
     suite, assignments = assign(suite, options.set or [])
+    methods = labels(suite if companions else replace(suite, companions=()), options.method or ())
+    assignments |= views_of(assignments, methods, getattr(options, "train_views", None))
     return Request(
         suite=suite,
-        methods=labels(suite if companions else replace(suite, companions=()), options.method or ()),
+        methods=methods,
         protocols=tuple(protocols),
         seeds=seed_pairs(options.seeds, suite.seeds, options.data_seed, options.train_seed),
         assignments=assignments,
         grid=grid_of(getattr(options, "points", None) or []),
         sampler=options.sampler,
-        device=resolve_device(options.device),
+        precision=options.precision,
+        device=device,
+        devices=options.devices,
+        deterministic=options.deterministic,
         flags=frozenset(name for name, default in DEFAULTS.items() if getattr(options, name) != default),
     )
 
@@ -201,6 +232,15 @@ def assign(suite: Suite, texts: Sequence[str]) -> tuple[Suite, dict[str, dict[st
     return suite, by_method
 
 
+def views_of(
+    assignments: Mapping[str, Mapping[str, Any]], methods: Iterable[str], views: int | None
+) -> dict[str, dict[str, Any]]:
+    """The assignments of every method that trains, with so many views; its own `--set` goes first."""
+    names = dict.fromkeys(parse_label(label)[0] for label in methods) if views else {}
+    trained = [name for name in names if registry.load("methods", name).trains]
+    return {name: {"train_views": views, **assignments.get(name, {})} for name in trained}
+
+
 def grid_of(texts: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """`["maple.depth=1,3", "maple.n_ctx=2,4"]` as every combination, by method.
 
@@ -228,17 +268,6 @@ def seed_pairs(
     if len(set(seeds)) < len(seeds):
         raise UsageError(f"--seeds takes different integers, not {' '.join(map(str, seeds))}.")
     return tuple(dict.fromkeys((seed if data is None else data, seed if train is None else train) for seed in seeds))
-
-
-def resolve_device(wanted: str) -> str:
-    """`cpu` or `cuda`."""
-    import torch
-
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch sees no CUDA device here; use --device cpu.")
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return wanted
 
 
 def known_command(arguments: Sequence[str], commands: Iterable[str]) -> None:

@@ -62,6 +62,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.pixels if self.pixels is not None else self.features.cls)  # type: ignore[union-attr,arg-type]
 
+    def __getitem__(self, part: slice) -> Images:
+        pixels = None if self.pixels is None else self.pixels[part]
+        return replace(self, pixels=pixels, features=self.features and self.features.map(lambda t: t[part]))
+
     def to(self, device: torch.device | str) -> Images:
         """The batch on another device."""
         pixels = None if self.pixels is None else self.pixels.to(device)

@@ -206,16 +206,29 @@ def state_of(output: Path, run: Run) -> str:
     return "failed" if failure_path(output, run.spec).exists() else "to do"
 
 
-def describe_runs(runs: Sequence[Run], states: Sequence[str]) -> str:
-    """The runs of a call, which are finished, and the recipe of each."""
-    header = ("state", "protocol", "dataset", "method", "seeds", "recipe")
+def describe_runs(runs: Sequence[Run], states: Sequence[str], more: Mapping[str, Sequence[str]] | None = None) -> str:
+    """The runs of a call, which are finished, and the recipe of each.
+
+    Args:
+        more: Further columns, a cell for each run.
+    """
+    header = ("state", "protocol", "dataset", "method", "seeds", "recipe", *(more or {}))
     rows = []
-    for run, state in zip(runs, states, strict=True):
-        seeds = seeds_of(run)
-        rows.append((state, run.spec.protocol, run.spec.dataset, run.spec.label, seeds, recipe_line(run)))
+    for run, state, *cells in zip(runs, states, *(more or {}).values(), strict=True):
+        spec = run.spec
+        rows.append((state, spec.protocol, spec.dataset, spec.label, seeds_of(run), recipe_line(run), *cells))
     done, failed = states.count("done"), states.count("failed")
     again = f" ({failed} failed before)" if failed else ""
     return columns([header, *rows]) + f"\n\n{len(runs)} runs, {done} finished, {len(runs) - done} to do{again}"
+
+
+def grid_points(runs: Sequence[Run], request: Request) -> list[str]:
+    """What each run has of the values of `--grid`: `depth=1, n_ctx=2`; "" for a method without."""
+    points = []
+    for run in runs:
+        fields = (request.grid.get(run.spec.label) or request.grid.get(run.spec.method) or [{}])[0]
+        points.append(overrides({name: {**run.spec.recipe, **run.spec.config}.get(name) for name in fields}))
+    return points
 
 
 def seeds_of(run: Run) -> str:
@@ -230,7 +243,8 @@ def recipe_line(run: Run) -> str:
     if recipe is None:
         return "nothing to train"
     shots = "all images" if run.spec.shots is None else f"{run.spec.shots} shots"
-    return f"{shots}, {epochs(recipe.epochs)}, lr {recipe.lr:g}, batch {recipe.batch} ({recipe.origin})"
+    views = f", {recipe.train_views} views an image" if recipe.train_views else ""
+    return f"{shots}, {epochs(recipe.epochs)}{views}, lr {recipe.lr:g}, batch {recipe.batch} ({recipe.origin})"
 
 
 def epochs(number: int) -> str:
@@ -257,7 +271,7 @@ def show_settings(run: Run, request: Request) -> str:
         ("shots", "all" if spec.shots is None else spec.shots, origin("shots")),
         ("seeds", seeds, origin("seeds")),
         ("sampler", spec.sampler, "--sampler" if "sampler" in request.flags else "default"),
-        ("precision", spec.precision, "default"),
+        ("precision", spec.precision, "--precision" if "precision" in request.flags else "default"),
         ("threads", spec.threads, threads),
         ("device", spec.device, "--device" if "device" in request.flags else "what this machine has"),
     ]

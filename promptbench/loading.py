@@ -1,7 +1,8 @@
 """Batches of images for training and evaluation.
 
 A training image is decoded once. Its random view is drawn from a generator keyed by (seed, image, epoch), so it depends
-neither on the order of loading nor on the number of workers.
+neither on the order of loading nor on the number of workers. Where a recipe has N views of each image, epoch e sees
+view e mod N, the one that would be drawn in that epoch.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from promptbench.backbone import Backbone
 from promptbench.dataset import Dataset as ImageDataset
 from promptbench.dataset import Item
 from promptbench.images import ImageFeatures, Images
+from promptbench.sharing import WHOLE, Share
 from promptbench.transforms import evaluation_transform, training_transform, view_generator
 
 SMALL = 64 * 64  # pixels; smaller images decode faster than a worker process passes them on
@@ -41,15 +43,23 @@ class Views(Dataset[tuple[Tensor, int]]):
     Args:
         keep: Bytes of decoded images to keep in memory, for training images, which are seen every epoch.
         augment_seed: Draws the random views; None for the evaluation transform.
+        views: Of each image; 0 for a new one every epoch.
     """
 
     def __init__(
-        self, backbone: Backbone, dataset: ImageDataset, items: Sequence[Item], keep: int, augment_seed: int | None
+        self,
+        backbone: Backbone,
+        dataset: ImageDataset,
+        items: Sequence[Item],
+        keep: int,
+        augment_seed: int | None,
+        views: int = 0,
     ) -> None:
         statistics = (backbone.resolution, backbone.mean, backbone.std)
         self.evaluation = evaluation_transform(*statistics)
         self.training = training_transform(*statistics)
         self.dataset, self.items, self.keep, self.augment_seed = dataset, items, keep, augment_seed
+        self.views = views
         self.decoded: dict[int, Image.Image] = {}
 
     def __len__(self) -> int:
@@ -65,28 +75,35 @@ class Views(Dataset[tuple[Tensor, int]]):
             self.keep -= size
         if self.augment_seed is None:
             return self.evaluation(image), item.label
-        return self.training(image, view_generator(self.augment_seed, item.image, epoch)), item.label
+        view = epoch % self.views if self.views else epoch
+        return self.training(image, view_generator(self.augment_seed, item.image, view)), item.label
 
 
 class EpochOrder(Sampler[tuple[int, int]]):
-    """A fresh permutation of the training images each epoch, from (seed, epoch) alone."""
+    """A fresh permutation of the training images each epoch, from (seed, epoch) alone.
 
-    def __init__(self, size: int, seed: int) -> None:
+    Args:
+        batch: Images of a batch, of which this process takes its share.
+    """
+
+    def __init__(self, size: int, seed: int, batch: int = 1, share: Share = WHOLE) -> None:
         self.size, self.seed, self.epoch = size, seed, 0
+        self.batch, self.share = batch, share
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch whose order comes next; Lightning calls it."""
         self.epoch = epoch
 
     def permutation(self) -> list[int]:
-        """The order of this epoch."""
-        return np.random.default_rng([self.seed, self.epoch]).permutation(self.size).tolist()
+        """The order of this epoch, of the images that this process takes."""
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size).tolist()
+        return self.share.part(order, self.batch)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return iter((index, self.epoch) for index in self.permutation())
 
     def __len__(self) -> int:
-        return self.size
+        return len(self.share.part(range(self.size), self.batch))
 
 
 class ImageLoader(DataLoader[tuple[Tensor, int]]):
@@ -104,7 +121,11 @@ class ImageLoader(DataLoader[tuple[Tensor, int]]):
 
 
 class FeatureBatches:
-    """Batches of cached features of N images, in a fresh order each epoch if there is a sampler."""
+    """Batches of cached features of N images, in a fresh order each epoch if there is a sampler.
+
+    Args:
+        features: Of N images or, with a sampler, of V views of each, view by view: V * N.
+    """
 
     def __init__(
         self, features: ImageFeatures, labels: Sequence[int], batch: int, sampler: EpochOrder | None = None
@@ -114,12 +135,14 @@ class FeatureBatches:
     def __iter__(self) -> Iterator[tuple[Images, Tensor]]:
         order = torch.arange(len(self.labels)) if self.sampler is None else torch.tensor(self.sampler.permutation())
         size = len(self) * self.batch if self.sampler is not None else len(order)
+        views = len(self.features.cls) // len(self.labels)
+        first = 0 if self.sampler is None else self.sampler.epoch % views * len(self.labels)  # of this epoch's view
         for index in order[:size].split(self.batch):
-            features = self.features.map(lambda tensor, index=index: tensor[index])  # type: ignore[misc]
+            features = self.features.map(lambda tensor, index=index: tensor[first + index])  # type: ignore[misc]
             yield Images(features=features, dense=features.local is not None), self.labels[index]
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self.labels), self.batch)
+        whole, rest = divmod(len(self.labels if self.sampler is None else self.sampler), self.batch)
         drops_last = self.sampler is not None and whole > 0
         return whole if drops_last or not rest else whole + 1
 
@@ -129,21 +152,49 @@ def pixel_batches(
 ) -> ImageLoader:
     """The images under the evaluation transform, in order; `dense` asks for dense features of them."""
     views = Views(backbone, dataset, items, keep=0, augment_seed=None)
-    loader = ImageLoader(views, batch_size=batch, num_workers=workers(backbone, views), generator=torch.Generator())
+    loader = ImageLoader(
+        views, batch_size=batch, num_workers=workers(backbone, dataset, views), generator=torch.Generator()
+    )
     loader.dense = dense
     return loader
 
 
-def training_batches(
-    backbone: Backbone, dataset: ImageDataset, items: Sequence[Item], *, batch: int, seed: int, augment: bool
+def view_batches(
+    backbone: Backbone, dataset: ImageDataset, items: Sequence[Item], *, batch: int, seed: int, views: int
 ) -> ImageLoader:
-    """Shuffled training batches; an incomplete last one is dropped unless it is the only one, as in Dassl."""
-    count = workers(backbone, items)
-    views = Views(backbone, dataset, items, keep=MEMORY // max(1, count), augment_seed=seed if augment else None)
+    """Random views of the images: the first of each, in order, then the second; no batch has two views of an image."""
+    count = workers(backbone, dataset, items)
+    made = Views(backbone, dataset, items, keep=MEMORY // max(1, count), augment_seed=seed)
+    order = [
+        [(index, view) for index in range(start, min(start + batch, len(items)))]
+        for view in range(views)
+        for start in range(0, len(items), batch)
+    ]
+    return ImageLoader(made, batch_sampler=order, num_workers=count, generator=torch.Generator())  # type: ignore[arg-type]
+
+
+def training_batches(
+    backbone: Backbone,
+    dataset: ImageDataset,
+    items: Sequence[Item],
+    *,
+    batch: int,
+    seed: int,
+    augment: bool,
+    views: int = 0,
+    share: Share = WHOLE,
+) -> ImageLoader:
+    """Shuffled training batches; an incomplete last one is dropped unless it is the only one, as in Dassl.
+
+    Args:
+        views: Of each image, over all epochs; 0 for a new one every epoch.
+    """
+    count = workers(backbone, dataset, items)
+    made = Views(backbone, dataset, items, MEMORY // max(1, count), seed if augment else None, views)
     return ImageLoader(
-        views,
-        batch_size=batch,
-        sampler=EpochOrder(len(items), seed),
+        made,
+        batch_size=batch // share.of,
+        sampler=EpochOrder(len(items), seed, batch, share),
         drop_last=len(items) >= batch,
         num_workers=count,
         persistent_workers=count > 0,
@@ -151,8 +202,8 @@ def training_batches(
     )
 
 
-def workers(backbone: Backbone, images: Sized) -> int:
-    """Loader processes: none for small images or few, else the cores that are left."""
-    if backbone.resolution**2 <= SMALL or len(images) < MAX_WORKERS * 4:
+def workers(backbone: Backbone, dataset: ImageDataset, images: Sized) -> int:
+    """Loader processes: none for images that are in memory, small or few, else the cores that are left."""
+    if dataset.in_memory or backbone.resolution**2 <= SMALL or len(images) < MAX_WORKERS * 4:
         return 0
     return min(MAX_WORKERS, max(0, len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else 1))

@@ -81,6 +81,9 @@ class Method(nn.Module):
         dense_scores: True where the authors score images by dense features too; elsewhere such scores are ours.
         frozen_image_tower: True where image features do not depend on what is learned, so that they may be cached.
         reads_dense: True where it reads dense features; cached ones then come with them.
+        authors_half: Learned tensors, by the beginnings of their names, that the authors' code keeps in half precision,
+            which `--precision authors` does too; None where it trains with `16-mixed`.
+        half_dense: True where dense features may be cached in half precision, which changes their last digits.
     """
 
     plugin_kind: ClassVar[str] = "method"
@@ -94,6 +97,8 @@ class Method(nn.Module):
     dense_scores: ClassVar[bool] = False
     frozen_image_tower: bool = False
     reads_dense: bool = False
+    half_dense: ClassVar[bool] = False
+    authors_half: ClassVar[tuple[str, ...] | None] = ()
     transfers: bool = True
     transfers_reason: str = ""
     Config: ClassVar[type[MethodConfig]] = MethodConfig
@@ -130,6 +135,14 @@ class Method(nn.Module):
     def loss(self, images: Images | Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Named scalar terms whose sum is minimised; `labels` (B,) int64 index the current classes."""
         return {"ce": F.cross_entropy(self(images).logits, labels)}
+
+    def images_at_once(self) -> int | None:
+        """How many images of a batch are scored and differentiated together in training; None: all of them.
+
+        For a method whose activations grow with images times classes: as many as fit the backbone's memory budget. Its
+        loss must then be a mean over images and draw nothing at random.
+        """
+        return None
 
     def prepare(self, batches: Iterable[tuple[Images, Tensor]]) -> None:
         """Look at the training images once before training, e.g. to build a cache model.

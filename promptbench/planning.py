@@ -12,6 +12,7 @@ from typing import Any
 from promptbench import registry
 from promptbench.config import UsageError, build, to_mapping, unknown
 from promptbench.method import Method, fit_to_backbone
+from promptbench.precision import check_method
 from promptbench.protocol import Plan, Protocol
 from promptbench.recipe import Recipe, Settings, find_preset, parse_label, resolve
 from promptbench.sampling import SAMPLERS
@@ -34,8 +35,10 @@ class Request:
         grid: Method or label -> the settings of each of its variants; each runs.
         sampler: The few-shot sampler, or `file:PATH`, which may hold {dataset}, {shots} and {seed}; "" for a preset's
             own or `coop`.
-        precision: As Lightning names it.
-        device: `cpu` or `cuda`.
+        precision: One of `precision.PRECISIONS`.
+        device: `cpu`, `cuda` or `cuda:N`.
+        devices: That share a training.
+        deterministic: Whether torch is held to algorithms that always give the same bits.
         flags: What the command line chose itself, such as `shots`, for whoever asks where a value came from.
     """
 
@@ -48,6 +51,8 @@ class Request:
     sampler: str = ""
     precision: str = "32"
     device: str = "cpu"
+    devices: int = 1
+    deterministic: bool = False
     flags: frozenset[str] = frozenset()
 
 
@@ -99,13 +104,18 @@ def plan_runs(request: Request) -> list[Run]:
     methods = {label: registry.load("methods", parse_label(label)[0]) for label in request.methods}
     check_assignments(request)
     check_sampler(request)
+    asked = {label: variants(request, label) for label in methods}
+    resolved: dict[tuple[object, ...], Settings] = {}  # the same for every seed
     runs: dict[str, Run] = {}
     for protocol in request.protocols:
         for data_seed, train_seed in request.seeds:
             for plan in load_protocol(protocol).plan(request.suite, data_seed):
                 for label, cls in methods.items():
-                    for variant in variants(request, label):
-                        run = plan_run(variant, protocol, plan, label, cls, (data_seed, train_seed))
+                    for index, variant in enumerate(asked[label]):
+                        key = (protocol, label, index, plan.dataset, plan.train.shots)
+                        if key not in resolved:
+                            resolved[key] = settings_of(variant, protocol, plan, label, cls)
+                        run = plan_run(variant, protocol, plan, label, cls, resolved[key], (data_seed, train_seed))
                         runs.setdefault(run.spec.name, run)
     return list(runs.values())
 
@@ -117,12 +127,14 @@ def variants(request: Request, label: str) -> list[Request]:
     return [replace(request, assignments={**request.assignments, label: {**own, **point}}) for point in points]
 
 
-def plan_run(request: Request, protocol: str, plan: Plan, label: str, cls: type[Method], seeds: tuple[int, int]) -> Run:
-    """One run, its settings resolved and fitted to the backbone."""
-    suite, (name, preset) = request.suite, parse_label(label)
+def settings_of(request: Request, protocol: str, plan: Plan, label: str, cls: type[Method]) -> Settings:
+    """The settings of a run, resolved and fitted to the backbone.
+
+    Raises:
+        UsageError: A value does not fit, or the method does not go with the precision or the devices.
+    """
+    suite, (name, _) = request.suite, parse_label(label)
     entry = suite.entry(plan.dataset)
-    sampler = request.sampler or (find_preset(cls, name, preset).sampler if preset else "") or "coop"
-    plan = with_sampler(plan, sampler, seeds[0])
     settings = resolve(
         cls,
         label,
@@ -133,6 +145,29 @@ def plan_run(request: Request, protocol: str, plan: Plan, label: str, cls: type[
         assignments={**request.assignments.get(name, {}), **request.assignments.get(label, {})},
     )
     settings = fit_settings(settings, suite.backbone)
+    check_method(request.precision, label, cls)
+    if settings.recipe is not None and settings.recipe.batch % request.devices:
+        raise UsageError(
+            f"--devices {request.devices}: the batch of {label} is {settings.recipe.batch}, which cannot be shared "
+            f"equally; set {name}.batch to a multiple of {request.devices}, or leave {label} out."
+        )
+    return settings
+
+
+def plan_run(
+    request: Request,
+    protocol: str,
+    plan: Plan,
+    label: str,
+    cls: type[Method],
+    settings: Settings,
+    seeds: tuple[int, int],
+) -> Run:
+    """One run with the settings that `settings_of` gave."""
+    suite, (name, preset) = request.suite, parse_label(label)
+    entry = suite.entry(plan.dataset)
+    sampler = request.sampler or (find_preset(cls, name, preset).sampler if preset else "") or "coop"
+    plan = with_sampler(plan, sampler, seeds[0])
     spec = Spec(
         suite=suite.name,
         protocol=protocol,
@@ -149,10 +184,12 @@ def plan_run(request: Request, protocol: str, plan: Plan, label: str, cls: type[
         backbone=suite.backbone,
         precision=request.precision,
         threads=suite.threads or available_cores(),
-        device=request.device,
+        device=request.device.partition(":")[0],
         dataset_options=options_of(entry),
         dataset_plugin="" if entry.dataset == entry.name else entry.dataset,
         evaluated=other_data(suite, plan),
+        devices=request.devices if cls.trains else 1,
+        deterministic=request.deterministic,
     )
     return Run(spec, plan, cls, settings)
 
@@ -218,9 +255,11 @@ def fit_settings(settings: Settings, backbone: str) -> Settings:
 
 
 def decisive(recipe: Recipe | None) -> dict[str, Any]:
-    """A recipe without its prose, so that a corrected citation does not make another run of the same."""
+    """A recipe without its prose, so that a corrected citation does not make another run of the same; younger fields
+    are there where they say something, so that older runs keep their names."""
     values = {} if recipe is None else to_mapping(recipe)
-    return {name: value for name, value in values.items() if name not in ("source", "overrides", "epochs_at")}
+    prose = ("source", "overrides", "epochs_at") + (() if values.get("train_views") else ("train_views",))
+    return {name: value for name, value in values.items() if name not in prose}
 
 
 def check_assignments(request: Request) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from promptbench.config import UsageError
 from promptbench.method import instantiate
-from promptbench.results import find, read_result
+from promptbench.results import Result, result_path
 from promptbench.selection import open_selection, shown_names
 
 if TYPE_CHECKING:
     from promptbench.bench import Bench
+    from promptbench.dataset import Dataset
     from promptbench.planning import Run
     from promptbench.protocol import Selection
 
@@ -82,18 +83,21 @@ def check_prompts(bench: Bench, runs: Iterable[Run]) -> None:
                 method.set_classes(names)
 
 
-def check_finished(bench: Bench, runs: Iterable[Run]) -> None:
+def check_finished(bench: Bench, runs: Iterable[Run], results: Mapping[str, Result]) -> None:
     """Raise a UsageError where images changed since a run on them was finished, or it had left unreadable ones out.
 
     The split files of public datasets are fixed; the splits of folders, and those that are generated, follow from the
     files in them, which the spec of a run does not name.
+
+    Args:
+        results: Of those runs that are finished, by name.
     """
+    digests: dict[str, str | None] = {}
     for run in runs:
-        path = find(bench.output, run.spec)
         dataset = bench.dataset(run.plan.train.dataset)
-        if path is None:
+        if run.spec.name not in results:
             continue
-        conditions = read_result(path).conditions
+        path, conditions = result_path(bench.output, run.spec), results[run.spec.name].conditions
         if conditions.get("skipped") and not bench.skip_unreadable:
             raise UsageError(
                 f"{path} was made without some images that could not be read; repair them and move that file away, "
@@ -101,12 +105,19 @@ def check_finished(bench: Bench, runs: Iterable[Run]) -> None:
             )
         if dataset.info.classes and not str(conditions.get("split_source", "")).startswith("generated"):
             continue
-        try:
-            digest = dataset.split_digest()
-        except UsageError:  # they are gone: what was measured on them stands
-            continue
-        if conditions.get("split_digest") not in (None, digest):
+        if dataset.name not in digests:
+            digests[dataset.name] = digest_of(dataset)
+        digest = digests[dataset.name]
+        if digest is not None and conditions.get("split_digest") not in (None, digest):
             raise UsageError(
                 f"The images of '{dataset.name}' are not those that {path} was made from; "
                 "move that file away, or name another folder with --output."
             )
+
+
+def digest_of(dataset: Dataset) -> str | None:
+    """The digest of a dataset's splits; None where its images are gone: what was measured on them stands."""
+    try:
+        return dataset.split_digest()
+    except UsageError:
+        return None

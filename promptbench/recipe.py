@@ -39,6 +39,7 @@ class Recipe:
         warmup_epochs: First epochs, at the constant rate `warmup_lr`.
         warmup_lr: See there.
         augment: Random crops and flips; without it training images get the test transform.
+        train_views: Random views of each image, drawn once and seen in turn; 0 for a new one every epoch.
         origin: `paper`, `authors` (their repository), `transferred` (theirs, for another protocol or backbone), `ours`.
         source: The file or table it was read from.
         overrides: Fields of the method's Config that this recipe sets, such as a depth.
@@ -56,6 +57,7 @@ class Recipe:
     warmup_epochs: int = field(default=1, metadata={"source": "authors' configs of CoOp, CoCoOp, MaPLe"})
     warmup_lr: float = field(default=1e-5, metadata={"source": "authors' configs of CoOp, CoCoOp, MaPLe"})
     augment: bool = field(default=True, metadata={"source": "authors' configs: random_resized_crop, random_flip"})
+    train_views: int = field(default=0, metadata={"source": "every paper's code: a new view every epoch"})
     origin: Origin
     source: str = ""
     overrides: Mapping[str, object] = field(default_factory=dict)
@@ -74,6 +76,12 @@ class Recipe:
         _check("momentum", self.momentum, 0 <= self.momentum < 1, "at least 0 and less than 1")
         _check("warmup_epochs", self.warmup_epochs, self.warmup_epochs >= 0, "at least 0")
         _check("warmup_lr", self.warmup_lr, self.warmup_lr >= 0, "at least 0")
+        _check("train_views", self.train_views, self.train_views >= 0, "at least 0")
+        if self.train_views and not self.augment:
+            raise UsageError(
+                "'train_views' needs 'augment': without it every epoch sees the same view; set augment=true too, or "
+                "leave train_views out."
+            )
         if self.origin not in get_args(Origin):
             raise UsageError(f"'origin' must be one of {', '.join(get_args(Origin))}, not {self.origin!r}.")
 

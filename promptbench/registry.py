@@ -144,6 +144,11 @@ def add_file(path: str | Path, kind: str = "") -> str:
     return file.stem
 
 
+def added() -> list[tuple[str, Path]]:
+    """Kind and path of the files that `add_file` was given, for another process."""
+    return [(kind, path) for kind, files in _files.items() for path in files.values()]
+
+
 def _kind_of(file: Path) -> str:
     """The kind of the plugin in a file, by the contract that its source names."""
     try:
@@ -156,7 +161,7 @@ def _kind_of(file: Path) -> str:
 def _sources(kind: str) -> dict[str, _Source]:
     if kind not in _CONTRACTS:
         raise unknown("kind of plugin", kind, _CONTRACTS)
-    found = {name: _Source(f"promptbench.{kind}.{name}", path) for name, path in _built_in(kind)}
+    found = dict(_built_in(kind))
     for entry in _entry_points(f"promptbench.{kind}"):
         if entry.name in found:
             _log.warning("The entry point %r of promptbench.%s is ignored: the name is taken.", entry.name, kind)
@@ -165,7 +170,12 @@ def _sources(kind: str) -> dict[str, _Source]:
     return found | {name: _Source(f"promptbench_plugin.{kind}.{name}", path) for name, path in _files[kind].items()}
 
 
-def _built_in(kind: str) -> Iterator[tuple[str, Path]]:
+@functools.cache
+def _built_in(kind: str) -> dict[str, _Source]:
+    return {name: _Source(f"promptbench.{kind}.{name}", path) for name, path in _in_package(kind)}
+
+
+def _in_package(kind: str) -> Iterator[tuple[str, Path]]:
     spec = importlib.util.find_spec(f"promptbench.{kind}")
     for folder in (spec and spec.submodule_search_locations) or ():
         for module in pkgutil.iter_modules([folder]):

@@ -15,7 +15,7 @@ import math
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ from promptbench.provenance import git_commit, library_versions, utc_now
 from promptbench.spec import Spec, expect, to_plain
 
 SCHEMA = 1
+
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""Schema number to what turns a document of it into one of the next; one entry for each schema there has been."""
 
 DATA_MET = (
     "split_digest",
@@ -37,6 +40,11 @@ DATA_MET = (
     "skipped",
 )
 """The conditions of a result that are about its images and their names."""
+
+_CONDITIONS: dict[str, type] = {
+    **dict.fromkeys(("class_names", "templates", "images", "skipped", "transform", "provenance"), Mapping),
+    **dict.fromkeys(("weights_hash", "split_digest", "split_source", "training_key", "method_code", "title"), str),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +83,9 @@ class Result:
     def __post_init__(self) -> None:
         for name in ("conditions", "metrics", "notes", "diagnostics", "cost", "versions"):
             expect(getattr(self, name), Mapping, name)
+        for name, kind in _CONDITIONS.items():
+            if self.conditions.get(name) is not None:
+                expect(self.conditions[name], kind, f"conditions[{name!r}]")
         expect(self.losses, (list, tuple), "losses")
         expect(self.commit, str, "commit")
         expect(self.created, str, "created")
@@ -161,6 +172,8 @@ def read_result(path: Path | str) -> Result:
     if type(schema) is not int or schema < 1:
         raise UsageError(f"{path} is not a promptbench result: it has no valid 'schema' number.")
     try:
+        for older in range(schema, SCHEMA):
+            data = {**UPGRADES[older](data), "schema": older + 1}
         return Result(**{**data, "spec": Spec(**data["spec"])})
     except (TypeError, ValueError, KeyError, RecursionError) as error:
         raise UsageError(f"{path} is not a valid promptbench result: {error}") from error
@@ -187,9 +200,28 @@ def find(folder: Path | str, spec: Spec) -> Path | None:
     path = result_path(folder, spec)
     if not path.exists():
         return None
-    if read_result(path).spec != spec:
-        raise UsageError(f"{path} holds another run than its name says; move it away and run again.")
+    _check_spec(path, read_result(path), spec)
     return path
+
+
+def stored_results(folder: Path | str, specs: Iterable[Spec]) -> dict[str, Result]:
+    """The finished results of these specs, by name; each file is read once.
+
+    Raises:
+        UsageError: A file is no result, or not of its spec.
+    """
+    found = {}
+    for spec in specs:
+        path = result_path(folder, spec)
+        if path.exists():
+            found[spec.name] = read_result(path)
+            _check_spec(path, found[spec.name], spec)
+    return found
+
+
+def _check_spec(path: Path, result: Result, spec: Spec) -> None:
+    if result.spec != spec:
+        raise UsageError(f"{path} holds another run than its name says; move it away and run again.")
 
 
 def result_path(folder: Path | str, spec: Spec) -> Path:

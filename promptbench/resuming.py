@@ -76,8 +76,11 @@ class PartialFile:
             about = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
             if (about["format"], about["key"]) != (FORMAT, self.key):
                 return None
-            return Partial(load(data), json.loads(about["facts"]))
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            facts = json.loads(about["facts"])
+            if not isinstance(facts, dict) or not all(isinstance(epoch, dict) for epoch in facts.get("losses", ())):
+                return None
+            return Partial(load(data), facts)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError):
             return None
 
     def remove(self) -> None:
@@ -126,7 +129,28 @@ def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 def resumable(partial: PartialFile | None, method: Method) -> Partial | None:
     """Where the training of this method stands; None where it begins."""
     found = partial.read() if partial is not None else None
-    if found is None:
-        return None
-    shapes = {name: tensor.shape for name, tensor in found.part("method").items()}
-    return found if shapes == {name: tensor.shape for name, tensor in method.state_dict().items()} else None
+    return found if found is not None and _fits(found, method) else None
+
+
+def _fits(found: Partial, method: Method) -> bool:
+    """Whether a note has the parts, shapes and facts that a training of this method leaves."""
+    learned = [parameter for group in method.parameter_groups() for parameter in group["params"]]
+    momentum = {str(index): _form(parameter) for index, parameter in enumerate(learned)}
+    losses, images, seconds = (found.facts.get(name) for name in ("losses", "images", "seconds"))
+    return (
+        _forms(found.part("method")) == _forms(method.state_dict())
+        and _forms(found.part("momentum")).items() <= momentum.items()
+        and _forms(found.part("generator")).get("cpu") == _form(torch.get_rng_state())
+        and isinstance(losses, list)
+        and all(isinstance(value, (int, float)) for epoch in losses for value in epoch.values())
+        and isinstance(images, int)
+        and isinstance(seconds, (int, float))
+    )
+
+
+def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[object, ...]]:
+    return {name: _form(tensor) for name, tensor in tensors.items()}
+
+
+def _form(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.dtype, tensor.shape

@@ -12,7 +12,7 @@ import os
 import secrets
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from promptbench.claims import Claim, Claims, now
 from promptbench.config import UsageError
 from promptbench.execution import Busy, Listener, Work, execute
 from promptbench.planning import Run
-from promptbench.results import failure_path, write_failure
+from promptbench.results import Result, failure_path, write_failure
 from promptbench.standing import CLAIMS
 from promptbench.trackers import tracked
 from promptbench.training import TrainingDiverged
@@ -34,12 +34,19 @@ DENIED = (errno.EACCES, errno.EPERM)
 DRAFT_AGE = 3600.0  # seconds after which a draft of a file is nobody's
 
 
-def run_all(bench: Bench, runs: Iterable[Run], listener: Listener, known: Mapping[str, int] | None = None) -> int:
+def run_all(
+    bench: Bench,
+    runs: Iterable[Run],
+    listener: Listener,
+    known: Mapping[str, int] | None = None,
+    how: Callable[[Bench, Run, Work], Result] | None = None,
+) -> int:
     """Do every run that is not finished; returns how many failed. Ctrl-C passes through, and loses nothing finished.
 
     Args:
         known: The failures on record that are to be tried again, as `failures_on_record` gives them; those that come
             later are other processes'. Without it, those there are now.
+        how: Does a run and writes its result; `execute` unless it is done elsewhere.
 
     Raises:
         UsageError: The output folder cannot be written.
@@ -57,7 +64,7 @@ def run_all(bench: Bench, runs: Iterable[Run], listener: Listener, known: Mappin
                     continue
                 with claim:
                     try:
-                        failures += not settled(bench, run, listener, known, (claims, claim))
+                        failures += not settled(bench, run, listener, known, (claims, claim), how or execute)
                     except Busy as busy:
                         waiting.append((run, str(busy)))
             if len(waiting) == len(pending):
@@ -98,7 +105,14 @@ def failures_on_record(output: Path, runs: Iterable[Run]) -> dict[str, int]:
     return {name: path.stat().st_mtime_ns for name, path in paths.items() if path.exists()}
 
 
-def settled(bench: Bench, run: Run, listener: Listener, known: Mapping[str, int], held: tuple[Claims, Claim]) -> bool:
+def settled(
+    bench: Bench,
+    run: Run,
+    listener: Listener,
+    known: Mapping[str, int],
+    held: tuple[Claims, Claim],
+    how: Callable[[Bench, Run, Work], Result],
+) -> bool:
     """Do a run that this process holds, unless another was faster; whether it has a result."""
     if bench.is_finished(run.spec):
         listener.elsewhere(run)
@@ -110,7 +124,7 @@ def settled(bench: Bench, run: Run, listener: Listener, known: Mapping[str, int]
     listener.started(run)
     try:
         with tracked(bench.loggers, bench.output, run.spec) as tracker:
-            result = execute(bench, run, Work(listener, tracker, *held))
+            result = how(bench, run, Work(listener, tracker, *held))
             tracker.finished(result.metrics)
     except Busy:
         raise

@@ -7,6 +7,7 @@ names all it has to do.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Collection
@@ -42,14 +43,29 @@ def standing_of(output: Path) -> Standing:
     """How the runs in an output folder stand now; nothing of the results is read."""
     done, failed = finished(output / "results")
     alive = [holder for holder in holders(output / CLAIMS) if holder.alive]
-    running = tuple(holder for holder in alive if holder.about.get("kind") == "run")
-    calls = [holder for holder in alive if holder.about.get("kind") == "call"]
+    running = tuple(holder for holder in alive if holder.about.get("kind") == "run" and named(holder))
+    calls = [holder for holder in alive if holder.about.get("kind") == "call" and named(holder)]
     planned = frozenset(name for call in calls for name in call.about["runs"])
     ended = done | {
         name for name, path in failed.items() if not calls or since(path, min(call.since for call in calls))
     }
     waiting = planned - ended - {holder.about["run"] for holder in running}
     return Standing(done, failed, running, waiting, seconds_left(calls, planned, ended))
+
+
+def named(holder: Holder) -> bool:
+    """Whether a claim says what a claim of its kind does; one that was damaged may not."""
+    about = holder.about
+    runs = about.get("runs") if about["kind"] == "call" else [about.get("run")]
+    seeds = about.get("seeds", [])
+    said = [about.get("epochs", 0), *map(holder.progress.get, ("done", "total"))]
+    return (
+        isinstance(runs, list)
+        and isinstance(seeds, list)
+        and all(isinstance(name, str) for name in runs)
+        and all(value is None or isinstance(value, int) for value in (*seeds, *said))
+        and math.isfinite(holder.since)
+    )
 
 
 def finished(results: Path) -> tuple[frozenset[str], dict[str, Path]]:
@@ -119,7 +135,7 @@ def reason(path: Path) -> str:
     """Why a run failed, as its record says."""
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["reason"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return f"{path.name} cannot be read"
 
 

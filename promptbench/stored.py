@@ -19,7 +19,7 @@ from promptbench.protocol import Plan
 from promptbench.recipe import Recipe, Settings
 from promptbench.results import Result, read_result
 from promptbench.selection import FILE
-from promptbench.spec import Spec
+from promptbench.spec import Spec, expect
 from promptbench.suite import DatasetEntry, Suite
 from promptbench.trainings import FORMAT
 
@@ -98,12 +98,23 @@ def of_training(path: Path) -> Source:
         if about.get("format", FORMAT) != FORMAT:
             raise UsageError(f"{path} was written by a newer promptbench ({about['format']}); update promptbench.")
         spec, classes = Spec(**json.loads(about["spec"])), json.loads(about["classes"])
-        names = ClassNames(classes["names"], template=classes["template"])
+        names = _class_names(classes)
         return Source(str(path), spec, None, path, names, names, json.loads(about.get("weights_hash", '""')))
     except OSError as error:
         raise UsageError(f"The training {path} cannot be read ({error.strerror or error}).") from error
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        if isinstance(error, UsageError):
+            raise
         raise UsageError(f"{path} is no training of promptbench, or is damaged ({error}).") from error
+
+
+def _class_names(stored: Mapping[str, Any]) -> ClassNames:
+    """Class names and their template, from JSON."""
+    names, template = stored["names"], stored["template"]
+    expect(names, list, "the class names")
+    for text in (*names, *(template if isinstance(template, list) else [template])):
+        expect(text, str, "a class name or template")
+    return ClassNames(names, template=template)
 
 
 def of_export(folder: Path) -> Source:
@@ -116,8 +127,8 @@ def of_export(folder: Path) -> Source:
     result = read_result(folder / RESULT)
     try:
         classes = json.loads((folder / CLASSES).read_text(encoding="utf-8"))
-        shown = ClassNames(classes["names"], template=classes["template"])
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        shown = _class_names(classes)
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"{folder / CLASSES} is missing or damaged; export the run again.") from error
     if not result.conditions.get("training_key"):
         none = ClassNames((), template=shown.template)
@@ -144,7 +155,10 @@ def training_of(path: Path | str, result: Result) -> Path:
             f"{path} does not lie where `run` put it, so that its training is not found; name the training's "
             ".safetensors file instead."
         ) from error
-    training = folder / "trainings" / f"{result.conditions['training_key'][:32]}.safetensors"
+    key = result.conditions["training_key"]
+    if not key.isalnum():  # a digest, or else no name of a file there
+        raise UsageError(f"{path} is not a valid promptbench result: its training_key is {key[:40]!r}.")
+    training = folder / "trainings" / f"{key[:32]}.safetensors"
     if not training.exists():
         raise UsageError(
             f"What {result.spec.label} learned on '{result.spec.dataset}' is not at {training}; train it again with "

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from promptbench.config import UsageError, build, unknown
+from promptbench.config import UsageError, build, load_yaml, unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +191,7 @@ def _base(name: Any, where: str) -> Mapping[str, Any]:
 
 def _raw(file: Path, where: str) -> Mapping[str, Any]:
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+        raw = load_yaml(file.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UsageError(f"{where}{line}: this is no YAML ({error.problem or 'it cannot be read'}).") from error

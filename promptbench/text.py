@@ -1,7 +1,8 @@
 """The text tower of CLIP with a prefix that all classes share.
 
 Under the causal mask the tokens before the class name, [SOS] and the context, cannot see it: their states are the same
-for every class. They are computed once, and each class runs only its own tokens, which attend to the prefix.
+for every class. They are computed once, and each class runs only its own tokens, which attend to the prefix. The
+tokens of all classes are packed, without padding (see `packing`).
 Where a method changes blocks through `layer`, the whole sequences are built and open_clip's blocks run as they are.
 
 Letters as in the rest of the package: S prefixes (images), K classes, n prefix tokens, T tokens of a class after the
@@ -14,11 +15,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from promptbench import blocks
+from promptbench.packing import pack
 
 Layer = Callable[[int, Any, Tensor, Tensor | None], Tensor]
+Path = Callable[..., Tensor]  # `shared_path` or `full_path`
 
 
 def causal_mask(queries: int, keys: int, like: Tensor) -> Tensor:
@@ -42,34 +46,104 @@ def check_deep(deep: Mapping[int, Tensor], prefix: Tensor | None, depth: int) ->
             raise ValueError("deep text prompts replace tokens of the prefix after [SOS]: the prefix is too short")
 
 
-def shared_path(resblocks: Any, prefix: Tensor, deep: Mapping[int, Tensor], suffix: Tensor, eot: Tensor) -> Tensor:
+def mean_length(eot: Tensor) -> float:
+    """Tokens of a text, [EOT] included, where [EOT] stands at `eot` (K,)."""
+    return float((eot + 1).float().mean())
+
+
+def in_chunks(
+    path: Path,
+    tower: Any,
+    prefix: Tensor | None,
+    deep: Mapping[int, Tensor],
+    suffix: Tensor,
+    eot: Tensor,
+    layer: Layer | None,
+    texts: int,
+    learns: bool,
+) -> Tensor:
+    """Text features (S, K, D) by `path`, at most so many `texts` at a time.
+
+    With more than that, images are encoded one group after the other, or classes where those of one image are too
+    many; where something `learns`, chunks are computed again in the backward pass.
+    """
+    S, K = max(len(suffix), 1 if prefix is None else len(prefix)), suffix.shape[1]
+    images, classes = max(1, texts // K), min(K, texts)
+    if images >= S and classes >= K:
+        return encode(path, tower, prefix, deep, suffix, eot, layer)
+    out = []
+    for i in range(0, S, images):
+        part = slice(i, i + images)
+        chunk_prefix = None if prefix is None else prefix[part]
+        chunk_deep = {j: p[part] if p.dim() > 2 else p for j, p in deep.items()}
+        row = []
+        for k in range(0, K, classes):
+            chunk = (suffix if len(suffix) == 1 else suffix[part])[:, k : k + classes]
+            arguments = (path, tower, chunk_prefix, chunk_deep, chunk, eot[k : k + classes], layer)
+            if learns:  # only a `layer` may draw at random (dropout); then the same again when recomputed
+                draws = layer is not None
+                row.append(checkpoint(encode, *arguments, use_reentrant=False, preserve_rng_state=draws))
+            else:
+                row.append(encode(*arguments))
+        out.append(torch.cat(row, dim=1))
+    return torch.cat(out)
+
+
+def encode(
+    path: Path,
+    tower: Any,
+    prefix: Tensor | None,
+    deep: Mapping[int, Tensor],
+    suffix: Tensor,
+    eot: Tensor,
+    layer: Layer | None,
+) -> Tensor:
+    """Text features (S, K, D) by `path`, of prefixes (S, n, d) and class tokens (S or 1, K, T, d) without positions."""
+    positions = tower.positional_embedding
+    n = 0 if prefix is None else prefix.shape[1]
+    suffix = suffix + positions[n : n + suffix.shape[2]]
+    prefix = None if prefix is None else prefix + positions[:n]
+    x = tower.ln_final(path(tower.transformer.resblocks, prefix, deep, suffix, eot, layer))
+    projection = tower.text_projection
+    return projection(x) if isinstance(projection, nn.Linear) else x @ projection
+
+
+def shared_path(
+    resblocks: Any,
+    prefix: Tensor | None,
+    deep: Mapping[int, Tensor],
+    suffix: Tensor,
+    eot: Tensor,
+    layer: Layer | None = None,
+) -> Tensor:
     """States at [EOT] (S, K, d) after all blocks, of prefixes (S, n, d) followed by class tokens (S or 1, K, T, d).
 
     Positional embeddings are already added; `eot` (K,) counts from the start of the class tokens.
     """
+    assert prefix is not None and layer is None
     S, n = prefix.shape[:2]
-    K, T = suffix.shape[1:3]
+    packing = pack(tuple((eot + 1).tolist()), suffix.shape[2], eot.device)
+    G, C = packing.sources.shape
+    x = suffix.flatten(1, 2).index_select(1, packing.sources.flatten()).unflatten(1, (G, C))  # (S or 1, G, C, d)
     prefix_mask = causal_mask(n, n, prefix)
-    mask = torch.cat([prefix.new_zeros(T, n), causal_mask(T, T, suffix)], dim=1)  # (T, n + T)
-    at_eot = eot.view(1, K, 1, 1)
+    mask = torch.cat([prefix.new_zeros(G, C, n), packing.mask.to(prefix.dtype)], dim=-1)  # (G, C, n + C)
     last = len(resblocks) - 1
     for i, block in enumerate(resblocks):
         if i in deep:
             prefix = replace_prompts(prefix, deep[i])
         if i < last:
             q, context = blocks.queries_keys_values(block, prefix)
-            q_own, own = blocks.queries_keys_values(block, suffix)
-            queries, rows, row_mask = q_own, suffix, mask
+            queries, own = blocks.queries_keys_values(block, x)
         else:  # only the state at [EOT] is read after the last block
-            context = blocks.keys_values(block, prefix)
-            own = blocks.keys_values(block, suffix)
-            rows = suffix.gather(2, at_eot.expand(len(suffix), K, 1, suffix.shape[-1]))  # (S or 1, K, 1, d)
-            queries, row_mask = blocks.queries(block, rows), mask[eot].unsqueeze(-2)  # (K, 1, n + T)
-        seen = blocks.KeysValues(*(t.unsqueeze(1) for t in context)).expand(S, K).then(own.expand(S, K))
-        suffix = blocks.finish(block, rows, queries.expand(S, *queries.shape[1:]), seen, row_mask)
+            context, own = blocks.keys_values(block, prefix), blocks.keys_values(block, x)
+            at = packing.last.unsqueeze(-1)  # (G, q, 1)
+            x, mask = x.take_along_dim(at.unsqueeze(0), dim=2), mask.take_along_dim(at, dim=1)
+            queries = blocks.queries(block, x)
+        seen = blocks.KeysValues(*(t.unsqueeze(1) for t in context)).expand(S, G).then(own.expand(S, G))
+        x = blocks.finish(block, x, queries.expand(S, *queries.shape[1:]), seen, mask)
         if i < last:
             prefix = blocks.finish(block, prefix, q, context, prefix_mask)
-    return suffix.squeeze(2)
+    return x.flatten(1, 2).index_select(1, packing.order)
 
 
 def full_path(
@@ -78,7 +152,7 @@ def full_path(
     deep: Mapping[int, Tensor],
     suffix: Tensor,
     eot: Tensor,
-    layer: Layer | None,
+    layer: Layer | None = None,
 ) -> Tensor:
     """As `shared_path`, with whole sequences (S * K, L, d) through open_clip's blocks, or through `layer`."""
     S, K = (1 if prefix is None else len(prefix)), suffix.shape[1]

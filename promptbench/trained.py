@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from promptbench import registry
@@ -29,6 +28,7 @@ from promptbench.method import Method, instantiate
 from promptbench.results import Result
 from promptbench.spec import Spec
 from promptbench.stored import Source, source_of
+from promptbench.trainings import read_training
 from promptbench.transforms import EvaluationTransform, evaluation_transform
 from promptbench.weights import load_backbone
 
@@ -221,8 +221,8 @@ def fill(method: Method, training: Path) -> None:
         UsageError: They are damaged, or others than the method has.
     """
     try:
-        method.load_state_dict(load_file(training))
-    except (OSError, SafetensorError, RuntimeError) as error:
+        method.load_state_dict(read_training(training)[0])
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise UsageError(
             f"{training} is damaged, or of a {type(method).__name__} that another version of promptbench has made; "
             "train it again with `promptbench run`."

@@ -22,10 +22,14 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from promptbench.ddp import joined
 from promptbench.images import Images
+from promptbench.losses import loss_of
 from promptbench.method import Method
+from promptbench.precision import halved, of_trainer
 from promptbench.recipe import Recipe
 from promptbench.resuming import Partial, PartialFile, partial_seconds, restore, resumable, state_of
+from promptbench.sharing import WHOLE, Share
 
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, loss
 StepLogger = Callable[[int, Mapping[str, float]], None]  # steps done, figures of the last
@@ -47,6 +51,13 @@ class TrainingDiverged(RuntimeError):
             f"{what} in epoch {module.current_epoch + 1} of {recipe.epochs}, step {step + 1} of "
             f"{module.steps_per_epoch}, at learning rate {rate:.3g}; a smaller lr may help"
         )
+
+    @classmethod
+    def again(cls, message: str, where: dict[str, Any]) -> TrainingDiverged:
+        """As another process raised it."""
+        error = cls.__new__(cls, message)
+        error.args, error.where = (message,), where
+        return error
 
 
 @dataclass(frozen=True)
@@ -118,8 +129,7 @@ class PromptTraining(pl.LightningModule):
 
     def training_step(self, batch: tuple[Images, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
-        terms = self.method.loss(images, labels)
-        loss = torch.stack(list(terms.values())).sum()
+        terms, loss = loss_of(self.method, images, labels)
         if not torch.isfinite(loss):
             raise TrainingDiverged(f"the loss became {loss.item()}", self, batch_idx)
         for name, term in terms.items():
@@ -143,11 +153,17 @@ class PromptTraining(pl.LightningModule):
                 self._done, {"loss": float(loss.detach()), **named, "lr": rate, "epoch": float(self.current_epoch + 1)}
             )
 
+    def _everywhere(self, figures: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Means over the processes of the training, which is mostly one."""
+        means = self.trainer.strategy.reduce(torch.stack(list(figures.values())), reduce_op="mean")
+        return dict(zip(figures, means, strict=True))
+
     def on_train_epoch_end(self) -> None:
         for name, learned in self.method.named_parameters():
             if not torch.isfinite(learned).all():
                 raise TrainingDiverged(f"the learned tensor {name} became infinite or NaN", self, self._steps - 1)
-        self.losses.append({name: float(total) / self._seen for name, total in self._sums.items()})
+        sums = self._everywhere(self._sums)
+        self.losses.append({name: float(total) / self._seen for name, total in sums.items()})
         self.images += self._seen
         self._sums, self._seen, self._steps = {}, 0, 0
         with torch.no_grad():
@@ -191,6 +207,7 @@ def fit(
     progress: Progress | None = None,
     logger: StepLogger | None = None,
     partial: PartialFile | None = None,
+    share: Share = WHOLE,
 ) -> TrainingOutcome:
     """Train a method in place; it is in training mode meanwhile and in evaluation mode afterwards.
 
@@ -198,24 +215,26 @@ def fit(
         batches: One pass over the training images each time it is iterated.
         steps_per_epoch: Batches in a pass.
         seed: Draws what a method draws in its loss; the global generators are left as they were.
-        precision: As Lightning names it.
-        device: `cpu` or `cuda`.
+        precision: One of `precision.PRECISIONS`.
+        device: `cpu`, `cuda` or `cuda:N`.
         progress: Called after every step.
         logger: Called after some `LOGGED_STEPS` of all steps; it changes no number.
         partial: Where the training notes after an epoch how it stands, and from where it goes on, bit-identical on a
             CPU, if it was begun before.
+        share: The part of this process where several train together: `batches` are its own, and so is what `progress`
+            and `logger` are told; the outcome is that of all.
 
     Raises:
         TrainingDiverged: If a loss is not finite.
     """
-    module = PromptTraining(method, recipe, steps_per_epoch, progress, logger, partial)
-    with torch.random.fork_rng(), quiet_lightning():
+    with quiet_lightning(), torch.random.fork_rng(), halved(precision, method), joined(share, device) as places:
+        module = PromptTraining(method, recipe, steps_per_epoch, progress, logger, partial)
         torch.manual_seed(seed)
         trainer = pl.Trainer(
             max_epochs=recipe.epochs,
             accelerator="gpu" if device.startswith("cuda") else "cpu",
-            devices=1,
-            precision=precision,  # type: ignore[arg-type]
+            **places,
+            **of_trainer(precision, method, device),
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -228,7 +247,7 @@ def fit(
             trainer.fit(module.train(), train_dataloaders=batches)  # Lightning leaves the mode as it finds it
     seconds = module.seconds
     method.eval().to(method.backbone.device)
-    return TrainingOutcome(module.losses, seconds, module.images / seconds)
+    return TrainingOutcome(module.losses, seconds, share.of * module.images / seconds)
 
 
 @contextmanager

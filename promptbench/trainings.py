@@ -9,10 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from promptbench.cache import write_atomically
+from promptbench.fingerprints import method_code
 from promptbench.method import Method
 from promptbench.provenance import library_versions
 from promptbench.spec import Spec
@@ -34,12 +37,15 @@ def training_key(spec: Spec, facts: Mapping[str, Any]) -> str:
     decisive = {
         "method": spec.method,
         "plugin": spec.plugin,
+        "code": method_code(spec.method),
         "config": spec.config,
         "recipe": {key: value for key, value in spec.recipe.items() if key != "origin"},
         "dataset": [spec.dataset_plugin or spec.dataset, spec.dataset_options],
         "seeds": spec.seeds,
         "sampler": [spec.sampler, spec.shots],
         "numerics": [spec.precision, spec.threads, spec.device],
+        **({"devices": spec.devices} if spec.devices > 1 else {}),
+        **({"deterministic": True} if spec.deterministic else {}),
         "versions": library_versions(),
         "facts": dict(facts),
     }
@@ -59,21 +65,48 @@ def save_training(path: Path, method: Method, outcome: TrainingOutcome, spec: Sp
         "classes": {"names": list(names), "template": names.template},
         "weights_hash": method.backbone.weights_hash,
     }
-    data = save(tensors, metadata={"format": FORMAT, **{key: json.dumps(value) for key, value in about.items()}})
+    said = {"format": FORMAT, "sha256": digest(tensors), **{key: json.dumps(value) for key, value in about.items()}}
+    data = save(tensors, metadata=said)
     write_atomically(path, lambda file: file.write(data))
 
 
 def load_training(path: Path, method: Method) -> TrainingOutcome | None:
-    """Load learned tensors into a method made for the same spec; None if there are none, or the file is damaged."""
+    """Load learned tensors into a method made for the same spec; None if there are none, or the file is damaged or of
+    another format."""
     from promptbench.training import TrainingOutcome  # seconds, which who only wants the tensors need not wait
 
     if not path.exists():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            outcome = json.loads(file.metadata()["outcome"])
+        tensors, about = read_training(path)
+        outcome = json.loads(about["outcome"])
         method.load_state_dict(tensors)
         return TrainingOutcome(**outcome)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError):
         return None
+
+
+def read_training(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The learned tensors of a file, and what it says of them.
+
+    Raises:
+        SafetensorError, OSError, ValueError: It cannot be read, is of another format, or its bytes have changed since
+            they were written, as far as it says what they were.
+    """
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        about = file.metadata() or {}
+    if about.get("format", FORMAT) != FORMAT:
+        raise ValueError(f"it is of the format {about['format']}, and this version reads {FORMAT}")
+    if about.get("sha256", digest(tensors)) != digest(tensors):
+        raise ValueError("its tensors are not those that were written")
+    return tensors, about
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and bytes of tensors on the CPU."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

@@ -76,7 +76,7 @@ def matches(result: Result, published: Published) -> tuple[bool, str]:
     reason = next((reason for reason in _obstacles(result, published) if reason), "")
     if reason:
         return False, reason
-    half = result.spec.precision.startswith("16")
+    half = result.spec.precision.startswith(("16", "authors"))
     return True, "" if half else f"precision {result.spec.precision} here, half precision in the papers"
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from promptbench.backbone import Backbone
 from promptbench.config import UsageError
 from promptbench.images import ImageFeatures, Images
-from promptbench.text import Layer
+from promptbench.text import Layer, mean_length
 from promptbench.tokens import Tokens
 from promptbench.weights import load_backbone, shape_of
 
@@ -88,7 +88,8 @@ def test_chunks_change_nothing(tiny: Backbone, layer: Layer | None, texts_per_ch
     rest, prefix, deep = prompted(tiny, images=3)
     whole = tiny.encode_text(rest.embeddings, rest.eot, prefix, deep, layer)
     tiny.memory_budget = 1
-    while tiny._rows_within_budget(rest.embeddings.shape[1], learns=True) < texts_per_chunk:
+    length = mean_length(rest.eot) if layer is None else prefix.shape[1] + rest.embeddings.shape[1]
+    while tiny.texts_within_budget(length) < texts_per_chunk:
         tiny.memory_budget *= 2
     chunked = tiny.encode_text(rest.embeddings, rest.eot, prefix, deep, layer)
     torch.testing.assert_close(chunked, whole, **CLOSE)

@@ -102,7 +102,7 @@ def tree(folder: Path) -> dict[str, bytes | None]:
         ((*COOP, "--data-seed", "-3"), "--data-seed: takes integers from 0 on"),
         ((*COOP, "--shots", "0"), "--shots: takes integers from 1 on, not '0'"),
         ((*COOP, "--threads", "0"), "--threads: takes integers from 1 on"),
-        ((*COOP, "--device", "tpu"), "invalid choice: 'tpu'"),
+        ((*COOP, "--device", "tpu"), "--device takes cpu, cuda, cuda:N or auto, not 'tpu'"),
         ((*COOP, "--plugin", "mine.py"), "There is no plugin file"),
         (("table",), "There are no results at"),
         (("table", "--format", "htm"), "Unknown format 'htm'. Did you mean 'html'?"),

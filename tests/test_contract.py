@@ -24,8 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import promptbench as pb
-from promptbench import backbone as backbone_module
-from promptbench import conformance, prompts
+from promptbench import conformance, prompts, text
 from promptbench.cli import main
 from promptbench.config import UsageError
 from promptbench.method import Images, Method, show_training_images
@@ -184,7 +183,7 @@ def test_dropout_in_a_layer_is_drawn_again_when_chunks_are_recomputed(
         chunks.append(options)
         return function(*arguments)
 
-    monkeypatch.setattr(backbone_module, "checkpoint", kept)
+    monkeypatch.setattr(text, "checkpoint", kept)
     for one, other in zip(recomputed, gradients(), strict=True):
         close(one, other, 1e-6 * float(other.abs().max()))
     assert len(chunks) == len(CLASSES)

@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +23,13 @@ import pytest
 import torch
 
 from promptbench import registry, runner, sweep
-from promptbench.claims import Claims
-from promptbench.cli import main
-from promptbench.results import read_results
+from promptbench.claims import Claims, born, holders
+from promptbench.cli import main, parser
+from promptbench.config import UsageError
+from promptbench.executors import local
+from promptbench.flags import bench_of, request_of
+from promptbench.planning import plan_runs
+from promptbench.results import failure_path, read_results
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
 assert _spec is not None and _spec.loader is not None
@@ -91,15 +96,20 @@ def leftovers(output: Path) -> list[str]:
 
 
 def test_two_at_once_give_the_numbers_of_one(
-    whole: tuple[Path, Any], what: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    whole: tuple[Path, Any],
+    what: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(sweep, "DEATHS", 1)  # a second one would take another start of a process
     plugin = tmp_path / "fatal.py"
     plugin.write_text(PLUGIN)
     call = ["run", "--method", "fatal", "coop", *what, *SHORT, "--plugin", str(plugin)]
     output = tmp_path / "runs"
     assert main([*call, "--jobs", "2", "--output", str(output)]) == 1
     captured = capsys.readouterr()
-    assert "fatal birds seed 1: FAILED: the process at this run ended with signal 9 (SIGKILL), 2 times" in captured.err
+    assert "fatal birds seed 1: FAILED: the process at this run ended with signal 9 (SIGKILL), 1 times" in captured.err
     assert "[4/4]" in captured.err and "1 of 4 runs failed" in captured.err and "| coop" in captured.out
     found = numbers(output)
     (failure,) = [name for name in found if name.endswith(".failed.json")]
@@ -112,24 +122,48 @@ def test_two_at_once_give_the_numbers_of_one(
     assert "3 done, 1 failed, 0 running" in text and "base2new/birds/fatal" in text and "SIGKILL" in text
 
 
-def test_ctrl_c_ends_the_workers_too(what: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_run_that_ends_its_processes_is_tried_twice(what: tuple[str, ...], tmp_path: Path) -> None:
+    options = parser().parse_args(["run", "--method", "coop", *what, *SHORT, "--output", str(tmp_path)])
+    request = request_of(options)
+    (*_, run) = runs = plan_runs(request)
+    names = tuple(run.spec.name for run in runs)
+    found = sweep.Sweep(sweep.Job(request, bench_of(options, request.suite, tmp_path, "cpu"), names, {}, ()), runs)
+    found.died(run.spec.name, sweep.ended_with(-9), "its last words")
+    assert run.spec.name in found.unfinished() and not found.failed()
+    found.died(run.spec.name, sweep.ended_with(-9), "its last words")
+    assert run.spec.name not in found.unfinished() and found.failed() == [run.spec.name]
+    record = json.loads(failure_path(tmp_path, run.spec).read_text())
+    assert "ended with signal 9 (SIGKILL), 2 times" in record["reason"] and record["traceback"] == "its last words"
+    for _ in range(sweep.UNEXPLAINED - 1):
+        found.died("", sweep.ended_with(1), "")
+    with pytest.raises(UsageError, match="end with exit code 1 before they do anything: no torch"):
+        found.died("", sweep.ended_with(1), "Traceback\nno torch")
+
+
+def test_ctrl_c_ends_the_workers_too(what: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["run", "--method", "coop", *what, "--jobs", "2", "--output", str(tmp_path), "--set", "coop.epochs=100000"]
-    heard = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    pipes: Any = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
-    process = subprocess.Popen([sys.executable, "-m", "promptbench", *words, "coop.batch=4"], **pipes)
-    signal.signal(signal.SIGINT, heard)
-    try:
+    pids: list[int] = []
+
+    def interrupt() -> None:
         deadline = time.monotonic() + 200
-        while len(list(tmp_path.rglob("results/**/*.json"))) < 2 and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
             time.sleep(0.1)
-        while not training_claims(tmp_path) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=100)
+            if len(list(tmp_path.rglob("results/**/*.json"))) == 2 and training_claims(tmp_path):
+                break
+        pids.extend(holder.pid for holder in holders(tmp_path / "claims") if holder.about["kind"] == "run")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    sender = threading.Thread(target=interrupt)
+    sender.start()
+    try:
+        code = main([*words, "coop.batch=4"])
     finally:
-        process.kill()
-    assert process.returncode == 130 and said.rstrip().endswith("goes on from here") and "Traceback" not in said
+        sender.join()
+        signal.signal(signal.SIGINT, heard)
+    said = capsys.readouterr().err
+    assert code == 130 and said.rstrip().endswith("goes on from here") and "Traceback" not in said
+    assert pids and not any(map(born, pids))
     assert len(read_results(tmp_path)) == 2 and not leftovers(tmp_path)
 
 
@@ -285,13 +319,13 @@ def test_status_imports_no_torch_and_is_fast_on_many_results(tmp_path: Path) -> 
 
 
 def test_jobs_are_capped_by_memory(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    used = sweep.resource.getrusage(sweep.resource.RUSAGE_SELF).ru_maxrss * 1024 * 1.5
-    monkeypatch.setattr(sweep, "free_memory", lambda: 3.5 * used)
-    assert sweep.places(2, "cpu", 1) == (2, []) and not caplog.messages
-    assert sweep.places(8, "cpu", 1) == (3, [])
+    used = local.resource.getrusage(local.resource.RUSAGE_SELF).ru_maxrss * 1024 * 1.5
+    monkeypatch.setattr(local, "free_memory", lambda: 3.5 * used)
+    assert local.places(2, "cpu", 1) == (2, []) and not caplog.messages
+    assert local.places(8, "cpu", 1) == (3, [])
     assert "--jobs 8: a run takes about" in caplog.text and "3 at once" in caplog.text
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    assert sweep.places(8, "cuda", 2) == (4, ["2", "5"])
+    assert local.places(8, "cuda", 2) == (4, ["2", "5"])
 
 
 def test_a_sweep_that_is_killed_again_and_again_ends_with_the_same_files(tmp_path: Path) -> None:

@@ -279,7 +279,7 @@ def test_other_configurations_on_other_datasets_are_not_averaged() -> None:
 def test_methods_compared_under_other_conditions_say_so() -> None:
     results = [make(80, 60, method="a"), make(80, 60, method="b", shots=4)]
     assert labels(results) == ["a (shots=16)", "b (shots=4)"]
-    results = [make(80, 60, method=m, conditions={"split_digest": m, "transform": m}) for m in ("a", "b")]
+    results = [make(80, 60, method=m, conditions={"split_digest": m, "transform": {"training": m}}) for m in ("a", "b")]
     assert labels(results) == ["a (split_digest=a)", "b (split_digest=b)"]
     results = [make(80, 60, method=m, config={m: 1}, threads=n) for m, n in (("a", 1), ("b", 2))]
     assert labels(results) == ["a", "b"]
@@ -297,8 +297,8 @@ def test_what_recipes_say_per_dataset_is_one_configuration() -> None:
         make(70, 50, dataset="b", config={"std": 45}, conditions=told(config__std="recipe (paper)")),
     ]
     assert labels(results) == ["maple"]
-    digests = [{"split_digest": name * 32, "class_names": {"base": name}, "templates": name} for name in "ab"]
-    assert labels([make(80, 60, dataset=d["templates"], conditions=d) for d in digests]) == ["maple"]
+    digests = [{"split_digest": name * 32, "class_names": {"base": name}, "templates": {"base": name}} for name in "ab"]
+    assert labels([make(80, 60, dataset=str(d["split_digest"]), conditions=d) for d in digests]) == ["maple"]
 
 
 def test_a_recipe_changed_by_hand_on_one_dataset_is_another_configuration() -> None:

@@ -26,6 +26,7 @@ COMMANDS = (
     "tune",
     "verify",
     "data",
+    "cache",
     "mini",
 )
 """Modules in the order that `--help` shows them."""

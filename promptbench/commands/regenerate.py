@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from promptbench.commands import plot, table
-from promptbench.config import UsageError, unknown
+from promptbench.config import UsageError, load_yaml, unknown
 from promptbench.flags import Parser
 from promptbench.plots.kinds import check_picture, data_path, module_of, to_text, write_picture
 
@@ -141,7 +141,7 @@ def items_of(listed: Path) -> Iterator[Item]:
     import yaml
 
     try:
-        raw = yaml.safe_load(listed.read_text(encoding="utf-8"))
+        raw = load_yaml(listed.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"{listed} cannot be read: {reason}.") from error
@@ -154,9 +154,20 @@ def items_of(listed: Path) -> Iterator[Item]:
             if not isinstance(entry, Mapping) or not isinstance(entry.get("file"), str):
                 raise UsageError(f"{listed}: an entry of '{group}' is a mapping with 'file', not {entry!r}.")
             try:
+                check_inside(listed.parent, entry["file"])
                 yield MAKERS[group](listed.parent, entry)
             except UsageError as error:
                 raise UsageError(f"{listed}, {entry['file']}: {error}") from error
+
+
+def check_inside(folder: Path, file: str) -> None:
+    """Raises UsageError where a file to write lies outside of the folder of its list."""
+    try:
+        inside = folder.resolve() in (folder / file).resolve().parents
+    except (OSError, ValueError, RuntimeError):  # no path at all, or links in a circle
+        inside = False
+    if not inside:
+        raise UsageError("'file' must lie in the folder of the list; name it from there, without '..'.")
 
 
 def _table(folder: Path, entry: Mapping[str, Any]) -> Item:

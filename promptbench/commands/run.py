@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from promptbench.config import UsageError
+from promptbench.executors.contract import LOCAL, choose
 from promptbench.flags import OUTPUT, add_evaluation, add_list, add_what, bench_of, integer, request_of
 
 if TYPE_CHECKING:
     from promptbench.bench import Bench
+    from promptbench.executors.contract import Executor
     from promptbench.planning import Request, Run
     from promptbench.progress import Overview
     from promptbench.results import Result
@@ -25,33 +29,73 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_what(parser)
     add_evaluation(parser)
     add_list(parser, "--grid", dest="points", metavar="M.FIELD=V,V", help="run a method with every combination")
-    parser.add_argument("--jobs", type=integer(1), default=1, metavar="N", help="runs at once; default: 1")
+    parser.add_argument(
+        "--jobs", type=integer(1), metavar="N", help="runs at once; default: 1, on a cluster as many as have room"
+    )
     parser.add_argument(
         "--runs-per-gpu", type=integer(1), default=1, metavar="N", help="of --jobs, most on one GPU; default: 1"
     )
+    executor = "where runs are done: local, ray, ray:ADDRESS, slurm; default: local"
+    parser.add_argument("--executor", default="local", metavar="E", help=executor)
+    add_list(parser, "--executor-option", metavar="KEY=VALUE", help="of ray or slurm, such as partition=gpu time=60")
     parser.add_argument(
         "--retry-failed",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="do runs again that failed in an earlier call, or leave them alone; default: again",
     )
-    parser.add_argument("--dry-run", action="store_true", help="list the runs, which are finished, and their recipes")
+    parser.add_argument(
+        "--keep-outdated",
+        action="store_true",
+        help="leave finished runs alone whose weights or whose method's code changed since; default: do them again",
+    )
+    parser.add_argument(
+        "--dry-run",
+        nargs="?",
+        const="estimate",
+        choices=("estimate", "list"),
+        help="list the runs and how long they take, told from a few steps of each method; list: without that",
+    )
 
 
 def execute(options: argparse.Namespace) -> int:
     """`run`: 1 where a run failed."""
-    from promptbench.listing import describe_runs, state_of
+    from promptbench.outdated import renew
     from promptbench.planning import plan_runs
     from promptbench.preflight import check_finished
+    from promptbench.results import stored_results
 
-    request = request_of(options)
+    if options.executor != LOCAL or options.executor_option:  # this machine needs no more than is there
+        choose(options.executor, options.executor_option or ())  # which says what is wrong, before it is needed
+    request = request_of(options) if options.executor == LOCAL else request_elsewhere(options)
     runs = plan_runs(request)
     bench = bench_of(options, request.suite, options.output or OUTPUT, request.device)
     if options.dry_run:
-        print(describe_runs(runs, [state_of(bench.output, run) for run in runs]))
+        print(foreseen(bench, runs, request, estimate=options.dry_run == "estimate"))
         return 0
-    check_finished(bench, runs)
-    return carry_out(bench, runs, request.methods, options, request)
+    results = stored_results(bench.output, [run.spec for run in runs])
+    here = bench if options.executor == LOCAL else replace(bench, device="cpu")  # this machine may have no GPU
+    check_finished(here, runs, results)
+    results = renew(here, runs, results, keep=options.keep_outdated)
+    return carry_out(bench, runs, request.methods, options, request, results)
+
+
+def foreseen(bench: Bench, runs: Sequence[Run], request: Request, estimate: bool) -> str:
+    """The runs of a call, which are finished, and, where that is to be estimated, how long the others take."""
+    from promptbench.listing import describe_runs, grid_points, state_of
+    from promptbench.outdated import outdated
+    from promptbench.results import stored_results
+
+    old = outdated(bench, stored_results(bench.output, [run.spec for run in runs]), may_load=False)
+    states = ["outdated" if run.spec.name in old else state_of(bench.output, run) for run in runs]
+    points = {"grid": grid_points(runs, request)} if request.grid else {}
+    if not estimate or set(states) <= {"done"}:
+        return describe_runs(runs, states, points)
+    from promptbench.estimate import duration, forecast
+
+    found, said = forecast(bench, runs, again=old)
+    times = ["?" if one is None else duration(one.seconds) if one.seconds else "-" for one in found]
+    return describe_runs(runs, states, {**points, "time": times}) + "\n" + said
 
 
 def carry_out(
@@ -60,6 +104,7 @@ def carry_out(
     methods: Sequence[str] = (),
     options: argparse.Namespace | None = None,
     request: Request | None = None,
+    results: Mapping[str, Result] | None = None,
 ) -> int:
     """Do what is not finished and print the tables of all runs; 1 where a run failed.
 
@@ -67,18 +112,24 @@ def carry_out(
         methods: In the order that tables show them.
         options: Of `add_arguments`, where several runs may go at once.
         request: What the runs were planned from; needed then.
+        results: Of the runs that are finished, by name; None where nobody has read them yet.
     """
-    from promptbench.results import failure_path
+    from promptbench.results import failure_path, predictions_path, stored_results
     from promptbench.showing import print_tables
 
-    results = stored(bench, runs)
+    output = bench.output
+    results = dict(stored_results(output, [run.spec for run in runs]) if results is None else results)
     again = bench.save_predictions  # which a finished run may lack
-    todo = [run for run in runs if run.spec.name not in results or (again and not bench.is_finished(run.spec))]
+    todo = [
+        run
+        for run in runs
+        if run.spec.name not in results or (again and not predictions_path(output, run.spec).exists())
+    ]
     failed = [run for run in todo if failure_path(bench.output, run.spec).exists()]
     left = {run.spec.name for run in failed if options is not None and not options.retry_failed}
     todo = [run for run in todo if run.spec.name not in left]
     failures = do(bench, runs, todo, options, request) if todo else 0
-    results |= stored(bench, todo)
+    results |= stored_results(output, [run.spec for run in todo])
     shown = [results[run.spec.name] for run in runs if run.spec.name in results]
     print_tables(shown, [bench.suite], methods, [entry.name for entry in bench.suite.entries()])
     if failures:
@@ -89,49 +140,71 @@ def carry_out(
     return 1 if failures or left else 0
 
 
-def stored(bench: Bench, runs: Sequence[Run]) -> dict[str, Result]:
-    """The results of those runs that have one, by name; each file is read once."""
-    from promptbench.results import find, read_result, result_path
-
-    found = {}
-    for run in runs:
-        path = result_path(bench.output, run.spec)
-        if path.exists():
-            found[run.spec.name] = read_result(path)
-            if found[run.spec.name].spec != run.spec:
-                find(bench.output, run.spec)  # which says so
-    return found
-
-
 def do(
-    bench: Bench, runs: Sequence[Run], todo: Sequence[Run], options: argparse.Namespace | None, request: Request | None
+    bench: Bench,
+    runs: Sequence[Run],
+    todo: Sequence[Run],
+    options: argparse.Namespace | None,
+    request: Request | None,
 ) -> int:
     """Do the runs that are to do, of those of the call; returns how many failed."""
+    from promptbench.fingerprints import weights_hash
     from promptbench.preflight import preflight
     from promptbench.progress import Overview, reporter
     from promptbench.results import check_writable
     from promptbench.runner import announced, run_all
 
     check_writable(bench.output)
-    preflight(bench, todo)
+    elsewhere = options is not None and options.executor != LOCAL
+    executor = choose(options.executor, options.executor_option or ()) if options else choose(LOCAL)
+    executor.prepare()
+    preflight(replace(bench, device="cpu") if elsewhere else bench, todo)  # this machine may have no GPU
+    if not elsewhere:
+        weights_hash(bench)  # so that the next call need not load the backbone to compare its weights
     with announced(bench.output, [run.spec.name for run in todo]):
-        if options is None or request is None or options.jobs == 1 or len(todo) == 1:
+        if options is None or request is None or not elsewhere and ((options.jobs or 1) == 1 or len(todo) == 1):
             with reporter(total=len(runs), skipped=len(runs) - len(todo)) as listener:
                 return run_all(bench, todo, listener)
         with Overview(todo, bench.output, len(runs)) as overview:
-            return at_once(bench, todo, options, request, overview)
+            return at_once(bench, todo, options, request, overview, executor)
 
 
 def at_once(
-    bench: Bench, todo: Sequence[Run], options: argparse.Namespace, request: Request, overview: Overview
+    bench: Bench,
+    todo: Sequence[Run],
+    options: argparse.Namespace,
+    request: Request,
+    overview: Overview,
+    executor: Executor,
 ) -> int:
-    """Do several runs at once; returns how many failed."""
+    """Do several runs at once, or elsewhere; returns how many failed."""
+    from promptbench import sweep
     from promptbench.runner import failures_on_record
-    from promptbench.sweep import Job, Sweep, neighbours, places
 
-    jobs, gpus = places(min(options.jobs, len(todo)), bench.device, options.runs_per_gpu)
     bench.__dict__.pop("backbone", None)  # the workers have their own
-    names = tuple(run.spec.name for run in neighbours(todo))
+    names = tuple(run.spec.name for run in sweep.neighbours(todo))
     plugins = tuple(Path(path).absolute() for path in getattr(options, "plugin", None) or ())
-    job = Job(request, bench, names, failures_on_record(bench.output, todo), plugins)
-    return Sweep(job, todo, gpus).carry_out(jobs, overview)
+    job = sweep.Job(request, bench, names, failures_on_record(bench.output, todo), plugins)
+    return sweep.carry_out(sweep.Sweep(job, todo, options.jobs, options.runs_per_gpu), executor, overview)
+
+
+def request_elsewhere(options: argparse.Namespace) -> Request:
+    """What the command line asks for, of machines that may have a GPU where this one has none.
+
+    Raises:
+        UsageError: It names one of the GPUs of this machine, or shares trainings.
+    """
+    from promptbench.precision import check_device
+
+    if options.devices > 1:
+        raise UsageError(
+            f"--devices {options.devices} shares each training among the GPUs of this machine; with --executor a "
+            "training has one, so leave one of the two out."
+        )
+    if not options.device.startswith("cuda"):
+        return request_of(options)
+    if options.device != "cuda":
+        raise UsageError(f"--device {options.device}: with --executor, the nodes choose the GPU; say --device cuda.")
+    check_device(options.precision, options.device)
+    here = argparse.Namespace(**{**vars(options), "device": "cpu", "devices": 1, "precision": "32"})
+    return replace(request_of(here), device="cuda", devices=options.devices, precision=options.precision)

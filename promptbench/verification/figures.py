@@ -19,7 +19,7 @@ from promptbench.metrics import harmonic_mean
 from promptbench.planning import Request, Run, plan_runs
 from promptbench.preflight import check_finished, preflight
 from promptbench.progress import reporter
-from promptbench.results import Result, failure_path, find, read_result
+from promptbench.results import Result, failure_path, find, read_result, stored_results
 from promptbench.runner import run_all
 from promptbench.suite import Suite
 from promptbench.verdicts import DIFFERS, REPRODUCED
@@ -121,7 +121,7 @@ def run(bench: Bench, request: Request, part: str, what: str) -> tuple[list[Resu
     runs = plan_runs(request)
     todo = [one for one in runs if not bench.is_finished(one.spec)]
     try:
-        check_finished(bench, runs)
+        check_finished(bench, runs, stored_results(bench.output, [one.spec for one in runs]))
         preflight(bench, todo)
     except UsageError as error:
         return [], [could_not(part, what, str(error))]

@@ -1,0 +1,75 @@
+"""What a sweep costs over its runs: claims, heartbeats, records of failures and what is said of each run.
+
+    python -m promptbench.benchmarks.overhead --seeds 20 -o results/measured/overhead.json
+
+Many short runs go through `runner.run_all` in one process with one thread. The overhead is the CPU time of the process
+that was not spent within `execution.execute`, which does one run, over the time that was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+from promptbench.bench import Bench
+from promptbench.cli import parser as promptbench
+from promptbench.execution import Work, execute
+from promptbench.flags import bench_of, request_of
+from promptbench.planning import Run, plan_runs
+from promptbench.provenance import git_commit, library_versions
+from promptbench.results import Result
+from promptbench.runner import announced, run_all
+from promptbench.sweep import Silent
+
+
+def main() -> None:
+    """Run, measure, print, and write what was found as JSON."""
+    parser = argparse.ArgumentParser(description="Measure what a sweep adds to its runs.")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("-o", "--report", help="JSON file to write")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as output:
+        found = measure(Path(output), options.seeds, options.epochs)
+    print(text := json.dumps(found, indent=1) + "\n", end="")
+    if options.report:
+        Path(options.report).write_text(text, encoding="utf-8")
+
+
+def measure(output: Path, seeds: int, epochs: int) -> dict[str, object]:
+    """Times of a sweep of CoOp and zero-shot over two mini datasets."""
+    words = ["run", "--method", "zeroshot", "coop", "--set", f"coop.epochs={epochs}", "--threads", "1"]
+    words += ["--dataset", "mini_fabrics", "mini_shapes", "--seeds", *map(str, range(1, seeds + 1))]
+    request = request_of(promptbench().parse_args([*words, "--output", str(output)]))
+    bench = bench_of(promptbench().parse_args(words), request.suite, output, request.device)
+    runs = plan_runs(request)
+    execute_times: list[float] = []
+
+    def timed(bench: Bench, run: Run, work: Work) -> Result:
+        began = time.thread_time()
+        result = execute(bench, run, work)
+        execute_times.append(time.thread_time() - began)
+        return result
+
+    began = time.process_time()
+    with announced(output, [run.spec.name for run in runs]):
+        failures = run_all(bench, runs, Silent(), how=timed)
+    whole = time.process_time() - began
+    within = sum(execute_times)
+    return {
+        "runs": len(runs),
+        "failed": failures,
+        "cpu seconds": round(whole, 2),
+        "of which in the runs": round(within, 2),
+        "overhead": round(whole / within - 1, 4),
+        "milliseconds a run": round(1000 * (whole - within) / len(runs), 2),
+        "commit": git_commit(),
+        "versions": library_versions(),
+    }
+
+
+if __name__ == "__main__":
+    main()

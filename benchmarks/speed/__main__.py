@@ -1,0 +1,86 @@
+"""How fast training steps and evaluations are against what the official code does.
+
+    python -m promptbench.benchmarks.speed -o results/measured/speed          # about a quarter of an hour on two cores
+    python -m promptbench.benchmarks.speed --render results/measured/speed.json
+
+Writes a report (`.json`), and a table (`.md`) and a picture (`.svg`) that are made from it. Both sides are timed in one
+process, in turns, after it was checked that their logits and gradients are equal. Nothing else should run meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    """Measure, or read a report again, and write what follows from it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m promptbench.benchmarks.speed", description="Time promptbench against the plain path."
+    )
+    parser.add_argument("--backbone", nargs="+", help="default: a random CLIP of ViT-B/16's size, and mini")
+    parser.add_argument("--classes", nargs="+", type=int, help="default: 20 100 1000")
+    parser.add_argument("--method", nargs="+", help="whose steps are timed on a large backbone")
+    parser.add_argument("--rounds", type=int, help="turns of each group of steps")
+    parser.add_argument("--test-images", type=int, help="of an evaluation; default: 100")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all cores")
+    parser.add_argument("--tuned-malloc", action="store_true", help="glibc keeps freed memory, for both sides")
+    parser.add_argument("--quick", action="store_true", help="a few seconds, to see that it works")
+    parser.add_argument("--render", metavar="FILE", help="a report; table and picture are written beside it")
+    parser.add_argument("-o", "--output", metavar="PATH", help="of the three files, without their ending")
+    options = parser.parse_args()
+    if options.render:
+        path = Path(options.render)
+        write(json.loads(path.read_text(encoding="utf-8")), path.with_suffix(""))
+        return
+    report = run(options)
+    if options.output:
+        path = Path(options.output)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_name(f"{path.name}.json").write_text(json.dumps(report, indent=1) + "\n")
+        write(report, path)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure as the flags say, and print the table."""
+    import torch
+
+    from .measure import Settings, measure
+    from .table import markdown
+
+    torch.set_num_threads(options.threads)
+    settings = Settings(tuned=options.tuned_malloc)
+    if options.quick:
+        settings = replace(
+            settings, backbones=("mini",), classes=(2, 4), rounds=1, turn=0, test_images=4, matmul=256, memory=False
+        )
+    given = {
+        "backbones": options.backbone and tuple(options.backbone),
+        "classes": options.classes and tuple(sorted(options.classes)),
+        "methods": options.method and tuple(options.method),
+        "rounds": options.rounds,
+        "test_images": options.test_images,
+    }
+    settings = replace(settings, **{name: value for name, value in given.items() if value})
+    report = measure(settings, tell=lambda what: print(f"... {what}", flush=True))
+    print(f"\n{markdown(report)}")
+    return report
+
+
+def write(report: dict[str, Any], path: Path) -> None:
+    """The table and the picture of a report."""
+    from promptbench.plots.style import save
+
+    from .plot import draw
+    from .table import markdown
+
+    path.with_name(f"{path.name}.md").write_text(markdown(report), encoding="utf-8")
+    save(draw, report, path.with_name(f"{path.name}.svg"))
+
+
+if __name__ == "__main__":
+    main()

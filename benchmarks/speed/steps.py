@@ -1,0 +1,126 @@
+"""Training steps of both sides on the same images, checked against each other and timed in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from promptbench.backbone import Backbone
+from promptbench.images import ImageFeatures, Images
+from promptbench.method import Method, create_method
+
+from .ours import class_names, move, optimizer_of, our_step
+from .plain import PLAIN, Plain, plain_step
+from .timing import Turns
+
+# Tolerances for independent float32 code on one checkpoint, as for the reference numbers in `tests/golden`.
+LOGITS = 1e-4
+GRADIENTS = 1e-4  # of a tensor's largest entry
+
+
+class Pair:
+    """A method and its plain path with the same learned tensors, and images for both.
+
+    Attributes:
+        pixels: (B, 3, R, R) of the largest batch asked for.
+        features: (B, D), as if the image tower had said them, for steps on cached features.
+    """
+
+    def __init__(self, label: str, backbone: Backbone, classes: int, batch: int) -> None:
+        self.label = label
+        self.method: Method = create_method(label, backbone, class_names(classes))
+        self.parameters = [p for p in self.method.parameters() if p.requires_grad]
+        move(self.parameters, seed=1)
+        self.method.train()
+        self.plain: Plain | None = PLAIN[label](self.method) if label in PLAIN else None
+        generator = torch.Generator().manual_seed(2)
+        self.pixels = torch.randn(batch, 3, backbone.resolution, backbone.resolution, generator=generator)
+        self.labels = torch.arange(batch) % classes
+        self.features = torch.randn(batch, backbone.embed_dim, generator=generator)
+        with torch.no_grad():
+            if self.plain:
+                self.plain.start()
+
+    def images(self, batch: int, cached: bool) -> Images:
+        """The first images as the method gets them."""
+        if not cached:
+            return Images(self.pixels[:batch])
+        return Images(features=ImageFeatures(self.features[:batch]))
+
+    def plain_piece(self, batch: int, cached: bool) -> Callable[[], Tensor]:
+        """A plain step on the first images."""
+        assert self.plain is not None
+        plain, optimizer, labels = self.plain, optimizer_of(self.plain.learned.values()), self.labels[:batch]
+        pixels = None if cached else self.pixels[:batch]
+        return lambda: plain_step(plain, pixels, self.features[:batch], labels, optimizer)
+
+    def our_piece(self, batch: int, cached: bool) -> Callable[[], None]:
+        """Our step on the first images."""
+        optimizer, labels, images = optimizer_of(self.parameters), self.labels[:batch], self.images(batch, cached)
+        return lambda: our_step(self.method, images, labels, optimizer)
+
+    def piece(self, name: str) -> Callable[[], Any]:
+        """The step that a name such as `plain-images-32` or `ours-cached-32` stands for."""
+        side, source, batch = name.split("-")
+        return (self.plain_piece if side == "plain" else self.our_piece)(int(batch), source == "cached")
+
+
+def check_equal(label: str, backbone: Backbone, classes: int, batch: int) -> dict[str, float]:
+    """The largest differences between the two paths on one batch: logits, and gradients over their largest entry.
+
+    Raises:
+        AssertionError: They are not equal to rounding.
+    """
+    pair = Pair(label, backbone, classes, batch)
+    assert pair.plain is not None
+    with torch.no_grad():
+        ours = pair.method.eval()(pair.images(batch, cached=False)).logits
+    plain = pair.plain_piece(batch, cached=False)()
+    found = {"logits": float((ours - plain).abs().max()), "gradients": 0.0}
+    pair.our_piece(batch, cached=False)()
+    for name, parameter in pair.method.named_parameters():
+        expected, gradient = pair.plain.learned[name].grad, parameter.grad
+        assert expected is not None and gradient is not None, f"{label}: {name} has no gradient"
+        largest = float(expected.abs().max())
+        if largest:
+            found["gradients"] = max(found["gradients"], float((gradient - expected).abs().max()) / largest)
+    assert found["logits"] <= LOGITS, f"{label}: logits differ by {found['logits']}"
+    assert found["gradients"] <= GRADIENTS, f"{label}: gradients differ by {found['gradients']} of the largest"
+    return found
+
+
+def time_group(
+    label: str, backbone: Backbone, classes: int, names: list[str], turns: Turns, checked: int
+) -> dict[str, Any]:
+    """The named steps of one method, in turns, after both paths were compared on at most `checked` classes."""
+    batches = [int(name.split("-")[2]) for name in names]
+    group: dict[str, Any] = {"method": label, "classes": classes}
+    plain = [batch for name, batch in zip(names, batches, strict=True) if name.startswith("plain")]
+    if plain:
+        group["differences"] = check_equal(label, backbone, min(classes, checked), min(plain))
+    pair = Pair(label, backbone, classes, max(batches))
+    return group | turns.take({name: pair.piece(name) for name in names})
+
+
+def floating_point_work(backbone: Backbone, classes: int, batch: int, name: str = "coop") -> dict[str, float]:
+    """GFLOP of one of our steps on cached features: as torch counts them, and those of the useful tokens alone.
+
+    The second is 4 x 12 d^2 a token and block: multiply and add, forward and backward, in the linear layers of the
+    text tower, for the tokens that all classes share once and for those of each class up to its [EOT]. Padding,
+    attention and recomputation do not count.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    pair = Pair(name, backbone, classes, batch)
+    step = pair.our_piece(batch, cached=True)
+    step()  # what is computed once, is
+    with FlopCounterMode(display=False) as counter:
+        step()
+    method: Any = pair.method
+    tokens = method.tokens.eot + 1 - method.shared  # (K,) of each class
+    rows = int(tokens.sum()) + method.shared
+    useful = 48 * backbone.text_width**2 * backbone.text_depth * rows
+    return {"counted_gflop": counter.get_total_flops() / 1e9, "useful_gflop": useful / 1e9}

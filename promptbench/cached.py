@@ -1,0 +1,239 @@
+"""What lies in the cache: its entries, their facts, and which of them go when it grows beyond its bound.
+
+    <cache>/features/<key>.safetensors     features of an ordered list of images
+    <cache>/rendered/<digest>/<set>-...    rendered images of one version of the renderer
+    <cache>/readable/<dataset>.txt         which image files were found readable
+
+Everything here can be computed again. An entry was last used when its file was last changed: whoever reads one touches
+it. An entry is busy while a living process has a claim on its name; a busy one is never removed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import logging
+import os
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from promptbench.cache import cache_dir
+from promptbench.claims import Claims, holders
+from promptbench.config import UsageError, unknown
+
+log = logging.getLogger(__name__)
+
+LIMIT = 20.0  # GB, unless PROMPTBENCH_CACHE_GB says otherwise
+GB = 10**9
+CLAIMS = "claims"  # folder in the cache folder
+EVICTION = "eviction"  # claim of the process that makes room
+DRAFT_AGE = 3600.0  # seconds after which an unfinished file is nobody's
+ABOUT = "about"  # where the header of a features file says what it holds
+_USE = "~"  # between an entry's name and what tells apart the claims of those who read it
+_HEADER = 2**20  # bytes; no header is longer
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing in the cache.
+
+    Attributes:
+        name: As `cache clear` takes it.
+        kind: `features`, `dense features`, `views`, `rendered` or `readable`.
+        what: The dataset, or the set that was rendered; "" where the file does not say.
+        backbone: That encoded it; "" for what no backbone made.
+        images: How many; 0 where the file does not say.
+        size: Bytes on disk.
+        used: When it was last used, seconds since 1970.
+        files: On disk.
+    """
+
+    name: str
+    kind: str
+    what: str
+    backbone: str
+    images: int
+    size: int
+    used: float
+    files: tuple[Path, ...]
+
+
+def limit() -> int:
+    """The most bytes that the cache keeps: `PROMPTBENCH_CACHE_GB` times 10^9.
+
+    Raises:
+        UsageError: It is no number from 0 on.
+    """
+    text = os.environ.get("PROMPTBENCH_CACHE_GB", "")
+    try:
+        value = float(text or LIMIT)
+        if 0 <= value < float("inf"):
+            return int(value * GB)
+    except ValueError:
+        pass
+    raise UsageError(f"PROMPTBENCH_CACHE_GB takes a number of gigabytes from 0 on, not {text!r}.")
+
+
+def entries() -> list[Entry]:
+    """All entries, those used last in front."""
+    root = cache_dir()
+    found = [*_features(root / "features"), *_rendered(root / "rendered"), *_readable(root / "readable")]
+    return sorted(found, key=lambda entry: (-entry.used, entry.name))
+
+
+def touch(*files: Path) -> None:
+    """Note that an entry is used now; nothing where the cache cannot be written."""
+    for file in files:
+        with contextlib.suppress(OSError):
+            os.utime(file)
+
+
+def hold(name: str) -> None:
+    """Keep an entry for as long as this process lives, for what is mapped from disk instead of read."""
+    with contextlib.suppress(UsageError):  # a cache that cannot be written loses no entry either
+        _held(cache_dir(), os.getpid()).take(f"{name}{_USE}{secrets.token_hex(4)}", {"kind": "use"})
+
+
+@cache
+def _held(root: Path, _pid: int) -> Claims:
+    """The claims of this process; a forked one has its own."""
+    claims = Claims(root / CLAIMS)
+    atexit.register(claims.close)
+    return claims
+
+
+def busy() -> frozenset[str]:
+    """Names of the entries that living processes read or write."""
+    alive = [holder.name for holder in holders(cache_dir() / CLAIMS) if holder.alive]
+    return frozenset(name.partition(_USE)[0] for name in alive)
+
+
+def make_room() -> list[str]:
+    """Remove the entries that were used longest ago until the rest is within the bound; returns their names.
+
+    Of several processes one does so; the others go on.
+    """
+    most = limit()
+    with Claims(cache_dir() / CLAIMS) as claims:
+        try:
+            claim = claims.take(EVICTION, {})
+        except UsageError:  # read-only
+            return []
+        if claim is None:
+            return []
+        with claim:
+            _remove_drafts()
+            claims.clear()
+            known = entries()
+            excess, gone = sum(entry.size for entry in known) - most, []
+            for entry in reversed(known):
+                if excess <= 0:
+                    break
+                if remove(entry):
+                    excess -= entry.size
+                    gone.append(entry.name)
+    return gone
+
+
+def remove(entry: Entry) -> bool:
+    """Remove an entry unless somebody is at it; whether it is gone."""
+    if entry.name in busy():
+        return False
+    with contextlib.suppress(OSError):
+        for file in entry.files:
+            file.unlink(missing_ok=True)
+        return True
+    return False
+
+
+def chosen(words: Sequence[str], older_than: float | None) -> list[Entry]:
+    """The entries that are meant.
+
+    Args:
+        words: Names or their beginnings, kinds or datasets; none for all.
+        older_than: Days since an entry was last used, at least; None for any.
+
+    Raises:
+        UsageError: A word means no entry.
+    """
+    known = entries()
+    for word in words:
+        if not any(_means(word, entry) for entry in known):
+            names = [name for entry in known for name in (entry.name, entry.kind, entry.what) if name]
+            raise unknown("cache entry", word, dict.fromkeys(names))
+    picked = [entry for entry in known if not words or any(_means(word, entry) for word in words)]
+    latest = time.time() - (older_than or 0.0) * 86400
+    return [entry for entry in picked if older_than is None or entry.used <= latest]
+
+
+def _means(word: str, entry: Entry) -> bool:
+    return word in (entry.kind, entry.what) or (len(word) >= 4 and entry.name.startswith(word))
+
+
+def _remove_drafts() -> None:
+    """Remove what killed processes left half written."""
+    for folder, _, files in os.walk(cache_dir()):
+        for draft in (Path(folder, file) for file in files if file.startswith(".") and file.endswith(".tmp")):
+            with contextlib.suppress(OSError):
+                if time.time() - draft.stat().st_mtime > DRAFT_AGE:
+                    draft.unlink()
+
+
+def _features(folder: Path) -> Iterator[Entry]:
+    for file in _files(folder, ".safetensors"):
+        about = header(file)
+        kind = "views" if about.get("views") else "dense features" if about.get("dense") else "features"
+        text = [value if isinstance(value := about.get(name), str) else "" for name in ("dataset", "backbone")]
+        images = about.get("images")
+        yield from _entry(file.stem, kind, text[0], text[1], images if isinstance(images, int) else 0, (file,))
+
+
+def _rendered(folder: Path) -> Iterator[Entry]:
+    """Images and labels of a split are one entry."""
+    for images in sorted(folder.glob("*/*-images.npy")):
+        stem = images.name.removesuffix("-images.npy")
+        name = rendered_name(images.parent.name, stem)
+        yield from _entry(name, "rendered", stem, "", 0, (images, images.with_name(f"{stem}-labels.npy")))
+
+
+def rendered_name(digest: str, stem: str) -> str:
+    """The name of a rendered split."""
+    return f"{stem}-{digest}"
+
+
+def _readable(folder: Path) -> Iterator[Entry]:
+    for file in _files(folder, ".txt"):
+        yield from _entry(f"readable-{file.stem}", "readable", file.stem, "", 0, (file,))
+
+
+def _files(folder: Path, suffix: str) -> list[Path]:
+    return sorted(file for file in folder.glob(f"*{suffix}") if not file.name.startswith("."))
+
+
+def _entry(name: str, kind: str, what: str, backbone: str, images: int, files: tuple[Path, ...]) -> Iterator[Entry]:
+    """The entry, unless another process removes it just now."""
+    sizes, times = [], []
+    for file in files:
+        with contextlib.suppress(OSError):
+            status = file.stat()
+            sizes.append(status.st_size)
+            times.append(status.st_mtime)
+    if sizes:
+        yield Entry(name, kind, what, backbone, images, sum(sizes), max(times), files)
+
+
+def header(file: Path) -> dict[str, Any]:
+    """What a features file says of itself; nothing if it is damaged or another version of promptbench wrote it."""
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            about = json.loads(json.loads(stream.read(min(length, _HEADER)))["__metadata__"][ABOUT])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return {}
+    return about if isinstance(about, dict) else {}

@@ -1,0 +1,54 @@
+"""Which devices a run uses, and how strictly they are held to the same bits."""
+
+from __future__ import annotations
+
+import os
+
+from promptbench.config import UsageError
+
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+
+
+def resolve_device(wanted: str, devices: int = 1) -> str:
+    """`cpu`, `cuda` or `cuda:N`.
+
+    Args:
+        wanted: One of these, or `auto`: a GPU where there is one.
+        devices: That share a training.
+
+    Raises:
+        UsageError: There is no such device, or there are fewer.
+    """
+    import torch
+
+    kind, colon, index = wanted.partition(":")
+    if wanted not in ("auto", "cpu", "cuda") and not (kind == "cuda" and index.isdecimal()):
+        raise UsageError(f"--device takes cpu, cuda, cuda:N or auto, not '{wanted}'.")
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "cuda" and not available:
+        raise UsageError(f"--device {wanted}: torch sees no CUDA device here; use --device cpu.")
+    if colon and int(index) >= available:
+        raise UsageError(
+            f"--device {wanted}: torch sees {available} CUDA devices here, cuda:0 to cuda:{available - 1}."
+        )
+    if colon and devices > 1:
+        raise UsageError(
+            f"--device {wanted} is one GPU, and --devices {devices} takes more; say --device cuda, and choose them "
+            "with CUDA_VISIBLE_DEVICES."
+        )
+    device = ("cuda" if available else "cpu") if wanted == "auto" else wanted
+    if device == "cuda" and devices > available:
+        raise UsageError(f"--devices {devices}: torch sees {available} CUDA devices here.")
+    return device
+
+
+def hold_to_bits(deterministic: bool) -> None:
+    """Hold torch to algorithms that give the same bits each time, or no longer; one that has none raises an error."""
+    import torch
+
+    if deterministic:
+        os.environ.setdefault(WORKSPACE, ":4096:8")  # read when the first matrices are multiplied on a GPU
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.deterministic = deterministic
+    if deterministic:
+        torch.backends.cudnn.benchmark = False

@@ -1,0 +1,247 @@
+"""Slurm, through submitit: `--executor slurm --executor-option partition=gpu time=60 array=8`.
+
+Every task of an array goes through the runs as a lone process would, on the output folder that all nodes see; claims
+keep them apart. A task that is preempted, or whose time is over, is queued again and goes on from the last note of
+where its training stood. Nodes need no network.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from promptbench.config import UsageError, build
+from promptbench.executors.contract import installed, no_address, plain
+from promptbench.executors.parcel import Parcel, packed
+
+if TYPE_CHECKING:
+    from promptbench.standing import Standing
+    from promptbench.sweep import Sweep
+
+log = logging.getLogger(__name__)
+
+FLAG = "sbatch."  # an option that begins so is a flag of sbatch
+FOLDER = "slurm"  # in the output folder: what tasks are told and say
+POLL = 2.0  # seconds between looks
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+OURS = ("array", "cluster", "cache", "stage", "requeues")  # options that sbatch is not told
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of Slurm; those of sbatch have its names."""
+
+    partition: str = ""
+    account: str = ""
+    time: int = field(default=60, metadata={"source": "minutes of a task, after which it is queued again"})
+    qos: str = ""
+    constraint: str = ""
+    exclude: str = ""
+    nodelist: str = ""
+    gres: str = ""
+    comment: str = ""
+    cpus_per_task: int | None = None
+    gpus_per_node: int | None = None
+    mem: str = ""
+    job_name: str = "promptbench"
+    array: int | None = field(default=None, metadata={"source": "tasks; default: --jobs"})
+    requeues: int = field(default=1000, metadata={"source": "of a task whose time was over"})
+    cache: str = field(default="", metadata={"source": "PROMPTBENCH_CACHE on the nodes"})
+    stage: str = field(default="", metadata={"source": "a folder on each node's own disk for copies of the datasets"})
+    cluster: str = field(default="slurm", metadata={"source": "submitit's executor: slurm, or local to try it out"})
+
+
+def create(address: str, options: Mapping[str, Any]) -> Slurm:
+    """The cluster whose login node this is."""
+    no_address("slurm", address)
+    installed("submitit", "slurm")
+    flags = {key.removeprefix(FLAG): value for key, value in options.items() if key.startswith(FLAG)}
+    known = {key: value for key, value in options.items() if not key.startswith(FLAG)}
+    try:
+        return Slurm(build(Options, known, "--executor-option"), flags)
+    except UsageError as error:
+        said = str(error).rstrip(".")
+        raise UsageError(f"{said}; any other flag of sbatch is {FLAG}NAME=VALUE.") from error
+
+
+class Slurm:
+    """A Slurm cluster; see `contract.Executor`."""
+
+    def __init__(self, options: Options, flags: Mapping[str, Any]) -> None:
+        self.options, self.flags = options, flags
+
+    def prepare(self) -> None:
+        """Find sbatch."""
+        import shutil
+
+        if self.options.cluster == "slurm" and (shutil.which("sbatch") is None or shutil.which("srun") is None):
+            raise UsageError("--executor slurm: there is no sbatch and srun here; run this on a cluster's login node.")
+
+    def execute(self, sweep: Sweep) -> Iterator[Standing]:
+        """Do the runs in the tasks of an array."""
+        self.prepare()
+        if sweep.per_gpu > 1:
+            raise UsageError("--runs-per-gpu: with --executor slurm, share a GPU through gres and more tasks.")
+        tasks = Tasks(sweep, self)
+        try:
+            tasks.submit(min(self.options.array or sweep.at_once(1), len(sweep.runs)))
+            while tasks.open:
+                time.sleep(POLL)
+                yield sweep.standing()
+                tasks.look()
+        finally:
+            tasks.cancel()
+
+    def parameters(self, gpus: int, threads: int, jobs: int | None) -> dict[str, Any]:
+        """What sbatch is told, as submitit names it."""
+        told = {key: value for key, value in plain(vars(self.options)).items() if key not in OURS}
+        if gpus and not {"gres", "gpus_per_node"} & set(told) and not _asks_gpu(self.flags):
+            told["gpus_per_node"] = gpus
+        told.setdefault("cpus_per_task", threads)
+        told["additional_parameters"] = {"requeue": True, **self.flags}
+        if jobs:
+            told["array_parallelism"] = jobs
+        return told
+
+
+def _asks_gpu(flags: Mapping[str, Any]) -> bool:
+    return any(name.startswith("gpus") for name in flags)
+
+
+class Tasks:
+    """The tasks of a sweep.
+
+    Args:
+        sweep: What they do.
+        slurm: Where.
+    """
+
+    def __init__(self, sweep: Sweep, slurm: Slurm) -> None:
+        import submitit
+
+        self.sweep, options = sweep, slurm.options
+        self.folder = sweep.output.absolute() / FOLDER
+        self.worker = Worker(packed(sweep.job, options.cache), self.folder, options.stage)
+        self.open: list[Any] = []
+        self.executor: Any
+        gpus = sweep.job.request.devices if sweep.job.bench.device.startswith("cuda") else 0
+        threads = max(run.spec.threads for run in sweep.runs.values())
+        try:
+            if options.cluster == "slurm":
+                self.executor = submitit.SlurmExecutor(self.folder, max_num_timeout=options.requeues)
+                self.executor.update_parameters(**slurm.parameters(gpus, threads, sweep.jobs))
+            else:
+                self.executor = submitit.AutoExecutor(self.folder, cluster=options.cluster)
+                self.executor.update_parameters(timeout_min=options.time)
+        except (ValueError, RuntimeError, AssertionError) as error:
+            raise UsageError(f"--executor slurm: {' '.join(str(error).split())}.") from error
+
+    def submit(self, number: int) -> None:
+        """So many more tasks, as one array.
+
+        Raises:
+            UsageError: sbatch refuses.
+        """
+        import submitit
+
+        try:
+            if number == 1:
+                self.open.append(self.executor.submit(self.worker))
+            else:
+                with self.executor.batch():
+                    jobs = [self.executor.submit(self.worker) for _ in range(number)]
+                self.open += jobs
+        except submitit.core.utils.FailedJobError as error:
+            said = " ".join(str(error).split())[-500:]
+            raise UsageError(f"--executor slurm: sbatch refuses: {said}") from error
+
+    def look(self) -> None:
+        """Take note of tasks that ended; another one takes the place of one that died while there is work.
+
+        Raises:
+            UsageError: A task cannot go on, such as for a full disk.
+        """
+        ended = [job for job in self.open if job.done()]
+        self.open = [job for job in self.open if job not in ended]
+        for job in ended:
+            error = job.exception()
+            said = job.result() if error is None else ""
+            if said:
+                raise UsageError(said)
+            if error is not None and self.sweep.unfinished():
+                self.died(job, error)
+                if self.sweep.unfinished():
+                    self.submit(1)
+
+    def died(self, job: Any, error: Exception) -> None:
+        """Take note of a task that died; nobody need wait for the claim it held."""
+        from promptbench.claims import SUFFIX, read
+        from promptbench.standing import CLAIMS
+
+        name = ""
+        note = self.folder / f"{job.job_id}.at"
+        if note.exists():
+            at = json.loads(note.read_text(encoding="utf-8"))
+            name = at["run"]
+            path = self.sweep.output / CLAIMS / f"{self.sweep.runs[name].spec.digest}{SUFFIX}"
+            holder = read(path)
+            if holder is not None and (holder.host, holder.pid) == (at["host"], at["pid"]):
+                path.unlink(missing_ok=True)
+        words = (job.stderr() or str(error)).strip()[-4000:]
+        log.warning("task %s died%s; see %s", job.job_id, f" at {name}" if name else "", self.folder)
+        self.sweep.died(name, f"state {job.state}", words)
+
+    def cancel(self) -> None:
+        """End the tasks that are left."""
+        for job in self.open:
+            job.cancel(check=False)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What a task does: submitit calls it, and again when the task was queued again.
+
+    Attributes:
+        parcel: The job.
+        folder: Where tasks say what they are at.
+        stage: Where to copy datasets to on the node; "" for nowhere.
+    """
+
+    parcel: Parcel
+    folder: Path
+    stage: str
+
+    def __call__(self) -> str:
+        """Go through the runs; returns "", or why that cannot go on."""
+        import submitit
+
+        os.environ.update({name: value for name, value in OFFLINE.items() if name not in os.environ})
+        logging.basicConfig(level=logging.WARNING, format="promptbench: %(message)s")
+        note = self.folder / f"{submitit.JobEnvironment().job_id}.at"
+        note.unlink(missing_ok=True)  # of a task that was queued again
+        try:
+            job = self.parcel.open()
+            from promptbench.executors.staging import staged
+            from promptbench.runner import run_all
+            from promptbench.sweep import Noting
+
+            runs = job.runs()
+            if self.stage:
+                job = replace(job, bench=staged(job.bench, runs, Path(os.path.expandvars(self.stage))))
+            run_all(job.bench, runs, Noting(note), job.known)
+        except UsageError as error:
+            return str(error)
+        note.unlink(missing_ok=True)
+        return ""
+
+    def checkpoint(self) -> Any:
+        """What to do when the task was queued again: the same; the runs go on from their notes."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)

@@ -1,0 +1,121 @@
+"""Whether what lies behind a name is still the same: the weights of a backbone, the code of a built-in method.
+
+A spec names both, and a run is found by its spec. What was behind the names is in the conditions of its result.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import hashlib
+import sys
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from promptbench import __version__, registry
+from promptbench.cache import cache_dir, write_atomically
+from promptbench.config import UsageError
+from promptbench.weights import EMBEDDED, RANDOM, split_name
+
+if TYPE_CHECKING:
+    from promptbench.bench import Bench
+
+
+def weights_hash(bench: Bench, may_load: bool = True) -> str:
+    """The hash of the backbone's weights as they are now; "" where it is not known.
+
+    It is remembered for the files behind the name, by their places, sizes and times of change, so that the backbone is
+    only loaded once for each state of them. The weights behind a tag of open_clip never change.
+
+    Args:
+        may_load: Whether the backbone is loaded where nothing is remembered.
+    """
+    memo = _memo(bench.suite.backbone)
+    if memo is None:
+        return ""
+    try:
+        return memo.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return remember(bench) if may_load else ""
+
+
+def remember(bench: Bench) -> str:
+    """Load the backbone, if it is not yet, and remember the hash of its weights; "" where that cannot be."""
+    memo = _memo(bench.suite.backbone)
+    if memo is None:
+        return ""
+    try:
+        found = bench.backbone.weights_hash
+    except UsageError:  # whoever needs the weights says so
+        return ""
+    with contextlib.suppress(OSError):
+        write_atomically(memo, lambda file: file.write(found.encode()))
+    return found
+
+
+def _memo(backbone: str) -> Path | None:
+    """The file that remembers the hash of a backbone's weights; None where no files are behind its name."""
+    try:
+        states = [_state(path) for path in _files(backbone)]
+    except (OSError, UsageError):
+        return None
+    facts = repr((backbone, states, __version__)).encode()
+    return cache_dir() / "weights" / hashlib.sha256(facts).hexdigest()[:32] if states else None
+
+
+def _files(backbone: str) -> list[Path]:
+    """The files behind the name of a backbone, its architecture's where that is one of the user's."""
+    if backbone == EMBEDDED:
+        folder = Path(str(files("promptbench.mini")))
+        return sorted([*folder.glob("*.safetensors"), *folder.glob("mini-clip*.json")])
+    architecture, weights = (Path(part).expanduser() for part in split_name(backbone))
+    own = [architecture] if architecture.suffix == ".json" else []
+    named = weights.is_file() or (own and weights.name != RANDOM)  # a tag goes with an architecture of open_clip alone
+    return [*own, weights] if named else own
+
+
+def _state(path: Path) -> tuple[str, int, int]:
+    status = path.stat()
+    return str(path.absolute()), status.st_size, status.st_mtime_ns
+
+
+def method_code(name: str) -> str:
+    """A digest of what a built-in method's module does, whatever its comments, docstrings and sources say.
+
+    Version of Python and SHA-256, as in `3.12:ab...`, since versions read the same code differently. "" for a method
+    that is not built in: the digest of its file is in the spec.
+
+    Raises:
+        UsageError: The name is unknown, or the file cannot be read.
+    """
+    if registry.source_digest("methods", name):
+        return ""
+    path = registry.facts("methods", name).path
+    return f"{sys.version_info.major}.{sys.version_info.minor}:{_code(path, path.stat().st_mtime_ns)}"
+
+
+@lru_cache(maxsize=256)
+def _code(path: Path, changed: int) -> str:
+    tree = _Bare().visit(ast.parse(path.read_text(encoding="utf-8")))
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+class _Bare(ast.NodeTransformer):
+    """Drops what is only there to be read: docstrings, and what is called a source."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return ast.Pass() if text else self.generic_visit(node)
+
+    def visit_Dict(self, node: ast.Dict) -> ast.AST:
+        prose = [isinstance(key, ast.Constant) and key.value == "source" for key in node.keys]
+        pairs = zip(node.values, prose, strict=True)
+        node.values = [ast.Constant("") if is_prose else value for value, is_prose in pairs]
+        return self.generic_visit(node)
+
+    def visit_keyword(self, node: ast.keyword) -> Any:
+        if node.arg == "source":
+            node.value = ast.Constant("")
+        return self.generic_visit(node)

@@ -1,0 +1,45 @@
+"""What a call imports that has nothing to do: torch, and nothing else that takes long."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from promptbench.cli import main
+
+SLOW = (
+    "matplotlib",
+    "open_clip",
+    "pandas",
+    "pytorch_lightning",
+    "rich",
+    "scipy",
+    "sklearn",
+    "torchmetrics",
+    "torchvision",
+)
+LOOK = f"""
+import sys
+from promptbench.cli import main
+assert main() == 0
+print("slow:", *[name for name in {SLOW!r} if name in sys.modules], file=sys.stderr)
+"""
+
+
+def test_a_finished_grid_imports_torch_alone(tmp_path: Path) -> None:
+    words = ["run", "--method", "zeroshot", "--dataset", "mini_diagrams", "--seeds", "1", "--output", str(tmp_path)]
+    assert main([*words, "--device", "cpu"]) == 0
+    call = [sys.executable, "-c", LOOK, *words, "--device", "cpu"]
+    again = subprocess.run(call, capture_output=True, text=True, check=True)
+    assert "zero" in again.stdout.lower()
+    assert again.stderr.splitlines()[-1] == "slow:"
+
+
+def test_a_dry_run_of_a_finished_grid_measures_nothing(tmp_path: Path) -> None:
+    words = ["run", "--method", "zeroshot", "--dataset", "mini_diagrams", "--seeds", "1", "--output", str(tmp_path)]
+    assert main([*words, "--device", "cpu"]) == 0
+    call = [sys.executable, "-c", LOOK, *words, "--device", "cpu", "--dry-run"]
+    again = subprocess.run(call, capture_output=True, text=True, check=True)
+    assert "2 finished, 0 to do" in again.stdout and "calibration" not in again.stdout
+    assert again.stderr.splitlines()[-1] == "slow:"

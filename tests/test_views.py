@@ -1,0 +1,195 @@
+"""A known number of random views: what is drawn, what is encoded once, what trains the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from promptbench import cached, features
+from promptbench.bench import Bench
+from promptbench.claims import Claims
+from promptbench.config import UsageError
+from promptbench.execution import Work, batches_of, execute, kept_for_training
+from promptbench.flags import request_of
+from promptbench.listing import recipe_line
+from promptbench.method import instantiate
+from promptbench.planning import Run, plan_runs
+from promptbench.results import Result
+from promptbench.rows import rows
+from promptbench.selection import open_selection
+
+CALL = [
+    "run",
+    "--protocol",
+    "base2new",
+    "--dataset",
+    "mini_diagrams",
+    "--seeds",
+    "1",
+    "--shots",
+    "2",
+    "--device",
+    "cpu",
+]
+
+
+class Silent:
+    """A listener and tracker that says nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: None
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function from words of the command line to a bench and the run of the method named first."""
+    from promptbench.cli import parser
+
+    def planned(method: str, *words: str) -> tuple[Bench, Run]:
+        settings = [f"{method}.augment=true", f"{method}.epochs=3", f"{method}.batch=4"]
+        request = request_of(parser().parse_args([*CALL, "--method", method, "--set", *settings, *words]))
+        (run,) = (run for run in plan_runs(request) if run.spec.label == method)
+        return Bench(request.suite, tmp_path / "runs"), run
+
+    return planned
+
+
+def result_of(bench: Bench, run: Run) -> Result:
+    silent: Any = Silent()
+    with Claims(bench.output / "claims") as claims:
+        claim = claims.take(run.spec.digest, {})
+        assert claim is not None
+        with claim:
+            return execute(bench, run, Work(silent, silent, claims, claim))
+
+
+def training(bench: Bench, run: Run) -> tuple[Any, Any, Any]:
+    """Recipe, method and training images of a run."""
+    train = open_selection(bench.dataset, run.plan.train, run.spec.data_seed)
+    method = instantiate(run.method, run.settings.config, bench.backbone, train.class_names, run.spec.train_seed)
+    return run.settings.recipe, method, train
+
+
+def test_without_the_flag_a_spec_is_as_it_was(plan: Any) -> None:
+    _, run = plan("coop")
+    assert "train_views" not in run.spec.recipe
+    assert run.settings.recipe.train_views == 0
+    _, five = plan("coop", "--train-views", "5")
+    assert five.spec.recipe == {**run.spec.recipe, "train_views": 5} and five.spec.digest != run.spec.digest
+    assert five.settings.provenance["recipe.train_views"] == "--set"
+    assert "5 views an image" in recipe_line(five) and "views" not in recipe_line(run)
+
+
+def test_a_method_without_training_and_a_setting_of_its_own_go_first(plan: Any) -> None:
+    from promptbench.cli import parser
+
+    words = ["--method", "zeroshot", "coop", "vpt", "--train-views", "5", "--set", "coop.train_views=2"]
+    augmented = ["coop.augment=true", "vpt.augment=true"]
+    runs = plan_runs(request_of(parser().parse_args([*CALL, *words, *augmented])))
+    views = {run.spec.label: run.spec.recipe.get("train_views") for run in runs}
+    assert views["coop"] == 2 and views["vpt"] == 5 and views["zeroshot"] is None
+
+
+def test_views_without_augmentation_are_refused(plan: Any) -> None:
+    with pytest.raises(UsageError, match="'train_views' needs 'augment'.*augment=true"):
+        plan("coop", "--set", "coop.augment=false", "--train-views", "2")
+
+
+@pytest.mark.parametrize("method", ["coop", "maple"])
+def test_as_many_views_as_epochs_train_the_same(method: str, plan: Any) -> None:
+    """The views are those of the epochs; a frozen tower encodes them in other batches, so its last bits may differ."""
+    plain, views = result_of(*plan(method)), result_of(*plan(method, "--train-views", "3"))
+    assert plain.name != views.name
+    assert plain.conditions["training_key"] != views.conditions["training_key"]
+    if method == "maple":
+        assert plain.losses == views.losses and plain.metrics == views.metrics
+    for one, other in zip(plain.losses, views.losses, strict=True):
+        assert one["ce"] == pytest.approx(other["ce"], rel=1e-5)
+    assert plain.metrics.keys() == views.metrics.keys()
+    for name in plain.metrics:
+        assert plain.metrics[name] == pytest.approx(views.metrics[name], abs=1.0)
+
+
+@pytest.mark.parametrize("method", ["coop", "maple"])
+def test_epochs_take_the_views_in_turn(method: str, plan: Any) -> None:
+    """Epoch 2 of two views sees the images of epoch 0, in an order of its own."""
+    bench, run = plan(method, "--train-views", "2")
+    recipe, built, train = training(bench, run)
+    assert kept_for_training(recipe, built, train) == (method == "coop")
+
+    def epoch(number: int, views: int) -> torch.Tensor:
+        batches: Any = batches_of(replace(recipe, train_views=views), built, train, seed=1)
+        batches.sampler.set_epoch(number)
+        seen = torch.cat([i.features.cls if i.features else i.pixels.flatten(1) for i, _ in batches])
+        order = torch.tensor(batches.sampler.permutation())[: len(seen)]
+        return torch.zeros(len(train.items), seen.shape[1]).index_copy(0, order, seen)
+
+    first, second, third = (epoch(number, 2) for number in range(3))
+    kept = (first != 0).any(dim=1) & (third != 0).any(dim=1)  # an incomplete last batch is dropped
+    assert kept.sum() > 4
+    assert torch.equal(first[kept], third[kept]) and not torch.equal(first, second)
+    assert torch.allclose(epoch(2, 3)[kept], epoch(2, 9)[kept], atol=1e-6)
+
+
+def test_views_are_encoded_once_for_all_methods_and_epochs(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "cache_dir", lambda: Path(bench.output))
+    bench, run = plan("coop", "--train-views", "2")
+    count = 0
+    encode = type(bench.backbone).encode_image
+
+    def counting(self: Any, images: Any, *rest: Any, **named: Any) -> Any:
+        nonlocal count
+        count += 0 if getattr(images, "features", None) is not None else len(images)
+        return encode(self, images, *rest, **named)
+
+    monkeypatch.setattr(type(bench.backbone), "encode_image", counting)
+    recipe, method, train = training(bench, run)
+    for _ in range(3):
+        list(batches_of(recipe, method, train, seed=1))
+    assert count == 2 * len(train.items)
+    other, conditional, _ = training(*plan("cocoop", "--train-views", "2"))
+    list(batches_of(other, conditional, train, seed=1))
+    assert count == 2 * len(train.items)
+    list(batches_of(recipe, method, train, seed=2))
+    assert count == 4 * len(train.items)
+
+
+def test_a_view_does_not_depend_on_how_many_there_are(plan: Any) -> None:
+    bench, run = plan("coop")
+    _, _, train = training(bench, run)
+    few, many = (
+        features.encode(bench.backbone, train.dataset, train.items, features.Kept(views=views, seed=1)).cls
+        for views in (2, 3)
+    )
+    assert torch.equal(few, many[: len(few)]) and len(many) == 3 * len(train.items)
+
+
+def test_tables_tell_recipes_with_views_apart(plan: Any) -> None:
+    results = [result_of(*plan("coop", *words)) for words in ((), ("--train-views", "2"), ("--train-views", "1"))]
+    assert {row.apart for row in rows(results)} == {"train_views=none", "train_views=1", "train_views=2"}
+    assert cached.entries()
+
+
+def test_loader_processes_only_where_they_pay(monkeypatch: pytest.MonkeyPatch, tiny: Any) -> None:
+    """None for images in memory, few or small; at most the cores that training leaves."""
+    from promptbench import loading
+    from promptbench.dataset import open_dataset
+
+    monkeypatch.setattr(loading.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    files, memory = open_dataset("dtd"), open_dataset("mini_diagrams")
+
+    class Large:
+        resolution = 224
+
+    large: Any = Large()
+    assert loading.workers(large, files, range(1000)) == 5
+    assert loading.workers(large, files, range(31)) == 0
+    assert loading.workers(large, memory, range(1000)) == 0
+    assert tiny.resolution <= 64 and loading.workers(tiny, files, range(1000)) == 0
+    monkeypatch.setattr(loading.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert loading.workers(large, files, range(1000)) == loading.MAX_WORKERS
