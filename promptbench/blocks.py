@@ -57,8 +57,17 @@ def split_heads(block: Any, x: Tensor) -> Tensor:
 
 def queries_keys_values(block: Any, x: Tensor) -> tuple[Tensor, KeysValues]:
     """Queries (..., h, tokens, e), and keys and values, of tokens x (..., tokens, d) before `ln_1`."""
-    attention = block.attn
-    q, k, v = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias).chunk(3, dim=-1)
+    return heads(block, projected(block, x))
+
+
+def projected(block: Any, x: Tensor) -> Tensor:
+    """Queries, keys and values in one, (..., tokens, 3 d), of tokens x (..., tokens, d) before `ln_1`."""
+    return F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
+
+
+def heads(block: Any, x: Tensor) -> tuple[Tensor, KeysValues]:
+    """What `projected` gives, apart, as `queries_keys_values` does."""
+    q, k, v = x.chunk(3, dim=-1)
     return split_heads(block, q), KeysValues(split_heads(block, k), split_heads(block, v))
 
 
@@ -83,12 +92,21 @@ def finish(block: Any, x: Tensor, q: Tensor, context: KeysValues, mask: Tensor |
 
     `mask` is added to the attention logits: (..., tokens, context tokens), 0 or -inf.
     """
+    return close(block, x, attend(q, context, mask))
+
+
+def attend(q: Tensor, context: KeysValues, mask: Tensor | None = None) -> Tensor:
+    """What tokens with queries (..., h, tokens, e) read, (..., tokens, d), before the output projection."""
     leading = q.shape[:-3]
     q, keys, values = (t.reshape(-1, *t.shape[-3:]) for t in (q, *context))
     if mask is not None and mask.dim() > 2:
         mask = mask.expand(*leading, *mask.shape[-2:]).reshape(-1, 1, *mask.shape[-2:])
-    heads = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)  # (N, h, tokens, e)
-    attended = heads.transpose(-2, -3).flatten(-2).unflatten(0, leading)
+    read = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)  # (N, h, tokens, e)
+    return read.transpose(-2, -3).flatten(-2).unflatten(0, leading)
+
+
+def close(block: Any, x: Tensor, attended: Tensor) -> Tensor:
+    """The block's output for tokens x (..., d), given what they read (..., d)."""
     x = x + block.ls_1(block.attn.out_proj(attended))
     return x + block.ls_2(mlp(block, block.ln_2(x)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import secrets
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 log = logging.getLogger(__name__)
+
+DRAFT_AGE = 3600.0  # seconds after which an unfinished file is nobody's
 
 
 def cache_dir() -> Path:
@@ -65,3 +68,16 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_drafts(folder: Path, now: float) -> None:
+    """Removes what `write_atomically` left below a folder where the process was killed, once that is long ago.
+
+    Args:
+        now: Seconds since 1970, by the clock of the folder's file system.
+    """
+    for place, _, files in os.walk(folder):
+        for draft in (Path(place, file) for file in files if file.startswith(".") and file.endswith(".tmp")):
+            with contextlib.suppress(OSError):
+                if draft.stat().st_mtime < now - DRAFT_AGE:
+                    draft.unlink()

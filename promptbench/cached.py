@@ -3,6 +3,7 @@
     <cache>/features/<key>.safetensors     features of an ordered list of images
     <cache>/rendered/<digest>/<set>-...    rendered images of one version of the renderer
     <cache>/readable/<dataset>.txt         which image files were found readable
+    <cache>/weights/<key>                  the hash of a backbone's weights
 
 Everything here can be computed again. An entry was last used when its file was last changed: whoever reads one touches
 it. An entry is busy while a living process has a claim on its name; a busy one is never removed.
@@ -23,7 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from promptbench.cache import cache_dir
+from promptbench.cache import cache_dir, remove_drafts
 from promptbench.claims import Claims, holders
 from promptbench.config import UsageError, unknown
 
@@ -33,7 +34,6 @@ LIMIT = 20.0  # GB, unless PROMPTBENCH_CACHE_GB says otherwise
 GB = 10**9
 CLAIMS = "claims"  # folder in the cache folder
 EVICTION = "eviction"  # claim of the process that makes room
-DRAFT_AGE = 3600.0  # seconds after which an unfinished file is nobody's
 ABOUT = "about"  # where the header of a features file says what it holds
 _USE = "~"  # between an entry's name and what tells apart the claims of those who read it
 _HEADER = 2**20  # bytes; no header is longer
@@ -45,7 +45,7 @@ class Entry:
 
     Attributes:
         name: As `cache clear` takes it.
-        kind: `features`, `dense features`, `views`, `rendered` or `readable`.
+        kind: `features`, `dense features`, `views`, `rendered`, `readable` or `weights`.
         what: The dataset, or the set that was rendered; "" where the file does not say.
         backbone: That encoded it; "" for what no backbone made.
         images: How many; 0 where the file does not say.
@@ -84,6 +84,7 @@ def entries() -> list[Entry]:
     """All entries, those used last in front."""
     root = cache_dir()
     found = [*_features(root / "features"), *_rendered(root / "rendered"), *_readable(root / "readable")]
+    found += _weights(root / "weights")
     return sorted(found, key=lambda entry: (-entry.used, entry.name))
 
 
@@ -128,7 +129,7 @@ def make_room() -> list[str]:
         if claim is None:
             return []
         with claim:
-            _remove_drafts()
+            remove_drafts(cache_dir(), time.time())
             claims.clear()
             known = entries()
             excess, gone = sum(entry.size for entry in known) - most, []
@@ -176,15 +177,6 @@ def _means(word: str, entry: Entry) -> bool:
     return word in (entry.kind, entry.what) or (len(word) >= 4 and entry.name.startswith(word))
 
 
-def _remove_drafts() -> None:
-    """Remove what killed processes left half written."""
-    for folder, _, files in os.walk(cache_dir()):
-        for draft in (Path(folder, file) for file in files if file.startswith(".") and file.endswith(".tmp")):
-            with contextlib.suppress(OSError):
-                if time.time() - draft.stat().st_mtime > DRAFT_AGE:
-                    draft.unlink()
-
-
 def _features(folder: Path) -> Iterator[Entry]:
     for file in _files(folder, ".safetensors"):
         about = header(file)
@@ -210,6 +202,11 @@ def rendered_name(digest: str, stem: str) -> str:
 def _readable(folder: Path) -> Iterator[Entry]:
     for file in _files(folder, ".txt"):
         yield from _entry(f"readable-{file.stem}", "readable", file.stem, "", 0, (file,))
+
+
+def _weights(folder: Path) -> Iterator[Entry]:
+    for file in _files(folder, ""):
+        yield from _entry(f"weights-{file.name}", "weights", "", "", 0, (file,))
 
 
 def _files(folder: Path, suffix: str) -> list[Path]:

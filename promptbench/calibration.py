@@ -11,8 +11,6 @@ Nothing learned here is kept: each measurement has a method of its own.
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -46,7 +44,7 @@ class Calibration:
     """Measures on one backbone.
 
     Attributes:
-        device: `cpu` or `cuda`.
+        device: `cpu`, `cuda` or `cuda:N`.
         clock: Seconds; the time of the process instead of the wall's makes a busy machine count less.
     """
 
@@ -134,17 +132,10 @@ class Calibration:
 
     def _since(self, began: float) -> float:
         if self.device.startswith("cuda"):
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
         return self.clock() - began
 
 
 def first(full: Size) -> Size:
     """The smallest size that is tried."""
     return Size(min(full.classes, CLASSES), min(full.images, IMAGES))
-
-
-def memory(device: str) -> float:
-    """Most bytes so far: of this process on a CPU, of torch's allocator on a GPU."""
-    if device.startswith("cuda"):
-        return float(torch.cuda.max_memory_allocated())
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))

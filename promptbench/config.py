@@ -18,11 +18,12 @@ from typing import Any, Literal, NamedTuple, TypeVar, Union
 
 import yaml
 
+from promptbench.plainyaml import load_yaml
+
 T = TypeVar("T")
 
 _LONGEST_LIST = 24  # known names shown where none is near
 _LONGEST_VALUE = 60  # characters of a refused value shown
-_MOST_VALUES, _DEEPEST = 100_000, 40  # of a YAML file, aliases counted as often as they are used
 
 
 class UsageError(ValueError):
@@ -129,30 +130,6 @@ def parse_assignment(text: str) -> tuple[tuple[str, ...], Any]:
     except (yaml.YAMLError, ValueError):
         return path, right
     return path, value if value is None or isinstance(value, (bool, int, float, str, list)) else right
-
-
-def load_yaml(text: str) -> Any:
-    """What a YAML text says, in plain Python values that can be walked through.
-
-    Raises:
-        yaml.YAMLError, ValueError: It is no YAML, or its values are nested too deeply, or, with aliases of aliases, too
-            many.
-    """
-    try:
-        raw = yaml.safe_load(text)
-    except RecursionError:
-        raise ValueError("its values are nested too deeply") from None
-    waiting, met = [(raw, 0)], 0
-    while waiting:
-        value, depth = waiting.pop()
-        met += 1
-        if met > _MOST_VALUES or depth > _DEEPEST:
-            raise ValueError("its values are nested too deeply" if depth > _DEEPEST else "it has too many values")
-        if isinstance(value, Mapping):
-            waiting += [(item, depth + 1) for item in value.values()]
-        elif isinstance(value, (list, tuple, set)):
-            waiting += [(item, depth + 1) for item in value]
-    return raw
 
 
 def describe_fields(cls: type) -> list[FieldFacts]:

@@ -1,8 +1,10 @@
-"""Which devices a run uses, and how strictly they are held to the same bits."""
+"""Which devices a run uses, how strictly they are held to the same bits, and the memory that they took."""
 
 from __future__ import annotations
 
 import os
+import resource
+import sys
 
 from promptbench.config import UsageError
 
@@ -52,3 +54,12 @@ def hold_to_bits(deterministic: bool) -> None:
     torch.backends.cudnn.deterministic = deterministic
     if deterministic:
         torch.backends.cudnn.benchmark = False
+
+
+def peak_memory(device: str) -> int:
+    """Most bytes so far: of this process on a CPU, of torch's allocator on a GPU."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # KiB

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from promptbench.bench import Bench
-from promptbench.calibration import Calibration, Speed, memory
+from promptbench.calibration import Calibration, Speed
 from promptbench.config import UsageError
+from promptbench.devices import hold_to_bits, peak_memory
 from promptbench.evaluation import kept_of, reads_features
 from promptbench.execution import kept_for_training, training_facts, training_path
 from promptbench.features import Kept, key, path_of
@@ -26,6 +27,7 @@ from promptbench.ood import SCORES
 from promptbench.planning import Run
 from promptbench.results import find
 from promptbench.selection import SelectedImages, open_selection, shown_names
+from promptbench.standing import duration
 from promptbench.trainings import training_key
 from promptbench.trial import Clock, Pace
 
@@ -76,6 +78,7 @@ class Forecast:
         if spec.name not in self.again and find(self.bench.output, spec) is not None:
             return found
         torch.set_num_threads(spec.threads)
+        hold_to_bits(spec.deterministic)  # which features are kept by
         train = open_selection(self.bench.dataset, run.plan.train, spec.data_seed)
         self.stopped = True
         calibration = Calibration(self.bench.backbone, self.bench.device, self.clock)
@@ -90,7 +93,7 @@ class Forecast:
         if method.trains:
             more = self._train(run, method, train, calibration, found)
         self._evaluate(run, method, calibration, found)
-        found.memory = memory(self.bench.device) + more
+        found.memory = peak_memory(self.bench.device) + more
         return found
 
     def _train(
@@ -212,12 +215,3 @@ def summary(found: Sequence[Estimate | None], spent: float, reasons: Sequence[st
     if missing:
         lines.append(f"no estimate of {missing} runs: {reasons[0]}")
     return "\n".join(lines)
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min` or `3.5 h`."""
-    if seconds < 0.95:
-        return f"{seconds:.1f} s"
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"

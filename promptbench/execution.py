@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import resource
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ from promptbench.bench import Bench
 from promptbench.claims import Claim, Claims
 from promptbench.classnames import ClassNames
 from promptbench.config import UsageError
-from promptbench.devices import hold_to_bits
+from promptbench.devices import hold_to_bits, peak_memory
 from promptbench.evaluation import (
     EVALUATION_BATCH,
     Evaluated,
@@ -121,7 +119,7 @@ def execute(bench: Bench, run: Run, work: Work) -> Result:
             "train_seconds": round(outcome.seconds, 3),
             "train_images_per_second": round(outcome.images_per_second, 1),
             "eval_seconds": round(seconds, 3),
-            "peak_memory_mb": peak_memory_mb(bench.device),
+            "peak_memory_mb": round(peak_memory(bench.device) / 2**20, 1),
         },
         versions=library_versions(),
         commit=git_commit(),
@@ -274,11 +272,3 @@ def training_transform_id(run: Run) -> str:
     if run.settings.recipe is None:
         return ""
     return TRAINING_TRANSFORM if run.settings.recipe.augment else EVALUATION_TRANSFORM
-
-
-def peak_memory_mb(device: str) -> float:
-    """Most memory so far, MiB: of this process on a CPU, of torch's allocator on a GPU."""
-    if device.startswith("cuda"):
-        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    scale = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**20, 1)

@@ -2,7 +2,7 @@
 
 One file holds the features of one ordered list of images, or of N random views of each. Its name is a hash of
 everything that decides them: weights, transform, the identity of each image (path, size, time of change), libraries,
-threads. They are always produced by `encode`, in fixed order and batches, so that cached and fresh features are
+threads, device. They are always produced by `encode`, in fixed order and batches, so that cached and fresh features are
 bit-equal; dense ones are kept in half precision where a method says that it can bear that, and there alone.
 """
 
@@ -82,7 +82,7 @@ def image_features(
         with alone(cache_dir() / CLAIMS, name):
             features = read(path, count)  # another process may just have written them
             if features is None:
-                say_size(backbone, dataset, count, kept)
+                say_size(backbone, dataset, len(items), kept)
                 features = encode(backbone, dataset, items, kept)
                 write(path, features, about(backbone, dataset, count, kept))
     return with_local(backbone, features) if kept.dense else features
@@ -104,7 +104,8 @@ def say_size(backbone: Backbone, dataset: Dataset, images: int, kept: Kept) -> N
     if kept.dense and size >= SAID:
         precision = "half precision" if kept.half else "float32"
         log.warning(
-            "dense features of %d images of '%s' will take %.1f GB of the cache, in %s",
+            "dense features of %s%d images of '%s' will take %.1f GB of the cache, in %s",
+            f"{kept.views} views each of " if kept.views else "",
             images,
             dataset.name,
             size / GB,
@@ -147,7 +148,7 @@ def key(
     """Hash of all that decides the features of these images; arguments as in `image_features`."""
     kept = kept or Kept(dense)
     digest = hashlib.sha256()
-    conditions = (
+    conditions: tuple[object, ...] = (
         backbone.weights_hash,
         backbone.architecture,
         EVALUATION_TRANSFORM if not kept.views else (TRAINING_TRANSFORM, kept.seed, kept.views),
@@ -158,6 +159,10 @@ def key(
         BATCH,
         "half" if kept.dense and kept.half else kept.dense,
     )
+    if torch.are_deterministic_algorithms_enabled():
+        conditions += ("deterministic",)
+    if backbone.device.type == "cuda":
+        conditions += (torch.cuda.get_device_name(backbone.device),)
     digest.update(repr(conditions).encode())
     for item in items:
         digest.update(dataset.identity(item).encode() + b"\0")

@@ -6,9 +6,9 @@
     authors     what the papers ran; on a GPU
 
 The authors ran CLIP in float16 without scaling their losses, and kept some learned tensors in float16 too, with their
-gradients and momentum: those that `Method.authors_half` names. GalLoP's trained with `16-mixed`. Under `authors` matrix
-products are float16 by autocast; sums along the towers and normalisations stay float32, which CLIP's own half
-precision rounds as well.
+gradients and momentum: those that `Method.authors_half` names; where it is None, they trained with `16-mixed`. Under
+`authors` matrix products are float16 by autocast; sums along the towers and normalisations stay float32, which CLIP's
+own half precision rounds as well.
 
 Whatever it is, logits and losses are computed in float32, learned tensors are stored in float32, and images are scored
 in float32 throughout: the precision is that of the training, and all trainings share the features of test images.

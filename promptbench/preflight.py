@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from promptbench.cached import limit
 from promptbench.config import UsageError
 from promptbench.method import instantiate
 from promptbench.results import Result, result_path
+from promptbench.resuming import partial_seconds
 from promptbench.selection import open_selection, shown_names
 
 if TYPE_CHECKING:
@@ -22,12 +24,15 @@ log = logging.getLogger(__name__)
 
 
 def preflight(bench: Bench, runs: Sequence[Run]) -> None:
-    """Look at all data and all prompts of the runs.
+    """Look at the environment, at all data and at all prompts of the runs.
 
     Raises:
-        UsageError: On the first thing that would fail: missing images, prompts that are too long, values that the
-            backbone cannot carry. Classes with fewer images than shots and words never seen are warned about.
+        UsageError: On the first thing that would fail: an environment variable that is no number, missing images,
+            prompts that are too long, values that the backbone cannot carry. Classes with fewer images than shots and
+            words never seen are warned about.
     """
+    limit()
+    partial_seconds()
     check_images(bench, runs)
     check_prompts(bench, runs)
 

@@ -17,7 +17,7 @@ from rich.table import Column
 from rich.text import Text
 
 from promptbench.listing import columns
-from promptbench.results import read_result, result_path
+from promptbench.results import predictions_path, read_result, result_path
 from promptbench.standing import Standing, reason, running_lines, since, summary
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ class Overview:
     def __init__(self, runs: Sequence[Run], output: Path, total: int) -> None:
         self.console = Console(file=sys.stderr, highlight=False)
         self.open = {run.spec.name: run for run in runs}
+        self.half = {run.spec.name for run in runs if result_path(output, run.spec).exists()}  # without predictions
         self.output, self.total, self.began = output, total, time.time()
         self.live = Live(console=self.console, transient=True, auto_refresh=False)
         if total > len(runs):
@@ -126,7 +127,7 @@ class Overview:
     def update(self, standing: Standing) -> None:
         """Show how the runs stand."""
         for name, run in list(self.open.items()):
-            if name in standing.done:
+            if name in standing.done and (name not in self.half or predictions_path(self.output, run.spec).exists()):
                 result = read_result(result_path(self.output, run.spec))
                 seconds = sum(result.cost.get(key) or 0.0 for key in ("train_seconds", "eval_seconds"))
                 self._close(name, f"{figures(result)} ({seconds:.1f} s)")

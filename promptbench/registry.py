@@ -26,6 +26,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from promptbench.config import UsageError, unknown
+from promptbench.syntax import literals, plugin_class
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def facts(kind: str, name: str) -> PluginFacts:
         raise UsageError(f"The plugin {name!r} cannot be read: {_located(error, path)}.") from error
     docstring = ast.get_docstring(tree) or ""
     summary = docstring.partition("\n")[0]
-    return PluginFacts(name, summary, docstring, _literals(_plugin_class(tree, kind)), path)
+    return PluginFacts(name, summary, docstring, literals(plugin_class(tree, _CONTRACTS[kind], kind)), path)
 
 
 def source_digest(kind: str, name: str) -> str:
@@ -155,7 +156,7 @@ def _kind_of(file: Path) -> str:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, SyntaxError):  # importing it says what is wrong
         return "methods"
-    return next((kind for kind in _CONTRACTS if _plugin_class(tree, kind) is not None), "methods")
+    return next((kind for kind, name in _CONTRACTS.items() if plugin_class(tree, name, kind) is not None), "methods")
 
 
 def _sources(kind: str) -> dict[str, _Source]:
@@ -259,52 +260,3 @@ def _is_plugin(value: object, kind: str, module: ModuleType) -> bool:
         and not value.__name__.startswith("_")
         and getattr(value, "plugin_kind", None) == _CONTRACTS[kind].lower()
     )
-
-
-def _plugin_class(tree: ast.Module, kind: str) -> ast.ClassDef | None:
-    """The first public class that, as far as the source tells, subclasses the contract or another plugin."""
-    contracts = {_CONTRACTS[kind]}
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("promptbench.")):
-            contracts |= {
-                alias.asname or alias.name for alias in node.names if alias.name in contracts or _is_sibling(node, kind)
-            }
-        if isinstance(node, ast.ClassDef) and contracts & {_last_part(base) for base in node.bases}:
-            if not node.name.startswith("_"):
-                return node
-            contracts.add(node.name)
-    return None
-
-
-def _is_sibling(node: ast.ImportFrom, kind: str) -> bool:
-    return bool(node.level) or (node.module or "").startswith(f"promptbench.{kind}.")
-
-
-def _last_part(node: ast.expr) -> str:
-    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
-
-
-def _literals(cls: ast.ClassDef | None) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for node in cls.body if cls else ():
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-        value = node.value if isinstance(node, (ast.Assign, ast.AnnAssign)) else None
-        for target in targets:
-            if isinstance(target, ast.Name) and value is not None:
-                found |= _literal(target.id, value)
-    return found
-
-
-def _literal(name: str, value: ast.expr) -> dict[str, Any]:
-    """`{name: value}` where the expression is a literal or a call with keywords, else nothing."""
-    if isinstance(value, ast.Call):
-        arguments: dict[str, Any] = {}
-        for keyword in value.keywords:
-            arguments |= _literal(keyword.arg, keyword.value) if keyword.arg else {}
-        return {name: arguments} if arguments else {}
-    try:
-        return {name: ast.literal_eval(value)}
-    except (ValueError, TypeError):
-        return {}

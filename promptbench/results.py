@@ -14,12 +14,12 @@ import json
 import math
 import os
 import tempfile
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from promptbench.cache import write_atomically
 from promptbench.config import UsageError
 from promptbench.provenance import git_commit, library_versions, utc_now
 from promptbench.spec import Spec, expect, to_plain
@@ -268,20 +268,9 @@ def _result_files(place: Path) -> Iterator[str]:
 
 
 def _write_json(path: Path, data: object) -> None:
-    """Writes under another name in the same folder, then renames: nobody ever sees half a file."""
     text = json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     with _said_plainly(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with draft.open("x", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(draft, path)
-        finally:
-            with contextlib.suppress(OSError):
-                draft.unlink(missing_ok=True)
+        write_atomically(path, lambda file: file.write(text.encode()))
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from promptbench.cache import write_atomically
+from promptbench.config import UsageError
 from promptbench.method import Method
 
 FORMAT = "promptbench partial/1"
@@ -89,8 +90,19 @@ class PartialFile:
 
 
 def partial_seconds() -> float:
-    """Seconds between two notes of where a training stands, `PROMPTBENCH_PARTIAL_SECONDS` or else `SECONDS`."""
-    return float(os.environ.get("PROMPTBENCH_PARTIAL_SECONDS") or SECONDS)
+    """Seconds between two notes of where a training stands, `PROMPTBENCH_PARTIAL_SECONDS` or else `SECONDS`.
+
+    Raises:
+        UsageError: It is no number from 0 on.
+    """
+    text = os.environ.get("PROMPTBENCH_PARTIAL_SECONDS", "")
+    try:
+        value = float(text or SECONDS)
+        if 0 <= value < float("inf"):
+            return value
+    except ValueError:
+        pass
+    raise UsageError(f"PROMPTBENCH_PARTIAL_SECONDS takes a number of seconds from 0 on, not {text!r}.")
 
 
 def state_of(method: Method, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -103,7 +115,7 @@ def state_of(method: Method, optimizer: torch.optim.Optimizer) -> dict[str, Tens
     tensors |= {f"kept.{name}": tensor for name, tensor in method.training_state().items()}
     tensors["generator.cpu"] = torch.get_rng_state()
     if method.backbone.device.type == "cuda":
-        tensors["generator.cuda"] = torch.cuda.get_rng_state()
+        tensors["generator.cuda"] = torch.cuda.get_rng_state(method.backbone.device)
     return tensors
 
 
@@ -118,7 +130,7 @@ def restore(method: Method, optimizer: torch.optim.Optimizer, found: Partial, de
     generators = found.part("generator")
     torch.set_rng_state(generators["cpu"])
     if "cuda" in generators:
-        torch.cuda.set_rng_state(generators["cuda"])
+        torch.cuda.set_rng_state(generators["cuda"], device)
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:

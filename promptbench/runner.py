@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import secrets
 import time
 import traceback
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from promptbench.bench import Bench
+from promptbench.cache import remove_drafts
 from promptbench.claims import Claim, Claims, now
 from promptbench.config import UsageError
 from promptbench.execution import Busy, Listener, Work, execute
@@ -31,7 +31,6 @@ __all__ = ["Listener", "run_all"]
 LOOK_AGAIN = 1.0  # seconds between looks at runs that others do
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # only writing fails so
 DENIED = (errno.EACCES, errno.EPERM)
-DRAFT_AGE = 3600.0  # seconds after which a draft of a file is nobody's
 
 
 def run_all(
@@ -80,18 +79,9 @@ def announced(output: Path, names: Iterable[str]) -> Iterator[None]:
         claims.take(f"call-{secrets.token_hex(8)}", {"kind": "call", "runs": list(names)})
         yield
         claims.clear()
-        remove_drafts(output)
-
-
-def remove_drafts(output: Path) -> None:
-    """Remove the halves of files that processes left which were killed while they wrote, long ago."""
-    limit = now(output) - DRAFT_AGE
-    for part in ("results", "trainings", "predictions"):
-        for folder, _, files in os.walk(output / part):
-            for draft in (Path(folder, file) for file in files if file.startswith(".") and file.endswith(".tmp")):
-                with contextlib.suppress(OSError):
-                    if draft.stat().st_mtime < limit:
-                        draft.unlink()
+        today = now(output)
+        for part in ("results", "trainings", "predictions"):
+            remove_drafts(output / part, today)
 
 
 def about(run: Run) -> dict[str, Any]:

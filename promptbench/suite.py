@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 
-from promptbench.config import UsageError, build, load_yaml, unknown
+from promptbench.config import UsageError, build, unknown
+from promptbench.plainyaml import load_yaml
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,11 +56,21 @@ class Job:
     plugins: tuple[Path, ...]
 
     def runs(self) -> list[Run]:
-        """The runs, planned here."""
+        """The runs, planned here.
+
+        Raises:
+            UsageError: One of them comes out otherwise here.
+        """
         for path in self.plugins:
             registry.add_file(path)
         planned = {run.spec.name: run for run in plan_runs(self.request)}
-        return [planned[name] for name in self.names if name in planned]
+        missing = [name for name in self.names if name not in planned]
+        if missing:
+            raise UsageError(
+                f"The run {missing[0]} comes out otherwise on {socket.gethostname()} than where the call is; install "
+                "the same promptbench and plugins there."
+            )
+        return [planned[name] for name in self.names]
 
 
 class Sweep:
@@ -136,12 +146,18 @@ def carry_out(sweep: Sweep, executor: Executor, overview: Overview) -> int:
     """Do the runs of a sweep; returns how many failed.
 
     Raises:
-        UsageError: The sweep cannot go on, such as for a full disk.
+        UsageError: The sweep cannot go on, such as for a full disk, or leaves runs undone.
     """
     with contextlib.closing(executor.execute(sweep)) as looks:  # type: ignore[type-var]  # a generator
         for standing in looks:
             overview.update(standing)
     overview.update(sweep.standing())
+    left = sweep.unfinished()
+    if left:
+        raise UsageError(
+            f"{len(left)} of {len(sweep.runs)} runs are left undone, such as {left[0]}, though every process has ended "
+            "well; what is finished is kept, and the same command goes on from here."
+        )
     return len(sweep.failed())
 
 

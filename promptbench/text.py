@@ -127,22 +127,34 @@ def shared_path(
     x = suffix.flatten(1, 2).index_select(1, packing.sources.flatten()).unflatten(1, (G, C))  # (S or 1, G, C, d)
     prefix_mask = causal_mask(n, n, prefix)
     mask = torch.cat([prefix.new_zeros(G, C, n), packing.mask.to(prefix.dtype)], dim=-1)  # (G, C, n + C)
-    last = len(resblocks) - 1
-    for i, block in enumerate(resblocks):
+
+    def behind(context: blocks.KeysValues, own: blocks.KeysValues) -> blocks.KeysValues:
+        """What class tokens attend to: the prefix, then the tokens of their row."""
+        return blocks.KeysValues(*(t.unsqueeze(1) for t in context)).expand(S, G).then(own.expand(S, G))
+
+    for i, block in enumerate(resblocks[:-1]):
         if i in deep:
             prefix = replace_prompts(prefix, deep[i])
-        if i < last:
+        if i:  # one product for all tokens: for the few rows of the prefix alone, all weights would be read again
+            rows, parts = torch.cat([prefix.flatten(0, 1), x.flatten(0, 2)]), (S * n, S * G * C)
+            of_prefix, of_classes = blocks.projected(block, rows).split(parts)
+            q, context = blocks.heads(block, of_prefix.unflatten(0, (S, n)))
+            queries, own = blocks.heads(block, of_classes.unflatten(0, (S, G, C)))
+            attended = blocks.attend(q, context, prefix_mask), blocks.attend(queries, behind(context, own), mask)
+            rows = blocks.close(block, rows, torch.cat([attended[0].flatten(0, 1), attended[1].flatten(0, 2)]))
+            prefix, x = (t.unflatten(0, size) for t, size in zip(rows.split(parts), ((S, n), (S, G, C)), strict=True))
+        else:  # class tokens that are the same for all images, and that often need no gradient
             q, context = blocks.queries_keys_values(block, prefix)
             queries, own = blocks.queries_keys_values(block, x)
-        else:  # only the state at [EOT] is read after the last block
-            context, own = blocks.keys_values(block, prefix), blocks.keys_values(block, x)
-            at = packing.last.unsqueeze(-1)  # (G, q, 1)
-            x, mask = x.take_along_dim(at.unsqueeze(0), dim=2), mask.take_along_dim(at, dim=1)
-            queries = blocks.queries(block, x)
-        seen = blocks.KeysValues(*(t.unsqueeze(1) for t in context)).expand(S, G).then(own.expand(S, G))
-        x = blocks.finish(block, x, queries.expand(S, *queries.shape[1:]), seen, mask)
-        if i < last:
+            x = blocks.finish(block, x, queries.expand(S, *queries.shape[1:]), behind(context, own), mask)
             prefix = blocks.finish(block, prefix, q, context, prefix_mask)
+    last = resblocks[-1]  # only the state at [EOT] is read after it
+    prefix = replace_prompts(prefix, deep[len(resblocks) - 1]) if len(resblocks) - 1 in deep else prefix
+    context, own = blocks.keys_values(last, prefix), blocks.keys_values(last, x)
+    at = packing.last.unsqueeze(-1)  # (G, q, 1)
+    x, mask = x.take_along_dim(at.unsqueeze(0), dim=2), mask.take_along_dim(at, dim=1)
+    queries = blocks.queries(last, x)
+    x = blocks.finish(last, x, queries.expand(S, *queries.shape[1:]), behind(context, own), mask)
     return x.flatten(1, 2).index_select(1, packing.order)
 
 

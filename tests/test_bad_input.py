@@ -61,6 +61,17 @@ def tree(folder: Path) -> dict[str, bytes | None]:
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
+@pytest.mark.parametrize("value", ["often", "-1", "nan", "inf"])
+@pytest.mark.parametrize(
+    ("name", "takes"), [("PROMPTBENCH_PARTIAL_SECONDS", "seconds"), ("PROMPTBENCH_CACHE_GB", "gigabytes")]
+)
+def test_a_wrong_environment_is_told_before_anything_is_trained(
+    name: str, takes: str, value: str, refused: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert refused(*COOP) == f"{name} takes a number of {takes} from 0 on, not {value!r}."
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from promptbench import cached, features
+from promptbench import cache, cached, features
 from promptbench.backbone import Backbone
+from promptbench.bench import Bench
 from promptbench.claims import Claims
 from promptbench.cli import main
 from promptbench.config import UsageError
 from promptbench.dataset import Dataset, open_dataset
+from promptbench.devices import hold_to_bits
 from promptbench.features import Kept
+from promptbench.fingerprints import weights_hash
 from promptbench.images import ImageFeatures
+from promptbench.suite import load_suite
 
 
 @pytest.fixture
@@ -97,6 +104,28 @@ def test_keys_tell_transform_seed_views_and_precision_apart(tiny: Backbone, data
     assert features.key(tiny, dataset, items, kept=Kept(half=True)) == features.key(tiny, dataset, items)
 
 
+def test_deterministic_algorithms_have_features_of_their_own(tiny: Backbone, dataset: Dataset) -> None:
+    items = dataset.items("test")
+    plain = features.key(tiny, dataset, items)
+    try:
+        hold_to_bits(True)
+        assert features.key(tiny, dataset, items) != plain
+    finally:
+        hold_to_bits(False)
+    assert features.key(tiny, dataset, items) == plain
+
+
+def test_models_of_gpus_have_features_of_their_own(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "large" if device.index == 2 else "small")
+
+    def key(place: str) -> str:
+        backbone: Any = SimpleNamespace(weights_hash="w", architecture="a", device=torch.device(place))
+        return features.key(backbone, dataset, dataset.items("test"))
+
+    assert key("cuda:0") == key("cuda:1") != key("cuda:2")
+    assert key("cpu") not in (key("cuda:1"), key("cuda:2"))
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "header", "empty", "others"])
 def test_a_damaged_entry_is_computed_again(
     damage: str, tiny: Backbone, dataset: Dataset, caplog: pytest.LogCaptureFixture
@@ -155,6 +184,18 @@ def test_the_size_of_dense_features_is_said_before(
     assert "dense features of 2 images of 'pets' will take" in caplog.text
 
 
+def test_the_size_that_is_said_of_views_is_theirs(
+    tiny: Backbone, dataset: Dataset, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "SAID", 1)
+    monkeypatch.setattr(features, "GB", 1)
+    kept = Kept(dense=True, views=3, seed=1)
+    features.image_features(tiny, dataset, dataset.items("test"), kept=kept)
+    (entry,) = cached.entries()
+    said = re.search(r"dense features of 3 views each of 3 images of 'pets' will take (\d+)", caplog.text)
+    assert said is not None and 0 < entry.size - int(said[1]) < 1000  # but for header and checksum
+
+
 def test_the_entries_used_longest_ago_go_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = {name: put(name, age) for name, age in (("old", 3), ("older", 4), ("new", 1))}
     assert names() == ["new", "old", "older"]
@@ -198,30 +239,46 @@ def test_two_processes_do_not_evict_at_once(folder: Path, monkeypatch: pytest.Mo
     assert cached.make_room() == ["one"]
 
 
-def test_several_processes_write_read_and_evict_together(folder: Path, dataset: Dataset, tiny_name: str) -> None:
-    """Each gets the right features, whatever the others remove under its hands."""
-    code = f"""
+TURNS = """
 import torch
-torch.set_num_threads(1)
 from promptbench import features, load_backbone
 from promptbench.dataset import open_dataset
-backbone = load_backbone({tiny_name!r})
-dataset = open_dataset("folder", {{"root": {str(dataset.config.root)!r}}}, alias="pets")
-items = dataset.items("test")
-right = features.encode(backbone, dataset, items, features.Kept()).cls
-for turn in range(12):
-    for part in (items, items[:2], items[1:], items[:1]):
-        got = features.image_features(backbone, dataset, part).cls
-        assert torch.allclose(got, right[[items.index(item) for item in part]], atol=1e-5)
+
+def turns(backbone, root):
+    dataset = open_dataset("folder", {"root": root}, alias="pets")
+    items = dataset.items("test")
+    right = features.encode(backbone, dataset, items, features.Kept()).cls
+    while True:
+        for part in (items, items[:2], items[1:], items[:1]):
+            got = features.image_features(backbone, dataset, part).cls
+            assert torch.allclose(got, right[[items.index(item) for item in part]], atol=1e-5)
+        yield
 """
-    environment = {**os.environ, "PROMPTBENCH_CACHE_GB": str(3000 / cached.GB)}
-    workers = [
-        subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    said = [worker.communicate()[1] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], said
-    assert not any("damaged" in text for text in said)
+
+
+def test_several_processes_write_read_and_evict_together(
+    folder: Path,
+    dataset: Dataset,
+    tiny: Backbone,
+    tiny_name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each gets the right features, whatever the other removes under its hands."""
+    monkeypatch.setenv("PROMPTBENCH_CACHE_GB", str(3000 / cached.GB))
+    root = str(dataset.config.root)  # type: ignore[attr-defined]
+    code = f"{TURNS}\ntorch.set_num_threads(1)\nmine = turns(load_backbone({tiny_name!r}), {root!r})\n"
+    code += "print('begun', flush=True)\nfor _ in range(4): next(mine)"
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    defined: dict[str, Any] = {}
+    exec(TURNS, defined)
+    mine = defined["turns"](tiny, root)
+    assert other.stdout is not None and other.stdout.readline() == "begun\n"
+    while other.poll() is None:
+        next(mine)
+    said = other.communicate()[1]
+    assert other.returncode == 0, said
+    assert "damaged" not in said + caplog.text
     assert sum(entry.size for entry in cached.entries()) <= 2 * 3000
 
 
@@ -251,7 +308,7 @@ def test_drafts_of_killed_processes_go(folder: Path) -> None:
     drafts = [folder / "features" / f".{name}.tmp" for name in ("young", "old")]
     for draft in drafts:
         draft.write_bytes(b"half")
-    os.utime(drafts[1], (time.time() - 2 * cached.DRAFT_AGE,) * 2)
+    os.utime(drafts[1], (time.time() - 2 * cache.DRAFT_AGE,) * 2)
     cached.make_room()
     assert [draft.exists() for draft in drafts] == [True, False]
     assert names() == ["one"]
@@ -309,6 +366,17 @@ def test_clear_of_an_unknown_name_offers_the_nearest(folder: Path, capsys: pytes
     assert main(["cache", "clear", "--older-than", "-1"]) == 2
     assert "takes a number of days from 0 on, not '-1'" in capsys.readouterr().err
     assert names() == ["abcdef"]
+
+
+def test_remembered_hashes_of_weights_are_entries(
+    folder: Path, tiny_name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = Bench(replace(load_suite("mini"), backbone=tiny_name), tmp_path)
+    assert (remembered := weights_hash(bench)) and (path := next((folder / "weights").iterdir())).is_file()
+    (entry,) = cached.entries()
+    assert (entry.kind, entry.name, entry.size) == ("weights", f"weights-{path.name}", len(remembered))
+    assert main(["cache", "list"]) == 0 and f"weights-{path.name[:4]}  weights" in capsys.readouterr().out
+    assert main(["cache", "clear", "weights"]) == 0 and not path.exists()
 
 
 def test_rendered_images_are_entries_and_stay_while_mapped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,7 +243,8 @@ def test_one_check_cannot_spoil_the_backbone_for_the_next(check: Check) -> None:
     assert all((tensor == clip[name]).all() for name, tensor in backbone.clip.state_dict().items())
 
 
-def test_settings_and_presets_are_those_asked_for(check: Check) -> None:
+def test_settings_and_presets_are_those_asked_for(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conformance, "CHECKS", (conformance.MADE,))
     quiet = GOOD.replace(
         "self.config.scale * self.ctx", "self.config.scale * self.ctx if self.config.scale < 2 else 1 / 0"
     )
@@ -326,14 +327,15 @@ def test_a_protocol_is_told_apart(check: Check) -> None:
     assert check(source, "--preset", "x") == (2, ["promptbench: error: --preset x: a protocol has no presets."])
 
 
-def test_the_plugin_of_the_readme_passes_through_the_real_command(tmp_path: Path) -> None:
+def test_the_plugin_of_the_readme_passes_through_the_real_command(tmp_path: Path, tiny_name: str) -> None:
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     plugin = next(b for b in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL) if "class CLIPAdapter" in b)
     (tmp_path / "clip_adapter.py").write_text(plugin, encoding="utf-8")
     command = [str(Path(sys.executable).with_name("promptbench")), "check-plugin", "clip_adapter.py"]
+    command += ["--backbone", tiny_name]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("The method CLIPAdapter on the backbone mini\nok    ")
+    assert done.stdout.startswith(f"The method CLIPAdapter on the backbone {tiny_name}\nok    ")
     assert "CLIPAdapter keeps the contract: " in done.stdout.splitlines()[-1]
     assert {path.name for path in tmp_path.iterdir()} <= {"clip_adapter.py", "__pycache__"}
 

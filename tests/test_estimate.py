@@ -83,6 +83,7 @@ def test_seconds_are_right_within_a_factor_of_two(
 def test_memory_is_right_within_a_factor_of_two(tmp_path: Path) -> None:
     """Of a process of its own; what this one needs for pytest is within the factor."""
     words = [*DIAGRAMS, "--method", "maple", "--set", "maple.epochs=1", "--output", str(tmp_path)]
+    words += ["--shots", "2"]
     bench, (run,) = planned(tmp_path, *words)
     code = "import sys; from promptbench.cli import main; sys.exit(main())"
     dry = subprocess.run([sys.executable, "-c", code, *words, "--dry-run"], capture_output=True, text=True, check=True)

@@ -1,27 +1,39 @@
 """Executors: a Ray cluster of several nodes and Slurm's local stand-in give the files of one process, also when a node
-is killed in the middle or a task is preempted; what is wrong with a call is said in a sentence."""
+is killed in the middle or a task is preempted; nodes need not be alike, keep no files, and get no secret through a
+disk; what is wrong with a call is said in a sentence."""
 
 from __future__ import annotations
 
 import ast
+import contextlib
+import csv
 import importlib.util
 import json
 import os
+import pickle
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from promptbench import registry, runner
-from promptbench.cli import main
+from promptbench import planning, registry, runner, sweep
+from promptbench.cli import main, parser
 from promptbench.config import UsageError
-from promptbench.executors import contract, parcel, slurm, staging
+from promptbench.execution import Busy
+from promptbench.executors import contract, parcel, remote, slurm, staging
+from promptbench.executors.returned import Store
+from promptbench.executors.slot import Slot
+from promptbench.flags import bench_of, request_of
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
 assert _spec is not None and _spec.loader is not None
@@ -74,10 +86,17 @@ METHODS = ("--method", "zeroshot", "slow", "broken", "--set", "slow.epochs=12", 
 
 @pytest.fixture(autouse=True)
 def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(registry, "_files", {kind: {} for kind in ("methods", "datasets", "protocols")})
+    monkeypatch.setattr(registry, "_files", {})
+    forget_plugins()
     monkeypatch.setattr(runner, "LOOK_AGAIN", 0.05)
     yield
     torch.set_num_threads(1)
+    forget_plugins()
+
+
+def forget_plugins() -> None:
+    """As another process begins."""
+    registry._files.update({kind: {} for kind in ("methods", "datasets", "protocols")})
     for name in [name for name in sys.modules if name.startswith("promptbench_plugin.")]:
         del sys.modules[name]
 
@@ -101,12 +120,19 @@ def call(root: Path) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def whole(call: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The numbers of one process that nobody disturbs."""
-    registry._files = {kind: {} for kind in ("methods", "datasets", "protocols")}
+def folder(call: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of one process that nobody disturbs."""
+    forget_plugins()
     output = tmp_path_factory.mktemp("whole")
-    assert main([*call, "--output", str(output)]) == 1
-    return numbers(output)
+    assert main([*call, "--logger", "csv", "--output", str(output)]) == 1
+    forget_plugins()
+    return output
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> dict[str, Any]:
+    """Its numbers."""
+    return numbers(folder)
 
 
 def numbers(output: Path) -> dict[str, Any]:
@@ -120,6 +146,33 @@ def numbers(output: Path) -> dict[str, Any]:
         content = path.read_bytes()  # the head holds the seconds
         found[path.name] = content[8 + int.from_bytes(content[:8], "little") :]
     return found
+
+
+def logged(output: Path) -> dict[str, list[dict[str, str]]]:
+    """What `--logger csv` wrote, row by row without empty fields, by the folder of the run."""
+    found = {}
+    for path in output.rglob("metrics.csv"):
+        with path.open(newline="") as file:
+            rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
+        found[path.parent.name] = rows
+    return found
+
+
+def job_of(words: tuple[str, ...], output: Path) -> tuple[sweep.Job, list[planning.Run]]:
+    """What a worker is told of a call, and its runs."""
+    options = parser().parse_args([*words, "--output", str(output)])
+    plugins = tuple(map(Path, options.plugin))
+    for path in plugins:
+        registry.add_file(path)
+    request = request_of(options)
+    runs = planning.plan_runs(request)
+    bench = bench_of(options, request.suite, output, "cpu")
+    return sweep.Job(request, bench, tuple(run.spec.name for run in runs), {}, plugins), runs
+
+
+def slots() -> set[Path]:
+    """The folders of slots on this machine."""
+    return set(Path(tempfile.gettempdir()).glob("promptbench-slot-*"))
 
 
 def leftovers(output: Path) -> list[str]:
@@ -162,7 +215,7 @@ def cluster() -> Iterator[Any]:
 def test_ray_gives_the_files_of_one_process_though_a_node_is_killed(
     cluster: Any,
     call: tuple[str, ...],
-    whole: dict[str, Any],
+    folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -171,7 +224,8 @@ def test_ray_gives_the_files_of_one_process_though_a_node_is_killed(
     notes, output = tmp_path / "notes", tmp_path / "runs"
     monkeypatch.setenv("PROMPTBENCH_TEST_NOTES", str(notes))
     monkeypatch.setenv("PROMPTBENCH_PARTIAL_SECONDS", "0")
-    monkeypatch.setattr("promptbench.executors.ray.POLL", 0.1)
+    monkeypatch.setattr(remote, "POLL", 0.1)
+    before = slots()
 
     def kill(partials: list[Path]) -> None:
         (node,) = [node for node in cluster.worker_nodes if node.node_id in notes.read_text()]
@@ -183,14 +237,20 @@ def test_ray_gives_the_files_of_one_process_though_a_node_is_killed(
     killer.join()
     said = capsys.readouterr()
     assert "is done again" in caplog.text and "broken birds seed 1: FAILED: RuntimeError: it broke" in said.err
-    assert numbers(output) == whole and not leftovers(output) and not (output / "claims").exists()
+    assert numbers(output) == numbers(folder) and not leftovers(output) and not (output / "claims").exists()
     nodes = [line.split()[0] for line in notes.read_text().splitlines()]
     assert len(set(nodes)) == 2
     steps = len(nodes) - len([line for line in nodes if line == nodes[0]])
     assert 0 < steps < 12  # the second node went on from the note of the first, or its steps would be all of them
     (failure,) = (output / "results").rglob("broken*.failed.json")
     assert "it broke" in json.loads(failure.read_text())["traceback"]
-    assert len(list((output / "predictions").rglob("*.safetensors"))) == 3 and list(output.rglob("logs/**/metrics.csv"))
+    assert len(list((output / "predictions").rglob("*.safetensors"))) == 3
+    (left,) = slots() - before  # that of the node that was killed
+    shutil.rmtree(left)
+    rows, expected = logged(output), logged(folder)
+    assert rows.keys() == expected.keys() and len(rows) == 3
+    for name, found in rows.items():
+        assert found == expected[name][-len(found) :] and len(found) == (steps + 1 if name.startswith("slow") else 1)
 
 
 def test_slurm_gives_the_files_of_one_process_though_a_task_is_preempted(
@@ -219,7 +279,7 @@ def test_slurm_gives_the_files_of_one_process_though_a_task_is_preempted(
     assert numbers(output) == whole and "Requeued job" in logs and not (output / "claims").exists()
     steps = [line.split()[1] for line in notes.read_text().splitlines()]
     assert len(set(steps)) == 2 and 0 < steps.count(steps[-1]) < 12  # it went on, and did not begin again
-    assert (tmp_path / "disk" / "birds").is_dir() and (tmp_path / "cache").is_dir()
+    assert len(list((tmp_path / "disk").glob("*/birds"))) == 1 and (tmp_path / "cache").is_dir()
     assert not list((output / "slurm").glob("*.at"))
 
 
@@ -254,6 +314,11 @@ def test_what_sbatch_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         (["--executor", "slurm", "--executor-option", "time=soon"], "'time'"),
         (["--executor", "slurm", "--executor-option", "time"], "write key=value"),
         (["--executor", "ray", "--executor-option", "cpus=2"], "cpus"),
+        (["--executor", "ray", "--executor-option", "num_cpus=0"], "'num_cpus' must be more than 0, not 0."),
+        (["--executor", "ray", "--executor-option", "max_retries=-1"], "'max_retries' must be at least 0, not -1."),
+        (["--executor", "slurm", "--executor-option", "array=0"], "'array' must be at least 1, not 0."),
+        (["--executor", "slurm", "--executor-option", "time=-5"], "'time' must be at least 1, not -5."),
+        (["--executor", "slurm", "--executor-option", "requeues=0"], "'requeues' must be at least 1, not 0."),
         (["--executor", "ray", "--device", "cuda:1"], "say --device cuda."),
         (["--executor", "ray:127.0.0.1:1"], "nothing answers there (Connection refused)"),
         (["--executor", "slurm"], "no sbatch and srun here"),
@@ -319,3 +384,145 @@ def test_a_dataset_is_copied_whole_once(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "data" / "b.txt").write_text("b")
     staging.copy(tmp_path / "data", tmp_path / "disk" / "data")
     assert [path.name for path in (tmp_path / "disk" / "data").iterdir()] == ["a.txt"]
+
+
+def test_a_copy_is_of_the_images_as_they_are(call: tuple[str, ...], root: Path, tmp_path: Path) -> None:
+    job, runs = job_of(call, tmp_path / "runs")
+    images = root / "data" / "birds"
+    first = staging.staged(job.bench, runs, tmp_path / "disk").roots[0]
+    assert first.parent == tmp_path / "disk" and staging.contents(first / "birds") == staging.contents(images)
+    assert staging.staged(job.bench, runs, tmp_path / "disk").roots[0] == first
+    image = min(path for path in images.rglob("*") if path.is_file())
+    dates = (image.stat().st_atime_ns, image.stat().st_mtime_ns)
+    os.utime(image, ns=(dates[0], dates[1] + 1))
+    second = staging.staged(job.bench, runs, tmp_path / "disk").roots[0]
+    os.utime(image, ns=dates)
+    assert second != first and len(list((tmp_path / "disk").glob("*/birds"))) == 2
+
+
+def test_a_node_with_other_cores_does_the_runs_that_were_planned(
+    call: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned: list[tuple[str, ...]] = []
+
+    class Idle:
+        def prepare(self) -> None: ...
+
+        def execute(self, whole: sweep.Sweep) -> Iterator[Any]:
+            monkeypatch.setattr(planning, "available_cores", lambda: 97)
+            monkeypatch.setattr("promptbench.executors.slurm.LATE", 0.0)
+            planned.extend([whole.job.names, tuple(run.spec.name for run in whole.job.runs())])
+            assert {run.spec.threads for run in whole.job.runs()} == {5}
+            with pytest.raises(UsageError, match="The run other comes out otherwise on"):
+                replace(whole.job, names=("other",)).runs()
+            yield whole.standing()
+
+    monkeypatch.setattr(planning, "available_cores", lambda: 5)
+    monkeypatch.setattr("promptbench.commands.run.choose", lambda *_: Idle())
+    at = call.index("--threads")
+    words = [*call[:at], *call[at + 2 :], "--suite", "clip11", "--executor", "slurm"]
+    assert main([*words, "--output", str(tmp_path)]) == 2  # since nothing was done
+    assert planned[0] == planned[1] and len(planned[0]) == 3
+    assert "3 of 3 runs are left undone, such as base2new/birds/" in capsys.readouterr().err
+
+
+def test_a_slot_goes_on_from_a_note_of_an_earlier_call_and_leaves_nothing(
+    call: tuple[str, ...],
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Interrupting(sweep.Silent):
+        def step(self, done: int, total: int, loss: float) -> None:
+            if done == 10:
+                raise KeyboardInterrupt
+
+    monkeypatch.setenv("PROMPTBENCH_PARTIAL_SECONDS", "0")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    plugin = tmp_path / "slow.py"
+    plugin.write_text(PLUGIN)
+    words = tuple(str(plugin) if word.endswith(plugin.name) else word for word in call)
+    job, runs = job_of(words, tmp_path / "runs")
+    (run,) = [run for run in runs if run.spec.method == "slow"]
+    with pytest.raises(KeyboardInterrupt):
+        runner.run_all(job.bench, [run], Interrupting())
+    given = Store(tmp_path / "runs").given(run)
+    assert [Path(name).suffix for name in given] == [".partial"]
+
+    slot = Slot(parcel.packed(job))
+    plugin.unlink()
+    forget_plugins()
+    assert slot.news() == (0, 0, {}) and not slot.output.exists()
+    monkeypatch.setenv("PROMPTBENCH_TEST_NOTES", str(tmp_path / "notes"))
+    found = slot.do(run.spec.name, given)
+    assert 0 < len((tmp_path / "notes").read_text().splitlines()) <= 3  # of 12 steps
+    (training,) = [content for name, content in found.items() if name.endswith(".safetensors")]
+    assert training[8 + int.from_bytes(training[:8], "little") :] in numbers(folder).values()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes", slot.output.name, "runs"]
+    slot.remove()
+    assert not slot.output.exists()
+
+
+def test_no_secret_goes_through_a_disk(call: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit", reason="submitit is not installed (the extra `slurm`)")
+    monkeypatch.setenv("WANDB_API_KEY", "a-secret-key")
+    monkeypatch.setenv("HF_TOKEN", "a-secret-token")
+    monkeypatch.setenv("WANDB_PROJECT", "a-project")
+    job, runs = job_of(call, tmp_path / "runs")
+    tasks = slurm.Tasks(sweep.Sweep(job, runs), contract.choose("slurm", ["cluster=local"]))  # type: ignore[arg-type]
+    written = pickle.dumps(tasks.worker)
+    assert b"a-secret" not in written and b"a-project" in written
+    assert parcel.packed(job, secrets=True).environment["WANDB_API_KEY"] == "a-secret-key"  # in memory
+
+
+def test_a_slot_that_may_still_be_at_a_run_gets_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Actor:
+        def __getattr__(self, name: str) -> Any:
+            return SimpleNamespace(remote=lambda *_: name)
+
+    class RayError(Exception): ...
+
+    def get(answer: str, timeout: float = 0.0) -> Any:
+        asked.append(answer)
+        if answer == "do":
+            raise RayError("its node is gone")
+        return SimpleNamespace(done=1, total=2, partial={})
+
+    asked: list[str] = []
+    ready: list[str] = ["news"]
+    engine = SimpleNamespace(
+        remote=lambda _: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: Actor())),
+        wait=lambda answers, timeout: ([answer for answer in answers if answer in ready], []),
+        get=get,
+        kill=lambda _: asked.append("kill"),
+        exceptions=SimpleNamespace(RayTaskError=ZeroDivisionError, RayError=RayError),
+    )
+    monkeypatch.setitem(sys.modules, "ray", engine)
+
+    def taken(*_: Any) -> None:
+        raise Busy("the run")
+
+    def lost(name: str, error: Exception) -> None:
+        raise UsageError("the node or process at this run was lost, 1 times")
+
+    store = SimpleNamespace(reserved=lambda *_: contextlib.nullcontext({}), delivered=None)
+    cluster: Any = SimpleNamespace(
+        options=SimpleNamespace(data_root=""), needs={}, parcel=None, stop=threading.Event(), store=store, lost=lost
+    )
+    run: Any = SimpleNamespace(spec=SimpleNamespace(name="run"))
+    work: Any = SimpleNamespace(step=taken)
+    bench: Any = None
+    slot = remote.RemoteSlot(cluster)
+    slot.alive = True
+    with pytest.raises(Busy):
+        slot.do(bench, run, work)
+    assert asked == ["news", "remove", "kill"]
+    with pytest.raises(remote.Lost):
+        slot.do(bench, run, work)
+
+    ready[:], slot = ["do"], remote.RemoteSlot(cluster)
+    slot.alive = True
+    with pytest.raises(UsageError, match="lost, 1 times"):  # which is about this run
+        slot.do(bench, run, work)
+    with pytest.raises(remote.Lost):  # and not about the next
+        slot.do(bench, run, work)

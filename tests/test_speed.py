@@ -200,6 +200,13 @@ def test_plain_at_more_classes_lies_on_a_line_and_is_marked(report: dict[str, An
     assert "~100" in table.markdown(report)
 
 
+def test_of_a_plain_step_that_was_counted_no_first_call_is_shown(report: dict[str, Any]) -> None:
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.markdown(report).splitlines()]
+    counted, timed_once = ([line for line in lines if line[:1] == ["cocoop"] and line[3] == batch] for batch in "81")
+    assert counted == [["cocoop", "encoded", "100", "8", "~120", "6", "20x", "-", "9", "-", "0.50"]]
+    assert timed_once == [["cocoop", "encoded", "100", "1", "15", "1", "15x", "9", "9", "0.50", "0.50"]]
+
+
 def test_a_full_cache_is_what_the_later_seeds_had(report: dict[str, Any]) -> None:
     (line,) = [line for line in table.markdown(report).splitlines() if line.startswith("| coop           |")]
     assert [cell.strip() for cell in line.split("|")[2:-1]] == ["~45", "5", "9x", "3", "15x"]

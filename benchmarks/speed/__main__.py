@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from promptbench.planning import available_cores
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument("--method", nargs="+", help="whose steps are timed on a large backbone")
     parser.add_argument("--rounds", type=int, help="turns of each group of steps")
     parser.add_argument("--test-images", type=int, help="of an evaluation; default: 100")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all cores")
+    parser.add_argument("--threads", type=int, default=available_cores(), help="default: all cores")
     parser.add_argument("--tuned-malloc", action="store_true", help="glibc keeps freed memory, for both sides")
     parser.add_argument("--quick", action="store_true", help="a few seconds, to see that it works")
     parser.add_argument("--render", metavar="FILE", help="a report; table and picture are written beside it")

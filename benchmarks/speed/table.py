@@ -83,7 +83,7 @@ def step_lines(found: Mapping[str, Any]) -> list[str]:
     rows: dict[bool, list[list[str]]] = {False: [], True: []}
     for step in steps(found["groups"]):
         row = step.row(found["groups"])
-        plain: Mapping[str, Any] = step.plain or {}
+        plain: Mapping[str, Any] = (step.plain if step.factor == 1 else None) or {}  # of a step, not of one image
         larger = step.batch > RECIPE_BATCH.get(step.method, step.batch)
         rows[larger].append(
             [

@@ -184,7 +184,8 @@ def at_once(
     bench.__dict__.pop("backbone", None)  # the workers have their own
     names = tuple(run.spec.name for run in sweep.neighbours(todo))
     plugins = tuple(Path(path).absolute() for path in getattr(options, "plugin", None) or ())
-    job = sweep.Job(request, bench, names, failures_on_record(bench.output, todo), plugins)
+    planned = replace(request, suite=replace(request.suite, threads=todo[0].spec.threads))  # nodes differ in cores
+    job = sweep.Job(planned, bench, names, failures_on_record(bench.output, todo), plugins)
     return sweep.carry_out(sweep.Sweep(job, todo, options.jobs, options.runs_per_gpu), executor, overview)
 
 
@@ -206,5 +207,5 @@ def request_elsewhere(options: argparse.Namespace) -> Request:
     if options.device != "cuda":
         raise UsageError(f"--device {options.device}: with --executor, the nodes choose the GPU; say --device cuda.")
     check_device(options.precision, options.device)
-    here = argparse.Namespace(**{**vars(options), "device": "cpu", "devices": 1, "precision": "32"})
-    return replace(request_of(here), device="cuda", devices=options.devices, precision=options.precision)
+    here = argparse.Namespace(**{**vars(options), "device": "cpu", "precision": "32"})
+    return replace(request_of(here), device="cuda", precision=options.precision)

@@ -19,6 +19,7 @@ from promptbench.config import UsageError
 if TYPE_CHECKING:
     from promptbench.sweep import Job
 
+SECRET = ("_KEY", "_TOKEN")  # names that end so hold what nobody else may read
 SENT = ("PROMPTBENCH_", "OMP_", "MKL_", "CUBLAS_", "TORCH_", "HF_", "HUGGINGFACE_", "WANDB_")  # variables that begin so
 
 
@@ -38,23 +39,30 @@ class Parcel:
     folder: Path
     plugins: tuple[bytes, ...] = field(default=(), repr=False)
 
-    def open(self) -> Job:
-        """The job, in an environment like that where it comes from."""
+    def open(self, copies: Path) -> Job:
+        """The job, in an environment like that where it comes from.
+
+        Args:
+            copies: A folder for plugin files that this machine lacks; needed as long as the job is.
+        """
         os.environ.update({name: os.path.expandvars(value) for name, value in self.environment.items()})
         with suppress(OSError):
             os.chdir(self.folder)
         job: Job = pickle.loads(self.job)
-        return replace(job, plugins=tuple(map(_here, job.plugins, self.plugins)))
+        plugins = (_here(path, content, copies) for path, content in zip(job.plugins, self.plugins, strict=True))
+        return replace(job, plugins=tuple(plugins))
 
 
-def packed(job: Job, cache: str = "") -> Parcel:
+def packed(job: Job, cache: str = "", secrets: bool = False) -> Parcel:
     """A job as others can open it.
 
     Args:
         job: Of a sweep.
         cache: The folder for what can be computed again, on the nodes; "" for the one that is set here.
+        secrets: Whether passwords go along; not where the parcel is written to a disk.
     """
-    environment = {name: value for name, value in os.environ.items() if name.startswith(SENT)}
+    names = [name for name in os.environ if name.startswith(SENT) and (secrets or not name.endswith(SECRET))]
+    environment = {name: os.environ[name] for name in names}
     if cache:
         environment["PROMPTBENCH_CACHE"] = cache
     plugins = tuple(path.read_bytes() for path in job.plugins)
@@ -62,12 +70,12 @@ def packed(job: Job, cache: str = "") -> Parcel:
     return Parcel(pickle.dumps(replace(job, bench=bench)), environment, Path.cwd(), plugins)
 
 
-def _here(path: Path, content: bytes) -> Path:
+def _here(path: Path, content: bytes, copies: Path) -> Path:
     """The plugin file, or a copy of it where this machine has none or another one."""
     with suppress(OSError):
         if path.read_bytes() == content:
             return path
-    copy = Path(tempfile.mkdtemp(prefix="promptbench-plugin-")) / path.name
+    copy = Path(tempfile.mkdtemp(prefix="plugin-", dir=copies)) / path.name
     copy.write_bytes(content)
     return copy
 

@@ -8,32 +8,24 @@ where its training stood.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from promptbench.bench import Bench
 from promptbench.config import UsageError, build
-from promptbench.execution import Work
 from promptbench.executors.contract import installed, reach
 from promptbench.executors.parcel import Parcel, packed
-from promptbench.executors.returned import Elsewhere, Store
-from promptbench.executors.slot import Slot
-from promptbench.planning import Run
-from promptbench.results import Result
+from promptbench.executors.remote import Lost, RemoteSlot, Stopped
+from promptbench.executors.returned import Store
 from promptbench.runner import run_all
 from promptbench.standing import Standing
 from promptbench.sweep import POLL, UNEXPLAINED, Silent, Sweep
 
-log = logging.getLogger(__name__)
-
 LEAVE = 10.0  # seconds that threads have to end
-PATIENCE = 60.0  # seconds without a node that has room, after which it is said
 
 
 @dataclass(frozen=True)
@@ -45,19 +37,17 @@ class Options:
     cache: str = field(default="", metadata={"source": "PROMPTBENCH_CACHE on the nodes"})
     data_root: str = field(default="", metadata={"source": "a data root on the nodes"})
 
+    def __post_init__(self) -> None:
+        if self.num_cpus is not None and not self.num_cpus > 0:
+            raise UsageError(f"'num_cpus' must be more than 0, not {self.num_cpus:g}.")
+        if self.max_retries < 0:
+            raise UsageError(f"'max_retries' must be at least 0, not {self.max_retries}.")
+
 
 def create(address: str, options: Mapping[str, Any]) -> Ray:
     """The cluster at an address; without one, that of RAY_ADDRESS, or of this machine, or a new one on it."""
     installed("ray", "ray")
     return Ray(address, build(Options, options, "--executor-option"))
-
-
-class Stopped(BaseException):
-    """The call ends."""
-
-
-class Lost(BaseException):
-    """The node or process at a run is lost; the run goes back to the others."""
 
 
 class Ray:
@@ -118,15 +108,15 @@ class Cluster:
 
     def __init__(self, sweep: Sweep, options: Options) -> None:
         self.sweep, self.options = sweep, options
-        self.parcel: Parcel = packed(sweep.job, options.cache)
+        self.parcel: Parcel = packed(sweep.job, options.cache, secrets=True)  # it stays in memory
         self.store = Store(sweep.output)
         self.stop, self.lock = threading.Event(), threading.Lock()
         self.errors: list[BaseException] = []
-        gpu, devices = sweep.job.bench.device.startswith("cuda"), sweep.job.request.devices
+        gpu = sweep.job.bench.device.startswith("cuda")
         threads = max(run.spec.threads for run in sweep.runs.values())
         self.needs = {
             "num_cpus": float(1 if gpu else threads) if options.num_cpus is None else options.num_cpus,
-            "num_gpus": (devices if devices > 1 else 1 / sweep.per_gpu) if gpu else 0.0,
+            "num_gpus": 1 / sweep.per_gpu if gpu else 0.0,
         }
 
     def room(self) -> int:
@@ -154,13 +144,14 @@ class Cluster:
         """A thread: a slot, and another one where it is lost, until no run is left."""
         sweep = self.sweep
         runs = list(sweep.runs.values())
+        bench = replace(sweep.job.bench, loggers=())  # the nodes write logs
         try:
             while True:
                 slot = RemoteSlot(self)
                 try:
                     if not slot.ready():
                         return
-                    run_all(sweep.job.bench, runs, Silent(), sweep.job.known, slot.do)
+                    run_all(bench, runs, Silent(), sweep.job.known, slot.do)
                     return
                 except Lost:
                     continue
@@ -186,100 +177,3 @@ class Cluster:
             raise UsageError(f"the node or process at this run was lost, {times} times ({said})") from error
         if not name and times >= UNEXPLAINED:
             raise UsageError(f"Nodes of the cluster are lost before they do anything ({said}).") from error
-
-
-class RemoteSlot:
-    """A slot as this machine sees it.
-
-    Args:
-        cluster: That it is on.
-    """
-
-    def __init__(self, cluster: Cluster) -> None:
-        import ray
-
-        self.cluster = cluster
-        roots = (cluster.options.data_root,) if cluster.options.data_root else ()
-        actor: Any = ray.remote(Slot)
-        options = {"max_concurrency": 2, "max_restarts": 0, **cluster.needs}  # one answers while one works
-        self.actor = actor.options(**options).remote(cluster.parcel, roots)
-
-    def ready(self) -> bool:
-        """Wait until a node has room for it; False if no run is left before.
-
-        Raises:
-            UsageError: The node has other versions of what can change a number.
-        """
-        from promptbench.provenance import library_versions
-
-        began, said = time.monotonic(), False
-        answer = self.actor.versions.remote()
-        while not self.waited(answer):
-            if not self.cluster.sweep.unfinished():
-                return False
-            if not said and time.monotonic() - began > PATIENCE:
-                log.warning("no node has had room for another run for %.0f s; waiting", PATIENCE)
-                said = True
-        found, here = self.answer(answer), library_versions()
-        other = [f"{name} {found.get(name) or 'missing'}" for name in here if found.get(name) != here[name]]
-        if other:
-            raise UsageError(f"A node of the cluster has {', '.join(other)}, and this machine not; install the same.")
-        return True
-
-    def do(self, bench: Bench, run: Run, work: Work) -> Result:
-        """Do a run there and write its result here; how `run_all` does it."""
-        with self.cluster.store.reserved(run, work) as given:
-            work_there = self.actor.do.remote(run.spec.name, given)
-            news = self.actor.news.remote()
-            while not self.waited(work_there):
-                news = self.told(news, run, work)
-            return self.cluster.store.delivered(run, self.answer(work_there, run.spec.name))
-
-    def told(self, news: Any, run: Run, work: Work) -> Any:
-        """Take in what is new, if it is there; returns the next question."""
-        import ray
-
-        if not ray.wait([news], timeout=0)[0]:
-            return news
-        found = self.answer(news, run.spec.name)
-        if found.total:
-            work.step(found.done, found.total, float("nan"))
-        self.cluster.store.note(run, found.partial)
-        return self.actor.news.remote()
-
-    def waited(self, answer: Any) -> bool:
-        """Wait a moment for an answer; whether it is there."""
-        import ray
-
-        if self.cluster.stop.is_set():
-            raise Stopped
-        return bool(ray.wait([answer], timeout=POLL)[0])
-
-    def answer(self, answer: Any, name: str = "") -> Any:
-        """An answer that is there.
-
-        Args:
-            answer: Of the actor.
-            name: The run that it is about.
-
-        Raises:
-            Lost: The node or process is gone, and the run may be tried again.
-            UsageError: It may not.
-        """
-        import ray
-
-        try:
-            return ray.get(answer)
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from Elsewhere(error.traceback_str)
-        except ray.exceptions.RayError as error:
-            self.cluster.lost(name, error)
-            log.warning("a node or process of the cluster is lost%s", f"; {name} is done again" if name else "")
-            raise Lost from error
-
-    def close(self) -> None:
-        """End it."""
-        import ray
-
-        with contextlib.suppress(Exception):
-            ray.kill(self.actor)

@@ -44,6 +44,8 @@ class Store:
         self.before: dict[str, set[str]] = {}  # that were there, by what they say of their run
         for path in (output / "trainings").glob("*.safetensors"):
             self.before.setdefault(_said_in(path), set()).add(f"trainings/{path.name}")
+        # notes do not say whose they are; a node takes the one whose name it works out
+        self.notes = {f"trainings/{path.name}" for path in (output / "trainings").glob("*.partial")}
 
     @contextlib.contextmanager
     def reserved(self, run: Run, work: Work) -> Iterator[dict[str, bytes]]:
@@ -66,6 +68,8 @@ class Store:
         """The files that there are of the training of a run, or may be."""
         with self.lock:
             names = self.files.get(digest_of(run), set()) | self.before.get(_decisive(asdict(run.spec)), set())
+        if run.settings.recipe is not None:
+            names |= self.notes
         found = {}
         for name in names:
             with contextlib.suppress(OSError):

@@ -6,6 +6,7 @@ does not matter whether the node sees the output folder.
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -46,7 +47,7 @@ class Slot:
 
     def __init__(self, parcel: Parcel, roots: tuple[str, ...] = ()) -> None:
         self.parcel, self.roots = parcel, roots
-        self.output = Path(tempfile.mkdtemp(prefix="promptbench-slot-"))
+        self.output = Path(tempfile.gettempdir(), f"promptbench-slot-{secrets.token_hex(8)}")  # made when it is used
         self.told: dict[Path, int] = {}
         self.job: Job | None = None
         self.runs: dict[str, Run] = {}
@@ -60,10 +61,11 @@ class Slot:
     def open(self) -> Job:
         """The job, opened once."""
         if self.job is None:
-            job = self.parcel.open()
+            self.output.mkdir(mode=0o700, exist_ok=True)
+            job = self.parcel.open(self.output)
             roots = (*map(Path, self.roots), *job.bench.roots)
+            self.runs = {run.spec.name: run for run in job.runs()}
             self.job = replace(job, bench=replace(job.bench, output=self.output, roots=roots))
-            self.runs = {run.spec.name: run for run in self.job.runs()}
         return self.job
 
     def do(self, name: str, given: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -83,6 +85,7 @@ class Slot:
             file = inside(self.output, path, PARTS)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
+            self.told[file] = file.stat().st_mtime_ns  # is no news
         run_all(job.bench, [self.runs[name]], Silent())
         found = {path: content for part in PARTS for path, content in self.files(part)}
         return {path: content for path, content in found.items() if given.get(path) != content}
@@ -110,3 +113,7 @@ class Slot:
         steps = [holder.progress for holder in holders(self.output / CLAIMS) if holder.about.get("kind") == "run"]
         progress = steps[0] if steps else {}
         return News(int(progress.get("done") or 0), int(progress.get("total") or 0), partial)
+
+    def remove(self) -> None:
+        """Remove the folder; nothing can be done here after."""
+        shutil.rmtree(self.output, ignore_errors=True)

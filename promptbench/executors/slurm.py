@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 FLAG = "sbatch."  # an option that begins so is a flag of sbatch
 FOLDER = "slurm"  # in the output folder: what tasks are told and say
 POLL = 2.0  # seconds between looks
+LATE = 60.0  # seconds after which a network file system shows what the last task wrote
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 OURS = ("array", "cluster", "cache", "stage", "requeues")  # options that sbatch is not told
 
@@ -56,6 +58,12 @@ class Options:
     stage: str = field(default="", metadata={"source": "a folder on each node's own disk for copies of the datasets"})
     cluster: str = field(default="slurm", metadata={"source": "submitit's executor: slurm, or local to try it out"})
 
+    def __post_init__(self) -> None:
+        for name in ("array", "time", "requeues"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name!r} must be at least 1, not {value}.")
+
 
 def create(address: str, options: Mapping[str, Any]) -> Slurm:
     """The cluster whose login node this is."""
@@ -66,6 +74,8 @@ def create(address: str, options: Mapping[str, Any]) -> Slurm:
     try:
         return Slurm(build(Options, known, "--executor-option"), flags)
     except UsageError as error:
+        if known.keys() <= vars(Options()).keys():
+            raise
         said = str(error).rstrip(".")
         raise UsageError(f"{said}; any other flag of sbatch is {FLAG}NAME=VALUE.") from error
 
@@ -95,6 +105,9 @@ class Slurm:
                 time.sleep(POLL)
                 yield sweep.standing()
                 tasks.look()
+            deadline = time.monotonic() + LATE
+            while sweep.unfinished() and time.monotonic() < deadline:
+                time.sleep(POLL)
         finally:
             tasks.cancel()
 
@@ -130,7 +143,7 @@ class Tasks:
         self.worker = Worker(packed(sweep.job, options.cache), self.folder, options.stage)
         self.open: list[Any] = []
         self.executor: Any
-        gpus = sweep.job.request.devices if sweep.job.bench.device.startswith("cuda") else 0
+        gpus = int(sweep.job.bench.device.startswith("cuda"))
         threads = max(run.spec.threads for run in sweep.runs.values())
         try:
             if options.cluster == "slurm":
@@ -226,19 +239,29 @@ class Worker:
         note = self.folder / f"{submitit.JobEnvironment().job_id}.at"
         note.unlink(missing_ok=True)  # of a task that was queued again
         try:
-            job = self.parcel.open()
-            from promptbench.executors.staging import staged
-            from promptbench.runner import run_all
-            from promptbench.sweep import Noting
-
-            runs = job.runs()
-            if self.stage:
-                job = replace(job, bench=staged(job.bench, runs, Path(os.path.expandvars(self.stage))))
-            run_all(job.bench, runs, Noting(note), job.known)
+            with tempfile.TemporaryDirectory(prefix="promptbench-") as folder:
+                self.work(Path(folder), note)
         except UsageError as error:
             return str(error)
         note.unlink(missing_ok=True)
         return ""
+
+    def work(self, copies: Path, note: Path) -> None:
+        """Go through the runs.
+
+        Args:
+            copies: A folder for plugins that this node lacks.
+            note: The file that says at which run this is.
+        """
+        job = self.parcel.open(copies)
+        from promptbench.executors.staging import staged
+        from promptbench.runner import run_all
+        from promptbench.sweep import Noting
+
+        runs = job.runs()
+        if self.stage:
+            job = replace(job, bench=staged(job.bench, runs, Path(os.path.expandvars(self.stage))))
+        run_all(job.bench, runs, Noting(note), job.known)
 
     def checkpoint(self) -> Any:
         """What to do when the task was queued again: the same; the runs go on from their notes."""

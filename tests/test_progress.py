@@ -1,0 +1,46 @@
+"""What is said of runs while several go at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from promptbench.progress import Overview
+from promptbench.results import Result, predictions_path, write_result
+from promptbench.spec import Spec
+from promptbench.standing import standing_of
+
+
+def stored(output: Path, seed: int) -> Any:
+    """A run with a result."""
+    spec = Spec(
+        suite="mini",
+        protocol="base2new",
+        dataset="birds",
+        method="coop",
+        shots=4,
+        data_seed=seed,
+        train_seed=seed,
+        backbone="mini",
+        threads=1,
+    )
+    facts: dict[str, Any] = {"conditions": {}, "versions": {}, "commit": "", "created": "now"}
+    write_result(output, Result(spec=spec, metrics={"h": 70.0 + seed}, **facts))
+    return SimpleNamespace(spec=spec)
+
+
+def test_a_finished_run_without_predictions_is_not_done_before_it_has_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = stored(tmp_path, 1), stored(tmp_path, 2)
+    overview = Overview([first, second], tmp_path, total=2)
+    overview.update(standing_of(tmp_path))
+    assert capsys.readouterr().err == ""
+    path = predictions_path(tmp_path, second.spec)
+    path.parent.mkdir(parents=True)
+    path.touch()
+    overview.update(standing_of(tmp_path))
+    assert capsys.readouterr().err == "[1/2] coop birds seed 2: h 72.0 (0.0 s)\n"
