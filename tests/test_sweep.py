@@ -297,7 +297,7 @@ def test_status_shows_what_others_do(tmp_path: Path, capsys: pytest.CaptureFixtu
     text = capsys.readouterr().out
     assert re.search(r"2 done, 1 failed, 1 running, 2 to do, about [\d.]+ s left", text) and took < 5
     who = f"{os.uname().nodename}, process {os.getpid()}"
-    assert re.search(f"base2new/dtd/coop seed 2  epoch 16 of 50  {who}  for \\d+ s", text)
+    assert re.search(f"base2new/dtd/coop seed 2  epoch 16 of 50  {who}  for [\\d.]+ s", text)
     assert "base2new/dtd/vpt 1: the loss became nan" in text
     assert main(["status", "--output", str(tmp_path / "none")]) == 2
     assert "There is no folder" in capsys.readouterr().err
