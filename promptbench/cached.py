@@ -27,6 +27,7 @@ from typing import Any
 from promptbench.cache import cache_dir, remove_drafts
 from promptbench.claims import Claims, holders
 from promptbench.config import UsageError, unknown
+from promptbench.environment import number
 
 log = logging.getLogger(__name__)
 
@@ -70,14 +71,7 @@ def limit() -> int:
     Raises:
         UsageError: It is no number from 0 on.
     """
-    text = os.environ.get("PROMPTBENCH_CACHE_GB", "")
-    try:
-        value = float(text or LIMIT)
-        if 0 <= value < float("inf"):
-            return int(value * GB)
-    except ValueError:
-        pass
-    raise UsageError(f"PROMPTBENCH_CACHE_GB takes a number of gigabytes from 0 on, not {text!r}.")
+    return int(number("PROMPTBENCH_CACHE_GB", LIMIT, "gigabytes") * GB)
 
 
 def entries() -> list[Entry]:

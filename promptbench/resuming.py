@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from promptbench.cache import write_atomically
-from promptbench.config import UsageError
+from promptbench.environment import number
 from promptbench.method import Method
 
 FORMAT = "promptbench partial/1"
@@ -95,14 +94,7 @@ def partial_seconds() -> float:
     Raises:
         UsageError: It is no number from 0 on.
     """
-    text = os.environ.get("PROMPTBENCH_PARTIAL_SECONDS", "")
-    try:
-        value = float(text or SECONDS)
-        if 0 <= value < float("inf"):
-            return value
-    except ValueError:
-        pass
-    raise UsageError(f"PROMPTBENCH_PARTIAL_SECONDS takes a number of seconds from 0 on, not {text!r}.")
+    return number("PROMPTBENCH_PARTIAL_SECONDS", SECONDS, "seconds")
 
 
 def state_of(method: Method, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
