@@ -286,7 +286,7 @@ class Backbone(nn.Module):
                 raise ValueError("this batch carries cached features only, and the image tower must run on its pixels")
             images = images.pixels
         visual = self.clip.visual
-        if not changed and not local:
+        if not changed and not local and not vision.is_standard(visual):
             return ImageFeatures(visual(images))
         vision.check(visual, self.name, changed)
         cls, local_tokens, patches = vision.encode(visual, images, prompts, deep or {}, layer, local)

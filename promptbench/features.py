@@ -32,7 +32,7 @@ from promptbench.transforms import EVALUATION_TRANSFORM, TRAINING_TRANSFORM
 
 log = logging.getLogger(__name__)
 
-FORMAT = "promptbench features/1"
+FORMAT = "promptbench features/2"  # counts up where the same images give other last bits
 DIMENSIONS = {"cls": 2, "local_unprojected": 3}  # of what a file holds
 BATCH = 64  # part of the definition: another batch size may change the last bits
 DENSE_LIMIT = 2**30  # bytes of dense features of one list of images; larger lists are encoded whenever they are read
@@ -149,6 +149,7 @@ def key(
     kept = kept or Kept(dense)
     digest = hashlib.sha256()
     conditions: tuple[object, ...] = (
+        FORMAT,
         backbone.weights_hash,
         backbone.architecture,
         EVALUATION_TRANSFORM if not kept.views else (TRAINING_TRANSFORM, kept.seed, kept.views),

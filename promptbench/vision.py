@@ -75,13 +75,23 @@ def check(visual: Any, name: str, changed: bool) -> None:
                 else " and gives no dense features; choose a ViT such as ViT-B-16, or CLIP's ResNet."
             )
         )
-    pooled_by_cls = (
+    if not pooled_by_cls(visual):
+        raise UsageError(f"Backbone '{name}' does not read its image feature at [CLS]: prompts cannot enter it here.")
+
+
+def pooled_by_cls(visual: Any) -> bool:
+    """Whether the image feature of a transformer is read at [CLS]."""
+    return (
         getattr(visual, "attn_pool", None) is None
         and getattr(visual, "pool_type", "tok") == "tok"
         and not getattr(visual, "final_ln_after_pool", False)
     )
-    if not pooled_by_cls:
-        raise UsageError(f"Backbone '{name}' does not read its image feature at [CLS]: prompts cannot enter it here.")
+
+
+def is_standard(visual: Any) -> bool:
+    """Whether `encode` gives an image's feature as the tower itself would, with less work."""
+    tower = resblocks(visual)
+    return len(tower) > 0 and all(map(blocks.is_standard, tower)) and pooled_by_cls(visual)
 
 
 def encode(

@@ -107,7 +107,17 @@ def test_class_tokens_may_differ_per_image(tiny: Backbone) -> None:
 
 
 def test_plain_image_equals_open_clip_exactly(tiny: Backbone, pixels: Tensor) -> None:
-    assert torch.equal(tiny.encode_image(pixels).cls, tiny.clip.encode_image(pixels))
+    assert torch.equal(tiny.encode_image(pixels, layer=plain_block).cls, tiny.clip.encode_image(pixels))
+    torch.testing.assert_close(tiny.encode_image(pixels).cls, tiny.clip.encode_image(pixels), **CLOSE)
+
+
+def test_a_foreign_image_tower_runs_as_it_is(tiny: Backbone, pixels: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    visual = tiny.clip.visual
+    monkeypatch.setattr(visual, "pool_type", "avg")
+    mean = tiny.encode_image(pixels).cls
+    assert torch.equal(mean, tiny.clip.encode_image(pixels))
+    monkeypatch.setattr(visual, "pool_type", "tok")
+    assert not torch.allclose(mean, tiny.encode_image(pixels).cls)
 
 
 @pytest.mark.parametrize("replaced", [(), (1,), (1, 2, 3), (3,)])

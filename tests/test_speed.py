@@ -25,7 +25,7 @@ from promptbench.training import fit
 from promptbench.weights import load_backbone
 
 MEASURED = Path(__file__).parents[1] / "results" / "measured" / "speed.json"
-TRAINED = ("coop", "cocoop", "vpt", "ivlp", "maple")
+TRAINED = tuple(measure.RECIPE_BATCH)
 
 
 def timed(*seconds: float, first: float = 9.0, peak: float = 0.5) -> dict[str, Any]:

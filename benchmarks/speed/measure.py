@@ -49,7 +49,7 @@ class Settings:
         methods: Those whose steps are timed on a large backbone; on a small one, all are.
         rounds: Turns of each group of steps, after the first calls.
         turn: Seconds that a step may take of a round, if it is to be taken more than once in it.
-        plain_limit: The most classes that the plain path is run with on a large backbone; beyond it, its seconds are
+        plain_limit: The most class texts in a step of the plain path on a large backbone; beyond it, its seconds are
             computed from those at fewer classes.
         check_limit: The most classes that the steps of both paths are compared with on a large backbone.
         test_images: Images of an evaluation.
@@ -61,10 +61,10 @@ class Settings:
 
     backbones: tuple[str, ...] = (VIT_B16, "mini")
     classes: tuple[int, ...] = (20, MAIN, 1000)
-    methods: tuple[str, ...] = ("coop", "cocoop", "maple", "vpt")
+    methods: tuple[str, ...] = tuple(RECIPE_BATCH)
     rounds: int = 2
     turn: float = 10.0
-    plain_limit: int = MAIN
+    plain_limit: int = 160
     check_limit: int = 20
     test_images: int = 100
     seeds: tuple[int, ...] = (1, 2, 3)
@@ -122,32 +122,36 @@ def main_classes(classes: Sequence[int]) -> int:
 
 def plan(settings: Settings, small: bool) -> Iterator[tuple[str, int, list[str]]]:
     """Method, classes and names of the steps of each group, as `Pair.piece` reads them."""
-    trains = [label for label in RECIPE_BATCH if small or label in settings.methods]
+    most = main_classes(settings.classes)
+
+    def whole(label: str, classes: int) -> bool:
+        """Whether the plain path is run."""
+        return small or classes * PLAIN[label].prompts_per_class <= settings.plain_limit
+
     for classes in settings.classes:
-        main = classes == main_classes(settings.classes)
-        whole = small or classes <= settings.plain_limit
-        for label in trains:
-            if not main and label not in (("coop", "cocoop", "maple") if whole else ("coop", "cocoop")):
-                continue
-            yield label, classes, list(pieces(label, main, small, whole))
+        for label in RECIPE_BATCH:
+            others = ("coop", "cocoop", *(["maple"] * whole("maple", classes)))  # at other numbers of classes
+            if not whole(label, most) and classes < most:
+                others = (*others, label)
+            if (small or label in settings.methods) and (classes == most or label in others):
+                yield label, classes, list(pieces(label, classes == most, small, whole(label, classes)))
 
 
 def pieces(label: str, main: bool, small: bool, whole: bool) -> Iterator[str]:
     """Names of the steps: side, where image features come from, batch."""
     batch, larger = RECIPE_BATCH[label], LARGER_BATCH.get(label)
-    plain = whole and label in PLAIN and label != "gallop"  # whose loss draws at random
     cached = label == "coop"
-    if plain and cached:
+    if whole and cached:
         yield f"plain-cached-{batch}"
     if cached:
         yield f"ours-cached-{batch}"
     if main or not cached:
-        if plain:
+        if whole:
             yield f"plain-images-{batch}"
         yield f"ours-images-{batch}"
     if larger and whole and (main or label == "cocoop"):
         source = "cached" if cached else "images"
-        if small and plain and not PLAIN[label].per_image:
+        if not PLAIN[label].per_image:
             yield f"plain-{source}-{larger}"
         yield f"ours-{source}-{larger}"
 

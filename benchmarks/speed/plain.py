@@ -3,74 +3,23 @@
 Every text has 77 tokens, and every class goes through the whole text tower, for every step and for every batch of an
 evaluation. CoCoOp does so for one image after another. Every image goes through the whole image tower, whatever was
 computed of it before. What the official code computes once, is computed once here too: the fixed class texts of
-zero-shot CLIP and VPT, and GalLoP's class texts in an evaluation.
+zero-shot CLIP, VPT and PromptSRC, and GalLoP's class texts in an evaluation. DPL and Mutual Prompt Learning have no
+public code; their plain paths are the reconstructions' formulas, computed in the way of the others.
 
-The towers are open_clip's own, with `nn.MultiheadAttention` and frozen weights, so that nothing is slower here than
-there. The learned tensors are copies of a promptbench method's, so that the logits can be compared.
+The learned tensors are copies of a promptbench method's, so that logits and gradients can be compared.
 
 Letters: B images, K classes, n prompt tokens, P patches, d width of a tower, D joint dimension.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Deep = Mapping[int, Tensor]
-
-
-class Towers:
-    """The towers of an open_clip model, without a short cut."""
-
-    def __init__(self, clip: Any, tokenizer: Any) -> None:
-        self.clip, self.tokenizer = clip, tokenizer
-
-    def tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Ids (K, 77) and embeddings (K, 77, d) of whole texts."""
-        ids = self.tokenizer(list(texts))
-        with torch.no_grad():
-            return ids, self.clip.token_embedding(ids)
-
-    def text(self, embeddings: Tensor, ids: Tensor, deep: Deep | None = None) -> Tensor:
-        """Text features (K, D); `deep` prompts (n, d) replace the tokens after [SOS] before their block."""
-        clip = self.clip
-        x = embeddings + clip.positional_embedding
-        for i, block in enumerate(clip.transformer.resblocks):
-            if deep and i in deep:
-                prompts = deep[i].expand(len(x), -1, -1)
-                x = torch.cat([x[:, :1], prompts, x[:, 1 + prompts.shape[1] :]], dim=1)
-            x = block(x, attn_mask=clip.attn_mask)
-        x = clip.ln_final(x)
-        return x[torch.arange(len(x)), ids.argmax(dim=-1)] @ clip.text_projection
-
-    def image(self, pixels: Tensor, prompts: Tensor | None = None, deep: Deep | None = None) -> Tensor:
-        """Image features (B, D); `prompts` (n, d) stand after the patches, `deep` ones replace them before a block."""
-        visual = self.clip.visual
-        if prompts is None:
-            return visual(pixels)  # type: ignore[no-any-return]
-        x = torch.cat([visual._embeds(pixels), visual.ln_pre(prompts).expand(len(pixels), -1, -1)], dim=1)
-        for i, block in enumerate(visual.transformer.resblocks):
-            if deep and i in deep:
-                x = torch.cat([x[:, : -len(prompts)], deep[i].expand(len(x), -1, -1)], dim=1)
-            x = block(x)
-        return visual.ln_post(x[:, 0]) @ visual.proj  # type: ignore[no-any-return]
-
-    def dense(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Image features (B, D), and the value path of the last block, after `ln_post`, (B, P, d)."""
-        visual = self.clip.visual
-        x = visual._embeds(pixels)
-        *others, last = visual.transformer.resblocks
-        for block in others:
-            x = block(x)
-        d, attention = x.shape[-1], last.attn
-        values = F.linear(last.ln_1(x), attention.in_proj_weight[2 * d :], attention.in_proj_bias[2 * d :])
-        local = x + attention.out_proj(values)
-        local = local + last.mlp(last.ln_2(local))
-        return visual.ln_post(last(x)[:, 0]) @ visual.proj, visual.ln_post(local[:, 1:])
+from .towers import Towers
 
 
 class Plain:
@@ -79,9 +28,11 @@ class Plain:
     Attributes:
         learned: Copies of the method's learned tensors, by their names there.
         per_image: Whether images are scored one after another.
+        prompts_per_class: Texts of a class in one step.
     """
 
     per_image = False
+    prompts_per_class = 1
 
     def __init__(self, method: Any) -> None:
         backbone = method.backbone
@@ -106,6 +57,15 @@ class Plain:
         """(B, K) from what `features` gave."""
         return self.compare(features, self.text())
 
+    def seen(self, pixels: Tensor) -> Any:
+        """What a training step reads of images (B, 3, H, W)."""
+        return self.features(pixels)
+
+    def loss(self, seen: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, K), and the loss that training minimises, from what `seen` gave."""
+        logits = self.logits(seen)
+        return logits, F.cross_entropy(logits, labels)
+
     def text(self) -> Tensor:
         """Class features (K, D), not normalised."""
         raise NotImplementedError
@@ -122,6 +82,15 @@ class Plain:
     def with_context(self, context: Tensor) -> Tensor:
         """Embeddings (K, 77, d) with a context (n, d) in all classes."""
         return torch.cat([self.start_token, context.expand(len(self.ids), -1, -1), self.rest], dim=1)
+
+    def several(self, name: str) -> list[Tensor]:
+        """The learned tensors of a list, in order."""
+        return [tensor for key, tensor in self.learned.items() if key.startswith(f"{name}.")]
+
+    def network(self, name: str, x: Tensor) -> Tensor:
+        """Linear, ReLU, Linear with the learned tensors of that name, on x (..., inputs)."""
+        x = F.linear(x, self.learned[f"{name}.linear1.weight"], self.learned[f"{name}.linear1.bias"])
+        return F.linear(x.relu(), self.learned[f"{name}.linear2.weight"], self.learned[f"{name}.linear2.bias"])
 
 
 class ZeroShot(Plain):
@@ -154,13 +123,28 @@ class CoCoOp(CoOp):
     def logits(self, features: Tensor) -> Tensor:
         rows = []
         for image in F.normalize(features, dim=-1):
-            shift = F.linear(image, self.learned["meta_net.linear1.weight"], self.learned["meta_net.linear1.bias"])
-            shift = F.linear(
-                shift.relu(), self.learned["meta_net.linear2.weight"], self.learned["meta_net.linear2.bias"]
-            )
-            text = self.towers.text(self.with_context(self.learned["ctx"] + shift), self.ids)
-            rows.append(self.compare(image, text))
+            context = self.learned["ctx"] + self.network("meta_net", image)
+            rows.append(self.compare(image, self.towers.text(self.with_context(context), self.ids)))
         return torch.stack(rows)
+
+
+class Mutual(CoOp):
+    per_image = True
+
+    def features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        return self.towers.image(pixels), pixels
+
+    def logits(self, features: tuple[Tensor, Tensor]) -> Tensor:
+        return torch.stack([self.score(image, pixels) for image, pixels in zip(*features, strict=True)])
+
+    def score(self, image: Tensor, pixels: Tensor) -> Tensor:
+        """(K,) of one image, from its feature (D,) without prompts and its pixels (3, H, W)."""
+        x, (tokens, prompts) = F.normalize(image, dim=0), (len(self.learned["ctx"]), len(self.learned["visual"]))
+        semantics = torch.stack([self.network(f"ftp.{i}", x) for i in range(tokens)])  # (n, d)
+        text = self.towers.text(self.with_context(self.learned["ctx"] + semantics), self.ids)
+        relevant = self.compare(x, text).softmax(dim=0) @ F.normalize(text, dim=-1)  # (D,)
+        shift = torch.stack([self.network(f"tvp.{j}", relevant) for j in range(prompts)])
+        return self.compare(self.towers.image(pixels[None], self.learned["visual"] + shift)[0], text)
 
 
 class VPT(Plain):
@@ -180,10 +164,6 @@ class IVLP(Plain):
     def tokenize(self) -> None:
         self.sentences(self.config.ctx_init, len(self.learned["ctx"]))
 
-    def several(self, name: str) -> list[Tensor]:
-        """The learned tensors of a list, in order."""
-        return [tensor for key, tensor in self.learned.items() if key.startswith(f"{name}.")]
-
     def features(self, pixels: Tensor) -> Tensor:
         first, *deep = self.several("visual_prompts")
         return self.towers.image(pixels, first, dict(enumerate(deep, start=1)))
@@ -191,6 +171,43 @@ class IVLP(Plain):
     def text(self) -> Tensor:
         deep = dict(enumerate(self.several("text_prompts"), start=1))
         return self.towers.text(self.with_context(self.learned["ctx"]), self.ids, deep)
+
+
+class PromptSRC(IVLP):
+    def start(self) -> None:
+        self.frozen_text = self.method.frozen_text()  # 60 sentences a class, once before training on both sides
+
+    def seen(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        return self.features(pixels), self.towers.image(pixels)
+
+    def loss(self, seen: tuple[Tensor, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+        (image, frozen_image), text, weights = seen, self.text(), (self.config.text_weight, self.config.image_weight)
+        logits, target = self.compare(image, text), self.compare(frozen_image, self.frozen_text)
+        both = (x.log_softmax(dim=-1) for x in (logits, target))
+        loss = F.cross_entropy(logits, labels) + F.kl_div(*both, reduction="sum", log_target=True) / logits.numel()
+        for weight, pair in zip(weights, ((text, self.frozen_text), (image, frozen_image)), strict=True):
+            loss = loss + weight * F.l1_loss(*(F.normalize(x, dim=-1) for x in pair))
+        return logits, loss
+
+
+class DPL(IVLP):
+    def tokenize(self) -> None:
+        self.sentences("a photo of a", 0)
+        at = torch.arange(self.ids.shape[1])
+        self.words = (at <= self.ids.argmax(dim=-1, keepdim=True))[:, None, None]  # (K, 1, 1, 77), up to [EOT]
+
+    def features(self, pixels: Tensor) -> Tensor:
+        visual = self.towers.clip.visual
+        prompts, strength = self.several("visual_prompts"), self.config.strength_vision
+        x = self.towers.decoupled(visual.transformer, visual._embeds(pixels), prompts, strength, self.config.carry)
+        return visual.ln_post(x[:, 0]) @ visual.proj  # type: ignore[no-any-return]
+
+    def text(self) -> Tensor:
+        clip, x = self.towers.clip, self.embeddings + self.towers.clip.positional_embedding
+        masks = {"mask": clip.attn_mask, "readable": self.words}
+        prompts, strength = self.several("text_prompts"), self.config.strength_text
+        x = self.towers.decoupled(clip.transformer, x, prompts, strength, self.config.carry, **masks)
+        return self.towers.read(x, self.ids)
 
 
 class MaPLe(IVLP):
@@ -211,6 +228,8 @@ class MaPLe(IVLP):
 
 
 class GalLoP(Plain):
+    prompts_per_class = 8
+
     def tokenize(self) -> None:
         words = self.config.template.replace("{}", "").strip()
         self.ids, self.embeddings = self.towers.tokens([f"{words} {name}" for name in self.names])
@@ -218,9 +237,13 @@ class GalLoP(Plain):
         self.start_token, self.rest = self.embeddings[:, :1], self.embeddings[:, 1 + n :]
 
     def start(self) -> None:
+        self.fixed = self.text()
+
+    def text(self) -> Tensor:
+        """(m, K, D) of global and local prompts, normalised."""
         prompts = (*self.learned["global_prompt"], *self.learned["local_prompts"])
         text = torch.stack([self.towers.text(self.with_context(prompt), self.ids) for prompt in prompts])
-        self.fixed = F.normalize(text, dim=-1)  # (m, K, D)
+        return F.normalize(text, dim=-1)
 
     def features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         cls, dense = self.towers.dense(pixels)
@@ -228,14 +251,27 @@ class GalLoP(Plain):
         return F.normalize(cls, dim=-1), F.normalize(dense, dim=-1)
 
     def logits(self, features: tuple[Tensor, Tensor]) -> Tensor:
-        cls, dense = features
-        m = len(self.learned["global_prompt"])
-        of_image = torch.einsum("bd,mkd->bmk", cls, self.fixed[:m]).mean(dim=1)
-        of_patches = torch.einsum("bpd,mkd->bmkp", dense, self.fixed[m:])
+        of_image, of_patches = self.cosines(features, self.fixed)
+        return self.scale * (of_image.mean(dim=1) + of_patches.mean(dim=1)) / 2
+
+    def cosines(self, features: tuple[Tensor, Tensor], text: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, m, K) of the global prompts with the image, and of the local ones with the best patches."""
+        (cls, dense), m = features, len(self.learned["global_prompt"])
+        of_patches = torch.einsum("bpd,mkd->bmkp", dense, text[m:])
         best = [
             of_patches[:, i].topk(min(k, dense.shape[1])).values.mean(dim=-1) for i, k in enumerate(self.config.topk)
         ]
-        return self.scale * (of_image + torch.stack(best).mean(dim=0)) / 2
+        return torch.einsum("bd,mkd->bmk", cls, text[:m]), torch.stack(best, dim=1)
+
+    def loss(self, seen: tuple[Tensor, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+        of_image, of_patches = self.cosines(seen, self.text())
+        m, classes = of_image.shape[1:]
+        kept = torch.randint(m, (len(labels), max(m - int(self.config.dropout * m), 1)))
+        of_kept = of_image.gather(1, kept[..., None].expand(-1, -1, classes)).mean(dim=1)
+        terms = [of_kept, *of_patches.unbind(dim=1)]
+        of_global, *of_local = (F.cross_entropy(self.scale * cosines, labels) for cosines in terms)
+        logits = self.scale * (of_image.mean(dim=1) + of_patches.mean(dim=1)) / 2
+        return logits, of_global + torch.stack(of_local).mean()
 
 
 PLAIN: dict[str, type[Plain]] = {
@@ -247,6 +283,9 @@ PLAIN: dict[str, type[Plain]] = {
     "vpt": VPT,
     "ivlp": IVLP,
     "maple": MaPLe,
+    "promptsrc": PromptSRC,
+    "mutual": Mutual,
+    "dpl": DPL,
 }
 
 
@@ -254,9 +293,8 @@ def plain_step(
     plain: Plain, pixels: Tensor | None, cached: Any, labels: Tensor, optimizer: torch.optim.Optimizer
 ) -> Tensor:
     """One training step on pixels or, without them, on what the image tower said before; returns the logits (B, K)."""
-    features = plain.features(pixels) if pixels is not None else cached
-    logits = plain.logits(features)
+    logits, loss = plain.loss(plain.seen(pixels) if pixels is not None else cached, labels)
     optimizer.zero_grad()
-    F.cross_entropy(logits, labels).backward()
+    loss.backward()
     optimizer.step()
     return logits.detach()

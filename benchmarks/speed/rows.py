@@ -10,6 +10,7 @@ from typing import Any
 
 from .evaluations import plain_seconds
 from .measure import MAIN, RECIPE_BATCH, VIT_B16
+from .plain import PLAIN
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def steps(groups: Iterable[Mapping[str, Any]]) -> list[Step]:
             side, images, batch = name.split("-")
             if side == "ours":
                 plain, factor = group["pieces"].get(f"plain-{images}-{batch}"), 1
-                if plain is None and group["method"] == "cocoop":  # one image after the other
+                if plain is None and batch != "1" and PLAIN[group["method"]].per_image:  # one image after the other
                     plain, factor = group["pieces"].get(f"plain-{images}-1"), int(batch)
                 found.append(Step(group["method"], group["classes"], images, int(batch), plain, factor, ours))
     return found
