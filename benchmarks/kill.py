@@ -110,7 +110,7 @@ def killed(output: Path, folder: Path, options: argparse.Namespace, after: float
         process.wait(timeout=after)
         return False
     except subprocess.TimeoutExpired:
-        everyone = [process.pid, *children(process.pid)]
+        everyone = [process.pid, *descendants(process.pid)]
         for pid in random.Random(after).sample(everyone, 1) if one else everyone:
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -120,16 +120,18 @@ def killed(output: Path, folder: Path, options: argparse.Namespace, after: float
         return True
 
 
-def children(parent: int) -> list[int]:
-    """The processes that a process has started."""
-    found = []
+def descendants(parent: int) -> list[int]:
+    """The processes that a process has started, and those that they have."""
+    found, parents = [parent], []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            if int(path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1]) == parent:
-                found.append(int(path.parent.name))
+            fields = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            parents.append((int(path.parent.name), int(fields[1])))
         except (OSError, ValueError, IndexError):
             continue
-    return found
+    for known in found:
+        found += [pid for pid, its_parent in parents if its_parent == known]
+    return found[1:]
 
 
 def numbers(output: Path) -> dict[str, bytes]:

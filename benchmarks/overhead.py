@@ -16,13 +16,14 @@ from pathlib import Path
 
 from promptbench.bench import Bench
 from promptbench.cli import parser as promptbench
-from promptbench.execution import Work, execute
+from promptbench.execution import execute
 from promptbench.flags import bench_of, request_of
 from promptbench.planning import Run, plan_runs
 from promptbench.provenance import git_commit, library_versions
 from promptbench.results import Result
 from promptbench.runner import announced, run_all
 from promptbench.sweep import Silent
+from promptbench.work import Work
 
 
 def main() -> None:

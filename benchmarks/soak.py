@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from promptbench.benchmarks.kill import children
+from promptbench.benchmarks.kill import descendants
 
 from promptbench import registry
 from promptbench.provenance import git_commit, library_versions
@@ -81,7 +81,7 @@ def watch(output: Path, options: argparse.Namespace) -> dict[str, Any]:
         process = subprocess.Popen(command(output, options), stdout=said, stderr=said)
         seen: dict[int, list[tuple[float, int]]] = defaultdict(list)
         while process.poll() is None:
-            for pid in (process.pid, *children(process.pid)):
+            for pid in (process.pid, *descendants(process.pid)):
                 if (look := looked_at(pid)) is not None:
                     seen[pid].append(look)
             if time.monotonic() - began > 60 * options.minutes:

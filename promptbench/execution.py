@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from promptbench.bench import Bench
-from promptbench.claims import Claim, Claims
 from promptbench.classnames import ClassNames
 from promptbench.config import UsageError
 from promptbench.devices import hold_to_bits, peak_memory
@@ -38,45 +36,10 @@ from promptbench.results import Result, write_result
 from promptbench.resuming import PartialFile
 from promptbench.selection import SelectedImages, open_selection
 from promptbench.sharing import WHOLE, Share
-from promptbench.trackers import Tracker
 from promptbench.training import TrainingOutcome, fit
 from promptbench.trainings import load_training, save_training, training_key
 from promptbench.transforms import EVALUATION_TRANSFORM, TRAINING_TRANSFORM
-
-
-class Listener(Protocol):
-    """Told how the runs go; the command line draws it."""
-
-    def started(self, run: Run) -> None: ...
-
-    def step(self, done: int, total: int, loss: float) -> None: ...
-
-    def finished(self, run: Run, result: Result) -> None: ...
-
-    def failed(self, run: Run, reason: str) -> None: ...
-
-    def elsewhere(self, run: Run) -> None: ...
-
-
-class Busy(Exception):
-    """Another process does what a run needs; the message is the name of its claim."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """A run under way: what it holds, and who is told of it."""
-
-    listener: Listener
-    tracker: Tracker
-    claims: Claims
-    claim: Claim
-
-    def step(self, done: int, total: int, loss: float) -> None:
-        """A training step is done."""
-        if self.claim.lost:
-            raise Busy(self.claim.name)
-        self.claim.progress = {"done": done, "total": total}
-        self.listener.step(done, total, loss)
+from promptbench.work import Busy, Work
 
 
 def execute(bench: Bench, run: Run, work: Work) -> Result:

@@ -30,7 +30,7 @@ from promptbench.ddp import Failed
 from promptbench.planning import Run
 from promptbench.resuming import Partial, PartialFile
 from promptbench.sharing import WHOLE, Share
-from promptbench.training import TrainingDiverged
+from promptbench.work import TrainingDiverged
 
 END = 10.0  # seconds that a process which failed has to say why
 OF_FILES = "promptbench_plugin."  # what `registry` calls the modules of plugin files

@@ -19,14 +19,11 @@ from promptbench.bench import Bench
 from promptbench.cache import remove_drafts
 from promptbench.claims import Claim, Claims, now
 from promptbench.config import UsageError
-from promptbench.execution import Busy, Listener, Work, execute
 from promptbench.planning import Run
 from promptbench.results import Result, failure_path, write_failure
 from promptbench.standing import CLAIMS
 from promptbench.trackers import tracked
-from promptbench.training import TrainingDiverged
-
-__all__ = ["Listener", "run_all"]
+from promptbench.work import Busy, Listener, TrainingDiverged, Work
 
 LOOK_AGAIN = 1.0  # seconds between looks at runs that others do
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # only writing fails so
@@ -50,6 +47,8 @@ def run_all(
     Raises:
         UsageError: The output folder cannot be written.
     """
+    from promptbench.execution import execute  # seconds to import, for those that do runs themselves
+
     pending = [(run, "") for run in runs]  # with the claim that it waits for
     known = failures_on_record(bench.output, [run for run, _ in pending]) if known is None else known
     failures = 0

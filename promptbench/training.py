@@ -30,34 +30,12 @@ from promptbench.precision import halved, of_trainer
 from promptbench.recipe import Recipe
 from promptbench.resuming import Partial, PartialFile, partial_seconds, restore, resumable, state_of
 from promptbench.sharing import WHOLE, Share
+from promptbench.work import TrainingDiverged
 
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, loss
 StepLogger = Callable[[int, Mapping[str, float]], None]  # steps done, figures of the last
 
 LOGGED_STEPS = 1000  # of a training, roughly, however long it is
-
-
-class TrainingDiverged(RuntimeError):
-    """A loss or a learned tensor became NaN or infinite; the message says where.
-
-    Attributes:
-        where: `epoch` and `step`, counted from 1, and `lr`.
-    """
-
-    def __init__(self, what: str, module: PromptTraining, step: int) -> None:
-        recipe, rate = module.recipe, module.trainer.optimizers[0].param_groups[0]["lr"]
-        self.where = {"epoch": module.current_epoch + 1, "step": step + 1, "lr": rate}
-        super().__init__(
-            f"{what} in epoch {module.current_epoch + 1} of {recipe.epochs}, step {step + 1} of "
-            f"{module.steps_per_epoch}, at learning rate {rate:.3g}; a smaller lr may help"
-        )
-
-    @classmethod
-    def again(cls, message: str, where: dict[str, Any]) -> TrainingDiverged:
-        """As another process raised it."""
-        error = cls.__new__(cls, message)
-        error.args, error.where = (message,), where
-        return error
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from promptbench.planning import Request, Run, plan_runs
 from promptbench.preflight import preflight
 from promptbench.protocol import Evaluation, Plan
 from promptbench.results import find, read_result
-from promptbench.runner import Listener, run_all
+from promptbench.runner import run_all
+from promptbench.work import Listener
 
 SEEN = ("train", "val")  # splits that tuning may read
 DEFAULT_LR = (1 / 3, 1.0, 3.0)  # times the recipe's

@@ -218,7 +218,7 @@ def test_an_output_that_cannot_be_written(
     refused: Said, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "file").write_text("mine")
-    monkeypatch.setattr("promptbench.runner.execute", lambda *_: pytest.fail("it was trained"))
+    monkeypatch.setattr("promptbench.execution.execute", lambda *_: pytest.fail("it was trained"))
     for output in ("file", "file/below"):
         assert f"The output folder {output} cannot be written" in refused(*COOP, "--output", output)
 

@@ -25,7 +25,6 @@ from promptbench.cli import main
 from promptbench.commands.run import request_elsewhere
 from promptbench.config import UsageError
 from promptbench.dataset import Dataset, open_dataset
-from promptbench.execution import Work
 from promptbench.executors.local import places
 from promptbench.images import ImageFeatures, Images
 from promptbench.loading import EpochOrder, FeatureBatches, training_batches
@@ -33,6 +32,7 @@ from promptbench.method import Method
 from promptbench.sharing import WHOLE, Share, per_image
 from promptbench.training import fit
 from promptbench.weights import load_backbone
+from promptbench.work import Work
 
 HERE = Path(__file__).parent
 TINY = f"{HERE / 'data' / 'tiny-clip.json'}:random"

@@ -20,12 +20,13 @@ from promptbench.calibration import Calibration
 from promptbench.claims import Claims
 from promptbench.cli import main, parser
 from promptbench.estimate import Estimate, Forecast, duration, forecast
-from promptbench.execution import Work, execute
+from promptbench.execution import execute
 from promptbench.flags import request_of
 from promptbench.planning import Run, plan_runs
 from promptbench.results import Result, result_path
 from promptbench.selection import open_selection
 from promptbench.trial import Pace, Size, Trial, bilinear
+from promptbench.work import Work
 
 CALL = ["run", "--seeds", "1", "--device", "cpu", "--threads", "1"]
 DIAGRAMS = [*CALL, "--dataset", "mini_diagrams"]

@@ -29,11 +29,11 @@ import torch
 from promptbench import planning, registry, runner, sweep
 from promptbench.cli import main, parser
 from promptbench.config import UsageError
-from promptbench.execution import Busy
 from promptbench.executors import contract, parcel, remote, slurm, staging
 from promptbench.executors.returned import Store
 from promptbench.executors.slot import Slot
 from promptbench.flags import bench_of, request_of
+from promptbench.work import Busy
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
 assert _spec is not None and _spec.loader is not None

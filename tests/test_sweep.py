@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import torch
 
-from promptbench import registry, runner, sweep
+from promptbench import execution, registry, runner, sweep
 from promptbench.claims import Claims, born, holders
 from promptbench.cli import main, parser
 from promptbench.config import UsageError
@@ -198,7 +198,7 @@ def test_a_run_of_another_process_is_left_to_it(
 def test_a_failure_of_another_process_is_counted_and_not_repeated(
     what: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    execute, at = runner.execute, []
+    execute, at = execution.execute, []
 
     def fail(bench: Any, run: Any, work: Any) -> Any:
         at.append(run.spec.label)
@@ -206,7 +206,7 @@ def test_a_failure_of_another_process_is_counted_and_not_repeated(
             raise RuntimeError("it broke")
         return execute(bench, run, work)
 
-    monkeypatch.setattr(runner, "execute", fail)
+    monkeypatch.setattr(execution, "execute", fail)
     call = ["run", "--method", "coop", *what, *SHORT, "--output", str(tmp_path)]
     assert main(call) == 1 and at.count("coop") == 1
     assert main(call) == 1 and at.count("coop") == 2  # a later call tries again

@@ -16,7 +16,8 @@ from promptbench.dataset import Dataset, Item
 from promptbench.images import Images
 from promptbench.loading import Views
 from promptbench.method import Method
-from promptbench.training import TrainingDiverged, fit
+from promptbench.training import fit
+from promptbench.work import TrainingDiverged
 
 RECIPE = pb.Recipe(
     epochs=3, lr=0.1, batch=2, warmup_epochs=1, warmup_lr=0.01, momentum=0, weight_decay=0, origin="ours"

@@ -125,7 +125,7 @@ def test_features_of_another_version_or_format_are_not_used(
     made = features.image_features(backbone, birds, items)
     path = features.path_of(features.key(backbone, birds, items))
     assert torch.equal(features.read(path, len(items)).cls, made.cls)  # type: ignore[union-attr]
-    monkeypatch.setattr(features, "FORMAT", "promptbench features/2")
+    monkeypatch.setattr(features, "FORMAT", "promptbench features/other")
     assert features.read(path, len(items)) is None and "of another format" in caplog.text
     before = features.key(backbone, birds, items)
     monkeypatch.setattr(features, "library_versions", lambda: {"torch": "99.0"})
@@ -175,7 +175,7 @@ def test_a_run_with_other_weights_behind_the_same_file_name_is_done_again(
     assert main([*RUN, "--save-predictions"]) == 0
     before = stored(OUT)
     os.utime(here / "weights.pt", (1, 1))  # touched, not changed
-    monkeypatch.setattr("promptbench.runner.execute", lambda *_: pytest.fail("a finished run was done again"))
+    monkeypatch.setattr("promptbench.execution.execute", lambda *_: pytest.fail("a finished run was done again"))
     assert main(list(RUN)) == 0 and not (OUT / "outdated").exists()
     monkeypatch.undo()
     monkeypatch.chdir(here)

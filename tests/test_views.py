@@ -14,7 +14,7 @@ from promptbench import cached, features
 from promptbench.bench import Bench
 from promptbench.claims import Claims
 from promptbench.config import UsageError
-from promptbench.execution import Work, batches_of, execute, kept_for_training
+from promptbench.execution import batches_of, execute, kept_for_training
 from promptbench.flags import request_of
 from promptbench.listing import recipe_line
 from promptbench.method import instantiate
@@ -22,6 +22,7 @@ from promptbench.planning import Run, plan_runs
 from promptbench.results import Result
 from promptbench.rows import rows
 from promptbench.selection import open_selection
+from promptbench.work import Work
 
 CALL = [
     "run",

@@ -148,21 +148,24 @@ def do(
     request: Request | None,
 ) -> int:
     """Do the runs that are to do, of those of the call; returns how many failed."""
-    from promptbench.fingerprints import weights_hash
-    from promptbench.preflight import preflight
-    from promptbench.progress import Overview, reporter
     from promptbench.results import check_writable
-    from promptbench.runner import announced, run_all
 
     check_writable(bench.output)
     elsewhere = options is not None and options.executor != LOCAL
-    executor = choose(options.executor, options.executor_option or ()) if options else choose(LOCAL)
-    executor.prepare()
+    executor = None
+    if options and request and (elsewhere or ((options.jobs or 1) > 1 and len(todo) > 1)):
+        executor = choose(options.executor, options.executor_option or ())
+        executor.prepare(bench.device)  # first, for what it starts may take as long as what follows
+    from promptbench.fingerprints import weights_hash
+    from promptbench.preflight import preflight
+    from promptbench.progress import Overview, reporter
+    from promptbench.runner import announced, run_all
+
     preflight(replace(bench, device="cpu") if elsewhere else bench, todo)  # this machine may have no GPU
     if not elsewhere:
         weights_hash(bench)  # so that the next call need not load the backbone to compare its weights
     with announced(bench.output, [run.spec.name for run in todo]):
-        if options is None or request is None or not elsewhere and ((options.jobs or 1) == 1 or len(todo) == 1):
+        if executor is None or options is None or request is None:
             with reporter(total=len(runs), skipped=len(runs) - len(todo)) as listener:
                 return run_all(bench, todo, listener)
         with Overview(todo, bench.output, len(runs)) as overview:

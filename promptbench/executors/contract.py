@@ -29,8 +29,11 @@ class Executor(Protocol):
     no engine and starts nothing.
     """
 
-    def prepare(self) -> None:
+    def prepare(self, device: str) -> None:
         """Find the engine, before anything is computed.
+
+        Args:
+            device: That runs are for.
 
         Raises:
             UsageError: It is not there.

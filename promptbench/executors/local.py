@@ -2,23 +2,30 @@
 
 The parent counts from files what is done, takes note of a run that kills its process, and ends the workers when it
 ends: each reads a pipe that only the parent holds open.
+
+On a CPU, workers are forked from a process that has imported what runs need, and has done nothing else: importing takes
+longer than many a run. With a GPU each is a fresh process, for some library might have touched the GPU.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import pickle
 import resource
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
+import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -31,7 +38,9 @@ from promptbench.sweep import POLL, Job, Silent, Sweep, ended_with
 
 log = logging.getLogger(__name__)
 
-MISUSE, INTERRUPTED = 2, 130  # exit codes
+MISUSE, INTERRUPTED, ORPHANED = 2, 130, 255  # exit codes; the last of a worker that nobody can wait for
+IMPORTED = ["promptbench.executors.local", "promptbench.execution", "promptbench.weights", "open_clip"]  # before forks
+FORKS = "forkserver" in multiprocessing.get_all_start_methods()
 GIB = 2**30
 
 
@@ -46,8 +55,12 @@ def create(address: str, options: Mapping[str, Any]) -> Local:
 class Local:
     """Processes of this machine; see `contract.Executor`."""
 
-    def prepare(self) -> None:
-        """It is here."""
+    def prepare(self, device: str) -> None:
+        """It is here; what workers need is imported meanwhile, by the process that they are forked from."""
+        if FORKS and device == "cpu":
+            with unseen_main():
+                multiprocessing.set_forkserver_preload(IMPORTED)
+                forkserver.ensure_running()
 
     def execute(self, sweep: Sweep) -> Iterator[Standing]:
         """Do the runs in worker processes."""
@@ -68,9 +81,10 @@ class Local:
 
 
 class Worker(NamedTuple):
-    """A worker process, and the file with what it says."""
+    """A worker process, the pipe that it lives by, and the file with what it says."""
 
-    process: subprocess.Popen[bytes]
+    process: BaseProcess
+    lifeline: Connection
     said: IO[bytes]
 
     def last_words(self) -> str:
@@ -95,9 +109,12 @@ class Workers:
 
     def after(self, worker: Worker) -> list[Worker]:
         """The worker as long as it lives; another one in its place where it was killed and there is work for it."""
-        code = worker.process.poll()
+        code = worker.process.exitcode
         if code is None:
             return [worker]
+        if code == ORPHANED:  # what it was forked from is gone; it may be at work
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.process.pid or 0, signal.SIGKILL)
         if code == MISUSE:
             raise UsageError(worker.last_words().rpartition("\n")[2].removeprefix("promptbench: error: "))
         if code == INTERRUPTED:
@@ -108,9 +125,9 @@ class Workers:
         if not unfinished:
             return []
         self.look(holders(self.sweep.output / CLAIMS))  # its own is there unless another has taken it over
-        name = self.at.pop(worker.process.pid, "")
+        name = self.at.pop(worker.process.pid or 0, "")
         self.sweep.died(name if name in unfinished else "", ended_with(code), worker.last_words())
-        others = any(other.process.poll() is None for other in self.alive)
+        others = any(other.process.exitcode is None for other in self.alive)
         taken = {holder.about["run"] for holder in self.sweep.standing().running}
         left = self.sweep.unfinished()
         return [] if not left or (others and taken.issuperset(left)) else [self.one_more()]
@@ -132,49 +149,73 @@ class Workers:
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[self.started % len(self.gpus)]
         self.started += 1
+        forks = FORKS and self.sweep.job.bench.device == "cpu"
+        context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
         said = tempfile.TemporaryFile()  # noqa: SIM115 - it is read when the process has ended
-        process = subprocess.Popen(
-            [sys.executable, "-c", "from promptbench.executors.local import work; work()"],
-            stdin=subprocess.PIPE,
-            stdout=said,
-            stderr=said,
-            env=environment,
-            start_new_session=True,  # Ctrl-C reaches it through the parent alone
-        )
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it is dead already, which `after` sees
-            process.stdin.write(pickle.dumps(self.sweep.job))
-            process.stdin.flush()
-        return Worker(process, said)
+        theirs, lifeline = context.Pipe(duplex=False)
+        voice = Connection(os.dup(said.fileno()), readable=False)  # as which its descriptor can be handed over
+        told = (pickle.dumps(self.sweep.job), theirs, voice, environment, os.getcwd())
+        process = context.Process(target=work, args=told)
+        with unseen_main(), theirs, voice:
+            try:
+                process.start()
+            except (EOFError, OSError):  # somebody killed the process that it was to be forked from
+                process = context.Process(target=work, args=told)
+                process.start()
+        return Worker(process, lifeline, said)
 
     def dismiss(self) -> None:
         """End the workers, which are at nothing."""
         for worker in self.alive:
-            worker.process.kill()
-            worker.process.wait()
+            end(worker)
         self.alive = []
 
     def stop(self) -> None:
         """End the workers, as Ctrl-C would."""
         for worker in self.alive:
-            assert worker.process.stdin is not None
-            with contextlib.suppress(OSError):
-                worker.process.stdin.close()
+            worker.lifeline.close()
         for worker in self.alive:
-            try:
-                worker.process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
+            worker.process.join(timeout=20)
+            end(worker)
 
 
-def work() -> None:
-    """A worker process: its job comes on stdin, which stays open as long as the parent lives."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    logging.basicConfig(level=logging.WARNING, format="promptbench: %(message)s", stream=sys.stderr)
+def end(worker: Worker) -> None:
+    """End a worker at once, if it still lives."""
+    worker.process.kill()
+    worker.process.join()
+
+
+@contextlib.contextmanager
+def unseen_main() -> Iterator[None]:
+    """Within it, a process that is started does not run the caller's script again, as multiprocessing would."""
+    main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
     try:
-        job: Job = pickle.load(sys.stdin.buffer)  # from the parent's memory, never from a file
-        threading.Thread(target=_follow_parent, daemon=True).start()
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def work(told: bytes, lifeline: Connection, voice: Connection, environment: Mapping[str, str], folder: str) -> None:
+    """A worker process.
+
+    Args:
+        told: Its job, pickled in the parent's memory.
+        lifeline: Says nothing, and ends with the parent.
+        voice: Has the file that takes what the process says.
+        environment: The parent's.
+        folder: That the parent is in.
+    """
+    os.setsid()  # Ctrl-C reaches it through the parent alone
+    for output in (1, 2):
+        os.dup2(voice.fileno(), output)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    logging.basicConfig(level=logging.WARNING, format="promptbench: %(message)s", stream=sys.stderr, force=True)
+    try:
+        threading.Thread(target=_follow_parent, args=(lifeline,), daemon=True).start()
+        job: Job = pickle.loads(told)
         run_all(job.bench, job.runs(), Silent(), job.known)
     except UsageError as error:
         print(f"promptbench: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
@@ -183,10 +224,9 @@ def work() -> None:
         sys.exit(INTERRUPTED)
 
 
-def _follow_parent() -> None:
-    with contextlib.suppress(OSError):
-        while os.read(0, 1024):  # not through sys.stdin, whose lock a thread may not hold when Python ends
-            pass
+def _follow_parent(lifeline: Connection) -> None:
+    with contextlib.suppress(EOFError, OSError):
+        lifeline.recv_bytes()
     os.kill(os.getpid(), signal.SIGINT)
 
 

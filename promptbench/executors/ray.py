@@ -57,7 +57,7 @@ class Ray:
         self.address, self.options = address, options
         self.ours = False  # whether this call has connected
 
-    def prepare(self) -> None:
+    def prepare(self, device: str = "") -> None:
         """Connect."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from promptbench.bench import Bench
 from promptbench.config import UsageError
-from promptbench.execution import Work
 from promptbench.executors.returned import Elsewhere
 from promptbench.executors.slot import Slot
 from promptbench.planning import Run
 from promptbench.results import Result
 from promptbench.sweep import POLL
+from promptbench.work import Work
 
 if TYPE_CHECKING:
     from promptbench.executors.ray import Cluster

@@ -14,12 +14,12 @@ from typing import Any
 
 from promptbench.cache import write_atomically
 from promptbench.config import UsageError
-from promptbench.execution import Busy, Work
 from promptbench.executors.parcel import inside
 from promptbench.executors.slot import PARTS
 from promptbench.planning import Run
 from promptbench.results import Result, failure_path, find, read_result, result_path, write_result
 from promptbench.sweep import group_of
+from promptbench.work import Busy, Work
 
 HEAD = 2**24  # bytes of what a stored training says of itself, at most
 

@@ -86,7 +86,7 @@ class Slurm:
     def __init__(self, options: Options, flags: Mapping[str, Any]) -> None:
         self.options, self.flags = options, flags
 
-    def prepare(self) -> None:
+    def prepare(self, device: str = "") -> None:
         """Find sbatch."""
         import shutil
 
