@@ -105,17 +105,19 @@ def plan_runs(request: Request) -> list[Run]:
     check_assignments(request)
     check_sampler(request)
     asked = {label: variants(request, label) for label in methods}
-    resolved: dict[tuple[object, ...], Settings] = {}  # the same for every seed
+    resolved: dict[tuple[object, ...], tuple[Settings, dict[str, Any]]] = {}  # the same for every seed
     runs: dict[str, Run] = {}
     for protocol in request.protocols:
         for data_seed, train_seed in request.seeds:
             for plan in load_protocol(protocol).plan(request.suite, data_seed):
                 for label, cls in methods.items():
                     for index, variant in enumerate(asked[label]):
-                        key = (protocol, label, index, plan.dataset, plan.train.shots)
+                        others = tuple(evaluation.selection.dataset for evaluation in plan.evaluations)
+                        key = (protocol, label, index, plan.dataset, plan.train.shots, others)
                         if key not in resolved:
-                            resolved[key] = settings_of(variant, protocol, plan, label, cls)
-                        run = plan_run(variant, protocol, plan, label, cls, resolved[key], (data_seed, train_seed))
+                            settings = settings_of(variant, protocol, plan, label, cls)
+                            resolved[key] = settings, facts_of(variant, protocol, plan, label, cls, settings)
+                        run = plan_run(variant, plan, label, cls, *resolved[key], (data_seed, train_seed))
                         runs.setdefault(run.spec.name, run)
     return list(runs.values())
 
@@ -154,44 +156,49 @@ def settings_of(request: Request, protocol: str, plan: Plan, label: str, cls: ty
     return settings
 
 
+def facts_of(
+    request: Request, protocol: str, plan: Plan, label: str, cls: type[Method], settings: Settings
+) -> dict[str, Any]:
+    """The fields of a spec that are the same for every seed."""
+    suite, (name, preset) = request.suite, parse_label(label)
+    entry = suite.entry(plan.dataset)
+    return {
+        "suite": suite.name,
+        "protocol": protocol,
+        "dataset": plan.dataset,
+        "method": name,
+        "preset": preset,
+        "plugin": registry.source_digest("methods", name),
+        "config": to_mapping(settings.config),
+        "recipe": decisive(settings.recipe),
+        "shots": plan.train.shots if cls.sees_images() else 0,
+        "backbone": suite.backbone,
+        "precision": request.precision,
+        "threads": suite.threads or available_cores(),
+        "device": request.device.partition(":")[0],
+        "dataset_options": options_of(entry),
+        "dataset_plugin": "" if entry.dataset == entry.name else entry.dataset,
+        "evaluated": other_data(suite, plan),
+        "devices": request.devices if cls.trains else 1,
+        "deterministic": request.deterministic,
+    }
+
+
 def plan_run(
     request: Request,
-    protocol: str,
     plan: Plan,
     label: str,
     cls: type[Method],
     settings: Settings,
+    facts: Mapping[str, Any],
     seeds: tuple[int, int],
 ) -> Run:
-    """One run with the settings that `settings_of` gave."""
-    suite, (name, preset) = request.suite, parse_label(label)
-    entry = suite.entry(plan.dataset)
+    """One run with the settings of `settings_of` and what `facts_of` made of them."""
+    name, preset = parse_label(label)
     sampler = request.sampler or (find_preset(cls, name, preset).sampler if preset else "") or "coop"
     plan = with_sampler(plan, sampler, seeds[0])
-    spec = Spec(
-        suite=suite.name,
-        protocol=protocol,
-        dataset=plan.dataset,
-        method=name,
-        preset=preset,
-        plugin=registry.source_digest("methods", name),
-        config=to_mapping(settings.config),
-        recipe=decisive(settings.recipe),
-        shots=plan.train.shots if cls.sees_images() else 0,
-        sampler=named_sampler(plan.train.sampler) if cls.sees_images() else "coop",
-        data_seed=seeds[0],
-        train_seed=seeds[1],
-        backbone=suite.backbone,
-        precision=request.precision,
-        threads=suite.threads or available_cores(),
-        device=request.device.partition(":")[0],
-        dataset_options=options_of(entry),
-        dataset_plugin="" if entry.dataset == entry.name else entry.dataset,
-        evaluated=other_data(suite, plan),
-        devices=request.devices if cls.trains else 1,
-        deterministic=request.deterministic,
-    )
-    return Run(spec, plan, cls, settings)
+    sampler = named_sampler(plan.train.sampler) if cls.sees_images() else "coop"
+    return Run(Spec(**facts, sampler=sampler, data_seed=seeds[0], train_seed=seeds[1]), plan, cls, settings)
 
 
 def other_data(suite: Suite, plan: Plan) -> dict[str, Any]:

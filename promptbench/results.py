@@ -150,11 +150,11 @@ def write_failure(
     return path
 
 
-def read_result(path: Path | str) -> Result:
-    """The result stored in a file.
+def read_result(path: Path | str, spec: Spec | None = None) -> Result:
+    """The result stored in a file, that of a certain run where its spec is given.
 
     Raises:
-        UsageError: If the file is missing, is no result, or was written by a newer promptbench.
+        UsageError: If the file is missing, is no result, or of another run, or was written by a newer promptbench.
     """
     try:
         with open(path, "rb") as file:
@@ -174,9 +174,13 @@ def read_result(path: Path | str) -> Result:
     try:
         for older in range(schema, SCHEMA):
             data = {**UPGRADES[older](data), "schema": older + 1}
-        return Result(**{**data, "spec": Spec(**data["spec"])})
+        stored = Spec(**data["spec"])
+        result = Result(**{**data, "spec": spec or stored})  # an equal one may know its digest already
     except (TypeError, ValueError, KeyError, RecursionError) as error:
         raise UsageError(f"{path} is not a valid promptbench result: {error}") from error
+    if stored != result.spec:
+        raise UsageError(f"{path} holds another run than its name says; move it away and run again.")
+    return result
 
 
 def read_results(*places: Path | str) -> list[Result]:
@@ -200,7 +204,7 @@ def find(folder: Path | str, spec: Spec) -> Path | None:
     path = result_path(folder, spec)
     if not path.exists():
         return None
-    _check_spec(path, read_result(path), spec)
+    read_result(path, spec)
     return path
 
 
@@ -214,14 +218,8 @@ def stored_results(folder: Path | str, specs: Iterable[Spec]) -> dict[str, Resul
     for spec in specs:
         path = result_path(folder, spec)
         if path.exists():
-            found[spec.name] = read_result(path)
-            _check_spec(path, found[spec.name], spec)
+            found[spec.name] = read_result(path, spec)
     return found
-
-
-def _check_spec(path: Path, result: Result, spec: Spec) -> None:
-    if result.spec != spec:
-        raise UsageError(f"{path} holds another run than its name says; move it away and run again.")
 
 
 def result_path(folder: Path | str, spec: Spec) -> Path:

@@ -106,6 +106,12 @@ def test_seeds_are_averaged_one_by_one(stored: Any) -> None:
     assert rows["maple"]["std"] == pytest.approx(4.285714285714286)
 
 
+@pytest.mark.parametrize("module", [seeds, base_new, cost])
+def test_a_plot_of_methods_without_its_figure_is_refused(module: Any, stored: Any) -> None:
+    with pytest.raises(NothingToShow, match="None of maple has the figure that the plot (seeds|base-new|cost) shows"):
+        module.data(stored([base2new(80, 60), base2new(70, None, dataset="mini_fabrics")]))  # no average
+
+
 def test_a_seed_without_every_dataset_is_no_ring(stored: Any) -> None:
     rows = seeds.data(stored([*BY_HAND, base2new(10, 10, seed=3)]))["rows"]
     assert sorted(rows[1]["by_seed"]) == ["1", "2"]

@@ -122,6 +122,22 @@ def test_two_at_once_give_the_numbers_of_one(
     assert "3 done, 1 failed, 0 running" in text and "base2new/birds/fatal" in text and "SIGKILL" in text
 
 
+def test_a_script_that_starts_a_sweep_is_not_run_again_in_its_workers(what: tuple[str, ...], tmp_path: Path) -> None:
+    words = ["run", "--method", "zeroshot", *what, "--jobs", "2", "--output", "runs"]
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from promptbench.cli import main\n"
+        "with Path('begun').open('a') as file:\n"
+        "    file.write('once\\n')\n"
+        f"assert main({words!r}) == 0\n"
+    )
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "begun").read_text() == "once\n"
+    assert len(numbers(tmp_path / "runs")) == 2 and "[2/2]" in done.stderr
+
+
 def test_a_run_that_ends_its_processes_is_tried_twice(what: tuple[str, ...], tmp_path: Path) -> None:
     options = parser().parse_args(["run", "--method", "coop", *what, *SHORT, "--output", str(tmp_path)])
     request = request_of(options)

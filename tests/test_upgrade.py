@@ -305,7 +305,7 @@ def test_finished_runs_are_read_once_and_their_images_looked_at_once(
     read: list[Path] = []
     digests: list[str] = []
     original, digest = results.read_result, type(open_dataset("folder", {"root": "birds"})).split_digest
-    monkeypatch.setattr(results, "read_result", lambda path: (read.append(path), original(path))[1])
+    monkeypatch.setattr(results, "read_result", lambda path, spec: (read.append(path), original(path, spec))[1])
     monkeypatch.setattr(
         "promptbench.dataset.Dataset.split_digest", lambda self: (digests.append(self.name), digest(self))[1]
     )

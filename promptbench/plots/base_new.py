@@ -28,7 +28,7 @@ def data(source: Source) -> dict[str, Any]:
         points.append(
             {"method": name(line), "mean": [cell.mean for cell in cells], "std": [cell.std for cell in cells]}
         )
-    facts = about("base-new", source, table, lines)
+    facts = about("base-new", source, table, lines, missing)
     return {
         **facts,
         "x": axis(table, lines[0], base),

@@ -36,7 +36,7 @@ def data(source: Source) -> dict[str, Any]:
         points.append({"method": name(line), "mean": cell.mean, "std": cell.std, "cost": cost})
     devices = sorted({_device(line) for line in lines})
     return {
-        **about("cost", source, table, lines),
+        **about("cost", source, table, lines, missing),
         "y": axis(table, lines[0], column),
         "points": points,
         "devices": devices,

@@ -28,7 +28,7 @@ def data(source: Source) -> dict[str, Any]:
             continue
         by_seed = source.per_seed(line, column)
         rows.append({"method": name(line), "by_seed": by_seed, "mean": cell.mean, "std": cell.std})
-    facts = about("seeds", source, table, lines)
+    facts = about("seeds", source, table, lines, missing)
     return {**facts, "x": axis(table, lines[0], column), "rows": rows, "left_out": missing}
 
 

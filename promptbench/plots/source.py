@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,9 +144,17 @@ def _suite_of(results: Sequence[Result], places: str) -> Suite | None:
     return load_suite(names.pop()) if names else None
 
 
-def about(kind: str, source: Source, table: Table, lines: Iterable[Line]) -> dict[str, Any]:
-    """What every plot says of its figures."""
+def about(
+    kind: str, source: Source, table: Table, lines: Iterable[Line], left_out: Collection[str] = ()
+) -> dict[str, Any]:
+    """What every plot says of its figures.
+
+    Raises:
+        NothingToShow: All methods are left out, for want of the figure.
+    """
     lines = list(lines)
+    if left_out and {name(line) for line in lines} <= set(left_out):
+        raise NothingToShow(f"None of {', '.join(left_out)} has the figure that the plot {kind} shows.")
     return {
         "kind": kind,
         "protocol": table.protocol,
