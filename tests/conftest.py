@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,3 +54,40 @@ def plugin_file(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], type[Any]]:
 
     monkeypatch.setattr(registry, "_files", {kind: dict(files) for kind, files in registry._files.items()})
     return lambda path: registry.load("methods", registry.add_file(path))
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's own images: three classes of ten, the first two of them base classes."""
+    spec = importlib.util.spec_from_file_location("make_fake", DATA / "make_fake.py")
+    assert spec is not None and spec.loader is not None
+    make_fake = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make_fake)
+    folder = tmp_path_factory.mktemp("images") / "birds"
+    make_fake.make_folder(folder)
+    return folder
+
+
+class Silence:
+    """A listener and tracker that says nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: None
+
+
+@pytest.fixture(scope="session")
+def carry_out() -> Callable[[Any, Any], Any]:
+    """Does one planned run, unseen, and returns its result."""
+    from promptbench.claims import Claims
+    from promptbench.execution import execute
+    from promptbench.work import Work
+
+    def do(bench: Any, run: Any) -> Any:
+        silent: Any = Silence()
+        with Claims(bench.output / "claims") as claims:
+            claim = claims.take(run.spec.digest, {})
+            assert claim is not None
+            with claim:
+                return execute(bench, run, Work(silent, silent, claims, claim))
+
+    return do

@@ -71,14 +71,6 @@ def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's own images: three classes of ten."""
-    folder = tmp_path_factory.mktemp("images") / "birds"
-    make_fake.make_folder(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def what(birds: Path) -> tuple[str, ...]:
     """Flags of a run that takes a moment."""
     return (*of_tiny(), "--dataset", f"folder:{birds}", "--shots", "2", "--threads", "1")

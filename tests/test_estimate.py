@@ -17,41 +17,22 @@ import torch
 from promptbench import calibration
 from promptbench.bench import Bench
 from promptbench.calibration import Calibration
-from promptbench.claims import Claims
 from promptbench.cli import main, parser
 from promptbench.estimate import Estimate, Forecast, duration, forecast
-from promptbench.execution import execute
 from promptbench.flags import request_of
 from promptbench.planning import Run, plan_runs
 from promptbench.results import Result, result_path
 from promptbench.selection import open_selection
 from promptbench.trial import Pace, Size, Trial, bilinear
-from promptbench.work import Work
 
 CALL = ["run", "--seeds", "1", "--device", "cpu", "--threads", "1"]
 DIAGRAMS = [*CALL, "--dataset", "mini_diagrams"]
-
-
-class Silent:
-    """A listener and tracker that says nothing."""
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *_: None
 
 
 def planned(folder: Path, *words: str) -> tuple[Bench, list[Run]]:
     """A bench and the runs of the methods named, without the suite's companions."""
     request = request_of(parser().parse_args(list(words)), companions=False)
     return Bench(request.suite, folder), plan_runs(request)
-
-
-def done(bench: Bench, run: Run) -> Result:
-    silent: Any = Silent()
-    with Claims(bench.output / "claims") as claims:
-        claim = claims.take(run.spec.digest, {})
-        assert claim is not None
-        with claim:
-            return execute(bench, run, Work(silent, silent, claims, claim))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,7 +46,7 @@ def rendered() -> None:
 
 @pytest.mark.parametrize(("method", "epochs"), [("coop", 40), ("maple", 4), ("cocoop", 10)])
 def test_seconds_are_right_within_a_factor_of_two(
-    method: str, epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, carry_out: Callable[..., Result]
 ) -> None:
     """Both in processor time, one right after the other, so that other work on the machine counts little."""
     bench, (run,) = planned(tmp_path, *DIAGRAMS, "--method", method, "--set", f"{method}.epochs={epochs}")
@@ -73,7 +54,7 @@ def test_seconds_are_right_within_a_factor_of_two(
     monkeypatch.setattr(time, "perf_counter", time.process_time)
     said = Forecast(bench, time.process_time).of(run)
     began = time.process_time()
-    cost = done(bench, run).cost
+    cost = carry_out(bench, run).cost
     taken = time.process_time() - began
     assert taken / 2 < said.seconds < taken * 2, (said, cost)
     assert cost["train_seconds"] / 2 < said.training < cost["train_seconds"] * 2, (said, cost)
@@ -94,9 +75,9 @@ def test_memory_is_right_within_a_factor_of_two(tmp_path: Path) -> None:
     assert taken / 2 < gib < taken * 2
 
 
-def test_what_is_done_costs_nothing(tmp_path: Path) -> None:
+def test_what_is_done_costs_nothing(tmp_path: Path, carry_out: Callable[..., Result]) -> None:
     bench, (run,) = planned(tmp_path, *DIAGRAMS, "--method", "coop", "--set", "coop.epochs=1")
-    done(bench, run)
+    carry_out(bench, run)
     assert Forecast(bench).of(run) == Estimate()
     assert Forecast(bench, again=[run.spec.name]).of(run).evaluation > 0
     result_path(bench.output, run.spec).unlink()

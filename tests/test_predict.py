@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import subprocess
@@ -25,11 +24,6 @@ from promptbench.predictions import load_predictions
 from promptbench.results import predictions_path, read_result
 from promptbench.trained import Trained
 
-_spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
-assert _spec is not None and _spec.loader is not None
-make_fake = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(make_fake)
-
 BATCH = ("coop.batch=4", "maple.batch=4", "cocoop.batch=4")
 EPOCHS = ("coop.epochs=2", "maple.epochs=1", "cocoop.epochs=1")
 
@@ -38,14 +32,6 @@ EPOCHS = ("coop.epochs=2", "maple.epochs=1", "cocoop.epochs=1")
 def _one_thread() -> Iterator[None]:
     yield
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's own images: three classes of ten, the first two of them base classes."""
-    folder = tmp_path_factory.mktemp("images") / "birds"
-    make_fake.make_folder(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

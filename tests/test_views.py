@@ -12,9 +12,8 @@ import torch
 
 from promptbench import cached, features
 from promptbench.bench import Bench
-from promptbench.claims import Claims
 from promptbench.config import UsageError
-from promptbench.execution import batches_of, execute, kept_for_training
+from promptbench.execution import batches_of, kept_for_training
 from promptbench.flags import request_of
 from promptbench.listing import recipe_line
 from promptbench.method import instantiate
@@ -22,7 +21,6 @@ from promptbench.planning import Run, plan_runs
 from promptbench.results import Result
 from promptbench.rows import rows
 from promptbench.selection import open_selection
-from promptbench.work import Work
 
 CALL = [
     "run",
@@ -39,13 +37,6 @@ CALL = [
 ]
 
 
-class Silent:
-    """A listener and tracker that says nothing."""
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *_: None
-
-
 @pytest.fixture
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A function from words of the command line to a bench and the run of the method named first."""
@@ -58,15 +49,6 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         return Bench(request.suite, tmp_path / "runs"), run
 
     return planned
-
-
-def result_of(bench: Bench, run: Run) -> Result:
-    silent: Any = Silent()
-    with Claims(bench.output / "claims") as claims:
-        claim = claims.take(run.spec.digest, {})
-        assert claim is not None
-        with claim:
-            return execute(bench, run, Work(silent, silent, claims, claim))
 
 
 def training(bench: Bench, run: Run) -> tuple[Any, Any, Any]:
@@ -102,9 +84,9 @@ def test_views_without_augmentation_are_refused(plan: Any) -> None:
 
 
 @pytest.mark.parametrize("method", ["coop", "maple"])
-def test_as_many_views_as_epochs_train_the_same(method: str, plan: Any) -> None:
+def test_as_many_views_as_epochs_train_the_same(method: str, plan: Any, carry_out: Callable[..., Result]) -> None:
     """The views are those of the epochs; a frozen tower encodes them in other batches, so its last bits may differ."""
-    plain, views = result_of(*plan(method)), result_of(*plan(method, "--train-views", "3"))
+    plain, views = carry_out(*plan(method)), carry_out(*plan(method, "--train-views", "3"))
     assert plain.name != views.name
     assert plain.conditions["training_key"] != views.conditions["training_key"]
     if method == "maple":
@@ -170,8 +152,8 @@ def test_a_view_does_not_depend_on_how_many_there_are(plan: Any) -> None:
     assert torch.equal(few, many[: len(few)]) and len(many) == 3 * len(train.items)
 
 
-def test_tables_tell_recipes_with_views_apart(plan: Any) -> None:
-    results = [result_of(*plan("coop", *words)) for words in ((), ("--train-views", "2"), ("--train-views", "1"))]
+def test_tables_tell_recipes_with_views_apart(plan: Any, carry_out: Callable[..., Result]) -> None:
+    results = [carry_out(*plan("coop", *words)) for words in ((), ("--train-views", "2"), ("--train-views", "1"))]
     assert {row.apart for row in rows(results)} == {"train_views=none", "train_views=1", "train_views=2"}
     assert cached.entries()
 
