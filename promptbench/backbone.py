@@ -224,8 +224,8 @@ class Backbone(nn.Module):
         )
         n = 0 if prefix is None else prefix.shape[1]
         length = text.mean_length(eot) if path is text.shared_path else n + suffix.shape[2]
-        texts = self.texts_within_budget(length, learns)
-        features = text.in_chunks(path, self._text, prefix, prompts, suffix, eot, layer, texts, learns)
+        texts = text.Texts(prefix, prompts, suffix, eot, layer)
+        features = text.in_chunks(path, self._text, texts, self.texts_within_budget(length, learns), learns)
         return features.reshape(*leading, *features.shape[1:])
 
     def texts_within_budget(self, length: float, learns: bool = True) -> int:

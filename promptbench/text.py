@@ -12,7 +12,7 @@ prefix, d the width.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,6 @@ from promptbench import blocks
 from promptbench.packing import pack
 
 Layer = Callable[[int, Any, Tensor, Tensor | None], Tensor]
-Path = Callable[..., Tensor]  # `shared_path` or `full_path`
 
 
 def causal_mask(queries: int, keys: int, like: Tensor) -> Tensor:
@@ -51,75 +50,79 @@ def mean_length(eot: Tensor) -> float:
     return float((eot + 1).float().mean())
 
 
-def in_chunks(
-    path: Path,
-    tower: Any,
-    prefix: Tensor | None,
-    deep: Mapping[int, Tensor],
-    suffix: Tensor,
-    eot: Tensor,
-    layer: Layer | None,
-    texts: int,
-    learns: bool,
-) -> Tensor:
-    """Text features (S, K, D) by `path`, at most so many `texts` at a time.
+class Texts(NamedTuple):
+    """What is encoded: prefixes, each followed by the tokens of every class.
+
+    Attributes:
+        prefix: (S, n, d), without positions; None: the class tokens are whole texts.
+        deep: Block index -> prompts (m, d) or (S, m, d) that replace the prefix's tokens after [SOS].
+        suffix: (S or 1, K, T, d), without positions.
+        eot: (K,), where [EOT] stands in `suffix`.
+        layer: Runs each block in place of it; see `Backbone.encode_text`.
+    """
+
+    prefix: Tensor | None
+    deep: Mapping[int, Tensor]
+    suffix: Tensor
+    eot: Tensor
+    layer: Layer | None
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """S and K."""
+        return max(len(self.suffix), 1 if self.prefix is None else len(self.prefix)), self.suffix.shape[1]
+
+    def part(self, images: slice, classes: slice) -> Texts:
+        """Those of some images and some classes."""
+        prefix = None if self.prefix is None else self.prefix[images]
+        deep = {i: prompts[images] if prompts.dim() > 2 else prompts for i, prompts in self.deep.items()}
+        suffix = self.suffix if len(self.suffix) == 1 else self.suffix[images]
+        return Texts(prefix, deep, suffix[:, classes], self.eot[classes], self.layer)
+
+    def placed(self, positions: Tensor) -> Texts:
+        """The same with positional embeddings (L, d) added."""
+        n, T = 0 if self.prefix is None else self.prefix.shape[1], self.suffix.shape[2]
+        prefix = None if self.prefix is None else self.prefix + positions[:n]
+        return self._replace(prefix=prefix, suffix=self.suffix + positions[n : n + T])
+
+
+Path = Callable[[Any, Texts], Tensor]  # `shared_path` or `full_path`
+
+
+def in_chunks(path: Path, tower: Any, texts: Texts, most: int, learns: bool) -> Tensor:
+    """Text features (S, K, D) by `path`, at most so many texts at a time.
 
     With more than that, images are encoded one group after the other, or classes where those of one image are too
     many; where something `learns`, chunks are computed again in the backward pass.
     """
-    S, K = max(len(suffix), 1 if prefix is None else len(prefix)), suffix.shape[1]
-    images, classes = max(1, texts // K), min(K, texts)
+    S, K = texts.sizes
+    images, classes = max(1, most // K), min(K, most)
     if images >= S and classes >= K:
-        return encode(path, tower, prefix, deep, suffix, eot, layer)
+        return encode(path, tower, texts)
     out = []
     for i in range(0, S, images):
-        part = slice(i, i + images)
-        chunk_prefix = None if prefix is None else prefix[part]
-        chunk_deep = {j: p[part] if p.dim() > 2 else p for j, p in deep.items()}
         row = []
         for k in range(0, K, classes):
-            chunk = (suffix if len(suffix) == 1 else suffix[part])[:, k : k + classes]
-            arguments = (path, tower, chunk_prefix, chunk_deep, chunk, eot[k : k + classes], layer)
+            chunk = texts.part(slice(i, i + images), slice(k, k + classes))
             if learns:  # only a `layer` may draw at random (dropout); then the same again when recomputed
-                draws = layer is not None
-                row.append(checkpoint(encode, *arguments, use_reentrant=False, preserve_rng_state=draws))
+                draws = texts.layer is not None
+                row.append(checkpoint(encode, path, tower, chunk, use_reentrant=False, preserve_rng_state=draws))
             else:
-                row.append(encode(*arguments))
+                row.append(encode(path, tower, chunk))
         out.append(torch.cat(row, dim=1))
     return torch.cat(out)
 
 
-def encode(
-    path: Path,
-    tower: Any,
-    prefix: Tensor | None,
-    deep: Mapping[int, Tensor],
-    suffix: Tensor,
-    eot: Tensor,
-    layer: Layer | None,
-) -> Tensor:
-    """Text features (S, K, D) by `path`, of prefixes (S, n, d) and class tokens (S or 1, K, T, d) without positions."""
-    positions = tower.positional_embedding
-    n = 0 if prefix is None else prefix.shape[1]
-    suffix = suffix + positions[n : n + suffix.shape[2]]
-    prefix = None if prefix is None else prefix + positions[:n]
-    x = tower.ln_final(path(tower.transformer.resblocks, prefix, deep, suffix, eot, layer))
+def encode(path: Path, tower: Any, texts: Texts) -> Tensor:
+    """Text features (S, K, D) by `path`."""
+    x = tower.ln_final(path(tower.transformer.resblocks, texts.placed(tower.positional_embedding)))
     projection = tower.text_projection
     return projection(x) if isinstance(projection, nn.Linear) else x @ projection
 
 
-def shared_path(
-    resblocks: Any,
-    prefix: Tensor | None,
-    deep: Mapping[int, Tensor],
-    suffix: Tensor,
-    eot: Tensor,
-    layer: Layer | None = None,
-) -> Tensor:
-    """States at [EOT] (S, K, d) after all blocks, of prefixes (S, n, d) followed by class tokens (S or 1, K, T, d).
-
-    Positional embeddings are already added; `eot` (K,) counts from the start of the class tokens.
-    """
+def shared_path(resblocks: Any, texts: Texts) -> Tensor:
+    """States at [EOT] (S, K, d) after all blocks; positional embeddings are already added."""
+    prefix, deep, suffix, eot, layer = texts
     assert prefix is not None and layer is None
     S, n = prefix.shape[:2]
     packing = pack(tuple((eot + 1).tolist()), suffix.shape[2], eot.device)
@@ -158,17 +161,9 @@ def shared_path(
     return x.flatten(1, 2).index_select(1, packing.order)
 
 
-def full_path(
-    resblocks: Any,
-    prefix: Tensor | None,
-    deep: Mapping[int, Tensor],
-    suffix: Tensor,
-    eot: Tensor,
-    layer: Layer | None = None,
-) -> Tensor:
+def full_path(resblocks: Any, texts: Texts) -> Tensor:
     """As `shared_path`, with whole sequences (S * K, L, d) through open_clip's blocks, or through `layer`."""
-    S, K = (1 if prefix is None else len(prefix)), suffix.shape[1]
-    S = max(S, len(suffix))
+    (S, K), (prefix, deep, suffix, eot, layer) = texts.sizes, texts
     n = 0 if prefix is None else prefix.shape[1]
     suffix = suffix.expand(S, *suffix.shape[1:])
     x = suffix if prefix is None else torch.cat([prefix.unsqueeze(1).expand(-1, K, -1, -1), suffix], dim=2)
