@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -12,9 +12,8 @@ from torch import Tensor
 
 from promptbench.bench import Bench
 from promptbench.classnames import ClassNames
-from promptbench.features import Kept, fits, image_features
-from promptbench.images import ImageFeatures
-from promptbench.loading import Batches, FeatureBatches, pixel_batches
+from promptbench.features import Kept, fits, kept_features, with_local
+from promptbench.loading import Batches, EpochOrder, FeatureBatches, pixel_batches
 from promptbench.method import Method, Prediction
 from promptbench.ood import SCORES, missing, scores_of
 from promptbench.planning import Run
@@ -153,8 +152,8 @@ class LazyFeatures:
 
     @cached_property
     def batches(self) -> FeatureBatches:
-        features = chosen_features(self.method, self.chosen, self.dense)
-        return FeatureBatches(features, self.chosen.labels, EVALUATION_BATCH if self.dense else FEATURE_BATCH)
+        batch = EVALUATION_BATCH if self.dense else FEATURE_BATCH
+        return feature_batches(self.method, self.chosen, kept_of(self.method, self.dense), batch)
 
     def __iter__(self) -> Any:
         return iter(self.batches)
@@ -168,10 +167,13 @@ def reads_features(method: Method, images: int, dense: bool) -> bool:
     return method.frozen_image_tower and (not dense or fits(method.backbone, images, method.half_dense))
 
 
-def chosen_features(method: Method, chosen: SelectedImages, dense: bool) -> ImageFeatures:
-    """Features of the chosen images; the whole pool is encoded and cached, so that halves share it."""
-    features = image_features(method.backbone, chosen.dataset, chosen.pool, kept=kept_of(method, dense))
-    return features.map(lambda tensor: tensor[chosen.chosen])
+def feature_batches(
+    method: Method, chosen: SelectedImages, kept: Kept, batch: int, order: EpochOrder | None = None
+) -> FeatureBatches:
+    """Kept features of the chosen images: of their views, or out of the whole pool, so that halves share it."""
+    backbone, rows = method.backbone, None if kept.views else chosen.chosen
+    features = kept_features(backbone, chosen.dataset, chosen.items if kept.views else chosen.pool, kept)
+    return FeatureBatches(features, chosen.labels, batch, order, rows, finish=partial(with_local, backbone))
 
 
 def kept_of(method: Method, dense: bool, views: int = 0, seed: int = 0) -> Kept:

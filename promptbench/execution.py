@@ -16,16 +16,14 @@ from promptbench.devices import hold_to_bits, peak_memory
 from promptbench.evaluation import (
     EVALUATION_BATCH,
     Evaluated,
-    chosen_features,
     evaluate,
+    feature_batches,
     kept_of,
     reads_features,
     still_batches,
 )
-from promptbench.features import image_features
 from promptbench.fingerprints import method_code
-from promptbench.images import ImageFeatures
-from promptbench.loading import Batches, EpochOrder, FeatureBatches, training_batches
+from promptbench.loading import Batches, EpochOrder, training_batches
 from promptbench.method import Method, instantiate, show_training_images
 from promptbench.planning import Run
 from promptbench.predictions import save_predictions
@@ -195,9 +193,10 @@ def train_method(
 def batches_of(recipe: Recipe, method: Method, train: SelectedImages, seed: int, share: Share = WHOLE) -> Batches:
     """The training images of a recipe: kept features where the tower is frozen and they are known, else pixels."""
     if kept_for_training(recipe, method, train):
-        features = training_features(recipe, method, train, seed)
+        views = min(recipe.train_views, recipe.epochs) if recipe.augment else 0
+        kept = kept_of(method, method.reads_dense, views, seed if views else 0)
         order = EpochOrder(len(train.items), seed, recipe.batch, share)
-        return FeatureBatches(features, train.labels, recipe.batch // share.of, order)
+        return feature_batches(method, train, kept, recipe.batch // share.of, order)
     return training_batches(
         method.backbone,
         train.dataset,
@@ -214,15 +213,6 @@ def kept_for_training(recipe: Recipe, method: Method, train: SelectedImages) -> 
     """Whether a method trains on kept features: every epoch sees the same view, or one of a known number."""
     images = len(train.items) * recipe.train_views if recipe.augment else len(train.pool)
     return images > 0 and reads_features(method, images, method.reads_dense)
-
-
-def training_features(recipe: Recipe, method: Method, train: SelectedImages, seed: int) -> ImageFeatures:
-    """The features that it then trains on, view by view."""
-    if not recipe.augment:
-        return chosen_features(method, train, method.reads_dense)
-    views = min(recipe.train_views, recipe.epochs)
-    kept = kept_of(method, method.reads_dense, views, seed)
-    return image_features(method.backbone, train.dataset, train.items, kept=kept)
 
 
 def names_digest(names: ClassNames) -> str:

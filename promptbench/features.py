@@ -11,14 +11,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+import mmap
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import PIL
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from torch import Tensor
 
 from promptbench.backbone import Backbone
 from promptbench.cache import cache_dir, write_atomically
@@ -37,7 +39,9 @@ DIMENSIONS = {"cls": 2, "local_unprojected": 3}  # of what a file holds
 BATCH = 64  # part of the definition: another batch size may change the last bits
 DENSE_LIMIT = 2**30  # bytes of dense features of one list of images; larger lists are encoded whenever they are read
 SAID = 10**8  # bytes of dense features from which on their size is said before they are made
+DTYPES = {torch.float32: "F32", torch.float16: "F16"}  # as safetensors calls them
 _CHECKSUM = 32  # bytes of SHA-256 behind the tensors
+_PART = 2**20  # bytes that are read at a time
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,15 @@ def image_features(
         kept: More than that; of V views of each image there are V * N features, view by view.
     """
     kept = kept or Kept(dense)
+    features = kept_features(backbone, dataset, items, kept)
+    return with_local(backbone, features) if kept.dense else features
+
+
+def kept_features(backbone: Backbone, dataset: Dataset, items: Sequence[Item], kept: Kept) -> ImageFeatures:
+    """The same as they are kept, which takes the memory of one batch: they stay in their file until they are read.
+
+    Dense ones are those before their projection, in the precision that they are kept in; see `with_local`.
+    """
     name = key(backbone, dataset, items, kept=kept)
     path = path_of(name)
     count = len(items) * max(1, kept.views)
@@ -85,7 +98,7 @@ def image_features(
                 say_size(backbone, dataset, len(items), kept)
                 features = encode(backbone, dataset, items, kept)
                 write(path, features, about(backbone, dataset, count, kept))
-    return with_local(backbone, features) if kept.dense else features
+    return features
 
 
 def path_of(name: str) -> Path:
@@ -121,25 +134,28 @@ def encode(backbone: Backbone, dataset: Dataset, items: Sequence[Item], kept: Ke
         if kept.views
         else pixel_batches(backbone, dataset, items, batch=BATCH)
     )
-    cls, tokens = [], []
+    cls, dense, done = [], None, 0
     for images, _ in batches:
         part = backbone.encode_image(images.to(backbone.device), local=kept.dense)
         cls.append(part.cls.float().cpu())
-        if part.local_unprojected is not None:
-            tokens.append(part.local_unprojected.to(torch.float16 if kept.half else torch.float32).cpu())
-    return ImageFeatures(torch.cat(cls), local_unprojected=torch.cat(tokens) if kept.dense else None)
+        tokens = part.local_unprojected
+        if tokens is not None:
+            if dense is None:  # filled in place, for it may be most of the memory there is
+                precision = torch.float16 if kept.half else torch.float32
+                dense = torch.empty(len(items) * max(1, kept.views), *tokens.shape[1:], dtype=precision)
+            dense[done : done + len(tokens)] = tokens
+            done += len(tokens)
+    return ImageFeatures(torch.cat(cls), local_unprojected=dense)
 
 
 @torch.no_grad()
 def with_local(backbone: Backbone, features: ImageFeatures) -> ImageFeatures:
     """Dense features with their projection (N, P, D), float32, which is cheaper to compute than to keep."""
-    unprojected = features.local_unprojected.float()  # type: ignore[union-attr]
-
-    def projected() -> Iterator[torch.Tensor]:
-        for part in unprojected.split(BATCH):
-            yield backbone.project_local(part.to(backbone.device)).float().cpu()
-
-    return ImageFeatures(features.cls, torch.cat(list(projected())), None, unprojected)
+    if features.local_unprojected is None:
+        return features
+    unprojected = features.local_unprojected.float()
+    parts = [backbone.project_local(part.to(backbone.device)).float().cpu() for part in unprojected.split(BATCH)]
+    return ImageFeatures(features.cls, torch.cat(parts), None, unprojected)
 
 
 def key(
@@ -182,38 +198,80 @@ def write(path: Path, features: ImageFeatures, facts: dict[str, object] | None =
     """The tensors, followed by a checksum of their bytes; nothing where the cache has no room for them."""
     tensors = {"cls": features.cls, "local_unprojected": features.local_unprojected}
     given = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
-    data = save(
-        given, metadata={ABOUT: json.dumps({"format": FORMAT, **(facts or {})})}
-    )  # one: the order of more is random
-    if len(data) > limit():
-        log.warning("features of %.1f GB are not kept: PROMPTBENCH_CACHE_GB is %g", len(data) / GB, limit() / GB)
+    parts: list[bytes | memoryview] = [header_of(given, facts or {})]
+    parts += [tensor.flatten().view(torch.uint8).numpy().data for tensor in given.values()]
+    size = sum(map(len, parts))
+    if size > limit():
+        log.warning("features of %.1f GB are not kept: PROMPTBENCH_CACHE_GB is %g", size / GB, limit() / GB)
         return
+
+    def put(file: IO[bytes]) -> None:
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(part)
+            file.write(part)
+        file.write(digest.digest())
+
     try:
-        write_atomically(path, lambda file: file.write(data + hashlib.sha256(data).digest()))
+        write_atomically(path, put)
     except OSError as error:
         log.warning("features cannot be kept in %s (%s)", path.parent, error.strerror or error)
         return
     make_room()
 
 
+def header_of(tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> bytes:
+    """The head of a safetensors file with these tensors, one behind the other."""
+    head: dict[str, object] = {"__metadata__": {ABOUT: json.dumps({"format": FORMAT, **facts})}}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.nbytes
+        head[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(head).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
 def read(path: Path, images: int) -> ImageFeatures | None:
-    """Features from a file; None if it is not there, damaged or of another format, and they are computed again."""
+    """Features in a file; None if it is not there, damaged or of another format, and they are computed again.
+
+    The tensors are the file's bytes: what is not looked at takes no memory.
+    """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            tensors = mapped(file) if intact(file) else {}
+    except (ValueError, KeyError, TypeError, RuntimeError):  # whoever wrote it
+        tensors = {}
     except OSError:
         return None
-    body = content[:-_CHECKSUM]
-    if hashlib.sha256(body).digest() == content[-_CHECKSUM:]:
-        try:
-            tensors, head = load(body), json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
-            right = all(
-                tensor.is_floating_point() and (tensor.dim(), len(tensor)) == (DIMENSIONS[name], images)
-                for name, tensor in tensors.items()
-            )
-            if right and json.loads(head["__metadata__"][ABOUT])["format"] == FORMAT:
-                touch(path)
-                return ImageFeatures(tensors["cls"], local_unprojected=tensors.get("local_unprojected"))
-        except (SafetensorError, KeyError, TypeError, ValueError):
-            pass
+    right = all((tensor.dim(), len(tensor)) == (DIMENSIONS.get(name), images) for name, tensor in tensors.items())
+    if right and "cls" in tensors:
+        touch(path)
+        return ImageFeatures(tensors["cls"], local_unprojected=tensors.get("local_unprojected"))
     log.warning("the cached features %s are damaged, or of another format, and are computed again", path.name)
     return None
+
+
+def intact(file: IO[bytes]) -> bool:
+    """Whether a file ends with the checksum of the rest."""
+    left, digest = os.fstat(file.fileno()).st_size - _CHECKSUM, hashlib.sha256()
+    while left > 0 and (part := file.read(min(left, _PART))):
+        digest.update(part)
+        left -= len(part)
+    return left == 0 and file.read() == digest.digest()
+
+
+def mapped(file: IO[bytes]) -> dict[str, Tensor]:
+    """The tensors of a file by name, none if it is of another format; their memory is the file."""
+    content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    start = 8 + int.from_bytes(content[:8], "little")
+    head = json.loads(content[8:start])
+    if json.loads(head.pop("__metadata__")[ABOUT])["format"] != FORMAT:
+        return {}
+    precisions = {name: precision for precision, name in DTYPES.items()}
+    found = {}
+    for name, facts in head.items():
+        (begin, end), precision = facts["data_offsets"], precisions[facts["dtype"]]
+        count = (end - begin) // precision.itemsize
+        found[name] = torch.frombuffer(content, dtype=precision, count=count, offset=start + begin).view(facts["shape"])
+    return found

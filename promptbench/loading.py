@@ -8,7 +8,7 @@ view e mod N, the one that would be drawn in that epoch.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Protocol
 
 import numpy as np
@@ -125,20 +125,33 @@ class FeatureBatches:
 
     Args:
         features: Of N images or, with a sampler, of V views of each, view by view: V * N.
+        labels: (N,)
+        rows: Of `features`, one view each, those that are the N images; None: all.
+        finish: What is still to be done with the features of a batch.
     """
 
     def __init__(
-        self, features: ImageFeatures, labels: Sequence[int], batch: int, sampler: EpochOrder | None = None
+        self,
+        features: ImageFeatures,
+        labels: Sequence[int],
+        batch: int,
+        sampler: EpochOrder | None = None,
+        rows: Sequence[int] | None = None,
+        finish: Callable[[ImageFeatures], ImageFeatures] | None = None,
     ) -> None:
         self.features, self.labels, self.batch, self.sampler = features, torch.tensor(labels), batch, sampler
+        self.rows = torch.arange(len(features.cls)) if rows is None else torch.tensor(rows)
+        self.finish = finish
 
     def __iter__(self) -> Iterator[tuple[Images, Tensor]]:
         order = torch.arange(len(self.labels)) if self.sampler is None else torch.tensor(self.sampler.permutation())
         size = len(self) * self.batch if self.sampler is not None else len(order)
-        views = len(self.features.cls) // len(self.labels)
+        views = len(self.rows) // len(self.labels)
         first = 0 if self.sampler is None else self.sampler.epoch % views * len(self.labels)  # of this epoch's view
         for index in order[:size].split(self.batch):
-            features = self.features.map(lambda tensor, index=index: tensor[first + index])  # type: ignore[misc]
+            at = self.rows[first + index]
+            features = self.features.map(lambda tensor, at=at: tensor[at])  # type: ignore[misc]
+            features = self.finish(features) if self.finish else features
             yield Images(features=features, dense=features.local is not None), self.labels[index]
 
     def __len__(self) -> int:

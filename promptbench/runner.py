@@ -83,6 +83,12 @@ def announced(output: Path, names: Iterable[str]) -> Iterator[None]:
             remove_drafts(output / part, today)
 
 
+def tidy(output: Path) -> None:
+    """Remove the claims of killed processes from a folder with nothing left to do, where that is allowed."""
+    with contextlib.suppress(OSError, UsageError), Claims(output / CLAIMS) as claims:
+        claims.clear()
+
+
 def about(run: Run) -> dict[str, Any]:
     """What a claim says of a run."""
     return {"kind": "run", "run": run.spec.name, "seeds": run.spec.seeds, "epochs": run.spec.recipe.get("epochs", 0)}

@@ -34,6 +34,14 @@ def test_a_long_run_takes_no_more_memory_than_a_short_one(tmp_path: Path, monkey
     assert all(run["peak MiB"] > 100 for run in found["runs"])
 
 
+def test_growth_beyond_the_bounds_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flat, "measure", lambda *_: [row(2, 100, 500.0), row(2, 1100, 520.0)])
+    monkeypatch.setattr(sys, "argv", ["flat", "--method", "coop"])
+    with pytest.raises(SystemExit) as ended:
+        flat.main()
+    assert ended.value.code == 1  # 20.48 KiB an image
+
+
 def test_a_run_that_fails_is_no_figure(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="no such command"):
         flat.peak_of([sys.executable, "-c", "raise SystemExit('no such command')"], tmp_path)
@@ -44,4 +52,5 @@ def test_the_committed_figures_are_within_the_bounds() -> None:
         pytest.skip("no figures are committed")
     found = json.loads(MEASURED.read_text(encoding="utf-8"))
     assert found["growth"] == flat.growth(found["runs"])
-    assert all(value <= flat.BOUNDS[what] for each in found["growth"].values() for what, value in each.items())
+    for method, grown in found["growth"].items():
+        assert all(grown[what] <= most for what, most in flat.bounds(method).items())

@@ -122,6 +122,23 @@ def test_two_at_once_give_the_numbers_of_one(
     assert "3 done, 1 failed, 0 running" in text and "base2new/birds/fatal" in text and "SIGKILL" in text
 
 
+def test_a_call_killed_behind_its_last_result_leaves_nothing_for_good(
+    whole: tuple[Path, Any], what: tuple[str, ...], tmp_path: Path
+) -> None:
+    output = tmp_path / "runs"
+    shutil.copytree(whole[0], output)
+    claims = (
+        "import os, pathlib\n"
+        "from promptbench.claims import Claims\n"
+        f"Claims(pathlib.Path({str(output / 'claims')!r})).take('call-dead', {{'kind': 'call', 'runs': []}})\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", claims]).returncode == -signal.SIGKILL
+    assert leftovers(output) == ["call-dead.claim"]
+    assert main(["run", "--method", "zeroshot", "coop", *what, *SHORT, "--output", str(output)]) == 0
+    assert not leftovers(output) and not (output / "claims").exists() and numbers(output) == whole[1]
+
+
 def test_a_script_that_starts_a_sweep_is_not_run_again_in_its_workers(what: tuple[str, ...], tmp_path: Path) -> None:
     words = ["run", "--method", "zeroshot", *what, "--jobs", "2", "--output", "runs"]
     script = tmp_path / "script.py"

@@ -116,6 +116,7 @@ def carry_out(
     """
     from promptbench.results import failure_path, predictions_path, stored_results
     from promptbench.showing import print_tables
+    from promptbench.standing import CLAIMS
 
     output = bench.output
     results = dict(stored_results(output, [run.spec for run in runs]) if results is None else results)
@@ -129,6 +130,10 @@ def carry_out(
     left = {run.spec.name for run in failed if options is not None and not options.retry_failed}
     todo = [run for run in todo if run.spec.name not in left]
     failures = do(bench, runs, todo, options, request) if todo else 0
+    if not todo and (output / CLAIMS).is_dir():  # killed between its last result and its end
+        from promptbench.runner import tidy
+
+        tidy(output)
     results |= stored_results(output, [run.spec for run in todo])
     shown = [results[run.spec.name] for run in runs if run.spec.name in results]
     print_tables(shown, [bench.suite], methods, [entry.name for entry in bench.suite.entries()])

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 MISUSE, INTERRUPTED, ORPHANED = 2, 130, 255  # exit codes; the last of a worker that nobody can wait for
 IMPORTED = ["promptbench.executors.local", "promptbench.execution", "promptbench.weights", "open_clip"]  # before forks
-FORKS = "forkserver" in multiprocessing.get_all_start_methods()
+FORKS = sys.platform == "linux"  # elsewhere libraries may not survive a fork
 GIB = 2**30
 
 
