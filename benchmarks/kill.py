@@ -65,7 +65,8 @@ def compare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         carry_out(output, folder, options)
         found = numbers(output)
         different += [f"{output.name}/{name}" for name in expected | found if expected.get(name) != found.get(name)]
-        left += [str(path) for path in output.rglob("*") if path.is_file() and path.suffix not in KEPT]
+        files = (path for path in output.rglob("*") if path.is_file() and path.suffix not in KEPT)
+        left += [path.relative_to(folder).as_posix() for path in files]
     return {
         "kills": kills,
         "sweeps": sweeps,

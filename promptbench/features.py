@@ -235,19 +235,19 @@ def header_of(tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> byt
 def read(path: Path, images: int) -> ImageFeatures | None:
     """Features in a file; None if it is not there, damaged or of another format, and they are computed again.
 
-    The tensors are the file's bytes: what is not looked at takes no memory.
+    Dense features are the file's bytes: what is not looked at takes no memory.
     """
     try:
         with path.open("rb") as file:
             tensors = mapped(file) if intact(file) else {}
-    except (ValueError, KeyError, TypeError, RuntimeError):  # whoever wrote it
-        tensors = {}
+        right = all((x.dim(), *x.shape[:1]) == (DIMENSIONS.get(name), images) for name, x in tensors.items())
+        if right and "cls" in tensors:
+            touch(path)
+            return ImageFeatures(tensors["cls"].clone(), local_unprojected=tensors.get("local_unprojected"))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError):  # whoever wrote it
+        pass
     except OSError:
         return None
-    right = all((tensor.dim(), len(tensor)) == (DIMENSIONS.get(name), images) for name, tensor in tensors.items())
-    if right and "cls" in tensors:
-        touch(path)
-        return ImageFeatures(tensors["cls"], local_unprojected=tensors.get("local_unprojected"))
     log.warning("the cached features %s are damaged, or of another format, and are computed again", path.name)
     return None
 
