@@ -133,7 +133,7 @@ def test_a_small_memory_budget_changes_nothing(
 def test_tip_adapter_is_its_formula(make: Make, images: Tensor, labels: Tensor) -> None:
     method = make("tip_adapter_f", alpha=2.0, beta=3.0, moved=False)
     image = F.normalize(method.backbone.encode_image(images).cls, dim=-1)
-    assert torch.equal(method.keys, image)
+    close(method.keys, image, 1e-5)  # in other batches
     zero_shot = logits(make("zeroshot"), images)
     values = torch.eye(len(CLASSES))[labels]
     close(logits(method, images), zero_shot + 2.0 * torch.exp(-3.0 * (1 - image @ image.T)) @ values, 1e-4)

@@ -406,7 +406,7 @@ def test_a_node_with_other_cores_does_the_runs_that_were_planned(
     planned: list[tuple[str, ...]] = []
 
     class Idle:
-        def prepare(self) -> None: ...
+        def prepare(self, device: str) -> None: ...
 
         def execute(self, whole: sweep.Sweep) -> Iterator[Any]:
             monkeypatch.setattr(planning, "available_cores", lambda: 97)
