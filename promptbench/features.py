@@ -83,9 +83,9 @@ def image_features(
 
 
 def kept_features(backbone: Backbone, dataset: Dataset, items: Sequence[Item], kept: Kept) -> ImageFeatures:
-    """The same as they are kept, which takes the memory of one batch: they stay in their file until they are read.
+    """The same as they are kept: dense ones before their projection, in the precision of their file; see `with_local`.
 
-    Dense ones are those before their projection, in the precision that they are kept in; see `with_local`.
+    What is in the cache stays in its file until it is looked at; what is not yet is made in memory first.
     """
     name = key(backbone, dataset, items, kept=kept)
     path = path_of(name)
