@@ -36,7 +36,6 @@ from promptbench import prompts
 from promptbench.backbone import Backbone
 from promptbench.config import UsageError
 from promptbench.method import Images, Method, MethodConfig, Prediction, Preset, Recipe
-from promptbench.sharing import per_image
 
 SCRIPTS = "authors' scripts/run_*.sh"
 TRAIN = "authors' train.py"
@@ -191,7 +190,7 @@ class GalLoP(Method):
         scale = self.backbone.logit_scale.float()
         if kept is None and self.config.dropout is not None:
             n, share, device = self.config.n_global, self.config.dropout, labels.device
-            kept = per_image(len(labels), lambda images: draw_kept(images, n, share, device))
+            kept = draw_kept(len(labels), n, share, device)
         if kept is not None:  # (B, kept)
             of_image = of_image.gather(1, kept.unsqueeze(-1).expand(-1, -1, of_image.shape[-1]))
         best = mean_of_largest(of_patches, self.config.topk)  # (B, m, K)

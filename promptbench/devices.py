@@ -11,15 +11,14 @@ from promptbench.config import UsageError
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
-def resolve_device(wanted: str, devices: int = 1) -> str:
+def resolve_device(wanted: str) -> str:
     """`cpu`, `cuda` or `cuda:N`.
 
     Args:
         wanted: One of these, or `auto`: a GPU where there is one.
-        devices: That share a training.
 
     Raises:
-        UsageError: There is no such device, or there are fewer.
+        UsageError: There is no such device.
     """
     import torch
 
@@ -33,15 +32,9 @@ def resolve_device(wanted: str, devices: int = 1) -> str:
         raise UsageError(
             f"--device {wanted}: torch sees {available} CUDA devices here, cuda:0 to cuda:{available - 1}."
         )
-    if colon and devices > 1:
-        raise UsageError(
-            f"--device {wanted} is one GPU, and --devices {devices} takes more; say --device cuda, and choose them "
-            "with CUDA_VISIBLE_DEVICES."
-        )
-    device = ("cuda" if available else "cpu") if wanted == "auto" else wanted
-    if device == "cuda" and devices > available:
-        raise UsageError(f"--devices {devices}: torch sees {available} CUDA devices here.")
-    return device
+    if wanted == "auto":
+        return "cuda" if available else "cpu"
+    return wanted
 
 
 def hold_to_bits(deterministic: bool) -> None:

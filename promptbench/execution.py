@@ -28,12 +28,10 @@ from promptbench.method import Method, instantiate, show_training_images
 from promptbench.planning import Run
 from promptbench.predictions import save_predictions
 from promptbench.provenance import git_commit, library_versions, utc_now
-from promptbench.ranks import team
 from promptbench.recipe import Recipe
 from promptbench.results import Result, write_result
 from promptbench.resuming import PartialFile
 from promptbench.selection import SelectedImages, open_selection
-from promptbench.sharing import WHOLE, Share
 from promptbench.training import TrainingOutcome, fit
 from promptbench.trainings import load_training, save_training, training_key
 from promptbench.transforms import EVALUATION_TRANSFORM, TRAINING_TRANSFORM
@@ -155,8 +153,7 @@ def learn(bench: Bench, run: Run, method: Method, train: SelectedImages, key: st
         stored = load_training(path, method)
         if stored is not None:  # since the first look
             return stored
-        with team(bench, run, (partial.path, partial.key)) as share:
-            outcome = train_method(bench, run, method, train, partial, work, share)
+        outcome = train_method(bench, run, method, train, partial, work)
         save_training(path, method, outcome, spec)
         partial.remove()
     return outcome
@@ -168,13 +165,12 @@ def train_method(
     method: Method,
     train: SelectedImages,
     partial: PartialFile,
-    work: Work | None = None,
-    share: Share = WHOLE,
+    work: Work,
 ) -> TrainingOutcome:
-    """Train a method on the images of a run, or on the share of this process."""
+    """Train a method on the images of a run."""
     recipe, spec = run.settings.recipe, run.spec
     assert recipe is not None  # a method that trains has a recipe
-    batches = batches_of(recipe, method, train, spec.train_seed, share)
+    batches = batches_of(recipe, method, train, spec.train_seed)
     return fit(
         method,
         recipe,
@@ -183,20 +179,18 @@ def train_method(
         seed=spec.train_seed,
         precision=spec.precision,
         device=bench.device,
-        progress=work.step if work else None,
-        logger=work.tracker.step if work and bench.loggers else None,
+        progress=work.step,
+        logger=work.tracker.step if bench.loggers else None,
         partial=partial,
-        share=share,
     )
 
 
-def batches_of(recipe: Recipe, method: Method, train: SelectedImages, seed: int, share: Share = WHOLE) -> Batches:
+def batches_of(recipe: Recipe, method: Method, train: SelectedImages, seed: int) -> Batches:
     """The training images of a recipe: kept features where the tower is frozen and they are known, else pixels."""
     if kept_for_training(recipe, method, train):
         views = min(recipe.train_views, recipe.epochs) if recipe.augment else 0
         kept = kept_of(method, method.reads_dense, views, seed if views else 0)
-        order = EpochOrder(len(train.items), seed, recipe.batch, share)
-        return feature_batches(method, train, kept, recipe.batch // share.of, order)
+        return feature_batches(method, train, kept, recipe.batch, EpochOrder(len(train.items), seed))
     return training_batches(
         method.backbone,
         train.dataset,
@@ -205,7 +199,6 @@ def batches_of(recipe: Recipe, method: Method, train: SelectedImages, seed: int,
         seed=seed,
         augment=recipe.augment,
         views=recipe.train_views,
-        share=share,
     )
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 OUTPUT = "promptbench-runs"
 OF_RUNS = ("protocol", "dataset", "seeds", "shots", "backbone", "threads")
 DEFAULTS = {**dict.fromkeys(OF_RUNS), "suite": "mini", "device": "auto", "sampler": ""}
-DEFAULTS |= {"precision": "32", "devices": 1, "deterministic": False}
+DEFAULTS |= {"precision": "32", "deterministic": False}
 OF_SUITE = ("backbone", "threads")  # flags that replace a field of the suite
 
 
@@ -106,9 +106,6 @@ def add_what(parser: argparse.ArgumentParser) -> None:
 def add_numerics(parser: argparse.ArgumentParser) -> None:
     """Where a run computes, and in what precision it trains."""
     parser.add_argument("--device", default=DEFAULTS["device"], metavar="D", help="cpu, cuda, cuda:N; default: auto")
-    parser.add_argument(
-        "--devices", type=integer(1), default=1, metavar="N", help="GPUs that share each training; default: 1"
-    )
     precision = f"of trainings: {', '.join(PRECISIONS)}; authors is what the papers ran; default: 32"
     parser.add_argument("--precision", default="32", choices=PRECISIONS, metavar="P", help=precision)
     deterministic = "hold torch to algorithms that always give the same bits, on a GPU too"
@@ -160,7 +157,7 @@ def request_of(options: argparse.Namespace, companions: bool = True) -> Request:
     """
     from promptbench.planning import Request, labels
 
-    device = resolve_device(options.device, options.devices)
+    device = resolve_device(options.device)
     check_device(options.precision, device)
     if options.deterministic:
         hold_to_bits(True)  # before anything is computed, and for the processes that follow
@@ -183,7 +180,6 @@ def request_of(options: argparse.Namespace, companions: bool = True) -> Request:
         sampler=options.sampler,
         precision=options.precision,
         device=device,
-        devices=options.devices,
         deterministic=options.deterministic,
         flags=frozenset(name for name, default in DEFAULTS.items() if getattr(options, name) != default),
     )

@@ -21,7 +21,6 @@ from promptbench.backbone import Backbone
 from promptbench.dataset import Dataset as ImageDataset
 from promptbench.dataset import Item
 from promptbench.images import ImageFeatures, Images
-from promptbench.sharing import WHOLE, Share
 from promptbench.transforms import evaluation_transform, training_transform, view_generator
 
 SMALL = 64 * 64  # pixels; smaller images decode faster than a worker process passes them on
@@ -80,30 +79,25 @@ class Views(Dataset[tuple[Tensor, int]]):
 
 
 class EpochOrder(Sampler[tuple[int, int]]):
-    """A fresh permutation of the training images each epoch, from (seed, epoch) alone.
+    """A fresh permutation of the training images each epoch, from (seed, epoch) alone."""
 
-    Args:
-        batch: Images of a batch, of which this process takes its share.
-    """
-
-    def __init__(self, size: int, seed: int, batch: int = 1, share: Share = WHOLE) -> None:
+    def __init__(self, size: int, seed: int) -> None:
         self.size, self.seed, self.epoch = size, seed, 0
-        self.batch, self.share = batch, share
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch whose order comes next; Lightning calls it."""
         self.epoch = epoch
 
     def permutation(self) -> list[int]:
-        """The order of this epoch, of the images that this process takes."""
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size).tolist()
-        return self.share.part(order, self.batch)
+        """The order of this epoch."""
+        order: list[int] = np.random.default_rng([self.seed, self.epoch]).permutation(self.size).tolist()
+        return order
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return iter((index, self.epoch) for index in self.permutation())
 
     def __len__(self) -> int:
-        return len(self.share.part(range(self.size), self.batch))
+        return self.size
 
 
 class ImageLoader(DataLoader[tuple[Tensor, int]]):
@@ -195,7 +189,6 @@ def training_batches(
     seed: int,
     augment: bool,
     views: int = 0,
-    share: Share = WHOLE,
 ) -> ImageLoader:
     """Shuffled training batches; an incomplete last one is dropped unless it is the only one, as in Dassl.
 
@@ -206,8 +199,8 @@ def training_batches(
     made = Views(backbone, dataset, items, MEMORY // max(1, count), seed if augment else None, views)
     return ImageLoader(
         made,
-        batch_size=batch // share.of,
-        sampler=EpochOrder(len(items), seed, batch, share),
+        batch_size=batch,
+        sampler=EpochOrder(len(items), seed),
         drop_last=len(items) >= batch,
         num_workers=count,
         persistent_workers=count > 0,

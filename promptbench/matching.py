@@ -105,7 +105,7 @@ def _groups(results: Iterable[Result]) -> dict[Place, list[_Group]]:
         spec = result.spec
         key = _ENCODE([spec.suite, spec.plugin, spec.config, spec.recipe, spec.sampler, spec.backbone, spec.precision])
         key += _ENCODE([spec.threads, spec.device, spec.dataset_options, spec.evaluated, spec.trained_by])
-        key += _ENCODE([spec.devices, spec.deterministic])
+        key += _ENCODE([spec.deterministic])
         if key not in settings:
             settings[key] = _settings(spec)
         place = spec.protocol, spec.dataset, spec.label, str(spec.shots)

@@ -263,7 +263,7 @@ def _failure(path: Path) -> tuple[Spec, datetime]:
     record = json.loads(path.read_bytes())
     if not isinstance(record, dict) or type(record.get("schema")) is not int or not 1 <= record["schema"] <= SCHEMA:
         raise ValueError("it has no 'schema' that this version reads")
-    return Spec(**record["spec"]), _time(str(record.get("created", "")))
+    return Spec.stored(record["spec"]), _time(str(record.get("created", "")))
 
 
 def _merge_other_trainings(sources: Iterable[Path], output: Path, known: set[str], merged: Merged) -> None:

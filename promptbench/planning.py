@@ -37,7 +37,6 @@ class Request:
             own or `coop`.
         precision: One of `precision.PRECISIONS`.
         device: `cpu`, `cuda` or `cuda:N`.
-        devices: That share a training.
         deterministic: Whether torch is held to algorithms that always give the same bits.
         flags: What the command line chose itself, such as `shots`, for whoever asks where a value came from.
     """
@@ -51,7 +50,6 @@ class Request:
     sampler: str = ""
     precision: str = "32"
     device: str = "cpu"
-    devices: int = 1
     deterministic: bool = False
     flags: frozenset[str] = frozenset()
 
@@ -133,7 +131,7 @@ def settings_of(request: Request, protocol: str, plan: Plan, label: str, cls: ty
     """The settings of a run, resolved and fitted to the backbone.
 
     Raises:
-        UsageError: A value does not fit, or the method does not go with the precision or the devices.
+        UsageError: A value does not fit, or the method does not go with the precision.
     """
     suite, (name, _) = request.suite, parse_label(label)
     entry = suite.entry(plan.dataset)
@@ -148,11 +146,6 @@ def settings_of(request: Request, protocol: str, plan: Plan, label: str, cls: ty
     )
     settings = fit_settings(settings, suite.backbone)
     check_method(request.precision, label, cls)
-    if settings.recipe is not None and settings.recipe.batch % request.devices:
-        raise UsageError(
-            f"--devices {request.devices}: the batch of {label} is {settings.recipe.batch}, which cannot be shared "
-            f"equally; set {name}.batch to a multiple of {request.devices}, or leave {label} out."
-        )
     return settings
 
 
@@ -179,7 +172,6 @@ def facts_of(
         "dataset_options": options_of(entry),
         "dataset_plugin": "" if entry.dataset == entry.name else entry.dataset,
         "evaluated": other_data(suite, plan),
-        "devices": request.devices if cls.trains else 1,
         "deterministic": request.deterministic,
     }
 

@@ -174,7 +174,7 @@ def read_result(path: Path | str, spec: Spec | None = None) -> Result:
     try:
         for older in range(schema, SCHEMA):
             data = {**UPGRADES[older](data), "schema": older + 1}
-        stored = Spec(**data["spec"])
+        stored = Spec.stored(data["spec"])
         result = Result(**{**data, "spec": spec or stored})  # an equal one may know its digest already
     except (TypeError, ValueError, KeyError, RecursionError) as error:
         raise UsageError(f"{path} is not a valid promptbench result: {error}") from error

@@ -29,7 +29,7 @@ BY_DATASET = "by dataset"
 _ENCODE = json.JSONEncoder(sort_keys=True).encode
 _DATA = ("split_digest", "class_names", "templates", "transform")
 _BY_DATASET = (*_DATA, "evaluated", "threads")  # a source leaves itself out of `evaluated`; machines have other cores
-_MACHINE = ("precision", "threads", "device", "devices", "deterministic")
+_MACHINE = ("precision", "threads", "device", "deterministic")
 _OF_SPEC = ("plugin", "shots", "sampler", *_MACHINE, "evaluated", "trained_by")
 _OF_SAMPLES = {"shots", "sampler"}
 _OF_ALL = {"precision", "weights_hash", "split_digest"}  # what is compared must agree in these

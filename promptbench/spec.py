@@ -26,7 +26,6 @@ class Spec:
         train_seed: Seed of initialisation, order and augmentation.
         precision: Of the training, one of `precision.PRECISIONS`; images are scored in float32.
         threads: CPU threads of the run, which change the last bits of a sum.
-        devices: That share its training, which does so too.
         deterministic: Whether torch was held to algorithms that always give the same bits.
         dataset_options: The dataset's own fields, resolved.
         evaluated: What is evaluated besides that dataset: name to plugin and its fields, resolved.
@@ -54,7 +53,6 @@ class Spec:
     evaluated: Mapping[str, Any] = field(default_factory=dict)
     dataset_plugin: str = ""
     trained_by: str = ""
-    devices: int = 1
     deterministic: bool = False
 
     def __post_init__(self) -> None:
@@ -73,13 +71,25 @@ class Spec:
             "trained_by",
         ):
             expect(getattr(self, name), str, f"spec.{name}")
-        for name in ("data_seed", "train_seed", "threads", "devices") + (("shots",) if self.shots is not None else ()):
+        for name in ("data_seed", "train_seed", "threads") + (("shots",) if self.shots is not None else ()):
             expect(getattr(self, name), int, f"spec.{name}")
         expect(self.deterministic, bool, "spec.deterministic")
         mappings = {name: getattr(self, name) for name in ("config", "recipe", "dataset_options", "evaluated")}
         for name, value in to_plain(mappings).items():  # so that equal specs compare equal, given (1, 2) or [1, 2]
             expect(value, dict, f"spec.{name}")
             object.__setattr__(self, name, value)
+
+    @classmethod
+    def stored(cls, fields: Mapping[str, Any]) -> Spec:
+        """The spec that a file of any age holds.
+
+        Raises:
+            TypeError, ValueError: It is none, or several devices shared the training, which no run can repeat today.
+        """
+        expect(fields, dict, "spec")
+        if fields.get("devices", 1) != 1:
+            raise ValueError("several devices shared the training, which this version cannot repeat.")
+        return cls(**{name: value for name, value in fields.items() if name != "devices"})
 
     @property
     def label(self) -> str:
@@ -128,7 +138,6 @@ _LATER: dict[str, Any] = {
     "evaluated": {},
     "dataset_plugin": "",
     "trained_by": "",
-    "devices": 1,
     "deterministic": False,
 }  # without them older runs would lose their names
 _ENCODER = json.JSONEncoder(default=_opened, allow_nan=False, sort_keys=True, separators=(",", ":"))

@@ -97,7 +97,7 @@ def of_training(path: Path) -> Source:
             about = file.metadata() or {}
         if about.get("format", FORMAT) != FORMAT:
             raise UsageError(f"{path} was written by a newer promptbench ({about['format']}); update promptbench.")
-        spec, classes = Spec(**json.loads(about["spec"])), json.loads(about["classes"])
+        spec, classes = Spec.stored(json.loads(about["spec"])), json.loads(about["classes"])
         names = _class_names(classes)
         return Source(str(path), spec, None, path, names, names, json.loads(about.get("weights_hash", '""')))
     except OSError as error:

@@ -22,14 +22,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from promptbench.ddp import joined
 from promptbench.images import Images
 from promptbench.losses import loss_of
 from promptbench.method import Method
 from promptbench.precision import halved, of_trainer
 from promptbench.recipe import Recipe
 from promptbench.resuming import Partial, PartialFile, partial_seconds, restore, resumable, state_of
-from promptbench.sharing import WHOLE, Share
 from promptbench.work import TrainingDiverged
 
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, loss
@@ -131,17 +129,11 @@ class PromptTraining(pl.LightningModule):
                 self._done, {"loss": float(loss.detach()), **named, "lr": rate, "epoch": float(self.current_epoch + 1)}
             )
 
-    def _everywhere(self, figures: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Means over the processes of the training, which is mostly one."""
-        means = self.trainer.strategy.reduce(torch.stack(list(figures.values())), reduce_op="mean")
-        return dict(zip(figures, means, strict=True))
-
     def on_train_epoch_end(self) -> None:
         for name, learned in self.method.named_parameters():
             if not torch.isfinite(learned).all():
                 raise TrainingDiverged(f"the learned tensor {name} became infinite or NaN", self, self._steps - 1)
-        sums = self._everywhere(self._sums)
-        self.losses.append({name: float(total) / self._seen for name, total in sums.items()})
+        self.losses.append({name: float(total) / self._seen for name, total in self._sums.items()})
         self.images += self._seen
         self._sums, self._seen, self._steps = {}, 0, 0
         with torch.no_grad():
@@ -185,7 +177,6 @@ def fit(
     progress: Progress | None = None,
     logger: StepLogger | None = None,
     partial: PartialFile | None = None,
-    share: Share = WHOLE,
 ) -> TrainingOutcome:
     """Train a method in place; it is in training mode meanwhile and in evaluation mode afterwards.
 
@@ -199,25 +190,23 @@ def fit(
         logger: Called after some `LOGGED_STEPS` of all steps; it changes no number.
         partial: Where the training notes after an epoch how it stands, and from where it goes on, bit-identical on a
             CPU, if it was begun before.
-        share: The part of this process where several train together: `batches` are its own, and so is what `progress`
-            and `logger` are told; the outcome is that of all.
 
     Raises:
         TrainingDiverged: If a loss is not finite.
     """
-    with quiet_lightning(), torch.random.fork_rng(), halved(precision, method), joined(share, device) as places:
+    kind, _, index = device.partition(":")
+    with quiet_lightning(), torch.random.fork_rng(), halved(precision, method):
         module = PromptTraining(method, recipe, steps_per_epoch, progress, logger, partial)
         torch.manual_seed(seed)
         trainer = pl.Trainer(
             max_epochs=recipe.epochs,
-            accelerator="gpu" if device.startswith("cuda") else "cpu",
-            **places,
+            accelerator="gpu" if kind == "cuda" else "cpu",
+            devices=[int(index)] if index else 1,
             **of_trainer(precision, method, device),
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            use_distributed_sampler=False,
         )
         epochs: Any = trainer.fit_loop.epoch_progress.current
         epochs.ready = epochs.started = epochs.processed = epochs.completed = len(module.losses)
@@ -225,7 +214,7 @@ def fit(
             trainer.fit(module.train(), train_dataloaders=batches)  # Lightning leaves the mode as it finds it
     seconds = module.seconds
     method.eval().to(method.backbone.device)
-    return TrainingOutcome(module.losses, seconds, share.of * module.images / seconds)
+    return TrainingOutcome(module.losses, seconds, module.images / seconds)
 
 
 @contextmanager

@@ -44,7 +44,6 @@ def training_key(spec: Spec, facts: Mapping[str, Any]) -> str:
         "seeds": spec.seeds,
         "sampler": [spec.sampler, spec.shots],
         "numerics": [spec.precision, spec.threads, spec.device],
-        **({"devices": spec.devices} if spec.devices > 1 else {}),
         **({"deterministic": True} if spec.deterministic else {}),
         "versions": library_versions(),
         "facts": dict(facts),

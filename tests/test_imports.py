@@ -21,7 +21,7 @@ SOURCES = [
 METHODS = [path for path in sorted((REPOSITORY / "methods").glob("*.py")) if path.name != "__init__.py"]
 
 KNOW_OPEN_CLIP = {"backbone", "weights", "weightless", "blocks", "text", "vision"}
-FOR_METHODS = {"method", "backbone", "blocks", "prompts", "images", "config", "recipe", "classnames", "sharing"}
+FOR_METHODS = {"method", "backbone", "blocks", "prompts", "images", "config", "recipe", "classnames"}
 NO_TORCH = {
     "__init__",
     "cli",

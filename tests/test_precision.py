@@ -122,17 +122,16 @@ def request(**changes: Any) -> Request:
 
 
 def test_names_of_runs_follow_from_what_is_asked_for() -> None:
-    (plain,), (again,) = plan_runs(request()), plan_runs(request(precision="32", devices=1, deterministic=False))
+    (plain,), (again,) = plan_runs(request()), plan_runs(request(precision="32", deterministic=False))
     assert plain.spec.digest == again.spec.digest
     others: list[dict[str, Any]] = [
         {"precision": "bf16-mixed"},
         {"precision": "authors", "device": "cuda:1"},
         {"device": "cuda"},
-        {"devices": 2},
         {"deterministic": True},
     ]
     found = [plan_runs(request(**changes))[0].spec for changes in others]
-    assert len({plain.spec.digest, *(spec.digest for spec in found)}) == 6
+    assert len({plain.spec.digest, *(spec.digest for spec in found)}) == 5
     assert found[1].device == "cuda"  # whichever of them
 
 
@@ -198,23 +197,21 @@ def test_the_accuracy_of_mini_hardly_moves(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "devices", "said"),
+    ("wanted", "said"),
     [
-        ("gpu", 1, "--device takes cpu, cuda, cuda:N or auto, not 'gpu'."),
-        ("cuda:x", 1, "--device takes cpu, cuda, cuda:N or auto, not 'cuda:x'."),
-        ("cuda:2", 1, "--device cuda:2: torch sees 2 CUDA devices here, cuda:0 to cuda:1."),
-        ("cuda:1", 2, "--device cuda:1 is one GPU, and --devices 2 takes more"),
-        ("cuda", 3, "--devices 3: torch sees 2 CUDA devices here."),
+        ("gpu", "--device takes cpu, cuda, cuda:N or auto, not 'gpu'."),
+        ("cuda:x", "--device takes cpu, cuda, cuda:N or auto, not 'cuda:x'."),
+        ("cuda:2", "--device cuda:2: torch sees 2 CUDA devices here, cuda:0 to cuda:1."),
     ],
 )
-def test_devices_that_are_not_there(wanted: str, devices: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices_that_are_not_there(wanted: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UsageError) as error:
-        resolve_device(wanted, devices)
+        resolve_device(wanted)
     assert str(error.value).startswith(said)
-    assert resolve_device("cuda:1") == "cuda:1" and resolve_device("auto", 2) == "cuda"
-    assert resolve_device("cpu", 5) == "cpu"
+    assert resolve_device("cuda:1") == "cuda:1" and resolve_device("auto") == "cuda"
+    assert resolve_device("cpu") == "cpu"
 
 
 def test_memory_and_time_are_those_of_the_gpu_in_use(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,6 +73,18 @@ def test_the_first_schema_is_read_for_ever() -> None:
     assert result.name == "base2new/mini_colours/coop-1d14072f63b8"  # as its file was called
 
 
+def test_a_training_that_devices_shared_is_no_run_of_today(tmp_path: Path) -> None:
+    record = json.loads(SCHEMA_1.read_text())
+    path = tmp_path / "shared.json"
+    for devices in (1, 2):
+        path.write_text(json.dumps({**record, "spec": {**record["spec"], "devices": devices}}))
+        if devices == 1:
+            assert read_result(path).spec == read_result(SCHEMA_1).spec
+        else:
+            with pytest.raises(UsageError, match="several devices shared the training"):
+                read_result(path)
+
+
 def test_every_past_schema_has_an_upgrade_and_a_stored_document() -> None:
     assert sorted(results.UPGRADES) == list(range(1, results.SCHEMA))
     for schema in range(1, results.SCHEMA + 1):

@@ -201,15 +201,10 @@ def request_elsewhere(options: argparse.Namespace) -> Request:
     """What the command line asks for, of machines that may have a GPU where this one has none.
 
     Raises:
-        UsageError: It names one of the GPUs of this machine, or shares trainings.
+        UsageError: It names one of the GPUs of this machine.
     """
     from promptbench.precision import check_device
 
-    if options.devices > 1:
-        raise UsageError(
-            f"--devices {options.devices} shares each training among the GPUs of this machine; with --executor a "
-            "training has one, so leave one of the two out."
-        )
     if not options.device.startswith("cuda"):
         return request_of(options)
     if options.device != "cuda":

@@ -64,7 +64,7 @@ class Local:
 
     def execute(self, sweep: Sweep) -> Iterator[Standing]:
         """Do the runs in worker processes."""
-        jobs, gpus = places(sweep.at_once(1), sweep.job.bench.device, sweep.per_gpu, sweep.job.request.devices)
+        jobs, gpus = places(sweep.at_once(1), sweep.job.bench.device, sweep.per_gpu)
         workers = Workers(sweep, gpus)
         try:
             workers.start(jobs)
@@ -98,7 +98,7 @@ class Workers:
 
     Args:
         sweep: What they do.
-        gpus: The devices to spread them over; none on a CPU.
+        gpus: The GPUs to spread them over; none on a CPU.
     """
 
     def __init__(self, sweep: Sweep, gpus: Sequence[str] = ()) -> None:
@@ -230,14 +230,13 @@ def _follow_parent(lifeline: Connection) -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def places(jobs: int, device: str, per_gpu: int, devices: int = 1) -> tuple[int, list[str]]:
+def places(jobs: int, device: str, per_gpu: int) -> tuple[int, list[str]]:
     """How many of the runs asked for to do at once, and the GPUs to spread them over; says so where it is fewer.
 
     Args:
         jobs: Runs asked for.
         device: `cpu`, `cuda` or `cuda:N`.
-        per_gpu: Most runs on a GPU, or on those that share a training.
-        devices: How many share a training.
+        per_gpu: Most runs on a GPU.
     """
     if device.startswith("cuda:"):  # that one
         return min(jobs, per_gpu), []
@@ -246,11 +245,10 @@ def places(jobs: int, device: str, per_gpu: int, devices: int = 1) -> tuple[int,
 
         gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
         gpus = [gpu for gpu in gpus if gpu] or [str(index) for index in range(torch.cuda.device_count())]
-        gpus = [",".join(gpus[start : start + devices]) for start in range(0, len(gpus) - devices + 1, devices)]
         if jobs > len(gpus) * per_gpu:
             log.warning("--jobs %d: %d runs on each of %d GPUs; see --runs-per-gpu", jobs, per_gpu, len(gpus))
         return min(jobs, len(gpus) * per_gpu), gpus
-    need, free = 1.5 * devices * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, free_memory()
+    need, free = 1.5 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, free_memory()
     most = max(1, int(free // need))
     if jobs > most:
         log.warning(

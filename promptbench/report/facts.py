@@ -11,7 +11,7 @@ from promptbench.formats.texts import clean, rounded, seeds_text
 from promptbench.results import DATA_MET, Result
 
 DATA = ("sampler", "dataset_plugin", "dataset_options", "evaluated")
-MACHINE = ("backbone", "weights_hash", "transform", "precision", "threads", "device", "devices", "deterministic")
+MACHINE = ("backbone", "weights_hash", "transform", "precision", "threads", "device", "deterministic")
 SECTION = {
     "config": "Settings of the method",
     "recipe": "Recipe",
