@@ -13,10 +13,10 @@ from sklearn import metrics as sklearn
 from torch import Tensor
 
 import promptbench as pb
-from promptbench import ood
 from promptbench.config import UsageError
 from promptbench.method import Prediction
-from promptbench.ood import SCORES, detection, missing, scores_of
+from promptbench.metrics import ood
+from promptbench.metrics.ood import SCORES, detection, missing, scores_of
 
 GOLDEN = Path(__file__).parent / "golden"
 ALL = list(SCORES)
