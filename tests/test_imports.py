@@ -117,7 +117,7 @@ def test_config_and_registry_import_little_more() -> None:
 
 @pytest.mark.parametrize("name", sorted(NO_TORCH))
 def test_what_lists_and_tables_need_imports_no_torch(name: str) -> None:
-    heavy = {"torch", "torchvision", "open_clip", "pytorch_lightning", "pandas", "numpy"}
+    heavy = {"torch", "torchvision", "torchmetrics", "open_clip", "pytorch_lightning", "pandas", "numpy"}
     files = [module(name), *map(module, reached(name))]
     tops = {imported.partition(".")[0] for path in files for imported in imports(path, lazy=False)}
     assert not tops & heavy

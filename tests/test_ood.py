@@ -149,6 +149,23 @@ def test_detection_takes_any_float(dtype: torch.dtype) -> None:
     assert detection(known, others) == detection(known.double(), others.double())
 
 
+def test_large_scores_are_told_apart() -> None:
+    # A sigmoid would make all of them 1, and the areas those of ties: 50 percent.
+    measured = detection(torch.tensor([101.0, 103.0]), torch.tensor([100.0, 102.0]))
+    assert measured["auroc"] == 75.0
+    assert measured["aupr"] == pytest.approx(100 * (1 / 2 + 1 / 2 * 2 / 3))
+
+
+def test_detection_leaves_the_default_dtype_as_it_is() -> None:
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            detection(*tied(4))
+            assert torch.get_default_dtype() == dtype
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_detection_refuses_scores_that_are_no_numbers(bad: float) -> None:
     good, spoilt = torch.tensor([0.0, 1.0]), torch.tensor([0.0, bad])
