@@ -16,8 +16,8 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -
     ECE = sum_b |B_b| / N * |accuracy(B_b) - confidence(B_b)|, where B_b are the images whose confidence, the largest
     probability of softmax(logits), lies in the bin ((b - 1) / bins, b / bins].
 
-    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, arXiv:1706.04599. torchmetrics differs at the
-    edges of bins alone: there they belong to the bin above, and a confidence of 1 has one of its own.
+    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, arXiv:1706.04599. torchmetrics' differs, so this
+    is not it: there edges belong to the bin above, a confidence of 1 has a bin of its own, and sums are float32.
 
     Args:
         logits: (N, K), any float dtype, scaled as the model has them.
