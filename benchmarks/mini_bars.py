@@ -90,7 +90,7 @@ def run(
 ) -> dict[str, dict[str, float]]:
     """Per dataset and on average, means over seeds: base, new, h, and seconds of training."""
     from promptbench.bench import Bench
-    from promptbench.metrics import harmonic_mean
+    from promptbench.metrics.accuracy import harmonic_mean
     from promptbench.planning import Request, plan_runs
     from promptbench.progress import reporter
     from promptbench.results import find, read_result

@@ -23,7 +23,7 @@ from promptbench.execution import kept_for_training, training_facts, training_pa
 from promptbench.features import Kept, key, path_of
 from promptbench.loading import MEMORY
 from promptbench.method import Method, instantiate
-from promptbench.ood import SCORES
+from promptbench.metrics.ood import SCORES
 from promptbench.planning import Run
 from promptbench.results import find
 from promptbench.selection import SelectedImages, open_selection, shown_names

@@ -15,7 +15,7 @@ from promptbench.classnames import ClassNames
 from promptbench.features import Kept, fits, kept_features, with_local
 from promptbench.loading import Batches, EpochOrder, FeatureBatches, pixel_batches
 from promptbench.method import Method, Prediction
-from promptbench.ood import SCORES, missing, scores_of
+from promptbench.metrics.ood import SCORES, missing, scores_of
 from promptbench.planning import Run
 from promptbench.protocol import Outcome, Selection
 from promptbench.selection import SelectedImages, open_selection, shown_names

@@ -16,7 +16,7 @@ from itertools import combinations
 from pathlib import Path
 
 from promptbench.config import UsageError, parse_assignment, unknown
-from promptbench.metrics import harmonic_mean
+from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.verdicts import Verdict, choose, compare, matches
 
 __all__ = ["Published", "Verdict", "bib_key", "choose", "compare", "find", "load", "matches"]

@@ -19,7 +19,7 @@ from promptbench.bench import Bench
 from promptbench.config import UsageError, parse_assignment
 from promptbench.dataset import Dataset, Item
 from promptbench.listing import columns, shown
-from promptbench.metrics import harmonic_mean
+from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.planning import Request, Run, plan_runs
 from promptbench.preflight import preflight
 from promptbench.protocol import Evaluation, Plan

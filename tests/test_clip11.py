@@ -17,8 +17,8 @@ import torch
 from promptbench import registry
 from promptbench.cli import main
 from promptbench.flags import protocols_of
-from promptbench.metrics import accuracy
-from promptbench.ood import SCORES, detection
+from promptbench.metrics.accuracy import accuracy
+from promptbench.metrics.ood import SCORES, detection
 from promptbench.predictions import load_predictions
 from promptbench.results import Result, read_result, read_results
 from promptbench.suite import load_suite

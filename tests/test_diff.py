@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from promptbench.cli import main
-from promptbench.metrics import harmonic_mean
+from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.predictions import save_predictions
 from promptbench.results import Result, Spec, write_result
 

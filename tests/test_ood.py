@@ -13,10 +13,10 @@ from sklearn import metrics as sklearn
 from torch import Tensor
 
 import promptbench as pb
-from promptbench import ood
 from promptbench.config import UsageError
 from promptbench.method import Prediction
-from promptbench.ood import SCORES, detection, missing, scores_of
+from promptbench.metrics import ood
+from promptbench.metrics.ood import SCORES, detection, missing, scores_of
 
 GOLDEN = Path(__file__).parent / "golden"
 ALL = list(SCORES)
@@ -147,6 +147,23 @@ def test_scores_that_say_nothing_or_everything() -> None:
 def test_detection_takes_any_float(dtype: torch.dtype) -> None:
     known, others = (scores.to(dtype) for scores in tied(3))
     assert detection(known, others) == detection(known.double(), others.double())
+
+
+def test_large_scores_are_told_apart() -> None:
+    # A sigmoid would make all of them 1, and the areas those of ties: 50 percent.
+    measured = detection(torch.tensor([101.0, 103.0]), torch.tensor([100.0, 102.0]))
+    assert measured["auroc"] == 75.0
+    assert measured["aupr"] == pytest.approx(100 * (1 / 2 + 1 / 2 * 2 / 3))
+
+
+def test_detection_leaves_the_default_dtype_as_it_is() -> None:
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            detection(*tied(4))
+            assert torch.get_default_dtype() == dtype
+        finally:
+            torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])

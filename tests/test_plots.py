@@ -16,7 +16,7 @@ import torch
 
 from promptbench import cli
 from promptbench.config import UsageError
-from promptbench.metrics import harmonic_mean
+from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.plots import ablation, base_new, cost, gain, ood, seeds, shots
 from promptbench.plots.kinds import KINDS, module_of, rounded, to_text, write_picture
 from promptbench.plots.source import NothingToShow, Source, read_source

@@ -5,7 +5,7 @@ import torch
 
 from promptbench import registry
 from promptbench.flags import protocols_of
-from promptbench.ood import SCORES, detection
+from promptbench.metrics.ood import SCORES, detection
 from promptbench.protocol import Column, Evaluation, Outcome, Protocol, Selection
 from promptbench.suite import DatasetEntry, Suite, load_suite, suite_names
 

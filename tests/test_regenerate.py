@@ -11,7 +11,7 @@ import torch
 
 from promptbench import cli
 from promptbench.commands.regenerate import items_of, lists_in
-from promptbench.metrics import harmonic_mean
+from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.results import Result, predictions_path, write_result
 from promptbench.spec import Spec
 

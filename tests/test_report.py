@@ -20,7 +20,7 @@ import pytest
 
 from promptbench import cli
 from promptbench.formats.texts import clean
-from promptbench.metrics import harmonic_mean
+from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.report import page, pictures
 from promptbench.report.facts import facts, pooled
 from promptbench.results import Result, write_result

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from promptbench import cli
-from promptbench.metrics import harmonic_mean
+from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.results import Result, Spec, write_result
 from promptbench.showing import View, citations, layout_of, short_titles, show, tables_of
 from promptbench.suite import load_suite

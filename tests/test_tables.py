@@ -18,7 +18,7 @@ import pytest
 
 from promptbench import cli
 from promptbench.config import UsageError
-from promptbench.metrics import harmonic_mean
+from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.results import Result, Spec
 from promptbench.spec import to_plain
 from promptbench.tables import Column, Style, TableLayout, render

@@ -29,7 +29,7 @@ def data(source: Source) -> dict[str, Any]:
 
     The run is the one with the first seed that has predictions.
     """
-    from promptbench.ood import SCORES
+    from promptbench.metrics.ood import SCORES
 
     score = source.score or next(iter(SCORES))
     if score not in SCORES:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from promptbench.metrics import harmonic_mean
+from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.protocol import Column, Evaluation, Plan, Protocol, Selection
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ TITLES = {
     "msp": "MSP",
     "max_logit": "MaxLogit",
     "energy": "Energy",
-}  # of the scores in `promptbench.ood`, which needs torch
+}  # of the scores in `promptbench.metrics.ood`, which needs torch
 
 
 class OOD(Protocol):
@@ -45,7 +45,7 @@ class OOD(Protocol):
 
     def measure(self, outcomes: Mapping[str, Outcome], plan: Plan) -> tuple[dict[str, float], dict[str, str]]:
         """`<set>/<score>/<metric>`, `average/<score>/<metric>`, and accuracy and calibration on the ID images."""
-        from promptbench.ood import detection
+        from promptbench.metrics.ood import detection
 
         metrics, notes = super().measure(outcomes, plan)
         if ID not in outcomes:

@@ -16,11 +16,11 @@ other sign are negated here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,9 +67,10 @@ def max_softmax(scores: Tensor) -> Tensor:
         (B, ...) float32.
     """
     images = max(1, _CHUNK // max(1, math.prod(scores.shape[1:])))
-    sums = [
-        (part - part.amax(dim=-1, keepdim=True)).exp_().sum(dim=-1) for part in map(Tensor.float, scores.split(images))
-    ]
+    sums = []
+    for chunk in scores.split(images):
+        part = chunk.float()
+        sums.append((part - part.amax(dim=-1, keepdim=True)).exp_().sum(dim=-1))
     return torch.cat(sums).reciprocal()
 
 
@@ -177,58 +178,68 @@ def detection(id_scores: Tensor, ood_scores: Tensor) -> dict[str, float]:
     Raises:
         ValueError: Scores are not (N,) and (M,), there are none of a kind, or some are NaN or infinite.
     """
+    from torchmetrics.functional import classification
+
     known, others = _finite("in-distribution", id_scores), _finite("OOD", ood_scores)
-    accepted, mistaken = _counts(known, others)
-    found, lost = _counts(-others, -known)
-    return {
-        "auroc": 100 * _area_under_roc(accepted, mistaken),
-        "fpr95": 100 * float(mistaken[_nearest(accepted)] / len(others)),
-        "aupr": 100 * _average_precision(accepted, mistaken),
-        "fpr95_ood": 100 * float(lost[np.argmax(found / len(others) >= _LEVEL)] / len(known)),
-        "aupr_ood": 100 * _area_under_precision_recall(found, lost),
-    }
+    ranks = _ranks(torch.cat([known, others]))
+    is_known = (torch.arange(len(ranks)) < len(known)).long()
+    with _float64_by_default():
+        mistaken, accepted, _ = classification.binary_roc(ranks, is_known)
+        lost, found, _ = classification.binary_roc(1 - ranks, 1 - is_known)
+        precision, recall, _ = classification.binary_precision_recall_curve(1 - ranks, 1 - is_known)
+        shares = {
+            "auroc": classification.binary_auroc(ranks, is_known),
+            "fpr95": mistaken[_nearest(accepted)],
+            "aupr": classification.binary_average_precision(ranks, is_known),
+            "fpr95_ood": lost[_first(found >= _LEVEL)],
+            "aupr_ood": -torch.trapezoid(precision, recall),  # the recall falls from 1 to 0
+        }
+    return {name: 100 * float(share) for name, share in shares.items()}
 
 
-def _finite(kind: str, scores: Tensor) -> np.ndarray:
-    """(N,) float64."""
+def _finite(kind: str, scores: Tensor) -> Tensor:
+    """(N,) float64, on the CPU."""
     if scores.ndim != 1 or not len(scores):
         raise ValueError(f"Detection takes at least one {kind} score, as (N,), not {tuple(scores.shape)}.")
     if not bool(scores.isfinite().all()):
         raise ValueError(f"Some {kind} scores are NaN or infinite, so there is no detection to measure.")
-    return scores.detach().cpu().double().numpy()
+    return scores.detach().cpu().double()
 
 
-def _counts(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positives and negatives at or above each distinct score, from the highest: two rising int64 arrays."""
-    scores = np.concatenate([positive, negative])
-    order = np.argsort(-scores)
-    ordered = scores[order]
-    last = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(ordered) - 1)
-    true = np.cumsum(order < len(positive), dtype=np.int64)[last]
-    return true, last + 1 - true
+def _ranks(scores: Tensor) -> Tensor:
+    """Numbers from 0 to 1 in the order of the scores, equal where those are: (N,) float64.
+
+    torchmetrics takes scores outside of that for logits, and its sigmoid makes large ones equal.
+    """
+    distinct, ranks = scores.unique(return_inverse=True)
+    return ranks.double() / max(1, len(distinct) - 1)
 
 
-def _nearest(true: np.ndarray) -> int:
+@contextmanager
+def _float64_by_default() -> Iterator[None]:
+    """torchmetrics counts and divides in torch's default dtype: seven digits in float32."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _nearest(recall: Tensor) -> int:
     """Index of the threshold with the recall nearest to 0.95, by the rule of the authors' code.
 
     Thresholds are tried from the lowest that is needed for a recall of 1 upwards, so of equally near ones the lowest,
     with the most false positives, is taken.
+
+    Args:
+        recall: (T,) float64, of falling thresholds: it rises to 1.
     """
-    full = int(np.searchsorted(true, true[-1]))
-    return full - int(np.argmin(np.abs(true[full::-1] / true[-1] - _LEVEL)))
+    full = _first(recall == 1)
+    upwards = recall[: full + 1].flip(0)
+    return full - int((upwards - _LEVEL).abs().argmin())
 
 
-def _area_under_roc(true: np.ndarray, false: np.ndarray) -> float:
-    """In whole numbers up to the last division."""
-    doubled = int(np.sum(np.diff(false, prepend=0) * (true + np.append(0, true[:-1]))))
-    return doubled / (2 * int(true[-1]) * int(false[-1]))
-
-
-def _average_precision(true: np.ndarray, false: np.ndarray) -> float:
-    return float(np.sum(np.diff(true, prepend=0) / true[-1] * (true / (true + false))))
-
-
-def _area_under_precision_recall(true: np.ndarray, false: np.ndarray) -> float:
-    """By trapezoids, from precision 1 at recall 0."""
-    precision = np.append(1.0, true / (true + false))
-    return float(np.sum(np.diff(true, prepend=0) / true[-1] * (precision[1:] + precision[:-1]) / 2))
+def _first(flags: Tensor) -> int:
+    """Index of the first that is set."""
+    return int(flags.int().argmax())

@@ -1,0 +1,1 @@
+"""What is measured: accuracy, calibration, and the detection of images of no known class."""
