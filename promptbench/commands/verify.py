@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from promptbench.flags import OUTPUT, add_places, bench_of, integer, resolve_device
+from promptbench.devices import resolve_device
+from promptbench.flags import OUTPUT, add_places, bench_of, integer
 
 if TYPE_CHECKING:
     from promptbench.bench import Bench
