@@ -76,7 +76,7 @@ def command(method: str, folder: Path, epochs: int, images: int) -> list[str]:
 
 
 def peak_of(command: Sequence[str], cache: Path) -> dict[str, float]:
-    """The most memory that a command had at a time."""
+    """The most memory that a command had at a time since its last run began, where a run measures its own."""
     environment = {**os.environ, "PROMPTBENCH_CACHE": str(cache)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None

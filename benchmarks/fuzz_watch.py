@@ -56,7 +56,8 @@ class Watch:
         if isinstance(path, (str, bytes, os.PathLike)):
             place = os.path.realpath(os.path.dirname(os.path.abspath(os.fsdecode(path))))
             full = os.path.join(place, os.path.basename(os.fsdecode(path)))
-            if full != os.devnull and not full.startswith(self.allowed):
+            harmless = (os.devnull, f"/proc/{os.getpid()}/clear_refs")  # each run measures its memory anew
+            if full not in harmless and not full.startswith(self.allowed):
                 self.seen.append(f"wrote {full!r}"[:200])
 
 

@@ -12,7 +12,7 @@ import torch
 from promptbench.bench import Bench
 from promptbench.classnames import ClassNames
 from promptbench.config import UsageError
-from promptbench.devices import hold_to_bits, peak_memory
+from promptbench.devices import hold_to_bits, peak_memory, peak_memory_restarts, restart_peak_memory
 from promptbench.evaluation import (
     EVALUATION_BATCH,
     Evaluated,
@@ -78,7 +78,7 @@ def execute(bench: Bench, run: Run, work: Work) -> Result:
             "train_seconds": round(outcome.seconds, 3),
             "train_images_per_second": round(outcome.images_per_second, 1),
             "eval_seconds": round(seconds, 3),
-            "peak_memory_mb": round(peak_memory(bench.device) / 2**20, 1),
+            **memory_of(bench),
         },
         versions=library_versions(),
         commit=git_commit(),
@@ -89,13 +89,23 @@ def execute(bench: Bench, run: Run, work: Work) -> Result:
     return result
 
 
+def memory_of(bench: Bench) -> dict[str, float]:
+    """The most memory that a run took since it was `prepared`; nothing where only the process' most is known, which
+    may be an earlier run's."""
+    if not peak_memory_restarts(bench.device):
+        return {}
+    return {"peak_memory_mb": round(peak_memory(bench.device) / 2**20, 1)}
+
+
 def prepared(bench: Bench, run: Run) -> tuple[SelectedImages, Method]:
-    """The training images of a run and its method, before any training."""
+    """The training images of a run and its method, before any training; its memory is measured from here on."""
     spec = run.spec
     torch.set_num_threads(spec.threads)
     hold_to_bits(spec.deterministic)
     train = open_selection(bench.dataset, run.plan.train, spec.data_seed)
-    method = instantiate(run.method, run.settings.config, bench.backbone, train.class_names, spec.train_seed)
+    backbone = bench.backbone
+    restart_peak_memory(bench.device)  # what the first run takes to load the backbone is not the run's
+    method = instantiate(run.method, run.settings.config, backbone, train.class_names, spec.train_seed)
     show_training_images(method, still_batches(method, train, EVALUATION_BATCH), spec.train_seed)
     return train, method
 

@@ -27,7 +27,8 @@ def weights_hash(bench: Bench, may_load: bool = True) -> str:
     """The hash of the backbone's weights as they are now; "" where it is not known.
 
     It is remembered for the files behind the name, by their places, sizes and times of change, so that the backbone is
-    only loaded once for each state of them. The weights behind a tag of open_clip never change.
+    only loaded once for each state of them; a memo that was damaged counts as none. The weights behind a tag of
+    open_clip never change.
 
     Args:
         may_load: Whether the backbone is loaded where nothing is remembered.
@@ -35,10 +36,10 @@ def weights_hash(bench: Bench, may_load: bool = True) -> str:
     memo = _memo(bench.suite.backbone)
     if memo is None:
         return ""
-    try:
-        return memo.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError):
-        return remember(bench) if may_load else ""
+    remembered = _remembered(memo)
+    if remembered or not may_load:
+        return remembered
+    return remember(bench)
 
 
 def remember(bench: Bench) -> str:
@@ -51,8 +52,21 @@ def remember(bench: Bench) -> str:
     except UsageError:  # whoever needs the weights says so
         return ""
     with contextlib.suppress(OSError):
-        write_atomically(memo, lambda file: file.write(found.encode()))
+        write_atomically(memo, lambda file: file.write(f"{found} {_checksum(memo, found)}\n".encode()))
     return found
+
+
+def _remembered(memo: Path) -> str:
+    """The hash in a memo; "" where there is none, or it is not what was written for these files."""
+    try:
+        found, _, checksum = memo.read_text(encoding="ascii").removesuffix("\n").partition(" ")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return found if checksum == _checksum(memo, found) else ""
+
+
+def _checksum(memo: Path, found: str) -> str:
+    return hashlib.sha256(f"{memo.name} {found}".encode()).hexdigest()
 
 
 def _memo(backbone: str) -> Path | None:

@@ -60,8 +60,10 @@ class Result:
         metrics: `<evaluation>/<metric>` and what a protocol derives from them, in percent, finite.
         notes: Why a metric is not there, by its name or the first parts of it, such as `new/`.
         diagnostics: A method's own figures, `<evaluation>/<name>`.
-        cost: `learned_parameters`, `train_seconds`, `eval_seconds`, `peak_memory_mb` (of the
-            process so far), `train_images_per_second`.
+        cost: `learned_parameters`, `train_seconds`, `eval_seconds`, `train_images_per_second`, and `peak_memory_mb`
+            (MiB): the most during this run, the backbone included, that the process had in memory on a CPU, or that
+            torch had given out on a GPU. It is not there where the system only knows the most since the process began,
+            which is what results have that were made before memory was measured run by run.
         versions: As `library_versions` gives them.
         commit: As `git_commit` gives it.
         created: ISO 8601, UTC.

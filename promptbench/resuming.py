@@ -142,9 +142,9 @@ def _fits(found: Partial, method: Method) -> bool:
     momentum = {str(index): _form(parameter) for index, parameter in enumerate(learned)}
     losses, images, seconds = (found.facts.get(name) for name in ("losses", "images", "seconds"))
     return (
-        _forms(found.part("method")) == _forms(method.state_dict())
-        and _forms(found.part("momentum")).items() <= momentum.items()
-        and _forms(found.part("generator")).get("cpu") == _form(torch.get_rng_state())
+        forms(found.part("method")) == forms(method.state_dict())
+        and forms(found.part("momentum")).items() <= momentum.items()
+        and forms(found.part("generator")).get("cpu") == _form(torch.get_rng_state())
         and isinstance(losses, list)
         and all(isinstance(value, (int, float)) for epoch in losses for value in epoch.values())
         and isinstance(images, int)
@@ -152,7 +152,8 @@ def _fits(found: Partial, method: Method) -> bool:
     )
 
 
-def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[object, ...]]:
+def forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[object, ...]]:
+    """Type and shape of each tensor, by its name."""
     return {name: _form(tensor) for name, tensor in tensors.items()}
 
 

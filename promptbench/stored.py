@@ -21,7 +21,7 @@ from promptbench.results import Result, read_result
 from promptbench.selection import FILE
 from promptbench.spec import Spec, expect
 from promptbench.suite import DatasetEntry, Suite
-from promptbench.trainings import FORMAT
+from promptbench.trainings import FORMAT, check_metadata
 
 # What a folder of `export` holds.
 CARD, CLASSES, PROMPTS, RESULT, TEXT = FILES = (
@@ -97,6 +97,7 @@ def of_training(path: Path) -> Source:
             about = file.metadata() or {}
         if about.get("format", FORMAT) != FORMAT:
             raise UsageError(f"{path} was written by a newer promptbench ({about['format']}); update promptbench.")
+        check_metadata(about)
         spec, classes = Spec.stored(json.loads(about["spec"])), json.loads(about["classes"])
         names = _class_names(classes)
         return Source(str(path), spec, None, path, names, names, json.loads(about.get("weights_hash", '""')))

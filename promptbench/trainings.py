@@ -18,12 +18,15 @@ from promptbench.cache import write_atomically
 from promptbench.fingerprints import method_code
 from promptbench.method import Method
 from promptbench.provenance import library_versions
-from promptbench.spec import Spec
+from promptbench.resuming import forms
+from promptbench.spec import Spec, expect
 
 if TYPE_CHECKING:
     from promptbench.training import TrainingOutcome
 
 FORMAT = "promptbench/1"
+_CHECKSUM = "metadata_sha256"
+_SAID = {"format", "sha256", "outcome", "spec", "classes", "weights_hash", _CHECKSUM}  # all that a file says of itself
 
 
 def training_key(spec: Spec, facts: Mapping[str, Any]) -> str:
@@ -54,7 +57,8 @@ def training_key(spec: Spec, facts: Mapping[str, Any]) -> str:
 def save_training(path: Path, method: Method, outcome: TrainingOutcome, spec: Spec) -> None:
     """Write the learned tensors, how the training went, and what it takes to use them without the data.
 
-    The file appears whole or not at all.
+    The file appears whole or not at all. A checksum covers the tensors, another one all that is said of them, the
+    first checksum included.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in method.state_dict().items()}
     names = method.class_names
@@ -65,24 +69,37 @@ def save_training(path: Path, method: Method, outcome: TrainingOutcome, spec: Sp
         "weights_hash": method.backbone.weights_hash,
     }
     said = {"format": FORMAT, "sha256": digest(tensors), **{key: json.dumps(value) for key, value in about.items()}}
-    data = save(tensors, metadata=said)
+    data = save(tensors, metadata={**said, _CHECKSUM: _metadata_digest(said)})
     write_atomically(path, lambda file: file.write(data))
 
 
 def load_training(path: Path, method: Method) -> TrainingOutcome | None:
-    """Load learned tensors into a method made for the same spec; None if there are none, or the file is damaged or of
-    another format."""
-    from promptbench.training import TrainingOutcome  # seconds, which who only wants the tensors need not wait
-
+    """Load learned tensors into a method made for the same spec; None, and the method untouched, if there are none, or
+    the file is damaged or of another format."""
     if not path.exists():
         return None
     try:
         tensors, about = read_training(path)
-        outcome = json.loads(about["outcome"])
-        method.load_state_dict(tensors)
-        return TrainingOutcome(**outcome)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError):
+        outcome = _read_outcome(about["outcome"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError):
         return None
+    if forms(tensors) != forms(method.state_dict()):
+        return None
+    method.load_state_dict(tensors)
+    return outcome
+
+
+def _read_outcome(text: str) -> TrainingOutcome:
+    """How a training went, from JSON; raises TypeError or ValueError where it says no such thing."""
+    from promptbench.training import TrainingOutcome  # seconds, which who only wants the tensors need not wait
+
+    outcome = TrainingOutcome(**json.loads(text))
+    expect(outcome.losses, list, "losses")
+    for epoch in outcome.losses:
+        expect(epoch, dict, "the losses of an epoch")
+    for name in ("seconds", "images_per_second"):
+        expect(getattr(outcome, name), (int, float), name)
+    return outcome
 
 
 def read_training(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -93,13 +110,30 @@ def read_training(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             they were written, as far as it says what they were.
     """
     with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         about = file.metadata() or {}
-    if about.get("format", FORMAT) != FORMAT:
-        raise ValueError(f"it is of the format {about['format']}, and this version reads {FORMAT}")
+        if about.get("format", FORMAT) != FORMAT:
+            raise ValueError(f"it is of the format {about['format']}, and this version reads {FORMAT}")
+        check_metadata(about)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     if about.get("sha256", digest(tensors)) != digest(tensors):
         raise ValueError("its tensors are not those that were written")
     return tensors, about
+
+
+def check_metadata(about: Mapping[str, str]) -> None:
+    """Raises ValueError where what a file says of its tensors is not what was written.
+
+    Files of earlier versions have no checksum of that. They have no other keys either, so that a checksum whose own
+    name was damaged is noticed.
+    """
+    if not about.keys() <= _SAID or about.get(_CHECKSUM, _metadata_digest(about)) != _metadata_digest(about):
+        raise ValueError("what it says of its tensors is not what was written")
+
+
+def _metadata_digest(about: Mapping[str, str]) -> str:
+    """SHA-256 of all that is said, in the order of its names, except for this digest itself."""
+    said = sorted((name, text) for name, text in about.items() if name != _CHECKSUM)
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from promptbench import registry
 from promptbench.cli import main
+from promptbench.devices import peak_memory_restarts
 from promptbench.results import Result, read_results
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
@@ -132,7 +133,8 @@ def test_results_say_under_which_conditions_they_were_made(first: tuple[Path, An
         assert spec.shots == (0 if spec.method == "zeroshot" else 2)  # it sees no image
         assert set(conditions["class_names"]) == set(conditions["templates"]) == set(conditions["images"]) == set(names)
         assert spec.threads == 1 and spec.plugin == "" and result.versions["torch"] == torch.__version__.split("+")[0]
-        assert result.cost["eval_seconds"] > 0 and result.cost["peak_memory_mb"] > 0
+        assert result.cost["eval_seconds"] > 0
+        assert result.cost.get("peak_memory_mb", 0.0) > 0 or not peak_memory_restarts("cpu")
         trains = spec.method != "zeroshot"
         assert bool(conditions["training_key"]) == bool(result.losses) == trains
         assert bool(result.cost["learned_parameters"]) == trains

@@ -19,7 +19,7 @@ from promptbench.calibration import Calibration
 from promptbench.cli import main
 from promptbench.config import UsageError
 from promptbench.dataset import Dataset, open_dataset
-from promptbench.devices import hold_to_bits, peak_memory, resolve_device
+from promptbench.devices import hold_to_bits, peak_memory, peak_memory_restarts, resolve_device, restart_peak_memory
 from promptbench.loading import training_batches
 from promptbench.method import Method
 from promptbench.planning import Request, plan_runs
@@ -218,7 +218,12 @@ def test_memory_and_time_are_those_of_the_gpu_in_use(monkeypatch: pytest.MonkeyP
     waited: list[str] = []
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", {"cuda:1": 2**20}.__getitem__)
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", waited.append)
     assert peak_memory("cuda:1") == 2**20 and peak_memory("cpu") > 2**20
+    assert peak_memory_restarts("cuda:1")
+    restart_peak_memory("cuda:1")
+    assert waited == ["cuda:1"]
+    waited.clear()
     backbone: Any = None
     assert Calibration(backbone, "cuda:1", lambda: 7.0)._since(3.0) == 4.0 and waited == ["cuda:1"]
 

@@ -69,9 +69,9 @@ def training_of(result: Path) -> Path:
 
 
 def rewritten(training: Path, copy: Path, **metadata: str | None) -> Path:
-    """A copy of a training file with other metadata; None takes one away."""
+    """A copy of a training file with other metadata, as earlier versions wrote them; None takes one away."""
     with safe_open(training, framework="pt") as file:
-        about = {**file.metadata(), **metadata}
+        about = {**file.metadata(), "metadata_sha256": None, **metadata}
     save_file(load_file(training), copy, metadata={name: text for name, text in about.items() if text is not None})
     return copy
 
