@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
 from promptbench.config import UsageError
-from promptbench.data.archives import BadArchive, unpack, unpack_file
+from promptbench.data.archives import BadArchive, unpack
 from promptbench.data.download import fetch_url
 from promptbench.dataset import DatasetInfo
 from promptbench.layout import GUIDE
@@ -115,6 +116,8 @@ def fetch(download: Download, folder: Path) -> None:
     target = folder / download.target
     if _is_there(target):
         raise UsageError(f"{target} is there already but lacks images; move it away, or complete it by hand.")
+    if download.folder is not None and not hasattr(tarfile, "data_filter"):
+        raise UsageError("Only Python 3.10.12, 3.11.4, 3.12 and later unpack archives safely; get another one.")
     with _workplace(target.parent) as work:
         got = work / "download"
         fetch_url(download.url, got, download.md5)
@@ -130,9 +133,12 @@ def _unpacked(got: Path, download: Download, work: Path) -> Path:
     if download.folder is None:
         return got
     if download.inner:
-        unpack_file(got, download.inner, work / "inner")
+        outer, _, name = download.inner.rpartition("/")
+        unpack(got, outer, work / "outer")
         got.unlink()  # room for what comes
-        got = work / "inner"
+        got = work / "outer" / name
+        if not got.is_file():
+            raise BadArchive(f"holds no file {download.inner!r}")
     unpack(got, download.folder, work / "unpacked")
     return work / "unpacked"
 
