@@ -59,7 +59,9 @@ class Preparation:
     def fetches(self) -> list[str]:
         """One line per file to fetch."""
         lines = [f"{download.url} -> {self.folder / download.target}" for download in self.missing()]
-        return [*lines, f"{self.sources.split_url} -> {self.split_file}"] if self.needs_split() else lines
+        if self.needs_split():
+            lines.append(f"{self.sources.split_url} -> {self.split_file}")
+        return lines
 
     def steps(self) -> list[str]:
         """How to get by hand what is missing."""
@@ -161,11 +163,14 @@ def fetch_split(url: str, path: Path, info: DatasetInfo) -> None:
 
 
 def _check_split(path: Path, info: DatasetInfo) -> None:
-    if not info.split_file.endswith(".json"):
-        classes, sizes = len(read_class_names(path)), tuple(info.images)
-    else:
+    """Raises UsageError where a split file or a list of class names is not what the dataset's facts say."""
+    if info.split_file.endswith(".json"):
         splits = read_split_json(path)
-        classes, sizes = len({item.label for item in splits["train"]}), tuple(len(splits[split]) for split in SPLITS)
+        classes = len({item.label for item in splits["train"]})
+        sizes = tuple(len(splits[split]) for split in SPLITS)
+    else:
+        classes = len(read_class_names(path))
+        sizes = info.images
     if classes < info.classes or (any(info.images) and sizes != info.images):
         raise UsageError(f"it has {classes:,} classes and {sum(sizes):,} images, not those of {info.title}.")
 
@@ -198,7 +203,8 @@ def guide(todo: Preparation, root: Path) -> list[str]:
     """The numbered steps by hand, and how to see that all is there."""
     first = "By hand:" if todo.sources.downloads else "torchvision does not serve it; by hand:"
     last = f"See what is still missing: promptbench data check {todo.name} --data-root {root} (layout: {GUIDE})."
-    return [first, *(f"  {number}. {step}" for number, step in enumerate([*todo.steps(), last], start=1))]
+    steps = [*todo.steps(), last]
+    return [first, *(f"  {number}. {step}" for number, step in enumerate(steps, start=1))]
 
 
 def _first(value: str | tuple[str, ...]) -> str:
