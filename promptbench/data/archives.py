@@ -109,11 +109,11 @@ def _unpack_tar(archive: Path, folder: str, target: Path) -> None:
 
     with tarfile.open(archive) as tar:
         tar.extractall(target, filter=choose)
-        for place, link in links.items():
-            _copy_linked(tar, link, target / place, budget)
         for _ in range(budget.bytes // _CHUNK + 1):  # the rest is padding, and then a compressed file's checksum
             if not (tar.fileobj and tar.fileobj.read(_CHUNK)):
                 break
+        for place, link in links.items():
+            _copy_linked(tar, link, target / place, budget)
 
 
 def _harmless(entry: tarfile.TarInfo, root: str) -> tarfile.TarInfo:
