@@ -25,8 +25,8 @@ from promptbench import registry, sampling
 from promptbench.cli import main
 from promptbench.config import UsageError
 from promptbench.data import archives
-from promptbench.data.archives import BadArchive, unpack, unpack_file
-from promptbench.data.prepare import fetch_split
+from promptbench.data.archives import BadArchive, unpack
+from promptbench.data.prepare import fetch, fetch_split
 from promptbench.data.status import absent_items, inspect
 from promptbench.dataset import open_dataset
 from promptbench.samples import read_sample
@@ -402,10 +402,12 @@ def test_a_folder_of_an_archive_becomes_the_target(mode: str, tmp_path: Path) ->
 def test_a_zip_archive_within_an_archive(tmp_path: Path) -> None:
     inner = tar_of(tmp_path / "inner", GOOD)
     outer = zip_of(tmp_path / "outer", ("x/readme", b"?"), ("x/inner.tar.gz", inner.read_bytes()))
-    unpack_file(outer, "x/inner.tar.gz", tmp_path / "again")
-    assert unpack(tmp_path / "again", "data", tmp_path / "target") == 1
-    with pytest.raises(BadArchive, match="holds no file 'x/other'"):
-        unpack_file(outer, "x/other", tmp_path / "never")
+    download = Download(url=outer.as_uri(), inner="x/inner.tar.gz", folder="data", target="target")
+    fetch(download, tmp_path / "mine")
+    assert tree(tmp_path / "mine") == {"target", "target/a.jpg"}
+    with pytest.raises(UsageError, match="holds no file 'x/other'"):
+        fetch(dataclasses.replace(download, inner="x/other", target="never"), tmp_path / "mine")
+    assert tree(tmp_path / "mine") == {"target", "target/a.jpg"}
 
 
 # --- prepare, from files on this machine
@@ -580,7 +582,7 @@ def test_a_full_disk_leaves_nothing(
     def full(*words: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("promptbench.data.archives._write", full)
+    monkeypatch.setattr("zipfile.ZipFile.extract", full)
     assert run("prepare", "eurosat", "--data-root", root, "--yes") == 1
     assert f"Cannot write to {root}/eurosat: No space left on device." in capsys.readouterr().err
     assert tree(root) == {"eurosat", "eurosat/split_zhou_EuroSAT.json"}
@@ -604,13 +606,25 @@ def test_a_folder_in_the_way_is_named_before_the_download(
     assert tree(tmp_path) == {"fgvc_aircraft", "fgvc_aircraft/notes.txt"}
 
 
+def test_a_python_without_the_data_filter_is_refused_before_any_download(
+    offer: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = offer()
+    monkeypatch.delattr("tarfile.data_filter")
+    assert run("prepare", "eurosat", "--data-root", root, "--yes") == 1
+    output = capsys.readouterr()
+    said = "promptbench: eurosat: Only Python 3.10.12, 3.11.4, 3.12 and later unpack archives safely; get another one."
+    assert said in output.err.splitlines() and "EuroSAT.zip:" not in output.err
+    assert tree(root) == {"eurosat", "eurosat/split_zhou_EuroSAT.json"}
+
+
 def test_ctrl_c_leaves_nothing(offer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     root = offer()
 
     def interrupt(*words: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("promptbench.data.archives._write", interrupt)
+    monkeypatch.setattr("zipfile.ZipFile.extract", interrupt)
     assert run("prepare", "eurosat", "--data-root", root, "--yes") == 130
     assert not tree(root)
 

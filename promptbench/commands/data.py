@@ -1,4 +1,4 @@
-"""`promptbench data`."""
+"""`promptbench data`: see, check, download and sample the datasets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Action = Callable[[argparse.Namespace], int]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its actions and their flags."""
+    """Adds `status`, `check`, `prepare` and `sample` with their flags to the parser of `promptbench data`."""
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     status = _action(actions, _status, "show what is there of each dataset", EXAMPLE, "*")
     status.add_argument("--suite", default=SUITE, metavar="S", help=f"without names: a suite's; default: {SUITE}")
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """`data`: what the action returns."""
+    """Does the action that was asked for and returns its exit code."""
     code: int = options.action(options)
     return code
 
@@ -63,7 +63,7 @@ def _action(
 
 
 def _status(options: argparse.Namespace) -> int:
-    """`data status`: always 0."""
+    """Prints what is there of each dataset; the exit code is 0 whatever that is."""
     from promptbench.data.status import inspect, table
     from promptbench.suite import load_suite, parse_entry
 
@@ -74,8 +74,8 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    """`data check`: 1 where something is wrong."""
-    from promptbench.data.check import check
+    """Prints what is wrong with each dataset; the exit code is 1 where there is anything."""
+    from promptbench.data.status import check
 
     wrong = 0
     for dataset in _named(options.names, options.data_root):
@@ -90,7 +90,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _prepare(options: argparse.Namespace) -> int:
-    """`data prepare`: 1 where a dataset is still not complete."""
+    """Downloads what the datasets lack; the exit code is 1 where one is still not complete."""
     from promptbench.data.prepare import check_writable, preparation, run
     from promptbench.data.status import inspect
     from promptbench.dataset import data_roots
@@ -102,7 +102,9 @@ def _prepare(options: argparse.Namespace) -> int:
         datasets = _named(options.names, options.data_root)
         incomplete = [dataset for dataset in datasets if not inspect(dataset).complete]
     todo = [preparation(dataset.name, dataset.info, dataset.sources, roots[0]) for dataset in incomplete]
-    fetches = [f"{one.name}: {line}" for one in todo for line in one.fetches()]
+    fetches = []
+    for one in todo:
+        fetches += [f"{one.name}: {line}" for line in one.fetches()]
     if fetches:
         check_writable(roots[0])
         if not (options.yes or _agreed(fetches)):
@@ -115,6 +117,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
 
 def _agreed(fetches: Sequence[str]) -> bool:
+    """Shows what is to be fetched; True if the user says yes to it."""
     print("\n".join(fetches))
     if not sys.stdin.isatty():
         raise UsageError(f"To download and unpack these {len(fetches)} files, add --yes.")
@@ -125,7 +128,7 @@ def _agreed(fetches: Sequence[str]) -> bool:
 
 
 def _conclude(names: Sequence[str], root: Path) -> int:
-    """What there is now, and how to get the rest by hand."""
+    """Prints what there is now, and how to get the rest by hand; returns 1 where something is missing."""
     from promptbench.data.prepare import guide, preparation
     from promptbench.data.status import inspect
 
@@ -141,7 +144,7 @@ def _conclude(names: Sequence[str], root: Path) -> int:
 
 
 def _sample(options: argparse.Namespace) -> int:
-    """`data sample`."""
+    """Writes a few-shot sample to a file."""
     from promptbench.samples import write_sample
     from promptbench.sampling import SAMPLERS, digest
 
@@ -152,7 +155,9 @@ def _sample(options: argparse.Namespace) -> int:
     try:
         items = SAMPLERS[options.sampler](dataset.items("train"), options.shots, options.seed)
     except ValueError as error:
-        raise error if isinstance(error, UsageError) else UsageError(f"{dataset.name}: {error}") from error
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{dataset.name}: {error}") from error
     if not items:
         raise UsageError(f"The dataset {dataset.name!r} has no training images to sample.")
     marked = "" if options.sampler == "coop" else f"-{options.sampler}"
@@ -164,6 +169,7 @@ def _sample(options: argparse.Namespace) -> int:
 
 
 def _named(names: Sequence[str], roots: Sequence[str] | None) -> list[Dataset]:
+    """The datasets that the user named, each once."""
     from promptbench.suite import parse_entry
 
     return _opened([parse_entry(name) for name in names], roots)
@@ -178,6 +184,8 @@ def _opened(entries: Sequence[DatasetEntry], roots: Sequence[str] | None) -> lis
 
 
 def _progress_of(name: str) -> Callable[[int, int], None]:
+    """A printer of how many images of a dataset were opened."""
+
     def tell(done: int, total: int) -> None:
         end = "\n" if done == total or not sys.stderr.isatty() else "\r"
         print(f"{name}: {done:,} of {total:,} images opened", end=end, file=sys.stderr, flush=True)

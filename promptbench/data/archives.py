@@ -4,21 +4,24 @@ Nothing is written outside the target: an archive with an absolute path, a "..",
 refused as a whole. Links are never made: one that stays inside becomes a copy of the file it names. What comes out is
 bounded by the size of what went in, since photographs hardly shrink: a small archive that claims to be a large folder
 is a bomb.
+
+`tarfile` and `zipfile` do the unpacking. By themselves, they would make the links that tarfile's data filter allows,
+strip an absolute path or a ".." of a zip file without a word, and unpack any amount.
 """
 
 from __future__ import annotations
 
+import errno
 import lzma
 import posixpath
 import re
+import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import IO, Any, NamedTuple
 
 GROWTH = 4  # times the archive's size, and
 SLACK = 2**26  # bytes on top of that, may come out of it
@@ -36,20 +39,27 @@ _BROKEN = (
     NotImplementedError,  # a compression that Python does not know
     RuntimeError,  # an encrypted zip file
     ValueError,
-    OSError,
 )
+_BROKEN_ERRNOS = (None, errno.EINVAL)  # of an OSError by a decompressor, or by a look before the file's beginning
 
 
 class BadArchive(Exception):
     """Why an archive is refused: the end of a sentence that begins with its name."""
 
 
-class Member(NamedTuple):
-    """A file of an archive: its checked relative path, its size in bytes and how to read it."""
+class _Budget:
+    """What may still come out of an archive, in files and bytes."""
 
-    name: str
-    size: int
-    open: Callable[[], IO[bytes]]
+    def __init__(self, archive: Path) -> None:
+        self.bytes = archive.stat().st_size * GROWTH + SLACK
+        self.files = MOST_FILES
+
+    def spend(self, size: int) -> None:
+        """Counts one more file of `size` bytes; raises BadArchive when it is too much."""
+        self.bytes -= size
+        self.files -= 1
+        if self.bytes < 0 or self.files < 0:
+            raise BadArchive("would unpack to far more than an archive of its size holds")
 
 
 def unpack(archive: Path, folder: str, target: Path) -> int:
@@ -64,103 +74,90 @@ def unpack(archive: Path, folder: str, target: Path) -> int:
         BadArchive: The archive is damaged, unsafe or far larger than it looks, or has no such folder.
         OSError: `target` cannot be written.
     """
-    prefix = f"{folder}/" if folder else ""
-    count, room = 0, _most_bytes(archive)
-    for index, member in enumerate(_members(archive)):
-        room -= member.size
-        if room < 0 or index >= MOST_FILES:
-            raise BadArchive("would unpack to far more than an archive of its size holds")
-        if member.name.startswith(prefix):
-            _write(member, target / member.name[len(prefix) :])
-            count += 1
-    if not count:
-        raise BadArchive(f"holds no files{f' below {folder!r}' if folder else ''}")
-    return count
-
-
-def unpack_file(archive: Path, name: str, target: Path) -> None:
-    """Writes the single file `name` of an archive to `target`; raises what `unpack` raises."""
-    for member in _members(archive):
-        if member.name == name and member.size <= _most_bytes(archive):
-            return _write(member, target)
-    raise BadArchive(f"holds no file {name!r} of a fitting size")
-
-
-def _most_bytes(archive: Path) -> int:
-    return archive.stat().st_size * GROWTH + SLACK
-
-
-def _members(archive: Path) -> Iterator[Member]:
-    """The regular files of an archive, every entry checked."""
     try:
         if tarfile.is_tarfile(archive):
-            yield from _tar_members(archive)
+            _unpack_tar(archive, folder, target)
         elif zipfile.is_zipfile(archive):
-            yield from _zip_members(archive)
+            _unpack_zip(archive, folder, target)
         else:
             raise BadArchive("is neither a zip nor a tar file")
-    except _BROKEN as error:
-        raise _damaged(error) from error
+    except (OSError, *_BROKEN) as error:
+        if isinstance(error, OSError) and error.errno not in _BROKEN_ERRNOS:
+            raise
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise BadArchive(f"is damaged or cut short ({reason})") from error
+    files = sum(path.is_file() for path in target.rglob("*"))
+    if not files:
+        raise BadArchive(f"holds no files{f' below {folder!r}' if folder else ''}")
+    return files
 
 
-def _tar_members(archive: Path) -> Iterator[Member]:
+def _unpack_tar(archive: Path, folder: str, target: Path) -> None:
+    budget = _Budget(archive)
+    links: dict[str, tarfile.TarInfo] = {}
+
+    def choose(entry: tarfile.TarInfo, root: str) -> tarfile.TarInfo | None:
+        """The entry under its name below `root`; None for what is not, or not yet, to be written."""
+        place = _place(entry.name, folder)
+        harmless = _harmless(entry, root)
+        if entry.isreg():
+            budget.spend(entry.size)
+            return harmless.replace(name=place, deep=False) if place else None
+        if place and not entry.isdir():
+            links[place] = entry
+        return None
+
     with tarfile.open(archive) as tar:
-        for entry in tar:
-            name = _safe(entry.name)
-            if entry.issym():
-                _safe(posixpath.join(posixpath.dirname(entry.name), entry.linkname), link=entry.linkname)
-            elif entry.islnk():
-                _safe(entry.linkname, link=entry.linkname)
-            elif not entry.isreg() and not entry.isdir():
-                raise BadArchive(f"holds a device, {entry.name!r}")
-            source = None if entry.isdir() else tar.extractfile(entry)  # follows links within the archive alone
-            if source is not None:
-                with closing(source):
-                    size = source.seek(0, 2)
-                    source.seek(0)
-                    yield Member(name, size, lambda source=source: source)  # type: ignore[misc]
-        for _ in range(_most_bytes(archive) // _CHUNK):  # the rest is padding, and then a compressed file's checksum
+        tar.extractall(target, filter=choose)
+        for _ in range(budget.bytes // _CHUNK + 1):  # the rest is padding, and then a compressed file's checksum
             if not (tar.fileobj and tar.fileobj.read(_CHUNK)):
                 break
+        for place, link in links.items():
+            _copy_linked(tar, link, target / place, budget)
 
 
-def _zip_members(archive: Path) -> Iterator[Member]:
+def _harmless(entry: tarfile.TarInfo, root: str) -> tarfile.TarInfo:
+    """The entry without owners and odd permissions, refused if it is a device or a link that leaves `root`."""
+    try:
+        return tarfile.data_filter(entry, root)
+    except tarfile.SpecialFileError as error:
+        raise BadArchive(f"holds a device, {entry.name!r}") from error
+    except (tarfile.AbsoluteLinkError, tarfile.LinkOutsideDestinationError) as error:
+        raise BadArchive(f"is unsafe: a link to {entry.linkname!r} leaves its folder") from error
+
+
+def _copy_linked(tar: tarfile.TarFile, link: tarfile.TarInfo, path: Path, budget: _Budget) -> None:
+    """Writes the file that a link names to `path`; a link to a folder is left out."""
+    source = tar.extractfile(link)  # follows links within the archive alone
+    if source is None:
+        return
+    with closing(source):
+        budget.spend(source.seek(0, 2))
+        source.seek(0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "wb") as file:
+            shutil.copyfileobj(source, file)
+
+
+def _unpack_zip(archive: Path, folder: str, target: Path) -> None:
+    budget = _Budget(archive)
     with zipfile.ZipFile(archive) as file:
         for entry in file.infolist():
-            name = _safe(entry.filename)
+            place = _place(entry.filename, folder)
             if stat.S_ISLNK(entry.external_attr >> 16):
                 raise BadArchive(f"holds a link, {entry.filename!r}")
-            if not entry.is_dir():
-                yield Member(name, entry.file_size, lambda entry=entry: file.open(entry))  # type: ignore[misc]
+            if entry.is_dir():
+                continue
+            budget.spend(entry.file_size)
+            if place:
+                entry.filename = place  # where `extract` puts it
+                file.extract(entry, target)
 
 
-def _safe(name: str, link: str = "") -> str:
-    """The path of an entry in its shortest form."""
+def _place(name: str, folder: str) -> str:
+    """The path of an entry within `folder` in its shortest form; "" if it lies elsewhere."""
     shortest = posixpath.normpath(name)
-    rooted = _ROOTED.match(name) or _ROOTED.match(link)
-    if rooted or "\\" in name or "\0" in name or shortest == ".." or shortest.startswith("../"):
-        what = f"a link to {link!r}" if link else f"the path {name!r}"
-        raise BadArchive(f"is unsafe: {what} leaves its folder")
-    return shortest
-
-
-def _write(member: Member, path: Path) -> None:
-    """The member's bytes at `path`; both kinds of reader stop at the size that was announced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    source = _reading(member.open)
-    with open(path, "wb") as file:
-        while chunk := _reading(lambda: source.read(_CHUNK)):
-            file.write(chunk)
-
-
-def _reading(read: Callable[[], Any]) -> Any:
-    """What `read` gives; its errors are the archive's, not the disk's."""
-    try:
-        return read()
-    except _BROKEN as error:
-        raise _damaged(error) from error
-
-
-def _damaged(error: Exception) -> BadArchive:
-    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    return BadArchive(f"is damaged or cut short ({reason})")
+    if _ROOTED.match(name) or "\\" in name or "\0" in name or shortest.split("/")[0] == "..":
+        raise BadArchive(f"is unsafe: the path {name!r} leaves its folder")
+    prefix = f"{folder}/" if folder else ""
+    return shortest[len(prefix) :] if shortest.startswith(prefix) else ""

@@ -1,4 +1,8 @@
-"""One file from the network, whole and with the right checksum."""
+"""One file from the network, whole and with the right checksum.
+
+torchvision's `download_url` is no substitute: it takes a connection that was cut for the end of the file, has no
+timeout, and asks again without TLS where a request over https failed. Split files have no checksum that would tell.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +44,13 @@ def fetch_url(url: str, path: Path, md5: str = "") -> None:
 
 
 def _chunks(url: str) -> Iterator[bytes]:
+    """What `url` gives, piece by piece, with a line of progress; raises UsageError where it ends early."""
     try:
         request = Request(_direct(url), headers={"User-Agent": "promptbench"})
         with urlopen(request, timeout=TIMEOUT) as response:
-            total, got, shown = int(response.headers.get("Content-Length") or 0), 0, 0.0
+            total = int(response.headers.get("Content-Length") or 0)
+            got = 0
+            shown = 0.0
             while chunk := response.read(_CHUNK):
                 yield chunk
                 got += len(chunk)
@@ -70,6 +77,7 @@ def _reason(error: Exception) -> str:
 
 
 def _show(url: str, got: int, total: int, end: str = "\r") -> None:
+    """Prints how much came; elsewhere than on a terminal, the last line only."""
     if sys.stderr.isatty() or end == "\n":
         of = f" of {total / 1e6:,.1f}" if total else ""
         print(f"{url}: {got / 1e6:,.1f}{of} MB", end=end, file=sys.stderr, flush=True)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
 from promptbench.config import UsageError
-from promptbench.data.archives import BadArchive, unpack, unpack_file
+from promptbench.data.archives import BadArchive, unpack
 from promptbench.data.download import fetch_url
 from promptbench.dataset import DatasetInfo
 from promptbench.layout import GUIDE
@@ -58,7 +59,9 @@ class Preparation:
     def fetches(self) -> list[str]:
         """One line per file to fetch."""
         lines = [f"{download.url} -> {self.folder / download.target}" for download in self.missing()]
-        return [*lines, f"{self.sources.split_url} -> {self.split_file}"] if self.needs_split() else lines
+        if self.needs_split():
+            lines.append(f"{self.sources.split_url} -> {self.split_file}")
+        return lines
 
     def steps(self) -> list[str]:
         """How to get by hand what is missing."""
@@ -115,6 +118,8 @@ def fetch(download: Download, folder: Path) -> None:
     target = folder / download.target
     if _is_there(target):
         raise UsageError(f"{target} is there already but lacks images; move it away, or complete it by hand.")
+    if download.folder is not None and not hasattr(tarfile, "data_filter"):
+        raise UsageError("Only Python 3.10.12, 3.11.4, 3.12 and later unpack archives safely; get another one.")
     with _workplace(target.parent) as work:
         got = work / "download"
         fetch_url(download.url, got, download.md5)
@@ -130,9 +135,12 @@ def _unpacked(got: Path, download: Download, work: Path) -> Path:
     if download.folder is None:
         return got
     if download.inner:
-        unpack_file(got, download.inner, work / "inner")
+        outer, _, name = download.inner.rpartition("/")
+        unpack(got, outer, work / "outer")
         got.unlink()  # room for what comes
-        got = work / "inner"
+        got = work / "outer" / name
+        if not got.is_file():
+            raise BadArchive(f"holds no file {download.inner!r}")
     unpack(got, download.folder, work / "unpacked")
     return work / "unpacked"
 
@@ -155,11 +163,14 @@ def fetch_split(url: str, path: Path, info: DatasetInfo) -> None:
 
 
 def _check_split(path: Path, info: DatasetInfo) -> None:
-    if not info.split_file.endswith(".json"):
-        classes, sizes = len(read_class_names(path)), tuple(info.images)
-    else:
+    """Raises UsageError where a split file or a list of class names is not what the dataset's facts say."""
+    if info.split_file.endswith(".json"):
         splits = read_split_json(path)
-        classes, sizes = len({item.label for item in splits["train"]}), tuple(len(splits[split]) for split in SPLITS)
+        classes = len({item.label for item in splits["train"]})
+        sizes = tuple(len(splits[split]) for split in SPLITS)
+    else:
+        classes = len(read_class_names(path))
+        sizes = info.images
     if classes < info.classes or (any(info.images) and sizes != info.images):
         raise UsageError(f"it has {classes:,} classes and {sum(sizes):,} images, not those of {info.title}.")
 
@@ -192,7 +203,8 @@ def guide(todo: Preparation, root: Path) -> list[str]:
     """The numbered steps by hand, and how to see that all is there."""
     first = "By hand:" if todo.sources.downloads else "torchvision does not serve it; by hand:"
     last = f"See what is still missing: promptbench data check {todo.name} --data-root {root} (layout: {GUIDE})."
-    return [first, *(f"  {number}. {step}" for number, step in enumerate([*todo.steps(), last], start=1))]
+    steps = [*todo.steps(), last]
+    return [first, *(f"  {number}. {step}" for number, step in enumerate(steps, start=1))]
 
 
 def _first(value: str | tuple[str, ...]) -> str:

@@ -1,11 +1,15 @@
-"""What is there of a dataset and what is not, read from folder listings: no image is opened."""
+"""What is there of a dataset and what is not.
+
+It is read from folder listings; only a deep check opens images.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,13 @@ from promptbench.splits import SPLITS, Item
 
 _DIGITS = 12  # of a digest that is shown
 _NOTHING = "-"
+
+_SHOWN = 20  # missing images that a check names
+_PARTS = 50  # steps that progress is told in
+_FEWEST = 500  # images in a step, at least
+
+Progress = Callable[[int, int], None]
+"""Told how many of how many images were opened."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +57,7 @@ class Status:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is missing."""
+        """Whether the dataset is there with all of its images and the right split."""
         return not self.lacks
 
 
@@ -84,8 +95,8 @@ def _rendered(dataset: Dataset) -> bool:
 def _not_found(dataset: Dataset) -> str:
     if not dataset.roots:
         return "no data root is given, with --data-root or in PROMPTBENCH_DATA"
-    roots = ", ".join(f"{root}{'' if root.is_dir() else ' (not a folder)'}" for root in dataset.roots)
-    return f"not found in {roots}: looked for {', '.join(dataset.layout.looked_for())}"
+    roots = [str(root) if root.is_dir() else f"{root} (not a folder)" for root in dataset.roots]
+    return f"not found in {', '.join(roots)}: looked for {', '.join(dataset.layout.looked_for())}"
 
 
 def absent_items(dataset: Dataset, items: Iterable[Item]) -> list[Item]:
@@ -121,23 +132,58 @@ def _files(folder: Path) -> frozenset[str]:
 
 def _lacks(dataset: Dataset, found: Mapping[str, Any], absent: Mapping[str, Sequence[Item]]) -> list[str]:
     sentences = []
-    missing = [item.image for split in SPLITS for item in absent[split]]
+    missing = list(chain.from_iterable(absent.values()))
     if missing:
         total = sum(found["sizes"].values())
-        sentences.append(f"{len(missing):,} of {total:,} images are not in {dataset.image_root}, first {missing[0]}")
+        first = missing[0].image
+        sentences.append(f"{len(missing):,} of {total:,} images are not in {dataset.image_root}, first {first}")
     if found["source"].startswith("generated"):
-        return [
-            *sentences,
-            f"{dataset.info.split_file} is not there; figures on a generated split compare with no other",
-        ]
+        sentences.append(f"{dataset.info.split_file} is not there; figures on a generated split compare with no other")
+        return sentences
     classes = len(dataset.class_names)
     if dataset.info.classes not in (0, classes):
         sentences.append(f"the split has {classes:,} classes where the dataset has {dataset.info.classes:,}")
+    if not any(found["expected"].values()):
+        return sentences
     for split, expected in found["expected"].items():
         size = found["sizes"][split]
-        if any(found["expected"].values()) and size != expected:
+        if size != expected:
             sentences.append(f"the split has {size:,} {split} images where the dataset has {expected:,}")
     return sentences
+
+
+def check(dataset: Dataset, deep: bool, progress: Progress) -> Iterator[str]:
+    """One sentence per thing that is wrong; none where the dataset is complete.
+
+    Args:
+        dataset: What to check.
+        deep: Whether to open every image that is there.
+        progress: Told of the images that were opened.
+    """
+    state = inspect(dataset)
+    yield from state.lacks
+    if not state.present:
+        return
+    items = list(dict.fromkeys(chain.from_iterable(map(dataset.items, SPLITS))))
+    absent = absent_items(dataset, items)
+    yield from (f"{dataset.image_root / item.image} is not there" for item in absent[:_SHOWN])
+    if len(absent) > _SHOWN:
+        yield f"and {len(absent) - _SHOWN:,} more are not there"
+    if deep:
+        known = frozenset(absent)
+        yield from _damaged(dataset, [item for item in items if item not in known], progress)
+
+
+def _damaged(dataset: Dataset, items: list[Item], progress: Progress) -> Iterator[str]:
+    """What is wrong with each image that cannot be opened, step by step."""
+    size = max(_FEWEST, -(-len(items) // _PARTS))
+    for start in range(0, len(items), size):
+        for bad in dataset.unreadable(items[start : start + size]):
+            try:
+                dataset.open(bad)
+            except UsageError as error:
+                yield str(error)
+        progress(min(start + size, len(items)), len(items))
 
 
 def _sentence(error: Exception) -> str:
@@ -149,18 +195,13 @@ def _sentence(error: Exception) -> str:
 def table(states: Sequence[Status]) -> str:
     """One line per dataset, and how many are complete."""
     header = ("dataset", *SPLITS, "split", "split digest", "names digest", "found in", "missing")
-    rows = [
-        (
-            state.name,
-            *(_count(state, split) for split in SPLITS),
-            state.source or _NOTHING,
-            state.split_digest[:_DIGITS] or _NOTHING,
-            state.names_digest[:_DIGITS] or _NOTHING,
-            state.place or _NOTHING,
-            "; ".join(sentence.rstrip(".") for sentence in state.lacks) or "nothing",
-        )
-        for state in states
-    ]
+    rows = []
+    for state in states:
+        counts = [_count(state, split) for split in SPLITS]
+        missing = "; ".join(sentence.rstrip(".") for sentence in state.lacks) or "nothing"
+        digests = (state.split_digest[:_DIGITS] or _NOTHING, state.names_digest[:_DIGITS] or _NOTHING)
+        place = state.place or _NOTHING
+        rows.append((state.name, *counts, state.source or _NOTHING, *digests, place, missing))
     complete = sum(state.complete for state in states)
     return f"{columns([header, *rows])}\n\n{complete} of {len(states)} datasets are complete"
 

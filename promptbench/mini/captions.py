@@ -72,8 +72,10 @@ def _adjectives(scene: Scene, i: int, style: str, generator: np.random.Generator
 def _texture_phrase(scene: Scene, i: int, style: str, generator: np.random.Generator) -> str:
     texture = TEXTURES[scene.texture[i]]
     if texture in FABRICS and generator.random() < 0.35:
-        colour = [COLOUR_NAMES[scene.colour[i]]] if generator.random() < 0.55 and style not in _COLOURLESS else []
-        return with_article(" ".join([*colour, FABRICS[texture], _one_of(generator, ("fabric", "cloth"))]))
+        words = [FABRICS[texture]]
+        if generator.random() < 0.55 and style not in _COLOURLESS:
+            words.insert(0, COLOUR_NAMES[scene.colour[i]])
+        return with_article(" ".join([*words, _one_of(generator, ("fabric", "cloth"))]))
     return with_article(" ".join([*_adjectives(scene, i, style, generator), _one_of(generator, ANY_TEXTURE)]))
 
 
@@ -99,7 +101,8 @@ def _surroundings(scene: Scene, i: int, style: str, generator: np.random.Generat
     if scene.count[i] == 1 and generator.random() < (0.08 if scene.position[i] == CENTRE else 0.6):
         words += " " + POSITIONS[scene.position[i]]
     if style in ("photo", "blurry", "pixelated", "clipart") and generator.random() < 0.3:
-        kind, colour = BACKGROUNDS[scene.background[i]], COLOUR_NAMES[scene.ground[i]]
+        kind = BACKGROUNDS[scene.background[i]]
+        colour = COLOUR_NAMES[scene.ground[i]]
         if kind in ("plain", "gradient") or generator.random() < 0.4:
             ground = colour
         else:
@@ -119,8 +122,11 @@ def caption(scene: Scene, i: int, generator: np.random.Generator) -> str:
     else:
         phrase, diagram = _shape_phrase(scene, i, style, generator)
     form = generator.random()
-    if diagram:
-        text = f"{phrase} symbol" if form > 0.75 else f"{'a' if form > 0.2 else 'the'} diagram of {phrase}"
+    if diagram and form > 0.75:
+        text = f"{phrase} symbol"
+    elif diagram:
+        article = "a" if form > 0.2 else "the"
+        text = f"{article} diagram of {phrase}"
     elif form < 0.14:
         text = phrase
     else:

@@ -22,9 +22,11 @@ def render_pool(seed: int, shards: int, *, workers: int = 2) -> tuple[Scene, np.
     """Scene and images (1024 * shards, R, R, 3) uint8; every shard has its own stream of numbers."""
     with ThreadPoolExecutor(workers) as pool:
         parts = list(pool.map(lambda number: _shard(seed, number), range(shards)))
-    names = Scene.__dataclass_fields__
-    scene = Scene(**{name: np.concatenate([getattr(part, name) for part, _ in parts]) for name in names})
-    return scene, np.concatenate([images for _, images in parts])
+    scenes = [scene for scene, _ in parts]
+    joined = {}
+    for name in Scene.__dataclass_fields__:
+        joined[name] = np.concatenate([getattr(scene, name) for scene in scenes])
+    return Scene(**joined), np.concatenate([images for _, images in parts])
 
 
 def _is_style(scene: Scene, *names: str) -> np.ndarray:
@@ -65,8 +67,10 @@ class Sampler:
     """
 
     def __init__(self, scene: Scene, *, first: float, last: float) -> None:
-        self._easy, self._final = easy_odds(scene), final_odds(scene)
-        self._first, self._last = first, last
+        self._easy = easy_odds(scene)
+        self._final = final_odds(scene)
+        self._first = first
+        self._last = last
 
     def draw(self, generator: np.random.Generator, n: int, *, progress: float) -> np.ndarray:
         """Numbers (n,) of images for a step at this share of the horizon."""

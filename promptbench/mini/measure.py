@@ -29,7 +29,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Probe:
-    """Named questions."""
+    """The questions asked of a model in training, by name."""
 
     questions: dict[str, Question]
 

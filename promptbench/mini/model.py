@@ -79,7 +79,8 @@ def save(model: CLIP, trained: Sequence[int], *, folder: Path) -> Path:
 
 def _checked(path: Path, digest_file: Path) -> bytes:
     data = path.read_bytes()
-    found, expected = hashlib.sha256(data).hexdigest(), json.loads(digest_file.read_text())["sha256"]
+    found = hashlib.sha256(data).hexdigest()
+    expected = json.loads(digest_file.read_text())["sha256"]
     if found != expected:
         raise ValueError(
             f"{path} has SHA-256 {found}, but {digest_file.name} says {expected}; the file is damaged or was replaced. "

@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -196,10 +197,20 @@ def measure(run: Pretraining, probe: Probe) -> dict[str, float]:
     return accuracies
 
 
+def _means(losses: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of every loss over some steps, without those where it is not a number."""
+    means = {}
+    for name in losses[0]:
+        values = [step[name] for step in losses]
+        means[name] = round(float(np.nanmean(values)), 3)
+    return means
+
+
 def pretrain(schedule: Schedule, folder: Path, *, resume: bool = False) -> CLIP:
     """Train, and leave checkpoint, log and weights in the folder; returns the model with its compact vocabulary."""
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint, log = folder / "checkpoint.pt", folder / "pretrain.log.jsonl"
+    checkpoint = folder / "checkpoint.pt"
+    log = folder / "pretrain.log.jsonl"
     run = Pretraining(schedule)
     lines: list[dict[str, Any]] = []
     if resume and checkpoint.exists():
@@ -214,7 +225,7 @@ def pretrain(schedule: Schedule, folder: Path, *, resume: bool = False) -> CLIP:
     while run.step < schedule.steps:
         seen.append(run.train_step(pool, images, sampler))
         if run.step % schedule.every == 0 or run.step == schedule.steps:
-            means = {name: round(float(np.nanmean([s[name] for s in seen])), 3) for name in seen[0]}
+            means = _means(seen)
             scale = round(run.model.logit_scale.exp().item(), 2)
             line = {"step": run.step, "seconds": round(time.perf_counter() - start), "scale": scale, "losses": means}
             lines.append({**line, "accuracies": measure(run, probe)})
@@ -227,7 +238,7 @@ def pretrain(schedule: Schedule, folder: Path, *, resume: bool = False) -> CLIP:
 
 
 def main() -> None:
-    """The command line."""
+    """Pre-trains from the command line and prints the accuracies at the end as JSON."""
     parser = argparse.ArgumentParser(prog="python -m promptbench.mini.pretrain", description="Pre-train the tiny CLIP.")
     parser.add_argument("--steps", type=int, default=Schedule.steps, help="optimiser steps")
     parser.add_argument("--output", type=Path, default=Path("mini-pretraining"), help="folder for weights and log")

@@ -18,7 +18,8 @@ def contact_sheet(rows: Sequence[tuple[str, np.ndarray]], *, gap: int = 2) -> Im
     """A sheet with one row per (label, images (n, R, R, 3) uint8); a label may have two lines."""
     side = rows[0][1].shape[1]
     font = ImageFont.load_default(size=_FONT_SIZE)
-    left = 2 * _MARGIN + round(max(font.getlength(line) for label, _ in rows for line in label.splitlines()))
+    lines = "\n".join(label for label, _ in rows).splitlines()
+    left = 2 * _MARGIN + round(max(map(font.getlength, lines)))
     width = left + max(len(images) for _, images in rows) * (side + gap) + _MARGIN
     sheet = Image.new("RGB", (width, 2 * _MARGIN + len(rows) * (side + gap)), "white")
     pen = ImageDraw.Draw(sheet)

@@ -25,14 +25,18 @@ class CachedTokenizer:
         self._tokenizer = tokenizer
         self._words: dict[str, list[int]] = {}
 
-    def _encode(self, word: str) -> list[int]:
-        if word not in self._words:
-            self._words[word] = self._tokenizer.encode(word)
-        return self._words[word]
+    def _row(self, text: str) -> list[int]:
+        """The token numbers of one text."""
+        row = [START]
+        for word in _WORD.findall(text.lower()):
+            if word not in self._words:
+                self._words[word] = self._tokenizer.encode(word)
+            row += self._words[word]
+        return [*row, END]
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Token numbers (N, L) int64 of ASCII texts without contractions, padded with 0 to the longest of them."""
-        rows = [[START, *(t for w in _WORD.findall(text.lower()) for t in self._encode(w)), END] for text in texts]
+        rows = [self._row(text) for text in texts]
         out = np.zeros((len(rows), max(map(len, rows))), np.int64)
         for line, row in zip(out, rows, strict=True):
             line[: len(row)] = row

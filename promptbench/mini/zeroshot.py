@@ -86,7 +86,10 @@ def figures(
         out["own"][name] = base_new_all(features, encode(name, SETS[name].template), labels)
     for template in ("generic", "own"):
         core = [out[template][name] for name in CORE]
-        out[template]["core mean"] = {k: round(float(np.mean([f[k] for f in core])), 1) for k in core[0]}
+        means = {}
+        for key in core[0]:
+            means[key] = round(float(np.mean([figures_of_set[key] for figures_of_set in core])), 1)
+        out[template]["core mean"] = means
     texts = encode(SOURCE, GENERIC_TEMPLATE).T
     known = mcm(image_features(model, images(SOURCE, "test", render_seed)[0]) @ texts)
     for name in OOD:
@@ -99,7 +102,7 @@ def figures(
 
 
 def main() -> None:
-    """The command line."""
+    """Prints all figures from the command line, a line of JSON per set."""
     parser = argparse.ArgumentParser(prog="python -m promptbench.mini.zeroshot", description="Zero-shot figures.")
     parser.add_argument("--render-seed", type=int, default=RENDER_SEED, help="which draw of the sets")
     parser.add_argument("--weights", type=Path, default=WEIGHTS_FILE.parent, help="folder that holds the weights")

@@ -11,7 +11,7 @@ Value = float | str | None
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """What one check found.
+    """What one comparison of a measured value with a known one found.
 
     Attributes:
         part: What it belongs to: `parity`, `data`, `sample`, `zero-shot` or `training`.
@@ -48,7 +48,7 @@ def equality(part: str, what: str, measured: Value, expected: Value) -> Check:
 
 
 def could_not(part: str, what: str, why: str) -> Check:
-    """A check that could not be made."""
+    """A check for which something is missing: `why` says what."""
     return Check(part=part, what=what, outcome=COULD_NOT, why=why)
 
 

@@ -26,9 +26,11 @@ from promptbench.verdicts import DIFFERS, REPRODUCED
 from promptbench.verification.check import COULD_NOT, FAIL, PASS, Check, could_not
 from promptbench.verification.splits import NO_SPLIT_FILE, SEEDS
 
-TRAINED_METHODS, TRAINED_DATASETS = ("coop", "maple"), ("eurosat", "dtd")
+TRAINED_METHODS = ("coop", "maple")
+TRAINED_DATASETS = ("eurosat", "dtd")
 ZERO_SHOT_SEED = 1  # draws a sample that is never looked at
-AVERAGE, AVERAGE_OF_DOMAINS = "average11", "average4"
+AVERAGE = "average11"
+AVERAGE_OF_DOMAINS = "average4"
 NOTHING = "no dataset of the suite is here with its split file and all test images"
 OUTCOMES = {REPRODUCED: PASS, DIFFERS: FAIL}
 KEYS = {  # protocol: metric as papers name it, to its key in a result
@@ -57,7 +59,7 @@ def check_figures(bench: Bench, states: States, train: bool) -> Iterator[Check]:
         states: What is there of each of its datasets, by name.
         train: Whether methods are trained, too.
     """
-    parts = ["zero-shot", *(["training"] if train else [])]
+    parts = ["zero-shot", "training"] if train else ["zero-shot"]
     obstacle = "" if any(not _obstacle(state, ("test",)) for state in states.values()) else NOTHING
     if not obstacle:
         try:
@@ -74,7 +76,8 @@ def check_figures(bench: Bench, states: States, train: bool) -> Iterator[Check]:
 
 def check_zero_shot(bench: Bench, states: States) -> Iterator[Check]:
     """Zero-shot accuracies of every dataset that is there, and their averages where all are."""
-    part, names = "zero-shot", _of(bench.suite, "base2new")
+    part = "zero-shot"
+    names = _of(bench.suite, "base2new")
     done: list[Result] = []
     for name in names:
         obstacle = _obstacle(states[name], ("test",))
@@ -82,7 +85,8 @@ def check_zero_shot(bench: Bench, states: States) -> Iterator[Check]:
             for protocol in KEYS:
                 results, checks = measure(bench, Figure(part, "zeroshot", protocol, name), [ZERO_SHOT_SEED])
                 yield from checks
-                done += results if protocol == "base2new" else []
+                if protocol == "base2new":
+                    done += results
         elif states[name].sizes:  # else its absence was said already
             yield could_not(part, name, obstacle)
     if done and len(done) == len(names):
@@ -116,8 +120,10 @@ def measure(bench: Bench, figure: Figure, seeds: Sequence[int]) -> tuple[list[Re
 
 
 def run(bench: Bench, request: Request, part: str, what: str) -> tuple[list[Result], list[Check]]:
-    """The results of all runs asked for, those that are finished read from their files; none, and a check that says
-    why, where something is missing or a run fails."""
+    """The results of all runs asked for, those that are finished read from their files.
+
+    Where something is missing or a run fails, there are no results but checks that say why.
+    """
     runs = plan_runs(request)
     todo = [one for one in runs if not bench.is_finished(one.spec)]
     try:
@@ -147,9 +153,10 @@ def judge(figure: Figure, results: Sequence[Result], values: Sequence[float]) ->
     verdict = literature.compare(row, values, comparable=comparable, average=average, zero_shot=zero_shot, why=why)
     outcome = OUTCOMES.get(verdict.text, COULD_NOT)
     said = "" if outcome == PASS else verdict.text
+    names = (protocol, dataset, metric) if zero_shot else (label, protocol, dataset, metric)
     return Check(
         part=part,
-        what=", ".join([*([] if zero_shot else [label]), protocol, dataset, metric]),
+        what=", ".join(names),
         outcome=outcome,
         measured=fmean(values),
         expected=row.value if row else None,
@@ -160,7 +167,9 @@ def judge(figure: Figure, results: Sequence[Result], values: Sequence[float]) ->
 
 def _check_domains(bench: Bench, states: States) -> Iterator[Check]:
     """The shifted versions of the source that are there."""
-    suite, part, protocol = bench.suite, "zero-shot", "domain_generalization"
+    suite = bench.suite
+    part = "zero-shot"
+    protocol = "domain_generalization"
     domains = [name for name in _of(suite, "domains") if not _obstacle(states[name], ("test",))]
     sources = _of(suite, "source")
     if not domains:
@@ -182,13 +191,16 @@ def _check_domains(bench: Bench, states: States) -> Iterator[Check]:
 
 def _averages(results: Sequence[Result]) -> Iterator[Check]:
     """The means over all datasets, and H of the two, as papers print them."""
-    base, new = (fmean(result.metrics[key] for result in results) for key in ("base/accuracy", "new/accuracy"))
+    base = fmean(result.metrics["base/accuracy"] for result in results)
+    new = fmean(result.metrics["new/accuracy"] for result in results)
     for metric, value in zip(KEYS["base2new"], (base, new, harmonic_mean(base, new)), strict=True):
         yield judge(Figure("zero-shot", "zeroshot", "base2new", AVERAGE, metric), results, [value])
 
 
 def _read(bench: Bench, runs: Iterable[Run], part: str, what: str) -> tuple[list[Result], list[Check]]:
-    results, failed = [], []
+    """The results of runs that were done; none where one failed, and then a check per failure."""
+    results: list[Result] = []
+    failed: list[Check] = []
     for one in runs:
         path = find(bench.output, one.spec)
         if path is not None:

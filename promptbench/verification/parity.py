@@ -25,8 +25,14 @@ from promptbench.transforms import evaluation_transform
 from promptbench.verification.check import FAIL, PASS, Check
 from promptbench.verification.small_clip import CLASS_NAMES, LABELS, NEW_CLASS_NAMES, build_images, small_backbone
 
-FEATURES, LOGITS, LOSS, GRADIENT, TRANSFORM = 1e-5, 1e-4, 2e-5, 1e-4, 1e-6
-MOMENTUM, LEARNING_RATE, STEPS = 0.9, 0.002, 3
+FEATURES = 1e-5  # how far apart features may be, and so on
+LOGITS = 1e-4
+LOSS = 2e-5
+GRADIENT = 1e-4
+TRANSFORM = 1e-6
+MOMENTUM = 0.9
+LEARNING_RATE = 0.002
+STEPS = 3
 
 Numbers = Mapping[str, Tensor]
 
@@ -60,8 +66,10 @@ def check_parity() -> Iterator[Check]:
 
 def check_case(name: str, backbone: Backbone) -> list[Check]:
     """One method against its reference numbers."""
-    case, stored = CASES[name], read(name)
-    images, labels = build_images(), torch.tensor(LABELS)
+    case = CASES[name]
+    stored = read(name)
+    images = build_images()
+    labels = torch.tensor(LABELS)
     method = create_method(case.method, backbone, CLASS_NAMES, **case.config)
     learned = official_parameters(method)
     with torch.no_grad():
@@ -86,7 +94,9 @@ def three_steps(
     method: Method, images: Tensor, labels: Tensor, weight_decay: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The losses (3,) before each of three steps, and the gradients of the first by their official names."""
-    learned, losses, gradients = official_parameters(method), [], {}
+    learned = official_parameters(method)
+    losses: list[Tensor] = []
+    gradients: dict[str, Tensor] = {}
     optimizer = torch.optim.SGD(
         method.parameter_groups(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=weight_decay
     )
@@ -109,12 +119,13 @@ def read(name: str) -> Numbers:
 
 
 def _plain(backbone: Backbone) -> list[Check]:
-    """The towers without prompts."""
+    """The features that both towers give without prompts, against those of the official CLIP."""
     stored = read("clip")
     texts = [f"a photo of a {name.replace('_', ' ')}." for name in CLASS_NAMES]
     with torch.no_grad():
         tokens = backbone.embed_text(texts)
-        text, image = backbone.encode_text(tokens.embeddings, tokens.eot), backbone.encode_image(build_images()).cls
+        text = backbone.encode_text(tokens.embeddings, tokens.eot)
+        image = backbone.encode_image(build_images()).cls
     return [
         _within("CLIP, image features", _apart(image, stored["encode_image"]), FEATURES),
         _within("CLIP, text features", _apart(text, stored["encode_text"]), FEATURES),
@@ -122,7 +133,7 @@ def _plain(backbone: Backbone) -> list[Check]:
 
 
 def _transform(backbone: Backbone) -> list[Check]:
-    """Decoding is left out: resizing, cropping and normalising, by the versions of Pillow and torchvision here."""
+    """An image resized, cropped and normalised by the Pillow and torchvision here; decoding is left out."""
     stored = read("transform")
     transform = evaluation_transform(backbone.resolution, mean=backbone.mean, std=backbone.std)
     tensor = transform(Image.fromarray(stored["image_uint8"].numpy()))

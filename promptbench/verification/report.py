@@ -84,22 +84,15 @@ def write_report(base: Path, facts: Environment, checks: Sequence[Check], bench:
 
 
 def markdown(facts: Environment, checks: Sequence[Check]) -> str:
-    """The report for readers."""
+    """The report as Markdown: a table of the environment and one of all checks."""
     flat = {**facts, "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items())}
     flat["data_roots"] = ", ".join(facts["data_roots"])
     lines = ["# promptbench verify", "", f"{summary(checks)}.", "", "| environment | |", "| --- | --- |"]
     lines += [_row(name.replace("_", " "), str(value)) for name, value in flat.items()]
     lines += ["", "| outcome | part | what | measured | expected | tolerance | |", "| --- " * 7 + "|"]
-    lines += [
-        _row(
-            check.outcome,
-            check.part,
-            check.what,
-            *map(_cell, (check.measured, check.expected, check.tolerance)),
-            check.why,
-        )
-        for check in checks
-    ]
+    for check in checks:
+        numbers = [_cell(value) for value in (check.measured, check.expected, check.tolerance)]
+        lines.append(_row(check.outcome, check.part, check.what, *numbers, check.why))
     return "\n".join(lines) + "\n"
 
 
@@ -108,7 +101,13 @@ def without_paths(text: str, bench: Bench) -> str:
     places = sorted({*bench.roots, bench.output.absolute()}, key=lambda place: -len(str(place)))
     for place in places:
         text = text.replace(str(place), place.name) if place.name else text
-    return _ABSOLUTE.sub(lambda match: match[0].rstrip("/.").rpartition("/")[2] + "." * match[0].endswith("."), text)
+    return _ABSOLUTE.sub(_last_part, text)
+
+
+def _last_part(path: re.Match[str]) -> str:
+    """The last part of an absolute path; a full stop that ends the sentence stays."""
+    last = path[0].rstrip("/.").rpartition("/")[2]
+    return f"{last}." if path[0].endswith(".") else last
 
 
 def _write(text: str, file: BinaryIO) -> None:
@@ -120,7 +119,9 @@ def _unwritable(base: Path, error: OSError) -> str:
 
 
 def _row(*cells: str) -> str:
-    return f"| {' | '.join(' '.join(cell.replace('|', '/').split()) for cell in cells)} |"
+    """A line of a Markdown table; what would break it is taken out of the cells."""
+    plain = [" ".join(cell.replace("|", "/").split()) for cell in cells]
+    return f"| {' | '.join(plain)} |"
 
 
 def _cell(value: float | str | None) -> str:

@@ -13,7 +13,8 @@ from promptbench.sampling import SAMPLERS, digest, split_base_new
 from promptbench.splits import SPLITS, Item
 from promptbench.verification.check import Check, could_not, equality
 
-SHOTS, SEEDS = 16, (1, 2, 3)
+SHOTS = 16
+SEEDS = (1, 2, 3)
 _DIGITS = 16  # of a SHA-256, in hex
 
 NO_SPLIT_FILE = "not comparable: no split file, so the split is generated"
@@ -82,12 +83,17 @@ def check_absent(states: Sequence[Status], roots: Sequence[Path]) -> Iterator[Ch
 
 
 def _check_known(dataset: Dataset, known: Known) -> Iterator[Check]:
-    name, train, test = dataset.name, dataset.items("train"), dataset.items("test")
+    """The facts that are known of a split file: its extremes, its halves and its few-shot samples."""
+    name = dataset.name
+    train = dataset.items("train")
+    test = dataset.items("test")
     counts = Counter(item.label for item in train).values()
     extremes = _joined((min(counts), max(counts)))
     yield equality("data", f"{name}, fewest and most training images of a class", extremes, _joined(known.per_class))
-    halves = split_base_new(item.label for item in train)
-    of_halves = _joined(sum(item.label in set(half) for item in test) for half in halves)
+    base, new = map(frozenset, split_base_new(item.label for item in train))
+    of_base = sum(item.label in base for item in test)
+    of_new = sum(item.label in new for item in test)
+    of_halves = _joined((of_base, of_new))
     yield equality("data", f"{name}, test images of base and new classes", of_halves, _joined(known.test))
     for seed, expected in zip(SEEDS, known.samples, strict=True):
         yield equality("sample", f"{name}, {SHOTS} shots, seed {seed}", fingerprint(train, seed), expected)
