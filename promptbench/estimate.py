@@ -1,50 +1,56 @@
 """What `run --dry-run` says of time and memory: sums over what the planned runs have still to do.
 
 A training that runs share counts once, and so do the features of images that several read; what is on disk counts
-nothing. How long each part takes is measured in `calibration`.
+nothing. How long a part takes is told from a few steps of the real training loop and of the real evaluation, at full
+size where such a step takes no longer than `LONGEST`. Otherwise it is told from the largest size within that limit,
+times the ratio of classes x images: an upper bound, for what depends on one of the two, or on neither, grows less.
+
+Memory is the peak of this process, with the steps that it measured, and the features or decoded images that a training
+keeps besides. Where no step ran at full size, what the backbone allows text to take is added, and nothing for images.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from promptbench.bench import Bench
-from promptbench.calibration import Calibration, Speed
+from promptbench.classnames import ClassNames
 from promptbench.config import UsageError
+from promptbench.dataset import Dataset, Item
 from promptbench.devices import hold_to_bits, peak_memory
-from promptbench.evaluation import kept_of, reads_features
+from promptbench.evaluation import EVALUATION_BATCH, FEATURE_BATCH, kept_of, reads_features
 from promptbench.execution import kept_for_training, training_facts, training_path
 from promptbench.features import Kept, key, path_of
-from promptbench.loading import MEMORY
-from promptbench.method import Method, instantiate
+from promptbench.images import ImageFeatures, Images
+from promptbench.loading import MEMORY, Batches, EpochOrder, FeatureBatches, pixel_batches, training_batches
+from promptbench.method import Method, instantiate, show_training_images
 from promptbench.metrics.ood import SCORES
 from promptbench.planning import Run
+from promptbench.recipe import Recipe
 from promptbench.results import find
 from promptbench.selection import SelectedImages, open_selection, shown_names
 from promptbench.standing import duration
+from promptbench.training import fit
 from promptbench.trainings import training_key
-from promptbench.trial import Clock, Pace
+
+LONGEST = 0.5  # seconds that a measured step may take
+CLASSES, IMAGES = 4, 2  # with which measuring begins
+EPOCHS, STEPS = 2, 4  # of a measured training, and of each of its epochs
+MANY = 20  # classes at which a method looks at drawn training images, so many of each
 
 
 @dataclass
 class Estimate:
-    """What a run takes.
+    """What a run takes: seconds of its parts, most bytes of memory, and bytes of features that the cache gets."""
 
-    Attributes:
-        images: Seconds to encode images whose features are kept.
-        training: Seconds.
-        evaluation: Seconds.
-        memory: Most bytes.
-        kept: Bytes of features that the cache gets.
-    """
-
-    images: float = 0.0
+    images: float = 0.0  # to encode those whose features are kept
     training: float = 0.0
     evaluation: float = 0.0
     memory: float = 0.0
@@ -56,12 +62,177 @@ class Estimate:
         return self.images + self.training + self.evaluation
 
 
+class Size(NamedTuple):
+    """Classes and images of a step."""
+
+    classes: int
+    images: int
+
+    def times(self, other: Size) -> float:
+        """How many times the other one it is."""
+        return self.classes / other.classes * self.images / other.images
+
+    def larger(self, seconds: float, full: Size) -> Size:
+        """What is affordable after a step of this size that took so long: more images first, then more classes.
+
+        It is this size again where that is not twice as much.
+        """
+        factor = LONGEST / max(seconds, 1e-9)
+        images = min(full.images, max(self.images, int(self.images * factor)))
+        factor *= self.images / images
+        found = Size(min(full.classes, max(self.classes, int(self.classes * factor))), images)
+        return found if found == full or found.times(self) >= 2 else self
+
+
+def measured(full: Size, seconds: Callable[[Size], tuple[float, ...]]) -> tuple[Size, tuple[float, ...]]:
+    """The largest affordable size up to the full one, and the seconds of the parts of its step."""
+    size = Size(min(full.classes, CLASSES), min(full.images, IMAGES))
+    while True:
+        taken = seconds(size)
+        larger = size.larger(sum(taken), full)
+        if larger == size:
+            return size, taken
+        size = larger
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Measures the parts of one run; each time with a method of its own, and nothing that it learns is kept."""
+
+    bench: Bench
+    run: Run
+
+    def training(self, train: SelectedImages, recipe: Recipe, features: bool) -> tuple[float, int]:
+        """Seconds of a training step, and bytes of memory that no measured one showed.
+
+        Args:
+            features: Whether it reads kept features instead of images.
+        """
+        full = Size(len(train.class_names), min(recipe.batch, len(train.items)))
+        steps = min(STEPS, max(1, len(train.items) // recipe.batch))
+        size, (step,) = measured(full, lambda size: (self.step(train, recipe, features, size, steps),))
+        return step * full.times(size), 0 if size == full else self.bench.backbone.memory_budget
+
+    def step(self, train: SelectedImages, recipe: Recipe, features: bool, size: Size, steps: int) -> float:
+        """Seconds of one of so many steps of an epoch, with its share of what an epoch takes besides."""
+        seed, precision = self.run.spec.train_seed, self.run.spec.precision
+        ends: list[float] = []
+
+        def ended(*_: Any) -> None:
+            ends.append(time.perf_counter())
+
+        method = self._method(train.class_names.select(range(size.classes)))
+        few = replace(recipe, epochs=EPOCHS, batch=size.images, train_views=0)
+        own = [item for item in train.items if item.label < size.classes]
+        items = list(itertools.islice(itertools.cycle(own), steps * size.images))
+        batches = few_batches(method, few, train.dataset, items, features, seed)
+        fit(method, few, batches, steps, seed=seed, precision=precision, device=self.bench.device, progress=ended)
+        return (ends[-1] - ends[steps - 1]) / (len(ends) - steps)  # images are decoded in the first epoch
+
+    def scoring(self, chosen: SelectedImages, features: bool, dense: bool) -> tuple[float, float]:
+        """Seconds of one class's text and of one image; of an image and class where they are not encoded apart."""
+        batch = FEATURE_BATCH if features else EVALUATION_BATCH
+        full = Size(len(chosen.class_names), min(batch, len(chosen.items)))
+        size, (text, images) = measured(full, lambda size: self._scored(chosen, features, dense, size))
+        together = 1 if self.run.method.forward is Method.forward else size.classes
+        return text / size.classes, images / size.images / together
+
+    def _scored(self, chosen: SelectedImages, features: bool, dense: bool, size: Size) -> tuple[float, float]:
+        """Seconds of the text of some classes, and of a batch of images."""
+        method = self._method(chosen.class_names.select(range(size.classes)))
+        apart = type(method).forward is Method.forward
+
+        def text() -> None:
+            method.set_classes(method.class_names)
+            if apart:
+                method.text_features()
+            elif features:
+                method(drawn_images(method, 1, dense))
+
+        def images() -> None:
+            if features:
+                method(drawn_images(method, size.images, dense))
+            else:
+                self._read(chosen, size.images, method.encode_images if apart else method)
+
+        return self._seconds(text), self._seconds(images)
+
+    def encoding(self, chosen: SelectedImages, dense: bool) -> float:
+        """Seconds that the frozen tower takes for one image, its decoding included."""
+        encode = partial(self.bench.backbone.encode_image, local=dense)
+        full = Size(1, min(EVALUATION_BATCH, len(chosen.items)))
+        size, (seconds,) = measured(full, lambda size: (self._seconds(self._read, chosen, size.images, encode),))
+        return seconds / size.images
+
+    def preparing(self, train: SelectedImages) -> float:
+        """Seconds of a method's own look at its training images, told from drawn ones; not of encoding them."""
+        full = Size(len(train.class_names), len(train.items))
+        size = Size(min(full.classes, MANY), min(full.images, MANY * MANY))
+        names = train.class_names.select(range(size.classes))
+        return self._seconds(self._method, names, size.images) * full.times(size)
+
+    def _method(self, names: ClassNames, images: int = 0) -> Method:
+        """The method for some classes; where it looks at training images first, it has seen drawn ones."""
+        run, seed = self.run, self.run.spec.train_seed
+        method = instantiate(run.method, run.settings.config, self.bench.backbone, names, seed)
+        if run.method.prepare is not Method.prepare:
+            images = images or 2 * len(names)
+            drawn = drawn_images(method, images, method.reads_dense)
+            show_training_images(method, [(drawn, torch.arange(images) % len(names))], seed)
+        return method
+
+    def _read(self, chosen: SelectedImages, count: int, look: Callable[[Images], Any]) -> None:
+        """Decode the first images of an evaluation and look at them, all at once."""
+        backbone = self.bench.backbone
+        for images, _ in pixel_batches(backbone, chosen.dataset, chosen.items[:count], count):
+            look(images.to(backbone.device))
+
+    @torch.no_grad()
+    def _seconds(self, what: Callable[..., Any], *given: Any) -> float:
+        """Seconds that something takes when it is done again, for the first time warms up."""
+        for _ in range(2):
+            began = time.perf_counter()
+            what(*given)
+            if self.bench.device.startswith("cuda"):
+                torch.cuda.synchronize(self.bench.device)
+        return time.perf_counter() - began
+
+
+def few_batches(
+    method: Method, recipe: Recipe, dataset: Dataset, items: Sequence[Item], features: bool, seed: int
+) -> Batches:
+    """Training batches of some images, or of as many drawn features."""
+    if not features:
+        augment = recipe.augment
+        return training_batches(method.backbone, dataset, items, batch=recipe.batch, seed=seed, augment=augment)
+    drawn = drawn_features(method, len(items), method.reads_dense)
+    return FeatureBatches(drawn, [item.label for item in items], recipe.batch, EpochOrder(len(items), seed))
+
+
+def drawn_images(method: Method, count: int, dense: bool) -> Images:
+    """A batch that shows nothing: features for a frozen image tower, else pixels."""
+    if method.frozen_image_tower:
+        return Images(features=drawn_features(method, count, dense), dense=dense).to(method.backbone.device)
+    side = method.backbone.resolution
+    return Images(torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0)))
+
+
+def drawn_features(method: Method, count: int, dense: bool) -> ImageFeatures:
+    """Features of no images, on the CPU."""
+    backbone, draws = method.backbone, torch.Generator().manual_seed(0)
+    P, D = backbone.patches, backbone.embed_dim
+    cls = torch.randn(count, D, generator=draws)
+    if not dense:
+        return ImageFeatures(cls)
+    local = torch.randn(count, P, D, generator=draws)
+    return ImageFeatures(cls, local, None, torch.randn(count, P, backbone.local_width, generator=draws))
+
+
 @dataclass
 class Forecast:
     """Estimates of the runs of one call, one after the other."""
 
     bench: Bench
-    clock: Clock = time.perf_counter
     again: Collection[str] = ()  # runs that are done anew
     stopped: bool = False  # the backbone cannot be loaded
     _known: dict[Any, Any] = field(default_factory=dict)  # what was measured
@@ -81,25 +252,23 @@ class Forecast:
         hold_to_bits(spec.deterministic)  # which features are kept by
         train = open_selection(self.bench.dataset, run.plan.train, spec.data_seed)
         self.stopped = True
-        calibration = Calibration(self.bench.backbone, self.bench.device, self.clock)
+        backbone = self.bench.backbone
         self.stopped = False
-        method = instantiate(run.method, run.settings.config, self.bench.backbone, train.class_names, spec.train_seed)
+        calibration = Calibration(self.bench, run)
+        method = instantiate(run.method, run.settings.config, backbone, train.class_names, spec.train_seed)
         if run.method.prepare is not Method.prepare:
             if method.frozen_image_tower:
                 self._encode(train, train.pool, kept_of(method, method.reads_dense), calibration, found)
             size = (len(train.class_names), len(train.items))
-            found.training += self._once((*_method(run), *size), partial(calibration.preparing, run, train))
-        more = 0.0
-        if method.trains:
-            more = self._train(run, method, train, calibration, found)
-        self._evaluate(run, method, calibration, found)
+            found.training += self._once((*_method(run), *size), partial(calibration.preparing, train))
+        more = self._train(calibration, method, train, found) if method.trains else 0.0
+        self._evaluate(calibration, method, found)
         found.memory = peak_memory(self.bench.device) + more
         return found
 
-    def _train(
-        self, run: Run, method: Method, train: SelectedImages, calibration: Calibration, found: Estimate
-    ) -> float:
+    def _train(self, calibration: Calibration, method: Method, train: SelectedImages, found: Estimate) -> float:
         """Add a training, unless there is an equal one; returns bytes that it takes beyond what was measured."""
+        run = calibration.run
         recipe, spec = run.settings.recipe, run.spec
         assert recipe is not None
         name = training_key(spec, training_facts(self.bench, run, train))
@@ -107,25 +276,24 @@ class Forecast:
             return 0.0
         self._counted.add(name)
         reads = kept_for_training(recipe, method, train)
-        waiting = 0.0
         if reads:
             views = min(recipe.train_views, recipe.epochs) if recipe.augment else 0
             kept = kept_of(method, method.reads_dense, views, spec.train_seed)
             items = train.items if recipe.augment else train.pool
             self._encode(train, items, kept, calibration, found)
-            waiting += kept.size(self.bench.backbone, len(items))
+            waiting = kept.size(self.bench.backbone, len(items))
         else:
             image = train.dataset.open(train.items[0])
-            waiting += min(MEMORY, 3 * image.width * image.height * len(train.items))
-        what = (*_method(run), recipe.batch, recipe.augment, len(train.class_names), reads, spec.precision)
-        pace: Pace = self._once(
-            (what, min(len(train.items), recipe.batch)), partial(calibration.training, run, train, reads)
-        )
-        found.training += pace.training(recipe.epochs, max(1, len(train.items) // recipe.batch))
-        return waiting + pace.kept
+            waiting = min(MEMORY, 3 * image.width * image.height * len(train.items))
+        size = len(train.class_names), min(len(train.items), recipe.batch)
+        what = (*_method(run), *size, recipe.augment, reads, spec.precision)
+        step, unseen = self._once(what, partial(calibration.training, train, recipe, reads))
+        found.training += step * recipe.epochs * max(1, len(train.items) // recipe.batch)
+        return waiting + unseen
 
-    def _evaluate(self, run: Run, method: Method, calibration: Calibration, found: Estimate) -> None:
+    def _evaluate(self, calibration: Calibration, method: Method, found: Estimate) -> None:
         """Add the evaluations of a run."""
+        run = calibration.run
         own = type(method).forward is Method.forward  # the classes make no difference to its images
         seen: set[tuple[str, str, str]] = set()
         wide = any(SCORES[name].needs == "local" for name in run.protocol.scores)
@@ -140,12 +308,11 @@ class Forecast:
             if reads:
                 self._encode(chosen, chosen.pool, kept_of(method, dense), calibration, found)
             what = (*_method(run), selection.dataset if not reads else "", reads, dense)
-            speed: Speed = self._once(("scoring", *what), partial(calibration.scoring, run, chosen, reads, dense))
+            text, image = self._once(("scoring", *what), partial(calibration.scoring, chosen, reads, dense))
             places = {(selection.dataset, selection.split, item.image) for item in chosen.items}
             new = len(places - seen) if own and not reads and not dense else len(places)
             seen |= places
-            growth = 1.0 if own else len(names) / speed.classes
-            found.evaluation += speed.text * len(names) + speed.image * growth * new
+            found.evaluation += text * len(names) + image * new * (1 if own else len(names))
 
     def _encode(
         self, chosen: SelectedImages, items: Sequence[Any], kept: Kept, calibration: Calibration, found: Estimate

@@ -14,16 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from promptbench import calibration
+from promptbench import estimate
 from promptbench.bench import Bench
-from promptbench.calibration import Calibration
 from promptbench.cli import main, parser
-from promptbench.estimate import Estimate, Forecast, duration, forecast
+from promptbench.estimate import Calibration, Estimate, Forecast, Size, duration, forecast, measured
 from promptbench.flags import request_of
 from promptbench.planning import Run, plan_runs
 from promptbench.results import Result, result_path
 from promptbench.selection import open_selection
-from promptbench.trial import Pace, Size, Trial, bilinear
 
 CALL = ["run", "--seeds", "1", "--device", "cpu", "--threads", "1"]
 DIAGRAMS = [*CALL, "--dataset", "mini_diagrams"]
@@ -52,7 +50,7 @@ def test_seconds_are_right_within_a_factor_of_two(
     bench, (run,) = planned(tmp_path, *DIAGRAMS, "--method", method, "--set", f"{method}.epochs={epochs}")
     assert bench.backbone.weights_hash  # loaded, which no estimate counts
     monkeypatch.setattr(time, "perf_counter", time.process_time)
-    said = Forecast(bench, time.process_time).of(run)
+    said = Forecast(bench).of(run)
     began = time.process_time()
     cost = carry_out(bench, run).cost
     taken = time.process_time() - began
@@ -88,7 +86,7 @@ def test_what_is_done_costs_nothing(tmp_path: Path, carry_out: Callable[..., Res
 def test_shared_trainings_and_features_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["--suite", "ablation_mutual", "--protocol", "base2new", "candidates", "--method", "coop", "cocoop"]
     bench, runs = planned(tmp_path, *DIAGRAMS, *words)
-    monkeypatch.setattr(Calibration, "training", lambda *_: Pace(0.0, 1.0, 0.0))
+    monkeypatch.setattr(Calibration, "training", lambda *_: (1.0, 0))
     monkeypatch.setattr(Calibration, "encoding", lambda *_: 1.0)
     monkeypatch.setattr("promptbench.estimate.path_of", lambda name: tmp_path / name)
     ahead = Forecast(bench)
@@ -102,7 +100,7 @@ def test_shared_trainings_and_features_count_once(tmp_path: Path, monkeypatch: p
 
 
 def test_views_are_encoded_as_often_as_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Calibration, "training", lambda *_: Pace(0.0, 0.0, 0.0))
+    monkeypatch.setattr(Calibration, "training", lambda *_: (0.0, 0))
     monkeypatch.setattr(Calibration, "encoding", lambda *_: 1.0)
     monkeypatch.setattr("promptbench.estimate.path_of", lambda name: tmp_path / name)
     augmented = [*DIAGRAMS, "--method", "coop", "--set", "coop.augment=true", "coop.epochs=7"]
@@ -114,54 +112,64 @@ def test_views_are_encoded_as_often_as_there_are(tmp_path: Path, monkeypatch: py
     assert [count - counts[0] for count in counts] == [views * len(train.items) for views in (0, 2, 5, 7)]
 
 
-@pytest.fixture
-def trial(tmp_path: Path) -> Callable[[str], Trial]:
-    """Makes the training of a method in small."""
+def test_what_is_too_slow_is_scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a limit that no step keeps, only the smallest size runs, and the memory of text is added."""
+    bench, (run,) = planned(tmp_path, *DIAGRAMS, "--method", "coop", "--set", "coop.batch=32")
+    train = open_selection(bench.dataset, run.plan.train, 1)
+    recipe = run.settings.recipe
+    assert recipe is not None
+    sizes: list[Size] = []
 
-    def made(method: str) -> Trial:
-        bench, (run,) = planned(tmp_path, *DIAGRAMS, "--method", method)
-        train = open_selection(bench.dataset, run.plan.train, 1)
-        assert run.settings.recipe is not None
-        recipe = run.settings.recipe
-        return Trial(bench.backbone, "cpu", time.perf_counter, run, train, recipe, features=method != "maple")
+    def step(self: Calibration, *given: Any) -> float:
+        sizes.append(given[3])
+        return 3.0
 
-    return made
+    monkeypatch.setattr(Calibration, "step", step)
+    seconds, unseen = Calibration(bench, run).training(train, recipe, features=True)
+    assert sizes == [Size(estimate.CLASSES, estimate.IMAGES)] and unseen == bench.backbone.memory_budget
+    full = Size(len(train.class_names), 32)
+    assert seconds == 3.0 * full.classes * full.images / (estimate.CLASSES * estimate.IMAGES)
+    monkeypatch.setattr(estimate, "LONGEST", 1e9)
+    sizes.clear()
+    assert Calibration(bench, run).training(train, recipe, features=True) == (3.0, 0)
+    assert sizes[-1] == full
+
+
+@pytest.mark.parametrize("limit", [5.0, 14.0, 60.0, 1e6])
+def test_no_measured_step_but_the_first_takes_longer_than_the_limit(
+    limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a method whose text costs as much as 4 images."""
+    tried: list[Size] = []
+
+    def cost(size: Size) -> tuple[float, float]:
+        return 1.0 + size.classes, size.images / 4
+
+    def seconds(size: Size) -> tuple[float, float]:
+        tried.append(size)
+        return cost(size)
+
+    monkeypatch.setattr(estimate, "LONGEST", limit)
+    full = Size(100, 32)
+    found, taken = measured(full, seconds)
+    assert found == tried[-1] and taken == cost(found)
+    assert tried[0] == Size(4, 2) and all(sum(cost(size)) <= limit for size in tried[1:])
+    assert (found == full) == (limit == 1e6) and (found == tried[0]) == (limit == 5.0)
 
 
 @pytest.mark.parametrize("method", ["coop", "cocoop", "maple"])
-def test_operations_are_bilinear_in_classes_and_images(method: str, trial: Callable[[str], Trial]) -> None:
-    small = trial(method)
-    corners = [small.counted(Size(k, b)) for b in (1, 2) for k in (2, 4)]
-    full = Size(len(small.train.class_names), 8)
-    operations, kept = small.counted(full)
-    assert bilinear([c[0] for c in corners], 2, 1, full) == pytest.approx(operations, rel=0.25)
-    assert bilinear([c[1] for c in corners], 2, 1, full) == pytest.approx(kept, rel=0.35)
-
-
-def test_a_function_of_that_form_is_continued_exactly() -> None:
-    def f(k: float, b: float) -> float:
-        return 3 + 5 * k + 7 * b + 11 * k * b
-
-    assert bilinear([f(2, 3), f(4, 3), f(2, 6), f(4, 6)], 2, 3, Size(100, 32)) == f(100, 32)
-
-
-def test_what_is_too_slow_is_scaled(trial: Callable[[str], Trial], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a limit that no step keeps, only the smallest sizes run; CoCoOp's text is made for each image."""
-    small = trial("cocoop")
-    sizes: set[Size] = set()
-    original = Trial.fit
-
-    def watched(self: Trial, size: Size, *rest: Any) -> None:
-        sizes.add(size)
-        original(self, size, *rest)
-
-    monkeypatch.setattr(Trial, "fit", watched)
-    monkeypatch.setattr(calibration, "MOMENT", 0.0)
-    pace = Calibration(small.backbone).training(small.run, small.train, features=True)
-    tried = Size(calibration.CLASSES, calibration.IMAGES)
-    assert max(sizes) == tried and pace.step > 0 and pace.kept > 0
-    assert small.scaled(1.0, tried, tried._replace(images=32)).step == pytest.approx(16, rel=0.3)
-    assert small.scaled(1.0, tried, tried).step == pytest.approx(1)
+def test_scaling_by_classes_and_images_is_an_upper_bound(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "perf_counter", time.process_time)
+    bench, (run,) = planned(tmp_path, *DIAGRAMS, "--method", method)
+    train = open_selection(bench.dataset, run.plan.train, 1)
+    recipe, features = run.settings.recipe, method != "maple"
+    assert recipe is not None
+    real, _ = Calibration(bench, run).training(train, recipe, features)
+    monkeypatch.setattr(estimate, "LONGEST", 0.0)
+    scaled, _ = Calibration(bench, run).training(train, recipe, features)
+    assert scaled > 0.8 * real
 
 
 def test_a_method_that_looks_at_its_training_images_first_is_estimated(tmp_path: Path) -> None:
