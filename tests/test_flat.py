@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import flat
 import pytest
-from promptbench.benchmarks import flat
 
 MEASURED = Path(__file__).parents[1] / "results" / "measured" / "flat.json"
 

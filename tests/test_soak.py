@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from promptbench.benchmarks import soak
+import soak
 
 SWEEP = """
 import sys, time

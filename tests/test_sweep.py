@@ -362,7 +362,7 @@ def test_jobs_are_capped_by_memory(monkeypatch: pytest.MonkeyPatch, caplog: pyte
 
 
 def test_a_sweep_that_is_killed_again_and_again_ends_with_the_same_files(tmp_path: Path) -> None:
-    from promptbench.benchmarks import kill
+    import kill
 
     options = {"kills": 3, "jobs": 1, "epochs": 6, "seed": 1, "backbone": TINY, "method": ("coop",)}
     found = kill.compare(tmp_path, argparse.Namespace(**options))

@@ -157,11 +157,11 @@ def pieces(label: str, main: bool, small: bool, whole: bool) -> Iterator[str]:
 
 
 def memory(method: str, *, classes: int, batch: int) -> dict[str, Any]:
-    """What `promptbench.benchmarks.memory` measures, in a process of its own."""
+    """What `promptbench.benchmarks.speed.memory` measures, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "memory.json"
         sizes = ["--classes", str(classes), "--batch", str(batch), "-o", str(report)]
-        command = [sys.executable, "-m", "promptbench.benchmarks.memory", "--method", method, *sizes]
+        command = [sys.executable, "-m", "promptbench.benchmarks.speed.memory", "--method", method, *sizes]
         subprocess.run(command, check=True, capture_output=True)
         (row,) = json.loads(report.read_text())
     return row  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..memory import memory
+from .memory import memory
 
 Piece = Callable[[], Any]
 REPEATS = 3  # calls of a piece in one round, at most

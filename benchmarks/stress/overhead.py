@@ -1,6 +1,6 @@
 """What a sweep costs over its runs: claims, heartbeats, records of failures and what is said of each run.
 
-    python -m promptbench.benchmarks.overhead --seeds 20 -o results/measured/overhead.json
+    python benchmarks/stress/overhead.py --seeds 20 -o results/measured/overhead.json
 
 Many short runs go through `runner.run_all` in one process with one thread. The overhead is the CPU time of the process
 that was not spent within `execution.execute`, which does one run, over the time that was.

@@ -1,6 +1,6 @@
 """How the memory of a run depends on how long it trains and on how many test images it scores: it should not.
 
-    python -m promptbench.benchmarks.flat -o results/measured/flat.json
+    python benchmarks/stress/flat.py -o results/measured/flat.json
 
 Each figure is the largest resident memory of a `promptbench run` of its own, on image files drawn by this script. What
 has to grow is what a run keeps of an image, its feature and its logits: a few KiB. Where a method reads dense features,

@@ -1,6 +1,6 @@
 """How much memory one training step takes over the frozen weights, on a ViT-B/16-sized CLIP with random weights.
 
-    python -m promptbench.benchmarks.memory --classes 1000 --batch 8 -o results/measured/memory.json
+    python -m promptbench.benchmarks.speed.memory --classes 1000 --batch 8 -o results/measured/memory.json
 
 Each method runs in a process of its own. Resident memory is Linux's: its peak (VmHWM, reset before the step) minus what
 is resident once weights, method and class tokens are there.
@@ -37,7 +37,7 @@ def main() -> None:
     rows = []
     for method in options.method:
         sizes = ["--classes", str(options.classes), "--batch", str(options.batch)]
-        command = [sys.executable, "-m", "promptbench.benchmarks.memory", "--one", method, *sizes]
+        command = [sys.executable, "-m", "promptbench.benchmarks.speed.memory", "--one", method, *sizes]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(f"{method}: {rows[-1]['gib_over_weights']:.2f} GiB over {rows[-1]['gib_before']:.2f}, ", end="")

@@ -1,6 +1,6 @@
 """How long `promptbench run` takes where everything is finished already: it reads the results, checks and prints them.
 
-    python -m promptbench.benchmarks.startup --runs 2000 -o results/measured/startup.json
+    python benchmarks/stress/startup.py --runs 2000 -o results/measured/startup.json
 
 The result files are made up, as long as real ones, for runs of the mini suite. Times are CPU seconds of whole
 processes, the least of several: `import torch` alone, and the command with one finished run and with all.

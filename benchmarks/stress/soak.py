@@ -1,6 +1,6 @@
 """Runs every method under every protocol for a long time, and watches memory and open files of each process.
 
-    python -m promptbench.benchmarks.soak --seeds 5 --jobs 2 -o results/measured/soak.json
+    python benchmarks/stress/soak.py --seeds 5 --jobs 2 -o results/measured/soak.json
 
 The trainings are cut to one epoch, so that it is runs that pass, hundreds of them, and not time. What is compared is
 the median of the second quarter of a process's life with that of the last: the first quarter fills what is kept.
@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from promptbench.benchmarks.kill import descendants
+from kill import descendants
 
 from promptbench import registry
 from promptbench.provenance import git_commit, library_versions

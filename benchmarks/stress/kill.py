@@ -1,6 +1,6 @@
 """Kills a sweep at random instants, starts it again each time, and compares what it leaves with an undisturbed one.
 
-    python -m promptbench.benchmarks.kill --kills 200 -o results/measured/kill.json
+    python benchmarks/stress/kill.py --kills 200 -o results/measured/kill.json
 
 Every kill is SIGKILL, of the whole sweep or of one of its processes. Result files must be equal byte by byte but for
 what is no number of theirs: costs, and when they were made; learned tensors must be equal; nothing else may be left.

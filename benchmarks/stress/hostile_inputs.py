@@ -1,0 +1,812 @@
+"""Spoils every kind of file that comes from outside, and checks that nothing worse than a sentence comes of it.
+
+    python benchmarks/stress/hostile_inputs.py --cases 500 -o results/measured/hostile_inputs.json
+
+Each case goes through the command, or a function that a command calls. It ends well in three ways: success, one line
+and exit code 2, or a run that is recorded as failed. A violation is anything else: another exception or a traceback, a
+failure that is recorded but not understood, code out of a file that runs, a process or a connection, a file written
+outside of the output folder, figures of a run that change, a case that does not end. Hypothesis draws what is wrong
+with a file. Decompression bombs are opened in a process of their own, whose memory is measured. Needs the extra `test`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import hashlib
+import io
+import json
+import math
+import os
+import pickle
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import hypothesis
+import torch
+from hypothesis import HealthCheck, Phase
+from hypothesis import strategies as st
+from kill import draw_images
+from PIL import Image
+from safetensors.torch import load, save
+
+from promptbench import samples
+from promptbench.checkpoints import load_official_checkpoint
+from promptbench.cli import main as promptbench
+from promptbench.config import UsageError
+from promptbench.dataset import Dataset, open_dataset
+from promptbench.method import Method, create_method
+from promptbench.provenance import git_commit, library_versions
+from promptbench.resuming import PartialFile
+from promptbench.weights import load_backbone
+
+SECONDS = 60  # after which a case counts as endless
+LONGEST = 3000  # characters of a line that is still clear
+BOMBS = ("png 1 bit 20000", "png 8 bit 11000", "png 8 bit 13000", "png 8 bit 60000", "gif 65535", "tiff 12000")
+ROOM = 150.0  # MiB that a refused bomb may take
+BIRDS = ("finch", "hawk", "owl", "wren")
+
+Draw = Callable[[Any], Any]
+Act = tuple[str, ...] | Callable[[], object]  # words of a command, or a function that a command calls
+
+
+class Violation(Exception):
+    """What must not happen; the message says what did."""
+
+
+def main() -> None:
+    """Spoil, try, print, and write what was found as JSON."""
+    parser = argparse.ArgumentParser(description="Spoil what comes from outside, and see that nothing bad happens.")
+    parser.add_argument("--cases", type=int, default=100, help="of all kinds together")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--backbone", default="mini")
+    parser.add_argument("-o", "--report", type=Path, help="JSON file to write")
+    options = parser.parse_args()
+    found = explore(options)
+    text = json.dumps(found, indent=1, sort_keys=True) + "\n"
+    print(text, end="")
+    if options.report:
+        options.report.write_text(text, encoding="utf-8")
+    sys.exit(1 if found["violations"] else 0)
+
+
+def explore(options: argparse.Namespace) -> dict[str, Any]:
+    """So many cases, spread evenly over the kinds, and the bombs; the same seed makes the same cases."""
+    began = time.monotonic()
+    outcomes: dict[str, Counter[str]] = {}
+    violations: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder, prepared(Path(folder), options.backbone) as site:
+        for index, kind in enumerate(KINDS):
+            wanted = (options.cases + index) // len(KINDS)  # they add up to the cases
+            outcomes[kind] = explore_kind(site, kind, wanted, options.seed, violations)
+    bombs = {name: try_bomb(name) for name in BOMBS}
+    violations += [{"kind": "decompression bombs", "what": name} for name in bombs if not bombs[name]["clean"]]
+    return {
+        "cases": sum(sum(counter.values()) for counter in outcomes.values()),
+        "by kind": {kind: dict(sorted(counter.items())) for kind, counter in outcomes.items()},
+        "seed": options.seed,
+        "violations": violations,
+        "decompression bombs": bombs,
+        "seconds": round(time.monotonic() - began),
+        "commit": git_commit(),
+        "versions": {**library_versions(), "hypothesis": hypothesis.__version__},
+    }
+
+
+def explore_kind(site: Site, kind: str, cases: int, seed: int, violations: list[dict[str, Any]]) -> Counter[str]:
+    """How so many cases of a kind ended; what must not happen is added to `violations`."""
+    outcomes: Counter[str] = Counter()
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=max(cases, 1),
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @hypothesis.given(st.data())
+    def one(data: st.DataObject) -> None:
+        act, same_figures = hostile(data.draw, site, KINDS[kind])
+        try:
+            outcomes[attempt(act, site, same_figures)] += 1
+        except Violation as violation:
+            outcomes["violation"] += 1
+            case = {"kind": kind, "seed": seed, "case": sum(outcomes.values()), "act": str(act)[:300]}
+            violations.append({**case, "what": str(violation)})
+
+    if cases:
+        one()
+    return outcomes
+
+
+# --- a case, and the watch over what it does to the world around it
+
+
+def attempt(act: Act, site: Site, same_figures: bool = False) -> str:
+    """How an act on the site's `case` ends, `done`, `refused` or `failed`; a Violation where it is in another way.
+
+    With `same_figures`, runs must measure what those of the site measured.
+    """
+    cache = site.case / "cache" if (site.case / "cache").exists() else site.folder / "cache"
+    os.environ["PROMPTBENCH_CACHE"] = str(cache)
+    site.marker.unlink(missing_ok=True)
+    try:
+        with heard() as said, limited(SECONDS), WATCH.over(str(site.case / "out"), str(cache)):
+            outcome = carried_out(act)
+    except Endless:
+        raise Violation(f"it had not ended after {SECONDS} seconds") from None
+    if WATCH.seen or site.marker.exists():
+        raise Violation("; ".join(dict.fromkeys(WATCH.seen)) or "code out of the file was run")
+    said.seek(0)
+    check_said(outcome, said.read(), isinstance(act, tuple), site)
+    for path in results_in(site.case / "out") if same_figures else ():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["metrics"] != site.metrics[record["spec"]["method"]]:
+            raise Violation(f"other figures: {record['metrics']}")
+    return outcome
+
+
+def carried_out(act: Act) -> str:
+    """Act, and say how it ended; a Violation where that was none of the three ways."""
+    try:
+        code = 0
+        if isinstance(act, tuple):
+            code = promptbench(act)
+        else:
+            act()
+    except UsageError as error:
+        if isinstance(act, tuple):
+            raise Violation(f"UsageError through main: {error}") from error
+        return "refused"
+    except SystemExit as left:
+        code = left.code if isinstance(left.code, int) else 1
+    except Exception as error:
+        told = "".join(traceback.format_tb(error.__traceback__)[-3:])
+        raise Violation(f"{type(error).__name__}: {str(error)[:200]}\n{told}") from error
+    if code not in (0, 1, 2):
+        raise Violation(f"exit code {code}")
+    return ("done", "failed", "refused")[code]
+
+
+def check_said(outcome: str, said: str, command: bool, site: Site) -> None:
+    """A Violation unless a refused command said one clear line, and a failure is told or on record, and understood."""
+    if "Traceback" in said:
+        raise Violation(f"a traceback on stderr: {said[-300:]}")
+    lines = [line for line in said.splitlines() if line.startswith("promptbench: error: ")]
+    if command and outcome == "refused" and (len(lines) != 1 or len(lines[0]) > LONGEST):
+        raise Violation(f"not one clear line but {len(lines)}: {said[:300]}")
+    if outcome == "failed" and not said.strip():
+        raise Violation("exit code 1, and nothing said")
+    for path in site.case.glob("out/results/**/*.failed.json") if outcome == "failed" else ():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if "UsageError" not in record["traceback"] and "TrainingDiverged" not in record["traceback"]:
+            raise Violation(f"recorded, but not understood: {record['reason'][:300]}")
+
+
+class Endless(BaseException):
+    """A case takes too long; no `except Exception` of the code stops it."""
+
+
+@contextlib.contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    """Raises Endless within it after so many seconds."""
+
+    def stop(*_: object) -> None:
+        raise Endless
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[io.TextIOWrapper]:
+    """Within it, stdout and stderr, which it yields, are files in memory, with the errors of a terminal's."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
+    err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace")
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        yield err
+
+
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod"}
+_FOREIGN = {
+    "subprocess.Popen", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.startfile",
+    "socket.connect", "socket.getaddrinfo", "pickle.find_class",
+}  # fmt: skip
+
+
+@dataclass
+class Watch:
+    """Python's audit events while a case goes on: files that are written elsewhere, processes, connections, pickles."""
+
+    allowed: tuple[str, ...] = ()
+    on: bool = False
+    seen: list[str] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def over(self, *allowed: str) -> Iterator[None]:
+        """Notes what happens within it; writing is allowed below the given folders."""
+        self.allowed, self.seen, self.on = allowed, [], True
+        try:
+            yield
+        finally:
+            self.on = False
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.on:
+            return
+        paths = [path for path in arguments[:2] if isinstance(path, (str, bytes, os.PathLike))]
+        if event in _FOREIGN:
+            self.seen.append(f"{event} {arguments!r}"[:200])
+        elif event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITING:
+            if paths and not os.path.isdir(paths[0]):  # a temporary file without a name is opened so
+                self.written(os.fsdecode(paths[0]))
+        elif event in _CHANGES:
+            for path in paths:
+                self.written(os.fsdecode(path))
+
+    def written(self, path: str) -> None:
+        """Note a path outside of what is allowed."""
+        folder, name = os.path.split(os.path.abspath(path))
+        full = os.path.join(os.path.realpath(folder), name)
+        if full != os.devnull and not full.startswith(self.allowed):
+            self.seen.append(f"wrote {full!r}"[:200])
+
+
+WATCH = Watch()
+
+
+# --- the site: what is valid before it is spoilt
+
+
+@dataclass(frozen=True)
+class Site:
+    """A folder with valid inputs; cases copy from it and write to its `case` alone.
+
+    Attributes:
+        folder: Holds a folder for each kind of input, and `runs`, `birds` and `cache`.
+        suite: The suite with the birds.
+        backbone: Its name.
+        method: CoOp on the birds.
+        dataset: The birds.
+        metrics: What the runs measured, by method.
+    """
+
+    folder: Path
+    suite: Path
+    backbone: str
+    method: Method
+    dataset: Dataset
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def case(self) -> Path:
+        """The only folder that cases write to."""
+        return self.folder / "case"
+
+    @property
+    def marker(self) -> Path:
+        """The file that code out of an input would make."""
+        return self.folder / "executed"
+
+    def words(self, door: str, **named: Path) -> tuple[str, ...]:
+        """A command with its places filled in."""
+        known = {"site": self.folder, "suite": self.suite, "photo": self.folder / "birds" / "owl" / "0.png"}
+        known |= {path.name.partition("-")[0]: path for path in results_in(self.folder / "runs")}
+        return tuple(word.format(**{**known, **named, "backbone": self.backbone}) for word in door.split())
+
+
+def results_in(folder: Path) -> list[Path]:
+    """The result files of runs on the birds."""
+    return sorted(folder.glob("results/base2new/birds/*.json"))
+
+
+@contextlib.contextmanager
+def prepared(folder: Path, backbone: str) -> Iterator[Site]:
+    """The valid inputs; within it, no Python file is compiled to disk, and paths are relative to the site."""
+    git_commit()  # asks git, once in a process
+    here, compiling, threads = os.getcwd(), sys.dont_write_bytecode, torch.get_num_threads()
+    settings = {"PROMPTBENCH_CACHE": str(folder / "cache"), "PROMPTBENCH_PARTIAL_SECONDS": "0"}
+    with mock.patch.dict(os.environ, settings):
+        try:
+            sys.dont_write_bytecode = True
+            os.chdir(folder)
+            sys.addaudithook(WATCH)  # for good: Python has no way to stop
+            yield make_site(folder.resolve(), backbone)
+        finally:
+            os.chdir(here)
+            sys.dont_write_bytecode = compiling
+            torch.set_num_threads(threads)
+
+
+def make_site(folder: Path, backbone: str) -> Site:
+    """Make everything; runs the command a few times."""
+    draw_images(folder / "birds")
+    draw_images(folder / "data" / "dtd" / "images")
+    for name in ("suites", "names", "samples", "checkpoints/prompt_learner"):
+        (folder / name).mkdir(parents=True)
+    entry = {"name": "birds", "dataset": "folder", "root": str(folder / "birds")}
+    suite = {"title": "Hostile", "backbone": backbone, "shots": 2, "seeds": [1], "threads": 1, "ranked": True}
+    suite |= {"roles": {"base2new": [entry]}, "methods": {"coop": {"recipe": {"epochs": 2}, "config": {"n_ctx": 4}}}}
+    (folder / "suites" / "mine.yaml").write_text(json.dumps(suite))
+    (folder / "names" / "names.txt").write_text("\n".join(f"{name} a {name}" for name in BIRDS))
+    dataset = open_dataset("folder", {"root": str(folder / "birds")}, alias="birds")
+    method = create_method("coop", load_backbone(backbone), dataset.class_names, n_ctx=4)
+    site = Site(folder, folder / "suites" / "mine.yaml", backbone, method, dataset)
+    write_split(folder / "data" / "dtd" / "split_zhou_DescribableTextures.json")
+    write_samples(site, folder / "samples")
+    write_checkpoints(site, folder / "checkpoints")
+    carry_out_runs(site)
+    return site
+
+
+def write_split(path: Path) -> None:
+    """A split as CoOp's files have it."""
+    split: dict[str, list[Any]] = {"train": [], "val": [], "test": []}
+    for label, name in enumerate(BIRDS):
+        for number, part in enumerate(("train", "train", "train", "val", "test", "test")):
+            split[part].append([f"{name}/{number}.png", label, name])
+    path.write_text(json.dumps(split))
+
+
+class Datum:
+    """Stands for `dassl.data.datasets.base_dataset.Datum`, which CoOp pickles."""
+
+    def __init__(self, item: Any) -> None:
+        self._impath, self._label, self._domain = f"/data/birds/{item.image}", item.label, 0
+        self._classname = item.class_name
+
+
+def write_samples(site: Site, folder: Path) -> None:
+    """Two training images of every class, as lines and as CoOp pickles them."""
+    few: list[Any] = []
+    for item in site.dataset.items("train"):
+        if [other.label for other in few].count(item.label) < 2:
+            few.append(item)
+    samples.write_sample(folder / "mine.jsonl", {"dataset": "birds", "shots": 2, "seed": 1, "sampler": "coop"}, few)
+    datums = [Datum(item) for item in few]
+    (folder / "shot_2-seed_1.pkl").write_bytes(pickle.dumps({"train": datums, "val": datums[:2]}, protocol=2))
+
+
+def write_checkpoints(site: Site, folder: Path) -> None:
+    """What official code leaves of CoOp, and the file that says which is the last."""
+    state = {name: parameter.detach().clone() for name, parameter in site.method.official_parameters().items()}
+    state["prompt_learner.token_prefix"] = torch.zeros(4, 1, 8)
+    content = {"state_dict": state, "epoch": 2, "optimizer": {"state": {}}, "scheduler": None, "val_result": 50.0}
+    torch.save(content, folder / "prompt_learner" / "model.pth.tar-2")
+    (folder / "prompt_learner" / "checkpoint").write_text("model.pth.tar-2\n")
+
+
+def carry_out_runs(site: Site) -> None:
+    """The runs, and what is left of them where one was stopped, is claimed, was exported or is to be shown."""
+    runs = site.folder / "runs"
+    with mock.patch.object(PartialFile, "remove"):  # the note of where the training stands is an input as well
+        must(site.words(f"{ZEROSHOT} --save-predictions", out=runs))
+        must(site.words(f"{COOP} --save-predictions", out=runs))
+    must(site.words("export --run {coop} -o {site}/export"))
+    records = {path: json.loads(path.read_text()) for path in results_in(runs)}
+    site.metrics.update({record["spec"]["method"]: record["metrics"] for record in records.values()})
+    coop = next(path for path in records if path.name.startswith("coop"))
+    (site.folder / "partial").mkdir()
+    shutil.move(next(runs.glob("trainings/*.partial")), site.folder / "partial")
+    for name in ("results", "listed", "trained", "claimed"):
+        shutil.copytree(runs, site.folder / name)
+    failure = {"schema": 1, "spec": records[coop]["spec"], "reason": "it broke", "where": {"epoch": 1}}
+    failed = site.folder / "results" / coop.relative_to(runs).with_name("other-0123456789ab.failed.json")
+    failed.write_text(json.dumps({**failure, "created": "2026-01-01"}))
+    tables = [{"file": "t.md", "protocol": "base2new"}, {"file": "u.csv", "protocol": "base2new", "format": "csv"}]
+    (site.folder / "listed" / "regenerate.yaml").write_text(json.dumps({"tables": tables}))
+    for name in ("trained", "claimed"):
+        (site.folder / name / coop.relative_to(runs)).unlink()
+    shutil.rmtree(site.folder / "claimed" / "trainings")
+    about = {"kind": "run", "run": "base2new/birds/coop-1", "seeds": [1, 1], "epochs": 2}
+    owner = {"host": "elsewhere", "machine": "m", "pid": 1, "born": "1", "since": 1.0, "token": "t", "about": about}
+    claim = site.folder / "claimed" / "claims" / f"{records[coop]['conditions']['training_key'][:32]}.claim"
+    claim.parent.mkdir()
+    claim.write_text(json.dumps(owner) + '\n{"done": 1, "total": 2}')
+
+
+def must(words: tuple[str, ...]) -> None:
+    """A command that has to succeed."""
+    with heard() as said:
+        code = promptbench(words)
+    if code:
+        said.seek(0)
+        raise RuntimeError(f"{words} failed: {said.read()}")
+
+
+# --- what can be wrong with a file
+
+PATHS = (
+    "../../escaped", "/tmp/promptbench-escaped", "..\\..\\escaped", "a/../../../escaped", "~/escaped", "C:\\x", ".",
+)  # fmt: skip
+TEXTS = (
+    "", " ", "x" * 5000, "データ", "\ud800", "a\0b", "a\nb", "\x1b[31mred", "{}", "{0.__class__}", "%s", "-1", "nan",
+)  # fmt: skip
+NUMBERS = (0, -1, 2**31, 2**63, 10**30, 10**400, 1e308, 0.5, -0.0, float("nan"), float("inf"), True, None)
+SIZES = (b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", b"9" * 4)  # where a file counts something
+NO_JSON = (b"", b"null", b"[" * 50_000, b"\xff\xfe{", b"9" * 6000, b'{"a":' * 9000, b"\xef\xbb\xbf")
+NO_IMAGES = (b"", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", b"P6 9999999 9999999 255\n")
+FORMATS = ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "PPM", "BMP", "ICO", "JPEG2000")
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=6,
+)
+DEEP = functools.reduce(lambda inner, _: [inner], range(900), list[Any]())
+ODD = st.sampled_from((*PATHS, *TEXTS, *NUMBERS, DEEP)) | ANY_JSON
+"""A value that most places do not expect."""
+
+
+def damaged(draw: Draw, data: bytes, site: Site) -> bytes:
+    """Bytes cut short, written over, or with others in between, up to three times."""
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, len(data)) | st.integers(0, 8))
+        new = draw(st.binary(max_size=9) | st.sampled_from(SIZES))
+        goes_on = draw(st.sampled_from((at, at + len(new), at + len(new), len(data))))
+        data = data[:at] + new + data[goes_on:]
+    return data
+
+
+def changed(draw: Draw, document: Any) -> Any:
+    """A document of lists and dictionaries with one place in it replaced, lost or renamed."""
+    if not document or not isinstance(document, (dict, list)) or draw(st.integers(0, 4)) == 0:
+        return draw(ODD)
+    if isinstance(document, list):
+        at = draw(st.integers(0, len(document) - 1))
+        return [*document[:at], changed(draw, document[at]), *document[at + 1 :]]
+    key = draw(st.sampled_from(list(document)))
+    others = {other: value for other, value in document.items() if other != key}
+    how = draw(st.sampled_from(("replace", "replace", "replace", "lose", "rename")))
+    if how == "lose":
+        return others
+    if how == "rename":
+        return {**others, draw(st.sampled_from((*PATHS, *TEXTS))): document[key]}
+    return {**others, key: changed(draw, document[key])}
+
+
+def other_json(draw: Draw, data: bytes, site: Site) -> bytes:
+    """A document with other values, or something else altogether."""
+    how = draw(st.integers(0, 9))
+    if how == 0:
+        return draw(st.sampled_from(NO_JSON))
+    return json.dumps(draw(ODD) if how == 1 else changed(draw, json.loads(data))).encode()
+
+
+def other_lines(draw: Draw, data: bytes, site: Site) -> bytes:
+    """Lines of JSON, one of them lost, repeated or with another value."""
+    lines = data.splitlines()
+    at = draw(st.integers(0, len(lines) - 1))
+    other = json.dumps(changed(draw, json.loads(lines[at]))).encode()
+    lines[at : at + 1] = draw(st.sampled_from(([other], [other], [], [lines[at], lines[at]])))
+    return b"\n".join(lines) + draw(st.sampled_from((b"", b"\n", b"\n\n")))
+
+
+def other_text(draw: Draw, data: bytes, site: Site) -> bytes:
+    """Lines of text, one of which says something odd."""
+    lines = data.decode().split("\n")
+    odd = draw(st.sampled_from((*PATHS, *TEXTS)) | st.text(max_size=30))
+    lines[draw(st.integers(0, len(lines) - 1))] = draw(st.sampled_from(("", "finch ", "hawk\t", "owl "))) + odd
+    return "\n".join(lines).encode(errors="surrogatepass")
+
+
+def other_tensors(draw: Draw, data: bytes, site: Site) -> bytes:
+    """A safetensors file with another shape, type, name or metadata, whole in itself."""
+    if is_sealed(data):
+        return sealed(other_tensors(draw, data[:-32], site))
+    tensors = load(data)
+    about = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+    name, how = draw(st.sampled_from(sorted(tensors))), draw(st.integers(0, 5))
+    tensor = tensors.pop(name)
+    others = (tensor.flatten(), tensor.double(), tensor.int(), tensor[:0].clone(), torch.zeros(*tensor.shape, 2))
+    if how == 0:
+        tensors[draw(st.sampled_from((*PATHS, "x", "")))] = tensor
+    else:
+        tensors[name] = tensor if how <= 2 else draw(st.sampled_from(others))
+    if how <= 2 and about:
+        key = draw(st.sampled_from(sorted(about)))
+        try:
+            about[key] = json.dumps(changed(draw, json.loads(about[key])))
+        except ValueError:  # it is no JSON
+            about[key] = draw(st.sampled_from((*PATHS, "", "promptbench/99", "{", "x" * 999)))
+    return save(tensors, metadata=about)
+
+
+def sealed(data: bytes) -> bytes:
+    """As features and notes of trainings end: with a checksum of the rest."""
+    return data + hashlib.sha256(data).digest()
+
+
+def is_sealed(data: bytes) -> bool:
+    """Whether a file ends so."""
+    return data == sealed(data[:-32])
+
+
+def other_image(draw: Draw, data: bytes, site: Site) -> bytes:
+    """An image of another format than its name says, cut or not; or that is none, or that no memory holds."""
+    how = draw(st.integers(0, 4))
+    if how == 0:
+        return png_bomb(draw(st.sampled_from((20_000, 100_000, 2**31 - 1))), draw(st.sampled_from((1, 8))))
+    if how == 1:
+        return draw(st.sampled_from(NO_IMAGES))
+    stream = io.BytesIO()
+    Image.open(io.BytesIO(data)).save(stream, draw(st.sampled_from(FORMATS)))
+    return stream.getvalue() if how == 2 else damaged(draw, stream.getvalue(), site)
+
+
+class Evil:
+    """Pickled, it makes a file when it is unpickled."""
+
+    def __init__(self, marker: Path, how: int) -> None:
+        self.marker, self.how = str(marker), how
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        ways: tuple[tuple[Callable[..., Any], tuple[Any, ...]], ...] = (
+            (open, (self.marker, "w")),
+            (os.system, (f"touch {self.marker}",)),
+            (eval, (f"open({self.marker!r}, 'w')",)),
+            (Path.touch, (Path(self.marker),)),
+            (torch.save, (0, self.marker)),
+        )
+        return ways[self.how % len(ways)]
+
+
+def evil_pickle(marker: Path, how: int, protocol: int) -> bytes:
+    """A pickle that would create a file; `how`, from 0 to 24, means one of five ways, within one of five things."""
+    evil = Evil(marker, how)
+    held: tuple[Any, ...] = (evil, {"train": [evil]}, {"train": [], "val": evil}, {"state_dict": {"a": evil}}, [evil])
+    return pickle.dumps(held[how // 5], protocol=protocol)
+
+
+def other_pickle(draw: Draw, data: bytes, site: Site) -> bytes:
+    """CoOp's samples with another value, or a pickle with code in it."""
+    how, protocol = draw(st.integers(0, 2)), draw(st.integers(2, 5))
+    if how == 0:
+        return evil_pickle(site.marker, draw(st.integers(0, 24)), draw(st.integers(0, 5)))
+    held = pickle.loads(data)
+    if how == 1:
+        datum = draw(st.sampled_from(held["train"]))
+        setattr(datum, draw(st.sampled_from(("_impath", "_label", "_classname", "other"))), draw(ODD))
+    else:
+        others: tuple[Any, ...] = (set(), b"x", 1.5, object, len, None, [], {}, [None], [Evil(site.marker, 0)])
+        held[draw(st.sampled_from(("train", "test", "", 5)))] = draw(st.sampled_from(others))
+    return pickle.dumps(held, protocol)
+
+
+def other_checkpoint(draw: Draw, data: bytes, site: Site) -> bytes:
+    """An official checkpoint with another value or with code in it, of either format of torch."""
+    how, stream = draw(st.integers(0, 4)), io.BytesIO()
+    evil, way = Evil(site.marker, draw(st.integers(0, 4))), draw(st.booleans())
+    if how == 0:
+        return evil_pickle(site.marker, draw(st.integers(0, 24)), draw(st.integers(0, 5)))
+    if how == 1:
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED if way else zipfile.ZIP_STORED) as archive:
+            archive.writestr(f"{draw(st.sampled_from(('archive', '../..', '/tmp')))}/data.pkl", pickle.dumps(evil, 2))
+            archive.writestr("archive/version", "3\n")
+            archive.writestr("archive/data/0", b"\0" * draw(st.sampled_from((0, 10**7))))
+        return stream.getvalue()
+    content = torch.load(io.BytesIO(data), weights_only=True)
+    state = content["state_dict"]
+    if how == 2:
+        content[draw(st.sampled_from(("scheduler", "state_dict", "hyper_parameters")))] = evil
+    elif how == 3:
+        key = draw(st.sampled_from(("epoch", "optimizer", "scheduler", "val_result")))
+        content[key] = changed(draw, content[key])
+    else:
+        others = (torch.zeros(()), torch.zeros(3, 0), torch.ones(2, 2).int(), torch.full((4, 8), float("nan")), "text")
+        state[draw(st.sampled_from((*state, "prompt_learner.other", *TEXTS)))] = draw(st.sampled_from(others))
+    torch.save(content, stream, _use_new_zipfile_serialization=way)
+    return stream.getvalue()
+
+
+def png_bomb(side: int, depth: int, whole: bool = False) -> bytes:
+    """A small PNG that says it has `side` by `side` grey pixels of `depth` bits; all of them are there if `whole`."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", side, side, depth, 0, 0, 0, 0)
+    line = b"\0" * min(10**6, (side * depth + 7) // 8 + 1)
+    packed = zlib.compressobj()
+    body = b"".join(packed.compress(line) for _ in range(side if whole else 16)) + packed.flush()
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def bomb(name: str) -> bytes:
+    """A decompression bomb: `png 8 bit 13000` has so many pixels on a side."""
+    kind, *words = name.split()
+    side = int(words[-1])
+    if kind == "png":
+        return png_bomb(side, int(words[0]), whole=side < 30_000)
+    stream = io.BytesIO()
+    if kind == "gif":  # a screen of that size, and a picture of one pixel
+        Image.new("P", (1, 1)).save(stream, "GIF")
+        held = stream.getvalue()
+        return held[:6] + struct.pack("<HH", side, side) + held[10:]
+    with mock.patch.object(Image, "MAX_IMAGE_PIXELS", None):
+        Image.new("L", (side, side)).save(stream, "TIFF", compression="tiff_adobe_deflate")
+    return stream.getvalue()
+
+
+OPEN = """
+import json, sys
+from pathlib import Path
+from promptbench.benchmarks.speed.memory import memory
+from promptbench.config import UsageError
+from promptbench.decoding import open_image
+
+Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+said, before = "", memory("VmRSS")
+try:
+    open_image(Path(sys.argv[1]))
+except UsageError as error:
+    said = str(error)
+print(json.dumps({"mib": round(1024 * (memory("VmHWM") - before), 1), "said": said}))
+"""
+
+
+def opened(path: Path) -> dict[str, Any]:
+    """What is said of an image, "" if it is opened, and the MiB that this takes at most, in a process of its own."""
+    command = [sys.executable, "-c", OPEN, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        return {"mib": math.inf, "said": done.stderr[-300:]}
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+def try_bomb(name: str) -> dict[str, Any]:
+    """What opening a bomb says and takes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "bomb.jpg"
+        path.write_bytes(bomb(name))
+        told = opened(path)
+        clean = str(path) in told["said"] and told["mib"] < ROOM
+        return {"bytes": path.stat().st_size, **told, "said": told["said"].replace(folder, "..."), "clean": clean}
+
+
+OTHERS: dict[str, Callable[[Draw, bytes, Site], bytes]] = {
+    **dict.fromkeys((".json", ".yaml"), other_json),  # JSON is YAML
+    **dict.fromkeys((".jsonl", ".claim"), other_lines),
+    **dict.fromkeys((".txt", ""), other_text),
+    **dict.fromkeys((".safetensors", ".partial"), other_tensors),
+    ".tar-2": other_checkpoint,
+    ".png": other_image,
+    ".pkl": other_pickle,
+}
+
+
+# --- the kinds of input: where a valid one lies, and through which doors it comes in
+
+Door = str | Callable[[Site, Path], object]  # words of a command, or a function that a command calls
+
+RUN = "run --suite {suite} --output {out} --method"
+ZEROSHOT, COOP = f"{RUN} zeroshot", f"{RUN} coop --set coop.epochs=2 coop.batch=4"
+CLIP11 = "run --suite clip11 --dataset dtd --data-root {copy} --backbone {backbone} --shots 1 --seeds 1 --threads 1"
+SUITE_DOORS = (
+    "show-config --suite {file} --method coop",
+    "run --suite {file} --method zeroshot --output {out}",
+    "run --suite {file} --method zeroshot --output {out} --dry-run",
+    "run --suite {file} --method coop --output {out} --dry-run",
+)
+RESULT_DOORS = (
+    *(f"table --results {{copy}} --format {name}" for name in ("md", "latex", "csv", "html", "json")),
+    "table --results {copy} --per-seed --with-published",
+    "table --results {copy} --group-by coop.n_ctx --metric ece",
+    "report --results {copy} -o {out}/report.html",
+    "status --output {copy}",
+    "diff {site}/runs {copy}",
+    "diff {copy} {site}/runs --format json",
+    "results merge {copy} {site}/runs -o {out}",
+    "inspect --run {file}",
+    "predict --run {file} --classes cat,dog {photo}",
+    "export --run {file} -o {out}/export",
+    "eval --run {file} --protocol few_shot --suite {suite} --output {out}",
+)
+IMAGE_DOORS = (
+    "predict --run {coop} --classes cat,dog {file} {photo}",
+    "predict --run {zeroshot} --classes cat,dog {file} {photo}",
+    f"{ZEROSHOT} --set birds.root={{copy}}",
+    f"{ZEROSHOT} --set birds.root={{copy}} --on-bad-image skip",
+)
+CHECKPOINT_DOORS: tuple[Door, ...] = (
+    lambda site, path: load_official_checkpoint(site.method, path),
+    lambda site, path: load_official_checkpoint(site.method, path.parent),
+    lambda site, path: load_official_checkpoint(site.method, path.parent.parent),
+)
+SAMPLE_DOORS: tuple[Door, ...] = (
+    f"{COOP} --sampler file:{{file}}",
+    lambda site, path: samples.read_sample(path, site.dataset.items("train")),
+    lambda site, path: samples.read_header(path),
+)
+NAME_DOORS = (f"{ZEROSHOT} --set birds.class_names={{file}}", "predict --run {coop} --classes-file {file} {photo}")
+EXPORT_DOORS = ("predict --run {copy} {photo}", "export --run {copy} -o {out}/export")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of input from outside.
+
+    Attributes:
+        valid: The folder of the site that a case copies.
+        files: Pattern of what may be spoilt in it.
+        doors: How it comes in, one of them in a case.
+        place: Name of the copy: `out` is what a command writes to, `cache` is used instead of the site's.
+        same_figures: Whether runs measure what they measured before.
+    """
+
+    valid: str
+    files: str
+    doors: tuple[Door, ...]
+    place: str = "in"
+    same_figures: bool = False
+
+
+KINDS = {
+    "suites": Kind("suites", "*.yaml", SUITE_DOORS),
+    "split files": Kind("data", "dtd/*.json", (f"{CLIP11} --method zeroshot --output {{out}}",)),
+    "class-name files": Kind("names", "*.txt", NAME_DOORS),
+    "result files": Kind("results", "results/*/birds/*.json", RESULT_DOORS),
+    "lists of regenerate": Kind("listed", "*.yaml", ("regenerate {copy}",), "out"),
+    "official checkpoints": Kind("checkpoints", "*/*", CHECKPOINT_DOORS),
+    "few-shot pickles": Kind("samples", "*.pkl", SAMPLE_DOORS[:2]),
+    "sample files": Kind("samples", "*.jsonl", SAMPLE_DOORS),
+    "images": Kind("birds", "owl/*.png", IMAGE_DOORS),
+    "cached features": Kind("cache", "features/*.safetensors", (ZEROSHOT,), "cache", same_figures=True),
+    "partial files": Kind("partial", "*.partial", (COOP,), "out/trainings", same_figures=True),
+    "claim files": Kind("claimed", "claims/*", ("status --output {copy}", COOP), "out", same_figures=True),
+    "stored trainings": Kind(
+        "trained", "trainings/*.safetensors", ("predict --run {file} {photo}", COOP), "out", same_figures=True
+    ),
+    "exported folders": Kind("export", "[cpr]*", EXPORT_DOORS),  # classes, prompts, result
+}
+
+
+def hostile(draw: Draw, site: Site, kind: Kind) -> tuple[Act, bool]:
+    """What is done with a spoilt input of a kind, which lies in `case`; and whether runs measure what they did."""
+    copied = copy_for_case(site, kind)
+    path = draw(st.sampled_from(sorted(copied.glob(kind.files))))
+    spoil = draw(st.sampled_from((OTHERS[path.suffix], OTHERS[path.suffix], damaged)))
+    data = spoil(draw, path.read_bytes(), site)
+    path.write_bytes(data)
+    forged = path.suffix == ".partial" and is_sealed(data)  # such a training may go on from anywhere
+    return through(draw(st.sampled_from(kind.doors)), site, path, copied), kind.same_figures and not forged
+
+
+def copy_for_case(site: Site, kind: Kind) -> Path:
+    """A copy of what is valid, in an empty `case`."""
+    shutil.rmtree(site.case, ignore_errors=True)
+    return Path(shutil.copytree(site.folder / kind.valid, site.case / kind.place))
+
+
+def through(door: Door, site: Site, path: Path, copied: Path) -> Act:
+    """What is done with a file of a copy, through a door."""
+    os.utime(path, (time.time() - 999,) * 2)  # as a dead process leaves its claim
+    if isinstance(door, str):
+        return site.words(door, file=path, copy=copied, out=site.case / "out")
+    return functools.partial(door, site, path)
+
+
+if __name__ == "__main__":
+    main()
