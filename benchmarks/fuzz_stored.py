@@ -20,10 +20,10 @@ def cached_features(draw: Draw, site: Site, work: Path) -> Act:
     """Entries of the cache of features: whatever is in them, the run's figures stay what they are."""
     entries = sorted(site.copy("cache", work).glob("features/*.safetensors"))
     for path in entries:
-        data = path.read_bytes()[:-32]
+        data = path.read_bytes()
         how = draw(st.integers(0, 3))
         if how == 0:
-            path.write_bytes(damaged(draw, path.read_bytes()))
+            path.write_bytes(damaged(draw, data))
             continue
         path.write_bytes(with_checksum(spoilt_tensors(draw, data)))
     return site.words("zeroshot", work / "out")
@@ -56,8 +56,8 @@ def spoilt_tensors(draw: Draw, data: bytes) -> bytes:
 
 
 def with_checksum(data: bytes) -> bytes:
-    """As features and notes of trainings end."""
-    return data + hashlib.sha256(data).digest()
+    """With a last tensor, where it is whole, of what stands before it, as features and notes of trainings have it."""
+    return data[:-32] + hashlib.sha256(data[:-32]).digest()
 
 
 def partial_files(draw: Draw, site: Site, work: Path) -> Act:
@@ -66,7 +66,7 @@ def partial_files(draw: Draw, site: Site, work: Path) -> Act:
     (work / "out" / "trainings").mkdir(parents=True)
     data = source.read_bytes()
     forged = draw(st.booleans())  # with a checksum of its own: the figures may become others
-    spoilt = with_checksum(spoilt_tensors(draw, data[:-32])) if forged else damaged(draw, data)
+    spoilt = with_checksum(spoilt_tensors(draw, data)) if forged else damaged(draw, data)
     if forged:
         (work / "forged").touch()
     (work / "out" / "trainings" / source.name).write_bytes(spoilt)
