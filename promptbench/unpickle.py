@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 LARGEST_FILE = 512 * 2**20
 """Bytes of a list of images; ImageNet's has about 150 million."""
 
-_MOST_STEPS = 100_000_000  # ImageNet's list takes 25 million
+_MOST_STEPS = 40_000_000  # of a list of images; a step takes up to 80 bytes, and ImageNet's list 25 million steps
+_MOST_STEPS_OF_CHECKPOINT = 5_000_000  # tensors and long texts are a few steps each
 _DEEPEST_STACK = 50_000  # Python's pickler hands over lists and dictionaries in batches of 1000
 _BYTES_PER_NOTE = 2  # at least: one makes a value, one notes it down
 _LONGEST_KEY = 1000  # characters; comparing long ones again and again takes time
@@ -61,10 +62,11 @@ class _Machine:
         data: The pickle.
         names: What stands for the name of a module; it may refuse one.
         strict: Whether anything else that is not built is refused too, and not inert.
+        most_steps: How many instructions are taken.
     """
 
-    def __init__(self, data: bytes, names: Callable[[str, str], object], strict: bool) -> None:
-        self.stream, self.names, self.strict = io.BytesIO(data), names, strict
+    def __init__(self, data: bytes, names: Callable[[str, str], object], *, strict: bool, most_steps: int) -> None:
+        self.stream, self.names, self.strict, self.most_steps = io.BytesIO(data), names, strict, most_steps
         self.stack: list[Any] = []  # values in the making
         self.marks: list[int] = []  # heights of the stack at its open marks
         self.memo: list[Any] = []  # values noted down for a later use, in order; picklers number them so
@@ -72,7 +74,7 @@ class _Machine:
     def run(self) -> Any:
         """What the pickle describes."""
         stream = self.stream
-        for _ in range(_MOST_STEPS // _STEPS_BETWEEN_CHECKS):
+        for _ in range(self.most_steps // _STEPS_BETWEEN_CHECKS):
             for _ in range(_STEPS_BETWEEN_CHECKS):
                 code = stream.read(1)
                 if code == b".":
@@ -87,7 +89,7 @@ class _Machine:
                 raise _Refused("its values are nested too deeply")
             if len(self.memo) * _BYTES_PER_NOTE > stream.tell():
                 raise _Refused("it notes down more values than it has room for")
-        raise _Refused(f"it takes more than {_MOST_STEPS} steps")
+        raise _Refused(f"it takes more than {self.most_steps} steps")
 
     def foreign(self, what: str) -> object:
         """Stands for what is not built."""
@@ -208,7 +210,7 @@ def coop_lists(path: Path) -> dict[str, list[Item]]:
             data = file.read(LARGEST_FILE + 1)
         if len(data) > LARGEST_FILE:
             raise _Refused(f"it is larger than {LARGEST_FILE // 2**20} MB")
-        return _lists(_Machine(data, _coop_name, strict=True).run())
+        return _lists(_Machine(data, _coop_name, strict=True, most_steps=_MOST_STEPS).run())
     except OSError as error:
         raise UsageError(f"Cannot read {path}: {error.strerror}.") from error
     except Exception as error:  # a damaged or hostile file may fail in any way, and it is the file's fault each time
@@ -277,7 +279,8 @@ def checkpoint(file: Path) -> Any:
                 )
         with zipfile.ZipFile(file) as archive:
             root = _root(archive, file.stat().st_size)
-            content = _Machine(archive.read(f"{root}data.pkl"), _torch_name, strict=False).run()
+            data = archive.read(f"{root}data.pkl")
+            content = _Machine(data, _torch_name, strict=False, most_steps=_MOST_STEPS_OF_CHECKPOINT).run()
             if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
                 content["state_dict"] = _tensors(archive, root, content["state_dict"])
         return content

@@ -338,6 +338,13 @@ def test_a_small_file_takes_little_time(tmp_path: Path, extra: bytes) -> None:
     assert time.process_time() - start < 3
 
 
+def test_a_checkpoint_that_takes_too_many_steps_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = archive(tmp_path / "a.ckpt", tensor_pickle(extra=b"(" + b"]" * 3000 + b"t"), FLOATS)
+    assert read_official(file).state["ctx"].tolist() == [1, 2, 3]
+    monkeypatch.setattr(unpickle, "_MOST_STEPS_OF_CHECKPOINT", 2000)
+    refused(file, "it takes more than 2000 steps")
+
+
 def test_records_may_not_claim_more_than_the_file_has(tmp_path: Path) -> None:
     bomb = archive(
         tmp_path / "bomb.ckpt",
@@ -448,4 +455,5 @@ def test_what_does_not_fit_is_named_and_changes_nothing(tmp_path: Path, state: d
 def test_reading_does_not_need_the_pickled_classes() -> None:
     """A name that cannot be imported is no obstacle, and is never looked for."""
     data = b"\x80\x02cno_such_module\nThing\n)\x81}X\x01\x00\x00\x00aK\x01sb."
-    assert isinstance(unpickle._Machine(data, unpickle._torch_name, strict=False).run(), unpickle._Inert)
+    machine = unpickle._Machine(data, unpickle._torch_name, strict=False, most_steps=1000)
+    assert isinstance(machine.run(), unpickle._Inert)

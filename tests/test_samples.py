@@ -367,6 +367,16 @@ def test_a_pickle_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pyte
         unpickle.coop_lists(tmp_path / "a.pkl")
 
 
+def test_a_pickle_that_takes_too_many_steps_is_refused(
+    datum: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = pickled(tmp_path / "a.pkl", {"train": datums(datum, ITEMS * 20)})
+    assert len(unpickle.coop_lists(path)["train"]) == 20 * len(ITEMS)
+    monkeypatch.setattr(unpickle, "_MOST_STEPS", 2000)
+    with pytest.raises(UsageError, match=r"a\.pkl is no list of images by CoOp: it takes more than 2000 steps"):
+        unpickle.coop_lists(path)
+
+
 # --- ImageNet in CoOp's order
 
 
