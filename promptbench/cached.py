@@ -24,6 +24,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from promptbench.cache import cache_dir, remove_drafts
 from promptbench.claims import Claims, holders
 from promptbench.config import UsageError, unknown
@@ -37,7 +39,6 @@ CLAIMS = "claims"  # folder in the cache folder
 EVICTION = "eviction"  # claim of the process that makes room
 ABOUT = "about"  # where the header of a features file says what it holds
 _USE = "~"  # between an entry's name and what tells apart the claims of those who read it
-_HEADER = 2**20  # bytes; no header is longer
 
 
 @dataclass(frozen=True)
@@ -222,9 +223,8 @@ def _entry(name: str, kind: str, what: str, backbone: str, images: int, files: t
 def header(file: Path) -> dict[str, Any]:
     """What a features file says of itself; nothing if it is damaged or another version of promptbench wrote it."""
     try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            about = json.loads(json.loads(stream.read(min(length, _HEADER)))["__metadata__"][ABOUT])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        with safe_open(file, framework="numpy") as features:
+            about = json.loads(features.metadata()[ABOUT])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
     return about if isinstance(about, dict) else {}

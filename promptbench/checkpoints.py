@@ -3,7 +3,7 @@
 Two layouts are known: Dassl's `{run}/{model_name}/model.pth.tar-{epoch}` beside a one-line file `checkpoint` that names
 the latest (CoOp, CoCoOp, VPT, IVLP, MaPLe, PromptSRC), and GalLoP's single `.ckpt`.
 
-Reading them runs nothing that they contain; `torchzip` says how.
+Reading them runs nothing that they contain; `unpickle` says how.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from promptbench.config import UsageError
-from promptbench.torchzip import load_inert
+from promptbench.unpickle import checkpoint
 
 if TYPE_CHECKING:
     from promptbench.method import Method
@@ -51,7 +51,7 @@ def read_official(path: str | Path) -> OfficialCheckpoint:
         file = _find(Path(path))
     except OSError as error:
         raise UsageError(f"{path} cannot be searched for a checkpoint: {error}.") from error
-    content = load_inert(file)
+    content = checkpoint(file)
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise UsageError(f"{file} holds no 'state_dict', so it is not a checkpoint of a known official code.")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import mmap
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import IO
 
 import PIL
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from promptbench.backbone import Backbone
@@ -34,13 +34,13 @@ from promptbench.transforms import EVALUATION_TRANSFORM, TRAINING_TRANSFORM
 
 log = logging.getLogger(__name__)
 
-FORMAT = "promptbench features/2"  # counts up where the same images give other last bits
+FORMAT = "promptbench features/3"  # counts up where the same images give other last bits
 DIMENSIONS = {"cls": 2, "local_unprojected": 3}  # of what a file holds
 BATCH = 64  # part of the definition: another batch size may change the last bits
 DENSE_LIMIT = 2**30  # bytes of dense features of one list of images; larger lists are encoded whenever they are read
 SAID = 10**8  # bytes of dense features from which on their size is said before they are made
-DTYPES = {torch.float32: "F32", torch.float16: "F16"}  # as safetensors calls them
-_CHECKSUM = 32  # bytes of SHA-256 behind the tensors
+DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.uint8: "U8"}  # as safetensors calls them
+CHECKSUM = "sha256"  # the last tensor, of what stands before it
 _PART = 2**20  # bytes that are read at a time
 
 
@@ -195,10 +195,14 @@ def about(backbone: Backbone, dataset: Dataset, images: int, kept: Kept) -> dict
 
 
 def write(path: Path, features: ImageFeatures, facts: dict[str, object] | None = None) -> None:
-    """The tensors, followed by a checksum of their bytes; nothing where the cache has no room for them."""
+    """The tensors, and a last one that is a checksum of the file so far; nothing where the cache has no room for them.
+
+    They are written from where they lie, for they may be most of the memory there is.
+    """
     tensors = {"cls": features.cls, "local_unprojected": features.local_unprojected}
     given = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
-    parts: list[bytes | memoryview] = [header_of(given, facts or {})]
+    checksum = torch.zeros(hashlib.sha256().digest_size, dtype=torch.uint8)
+    parts: list[bytes | memoryview] = [header_of({**given, CHECKSUM: checksum}, facts or {})]
     parts += [tensor.flatten().view(torch.uint8).numpy().data for tensor in given.values()]
     size = sum(map(len, parts))
     if size > limit():
@@ -238,40 +242,28 @@ def read(path: Path, images: int) -> ImageFeatures | None:
     Dense features are the file's bytes: what is not looked at takes no memory.
     """
     try:
-        with path.open("rb") as file:
-            tensors = mapped(file) if intact(file) else {}
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            about = json.loads(file.metadata()[ABOUT])
+        checksum = tensors.pop(CHECKSUM).numpy().tobytes()
         right = all((x.dim(), *x.shape[:1]) == (DIMENSIONS.get(name), images) for name, x in tensors.items())
-        if right and "cls" in tensors:
+        if right and "cls" in tensors and about["format"] == FORMAT and checksum_of(path, len(checksum)) == checksum:
             touch(path)
             return ImageFeatures(tensors["cls"].clone(), local_unprojected=tensors.get("local_unprojected"))
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError):  # whoever wrote it
-        pass
     except OSError:
         return None
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):  # whoever wrote it
+        pass
     log.warning("the cached features %s are damaged, or of another format, and are computed again", path.name)
     return None
 
 
-def intact(file: IO[bytes]) -> bool:
-    """Whether a file ends with the checksum of the rest."""
-    left, digest = os.fstat(file.fileno()).st_size - _CHECKSUM, hashlib.sha256()
-    while left > 0 and (part := file.read(min(left, _PART))):
-        digest.update(part)
-        left -= len(part)
-    return left == 0 and file.read() == digest.digest()
-
-
-def mapped(file: IO[bytes]) -> dict[str, Tensor]:
-    """The tensors of a file by name, none if it is of another format; their memory is the file."""
-    content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    start = 8 + int.from_bytes(content[:8], "little")
-    head = json.loads(content[8:start])
-    if json.loads(head.pop("__metadata__")[ABOUT])["format"] != FORMAT:
-        return {}
-    precisions = {name: precision for precision, name in DTYPES.items()}
-    found = {}
-    for name, facts in head.items():
-        (begin, end), precision = facts["data_offsets"], precisions[facts["dtype"]]
-        count = (end - begin) // precision.itemsize
-        found[name] = torch.frombuffer(content, dtype=precision, count=count, offset=start + begin).view(facts["shape"])
-    return found
+def checksum_of(path: Path, behind: int) -> bytes:
+    """SHA-256 of a file but for so many bytes at its end, read piece by piece so that none of it stays in memory."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        left = os.fstat(file.fileno()).st_size - behind
+        while left > 0 and (part := file.read(min(left, _PART))):
+            digest.update(part)
+            left -= len(part)
+    return digest.digest()

@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, deserialize, safe_open
 
 from promptbench.cache import write_atomically
 from promptbench.config import UsageError
@@ -290,15 +290,12 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def _tensors(path: Path) -> tuple[dict[str, Any], bytes] | None:
-    """Names, shapes and bytes of a safetensors file, without its metadata, which tells how long the training took."""
-    if not _is_whole(path):
+def _tensors(path: Path) -> list[tuple[str, dict[str, Any]]] | None:
+    """Names, types, shapes and bytes of a safetensors file, without its metadata: how long the training took."""
+    try:
+        return sorted(deserialize(path.read_bytes()), key=lambda tensor: tensor[0])
+    except (SafetensorError, OSError):
         return None
-    data = path.read_bytes()
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:end])
-    header.pop("__metadata__", None)
-    return header, data[end:]
 
 
 def _copy(source: Path, target: Path, kind: str, merged: Merged) -> None:

@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from promptbench.cache import write_atomically
 from promptbench.environment import number
 from promptbench.method import Method
 
-FORMAT = "promptbench partial/1"
+FORMAT = "promptbench partial/2"
 SECONDS = 20.0  # at least, between two notes of where a training stands
-_CHECKSUM = 32  # bytes of SHA-256 behind the tensors
+CHECKSUM = "sha256"  # the last tensor, of what stands before it
 
 
 @dataclass(frozen=True)
@@ -62,24 +62,26 @@ class PartialFile:
     def write(self, partial: Partial) -> None:
         """Replace what is there, whole or not at all."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in partial.tensors.items()}
+        tensors[CHECKSUM] = torch.zeros(hashlib.sha256().digest_size, dtype=torch.uint8)
         about = {"format": FORMAT, "key": self.key, "facts": json.dumps(dict(partial.facts))}
-        data = save(tensors, metadata=about)
+        data = save(tensors, metadata=about)[: -len(tensors[CHECKSUM])]
         write_atomically(self.path, lambda file: file.write(data + hashlib.sha256(data).digest()))
 
     def read(self) -> Partial | None:
         """What is there; None where nothing is, or it is damaged, of another training or of another format."""
         try:
-            content = self.path.read_bytes()
-            data = content[:-_CHECKSUM]
-            if hashlib.sha256(data).digest() != content[-_CHECKSUM:]:
+            with safe_open(self.path, framework="pt") as file:
+                about = file.metadata()
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
+            checksum = tensors.pop(CHECKSUM).numpy().tobytes()
+            if hashlib.sha256(self.path.read_bytes()[: -len(checksum)]).digest() != checksum:
                 return None
-            about = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
             if (about["format"], about["key"]) != (FORMAT, self.key):
                 return None
             facts = json.loads(about["facts"])
             if not isinstance(facts, dict) or not all(isinstance(epoch, dict) for epoch in facts.get("losses", ())):
                 return None
-            return Partial(load(data), facts)
+            return Partial(tensors, facts)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError):
             return None
 

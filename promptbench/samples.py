@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from promptbench import coop_pickle
+from promptbench import unpickle
 from promptbench.cache import write_atomically
 from promptbench.classnames import as_read
 from promptbench.config import UsageError
@@ -97,7 +97,7 @@ def read_coop(path: Path, splits: Mapping[str, Iterable[Item]]) -> dict[str, lis
     Raises:
         UsageError: As `read_sample`; entries are counted from 0.
     """
-    lists = coop_pickle.read(path)
+    lists = unpickle.coop_lists(path)
     for split in splits:
         if split not in lists:
             raise UsageError(f"{path} has no list {split!r}, only {', '.join(map(repr, lists))}; give another file.")

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from promptbench import cache, cached, features
 from promptbench.backbone import Backbone
@@ -79,6 +80,23 @@ def test_entries_say_what_they_hold(tiny: Backbone, dataset: Dataset) -> None:
     assert sizes == {kind: entry.size for kind, entry in said.items()}
     assert Kept().size(tiny, 3) <= said["features"].size <= Kept().size(tiny, 3) + 1000
     assert Kept(True).size(tiny, 3) <= said["dense features"].size <= Kept(True).size(tiny, 3) + 1000
+
+
+def test_an_entry_is_a_safetensors_file_that_is_mapped(tiny: Backbone, dataset: Dataset) -> None:
+    items = dataset.items("test")
+    kept = Kept(dense=True, half=True)
+    made = features.kept_features(tiny, dataset, items, kept)
+    path = features.path_of(features.key(tiny, dataset, items, kept=kept))
+    held = load_file(path)
+    assert held.keys() == {"cls", "local_unprojected", "sha256"} and torch.equal(held["cls"], made.cls)
+    mapped = features.kept_features(tiny, dataset, items, kept).local_unprojected
+    assert mapped is not None and made.local_unprojected is not None
+    assert torch.equal(mapped, made.local_unprojected) and torch.equal(mapped, held["local_unprojected"])
+    places = Path("/proc/self/maps")
+    if places.exists():  # as Linux says it
+        lines = [line.split() for line in places.read_text().splitlines() if line.endswith(path.name)]
+        ranges = [range(*(int(end, 16) for end in line[0].split("-"))) for line in lines]
+        assert any(mapped.data_ptr() in one for one in ranges)
 
 
 @pytest.mark.parametrize("change", ["bytes", "time"])

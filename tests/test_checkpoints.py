@@ -7,6 +7,7 @@ import os
 import pickle
 import struct
 import subprocess
+import time
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from promptbench import torchzip
+from promptbench import unpickle
 from promptbench.checkpoints import load_official_checkpoint, official_parameters, read_official
 from promptbench.config import UsageError
 
@@ -236,8 +237,9 @@ def test_live_objects_of_any_kind_are_passed_over(tmp_path: Path) -> None:
     assert checkpoint.epoch == 7 and checkpoint.meta == {"val_result": 71.5}
 
 
-@pytest.mark.parametrize("dtype", torchzip._DTYPES.values(), ids=str)
-def test_restricted_reader_returns_every_type_as_stored(tmp_path: Path, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("name", unpickle._DTYPES.values())
+def test_restricted_reader_returns_every_type_as_stored(tmp_path: Path, name: str) -> None:
+    dtype = getattr(torch, name)
     tensor = torch.tensor([[0, 1, 1], [1, 0, 1]]).to(dtype)
     torch.save({"state_dict": {"ctx": tensor, "empty": tensor[:0]}, "x": argparse.Namespace()}, tmp_path / "a.ckpt")
     state = read_official(tmp_path).state
@@ -261,7 +263,7 @@ def test_a_pickle_changes_nothing_of_ours(tmp_path: Path, name: bytes, state: by
         assert read_official(file).state["ctx"].tolist() == [1, 2, 3]
     except UsageError as error:
         assert "a.ckpt" in str(error)
-    kept = [torchzip._Inert, torchzip._Inert(), torchzip._stored, torchzip._Dict, *torchzip._ALLOWED.values()]
+    kept = [unpickle._Inert, unpickle._Inert(), unpickle._stored, *unpickle._TORCH_NAMES.values()]
     assert not any(hasattr(thing, "evil") for thing in kept)
 
 
@@ -293,7 +295,7 @@ UNSAFE = b"cos\nsystem\n"  # torch's own reader refuses a file with this name in
         (tensor_pickle(size=-1, extra=UNSAFE), FLOATS, "not a readable"),
         (tensor_pickle(extra=UNSAFE, storage=b"cos\nsystem\n"), FLOATS, "not a storage"),
         (tensor_pickle(extra=UNSAFE), {**FLOATS, "byteorder": b"big"}, "byte order"),
-        (tensor_pickle(extra=UNSAFE + b"r\xff\xff\xff\xff"), FLOATS, "numbers more objects"),
+        (tensor_pickle(extra=UNSAFE + b"r\xff\xff\xff\xff"), FLOATS, "does not number its values in order"),
         (tensor_pickle(extra=UNSAFE + b"0\x96" + struct.pack("<Q", 2**40)), FLOATS, "not a readable"),
         (tensor_pickle(extra=UNSAFE)[:60], FLOATS, "not a readable"),
         (b"\x80\x02N.", {}, "no 'state_dict'"),
@@ -302,6 +304,45 @@ UNSAFE = b"cos\nsystem\n"  # torch's own reader refuses a file with this name in
 )
 def test_damaged_archives_are_refused(tmp_path: Path, data: bytes, records: dict[str, bytes], match: str) -> None:
     refused(archive(tmp_path / "a.ckpt", data, records), match)
+
+
+def again_and_again(name: bytes, count: int) -> bytes:
+    """A list of 200 000 pairs that `name` is called with, `count` times."""
+    pairs = b"]q\x00" + (b"(" + b"K\x01K\x01\x86" * 1000 + b"e") * 200 + b"\x85q\x01"
+    return pairs + b"0c" + name + b"q\x02" + b"0h\x02h\x01R" * count
+
+
+def doubled(levels: int) -> bytes:
+    """A tuple of the same two tuples of the same two tuples and so on."""
+    return b")q\x00" + b"".join(b"0h%ch%c\x86q%c" % (level, level, level + 1) for level in range(levels))
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        again_and_again(b"torch\nSize\n", 100_000),
+        again_and_again(b"collections\nOrderedDict\n", 1000),
+        b"}" + doubled(32) + b"K\x01s",
+        b"})" + b"\x85" * 200_000 + b"K\x01s",  # deeper than the interpreter's own stack
+        b"(" + doubled(32) + b"\x91",
+    ],
+    ids=["sizes", "ordered", "keys", "deep-keys", "frozen"],
+)
+def test_a_small_file_takes_little_time(tmp_path: Path, extra: bytes) -> None:
+    file = archive(tmp_path / "a.ckpt", tensor_pickle(extra=UNSAFE + b"0" + extra), FLOATS)
+    start = time.process_time()
+    try:
+        assert read_official(file).state["ctx"].tolist() == [1, 2, 3]
+    except UsageError as error:
+        assert str(file) in str(error) and "\n" not in str(error)
+    assert time.process_time() - start < 3
+
+
+def test_a_checkpoint_that_takes_too_many_steps_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = archive(tmp_path / "a.ckpt", tensor_pickle(extra=b"(" + b"]" * 3000 + b"t"), FLOATS)
+    assert read_official(file).state["ctx"].tolist() == [1, 2, 3]
+    monkeypatch.setattr(unpickle, "_MOST_STEPS_OF_CHECKPOINT", 2000)
+    refused(file, "it takes more than 2000 steps")
 
 
 def test_records_may_not_claim_more_than_the_file_has(tmp_path: Path) -> None:
@@ -413,5 +454,6 @@ def test_what_does_not_fit_is_named_and_changes_nothing(tmp_path: Path, state: d
 
 def test_reading_does_not_need_the_pickled_classes() -> None:
     """A name that cannot be imported is no obstacle, and is never looked for."""
-    reader = torchzip._Reader(b"\x80\x02cno_such_module\nThing\n)\x81}X\x01\x00\x00\x00aK\x01sb.")
-    assert isinstance(reader.load(), torchzip._Inert)
+    data = b"\x80\x02cno_such_module\nThing\n)\x81}X\x01\x00\x00\x00aK\x01sb."
+    machine = unpickle._Machine(data, unpickle._torch_name, strict=False, most_steps=1000)
+    assert isinstance(machine.run(), unpickle._Inert)

@@ -181,7 +181,7 @@ def test_notes_that_are_damaged_or_foreign_are_ignored(
         PartialFile(path, "another key").write(found)
     elif damage == "format":
         with monkeypatch.context() as patch:
-            patch.setattr(resuming, "FORMAT", "promptbench partial/2")
+            patch.setattr(resuming, "FORMAT", "promptbench partial/3")
             trial.file.write(found)
     elif damage == "shapes":
         trial.file.write(Partial({**found.tensors, "method.ctx": torch.zeros(1)}, found.facts))

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from promptbench import coop_pickle, sampling
+from promptbench import sampling, unpickle
 from promptbench.config import UsageError
 from promptbench.dataset import open_dataset
 from promptbench.samples import read_sample, write_sample
@@ -193,7 +193,7 @@ def test_a_pickle_of_coop_reads(
     for name in [name for name in sys.modules if name.startswith("dassl")]:
         monkeypatch.delitem(sys.modules, name)
     assert read_sample(path, pool) == train
-    lists = coop_pickle.read(path)
+    lists = unpickle.coop_lists(path)
     assert list(lists) == ["train", "val"] and len(lists["val"]) == 700
     assert lists["train"][0].image == "/home/kaiyang/data/eurosat/2750/" + train[0].image
     assert not any(name.startswith("dassl") for name in sys.modules)
@@ -250,7 +250,7 @@ def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(
         for content in contents:
             path = pickled(tmp_path / "a.pkl", content, protocol)
             with pytest.raises(UsageError, match=re.escape(f"{path} is no list of images by CoOp: ")):
-                coop_pickle.read(path)
+                unpickle.coop_lists(path)
             assert not mark.exists()
         try:  # the check can fail: Python's own reader does run it
             pickle.loads(pickle.dumps(evil, protocol))
@@ -268,11 +268,19 @@ def text(value: str) -> bytes:
 NEW_DATUM = b"cdassl\nDatum\n)\x81"
 STATE = b"}(" + text("_impath") + text("a") + text("_label") + b"K\x00" + text("_classname") + text("a") + b"u"
 TRAIN = b"\x80\x02}" + text("train") + b"]"
+DOUBLED = (
+    b"\x80\x04}"
+    + text("os")
+    + b"}q\x00"
+    + b"".join(
+        b"}q%c" % (level + 1) + b"".join(text(name) + b"h%c" % level + b"s" for name in "ab") for level in range(28)
+    )
+)
 
 
 def test_the_pieces_of_the_next_test_make_a_list(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(TRAIN + NEW_DATUM + STATE + b"bas.")
-    assert coop_pickle.read(tmp_path / "a.pkl") == {"train": [Item("a", 0, "a")]}
+    assert unpickle.coop_lists(tmp_path / "a.pkl") == {"train": [Item("a", 0, "a")]}
 
 
 @pytest.mark.parametrize(
@@ -312,6 +320,8 @@ def test_the_pieces_of_the_next_test_make_a_list(tmp_path: Path) -> None:
         (b"\x80\x02" + b"}" * 100_000 + b".", "nested too deeply"),
         (b"\x80\x02" + b"(" * 100_000 + b".", "nested too deeply"),
         (b"\x80\x04}" + b"\x94" * 100_000 + b".", "more values than it has room for"),
+        (DOUBLED + b"\x93.", "damaged"),  # a text of it would be as long as 2 ** 28 texts
+        (DOUBLED + text("a") + b"s.", "under short texts"),
     ],
 )
 def test_what_coop_does_not_write_is_refused(
@@ -321,7 +331,7 @@ def test_what_coop_does_not_write_is_refused(
     path = tmp_path / "a.pkl"
     path.write_bytes(data)
     with pytest.raises(UsageError, match=f"is no list of images by CoOp: .*{says}") as caught:
-        coop_pickle.read(path)
+        unpickle.coop_lists(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == [path]
 
@@ -333,14 +343,14 @@ def test_a_damaged_pickle_is_an_error_or_a_list(datum: Callable[..., Any], tmp_p
     for end in range(len(whole)):
         path.write_bytes(whole[:end])
         with pytest.raises(UsageError):
-            coop_pickle.read(path)
+            unpickle.coop_lists(path)
     read = 0
     for _ in range(2000):
         data = bytearray(whole)
         data[generator.randrange(len(data))] = generator.randrange(256)
         path.write_bytes(data)
         try:
-            lists = coop_pickle.read(path)
+            lists = unpickle.coop_lists(path)
         except UsageError as error:
             assert str(path) in str(error)
             continue
@@ -351,10 +361,20 @@ def test_a_damaged_pickle_is_an_error_or_a_list(datum: Callable[..., Any], tmp_p
 
 def test_a_pickle_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.pkl").write_bytes(TRAIN + b"s.")
-    assert coop_pickle.LARGEST_FILE == 512 * 1024 * 1024
-    monkeypatch.setattr(coop_pickle, "LARGEST_FILE", len(TRAIN) + 1)
+    assert unpickle.LARGEST_FILE == 512 * 1024 * 1024
+    monkeypatch.setattr(unpickle, "LARGEST_FILE", len(TRAIN) + 1)
     with pytest.raises(UsageError, match=r"a\.pkl is no list of images by CoOp: it is larger than 0 MB"):
-        coop_pickle.read(tmp_path / "a.pkl")
+        unpickle.coop_lists(tmp_path / "a.pkl")
+
+
+def test_a_pickle_that_takes_too_many_steps_is_refused(
+    datum: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = pickled(tmp_path / "a.pkl", {"train": datums(datum, ITEMS * 20)})
+    assert len(unpickle.coop_lists(path)["train"]) == 20 * len(ITEMS)
+    monkeypatch.setattr(unpickle, "_MOST_STEPS", 2000)
+    with pytest.raises(UsageError, match=r"a\.pkl is no list of images by CoOp: it takes more than 2000 steps"):
+        unpickle.coop_lists(path)
 
 
 # --- ImageNet in CoOp's order

@@ -12,6 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from promptbench.cache import write_atomically
 from promptbench.config import UsageError
 from promptbench.executors.parcel import inside
@@ -20,8 +22,6 @@ from promptbench.planning import Run
 from promptbench.results import Result, failure_path, find, read_result, result_path, write_result
 from promptbench.sweep import group_of
 from promptbench.work import Busy, Work
-
-HEAD = 2**24  # bytes of what a stored training says of itself, at most
 
 
 class Elsewhere(Exception):
@@ -124,11 +124,9 @@ def _decisive(spec: Mapping[str, Any]) -> str:
 def _said_in(path: Path) -> str:
     """What a stored training says of its run; "" where that cannot be read."""
     try:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            head = json.loads(file.read(min(size, HEAD)))
-        return _decisive(json.loads(head["__metadata__"]["spec"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        with safe_open(path, framework="numpy") as file:
+            return _decisive(json.loads(file.metadata()["spec"]))
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return ""
 
 
