@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,30 @@ def read_training(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if about.get("sha256", digest(tensors)) != digest(tensors):
         raise ValueError("its tensors are not those that were written")
     return tensors, about
+
+
+def stored_for(folder: Path, spec: Spec) -> list[Path]:
+    """The stored trainings in an output folder that may be that of a run: those that its method, config, data and seeds
+    have in common."""
+    paths = sorted((folder / "trainings").glob("*.safetensors"))
+    return [path for path in paths if _subject_in(path) == _subject(asdict(spec))]
+
+
+@cache
+def _subject_in(path: Path) -> str:
+    """Of the run that a training was made for, as the file says; "" where it cannot be read."""
+    try:
+        with safe_open(path, framework="np") as file:
+            return _subject(json.loads(file.metadata()["spec"]))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError):
+        return ""
+
+
+def _subject(spec: Mapping[str, Any]) -> str:
+    """What the specs of runs with the same training have in common, and those of few others."""
+    names = ("method", "config", "shots", "data_seed", "train_seed", "backbone", "device")
+    data = spec.get("dataset_plugin") or spec.get("dataset")
+    return json.dumps([data, *map(spec.get, names)], sort_keys=True)
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
