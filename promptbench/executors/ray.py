@@ -216,7 +216,7 @@ class Tasks:
             self.errors.append(error.cause if isinstance(error.cause, UsageError) else UsageError(said))
             raise KeyboardInterrupt from error
         except ray.exceptions.RayError as error:
-            said = " ".join(str(error).split()).rstrip(".")
+            said = " ".join(str(error).split()).partition(". ")[0].rstrip(".")  # it may go on for a page
             raise UsageError(f"the node or process at this run was lost, {self.tries} times ({said})") from error
 
 
