@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +135,30 @@ def _metadata_digest(about: Mapping[str, str]) -> str:
     """SHA-256 of all that is said, in the order of its names, except for this digest itself."""
     said = sorted((name, text) for name, text in about.items() if name != _CHECKSUM)
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+def stored_for(folder: Path, spec: Spec) -> list[Path]:
+    """The stored trainings in an output folder that may be that of a run: those that its method, config, data and seeds
+    have in common."""
+    paths = sorted((folder / "trainings").glob("*.safetensors"))
+    return [path for path in paths if _subject_in(path) == _subject(asdict(spec))]
+
+
+@cache
+def _subject_in(path: Path) -> str:
+    """Of the run that a training was made for, as the file says; "" where it cannot be read."""
+    try:
+        with safe_open(path, framework="np") as file:
+            return _subject(json.loads(file.metadata()["spec"]))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError):
+        return ""
+
+
+def _subject(spec: Mapping[str, Any]) -> str:
+    """What the specs of runs with the same training have in common, and those of few others."""
+    names = ("method", "config", "shots", "data_seed", "train_seed", "backbone", "device")
+    data = spec.get("dataset_plugin") or spec.get("dataset")
+    return json.dumps([data, *map(spec.get, names)], sort_keys=True)
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

@@ -13,6 +13,7 @@ import os
 import pickle
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -20,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,11 +29,9 @@ import torch
 from promptbench import planning, registry, runner, sweep
 from promptbench.cli import main, parser
 from promptbench.config import UsageError
-from promptbench.executors import contract, parcel, remote, slurm, staging
-from promptbench.executors.returned import Store
-from promptbench.executors.slot import Slot
+from promptbench.executors import contract, parcel, slurm, staging
+from promptbench.executors import ray as ray_executor
 from promptbench.flags import bench_of, request_of
-from promptbench.work import Busy
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
 assert _spec is not None and _spec.loader is not None
@@ -42,6 +40,7 @@ _spec.loader.exec_module(make_fake)
 
 TINY = f"{Path(__file__).parent / 'data' / 'tiny-clip.json'}:random"
 STEP = 0.25  # seconds, so that there is time to kill
+LIMIT = 150  # seconds that a test with Ray may take
 PLUGIN = f'''"""Slow: CoOp that takes its time, and says which node it is on.
 
 A. Author, "Slow", 2026, arXiv:2601.00001.
@@ -65,6 +64,8 @@ class Slow(CoOp):
             with open(os.environ["PROMPTBENCH_TEST_NOTES"], "a") as file:
                 file.write(f"{{node()}} {{os.getpid()}}\\n")
             time.sleep({STEP})
+            if os.environ.get("PROMPTBENCH_TEST_EXIT"):
+                os._exit(3)
         return super().loss(images, labels)
 '''
 BROKEN = '''"""Broken: it fails.
@@ -120,6 +121,12 @@ def call(root: Path) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
+def slow(call: tuple[str, ...]) -> tuple[str, ...]:
+    """Its slow run alone."""
+    return tuple(word for word in call if word not in ("zeroshot", "broken"))
+
+
+@pytest.fixture(scope="module")
 def folder(call: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of one process that nobody disturbs."""
     forget_plugins()
@@ -148,6 +155,12 @@ def numbers(output: Path) -> dict[str, Any]:
     return found
 
 
+def same(output: Path, whole: Path) -> bool:
+    """Whether the numbers of some runs are those of all of them."""
+    found = numbers(output)
+    return bool(found) and found.items() <= numbers(whole).items()
+
+
 def logged(output: Path) -> dict[str, list[dict[str, str]]]:
     """What `--logger csv` wrote, row by row without empty fields, by the folder of the run."""
     found = {}
@@ -170,9 +183,25 @@ def job_of(words: tuple[str, ...], output: Path) -> tuple[sweep.Job, list[planni
     return sweep.Job(request, bench, tuple(run.spec.name for run in runs), {}, plugins), runs
 
 
-def slots() -> set[Path]:
-    """The folders of slots on this machine."""
-    return set(Path(tempfile.gettempdir()).glob("promptbench-slot-*"))
+def folders() -> set[Path]:
+    """The folders of Ray's runs on this machine."""
+    return set(Path(tempfile.gettempdir()).glob("promptbench-ray-*"))
+
+
+@contextlib.contextmanager
+def bounded() -> Iterator[None]:
+    """Fails what takes longer than `LIMIT`, and does not wait for ever."""
+
+    def give_up(*_: object) -> None:
+        pytest.fail(f"no end after {LIMIT} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(LIMIT)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def leftovers(output: Path) -> list[str]:
@@ -198,18 +227,44 @@ def once(condition: Callable[[], Any], act: Callable[[Any], None]) -> threading.
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """A Ray cluster on this machine: a head that does no runs, and two nodes for one run each."""
+def head() -> Iterator[Any]:
+    """The head of a Ray cluster on this machine, which does no runs."""
     pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
     from ray.cluster_utils import Cluster
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    head = {"num_cpus": 0, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-    found = Cluster(initialize_head=True, head_node_args=head)
-    for _ in range(2):
-        found.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+    health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 4}
+    settings = {"num_cpus": 0, "object_store_memory": 80 * 2**20, "include_dashboard": False, "_system_config": health}
+    with bounded():
+        found = Cluster(initialize_head=True, head_node_args=settings)
     yield found
-    found.shutdown()
+    with bounded():
+        found.shutdown()
+
+
+@pytest.fixture
+def cluster(head: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A cluster with two nodes for one run each."""
+    monkeypatch.setattr(ray_executor, "POLL", 0.1)
+    before = folders()
+    with bounded():
+        while len(head.worker_nodes) < 2:
+            head.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+        yield head
+    assert folders() == before
+
+
+@pytest.fixture
+def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with the node and the process of every training step."""
+    path = tmp_path / "notes"
+    monkeypatch.setenv("PROMPTBENCH_TEST_NOTES", str(path))
+    return path
+
+
+def begun(notes: Path) -> bool:
+    """Whether a training has gone some steps."""
+    return notes.exists() and len(notes.read_text().splitlines()) > 2
 
 
 def test_ray_gives_the_files_of_one_process_though_a_node_is_killed(
@@ -217,21 +272,17 @@ def test_ray_gives_the_files_of_one_process_though_a_node_is_killed(
     call: tuple[str, ...],
     folder: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    notes: Path,
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    notes, output = tmp_path / "notes", tmp_path / "runs"
-    monkeypatch.setenv("PROMPTBENCH_TEST_NOTES", str(notes))
-    monkeypatch.setenv("PROMPTBENCH_PARTIAL_SECONDS", "0")
-    monkeypatch.setattr(remote, "POLL", 0.1)
-    before = slots()
+    output, before = tmp_path / "runs", folders()
 
-    def kill(partials: list[Path]) -> None:
+    def kill(_: Any) -> None:
         (node,) = [node for node in cluster.worker_nodes if node.node_id in notes.read_text()]
         cluster.remove_node(node, allow_graceful=False)
 
-    killer = once(lambda: list((output / "trainings").glob("*.partial")), kill)
+    killer = once(lambda: begun(notes), kill)
     words = [*call, "--executor", f"ray:{cluster.address}", "--save-predictions", "--logger", "csv"]
     assert main([*words, "--output", str(output)]) == 1
     killer.join()
@@ -239,18 +290,146 @@ def test_ray_gives_the_files_of_one_process_though_a_node_is_killed(
     assert "is done again" in caplog.text and "broken birds seed 1: FAILED: RuntimeError: it broke" in said.err
     assert numbers(output) == numbers(folder) and not leftovers(output) and not (output / "claims").exists()
     nodes = [line.split()[0] for line in notes.read_text().splitlines()]
-    assert len(set(nodes)) == 2
-    steps = len(nodes) - len([line for line in nodes if line == nodes[0]])
-    assert 0 < steps < 12  # the second node went on from the note of the first, or its steps would be all of them
+    assert len(set(nodes)) == 2 and nodes.count(nodes[-1]) == 12  # the second one began anew
     (failure,) = (output / "results").rglob("broken*.failed.json")
     assert "it broke" in json.loads(failure.read_text())["traceback"]
     assert len(list((output / "predictions").rglob("*.safetensors"))) == 3
-    (left,) = slots() - before  # that of the node that was killed
+    (left,) = folders() - before  # that of the node that was killed
     shutil.rmtree(left)
     rows, expected = logged(output), logged(folder)
-    assert rows.keys() == expected.keys() and len(rows) == 3
-    for name, found in rows.items():
-        assert found == expected[name][-len(found) :] and len(found) == (steps + 1 if name.startswith("slow") else 1)
+    assert rows == expected and len(rows) == 3
+
+
+def test_ray_uses_a_stored_training(
+    cluster: Any, slow: tuple[str, ...], folder: Path, tmp_path: Path, notes: Path
+) -> None:
+    output = tmp_path / "runs"
+    shutil.copytree(folder / "trainings", output / "trainings")
+    before = {path.name: path.read_bytes() for path in (output / "trainings").iterdir()}
+    words = [*slow, "--executor", f"ray:{cluster.address}", "--executor-option", "num_cpus=0.5"]
+    assert main([*words, "--output", str(output)]) == 0
+    assert same(output, folder) and not notes.exists()
+    assert {path.name: path.read_bytes() for path in (output / "trainings").iterdir()} == before
+
+
+def test_ray_records_a_run_that_ends_its_processes_and_goes_on(
+    cluster: Any,
+    call: tuple[str, ...],
+    folder: Path,
+    tmp_path: Path,
+    notes: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output, before = tmp_path / "runs", folders()
+    monkeypatch.setenv("PROMPTBENCH_TEST_EXIT", "1")
+    words = [*call, "--executor", f"ray:{cluster.address}", "--executor-option", "max_retries=1"]
+    assert main([*words, "--output", str(output)]) == 1
+    said = capsys.readouterr().err
+    assert "slow birds seed 1: FAILED: the node or process at this run was lost, 2 times (" in said
+    assert "broken birds seed 1: FAILED: RuntimeError: it broke" in said
+    assert len(set(notes.read_text().splitlines())) == 2  # processes
+    found, expected = numbers(output), numbers(folder)
+    equal = {name.partition("-")[0] for name in found if found[name] == expected.get(name)}
+    assert equal == {"zeroshot", "zeroshot@generic", "broken"}
+    for left in folders() - before:
+        shutil.rmtree(left)
+
+
+def test_ray_ends_with_ctrl_c_and_leaves_nothing_behind(
+    cluster: Any, slow: tuple[str, ...], folder: Path, tmp_path: Path, notes: Path
+) -> None:
+    output = tmp_path / "runs"
+    words = [*slow, "--executor", f"ray:{cluster.address}", "--output", str(output)]
+    killer = once(lambda: begun(notes), lambda _: os.kill(os.getpid(), signal.SIGINT))
+    assert main(words) == 130
+    killer.join()
+    steps = len(notes.read_text().splitlines())
+    assert steps < 12 and not (output / "claims").exists() and not list(output.rglob("slow*"))
+    forget_plugins()
+    assert main(words) == 0
+    assert same(output, folder) and len(notes.read_text().splitlines()) == steps + 12
+
+
+def test_ray_gives_up_a_run_that_another_call_has_taken_over(
+    cluster: Any, slow: tuple[str, ...], tmp_path: Path, notes: Path
+) -> None:
+    output = tmp_path / "runs"
+
+    def take(_: Any) -> None:
+        (path,) = [path for path in (output / "claims").glob("*.claim") if '"kind": "run"' in path.read_text()]
+        path.unlink()
+
+    taker = once(lambda: begun(notes), take)
+    words = [*slow, "--set", "slow.epochs=24", "slow.batch=4", "--output", str(output)]
+    assert main([*words, "--executor", f"ray:{cluster.address}"]) == 0
+    taker.join()
+    assert 24 < len(notes.read_text().splitlines()) < 48  # it began again when it was free
+
+
+def test_ray_refuses_a_node_with_other_versions(
+    cluster: Any,
+    call: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    here = parcel.library_versions()
+    monkeypatch.setattr(parcel, "library_versions", lambda: {**here, "torch": "0.1"})
+    assert main([*call, "--executor", f"ray:{cluster.address}", "--output", str(tmp_path / "runs")]) == 2
+    said = f"A node of the cluster has torch {here['torch']}, and this machine not; install the same."
+    assert capsys.readouterr().err.splitlines()[-1] == f"promptbench: error: {said}"
+    assert not list(tmp_path.rglob("*.json")) and not (tmp_path / "runs" / "claims").exists()
+
+
+def test_ray_says_where_no_node_has_room(
+    cluster: Any, call: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*call, "--executor", f"ray:{cluster.address}", "--executor-option", "num_cpus=64"]
+    assert main([*words, "--output", str(tmp_path / "runs")]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(
+        "promptbench: error: --executor ray: no node of the cluster has the 64 CPU that a run takes;"
+    )
+
+
+@pytest.mark.parametrize("name", ["results/x.json", "../x", "trainings/../../x"])
+def test_ray_writes_nothing_outside_the_output_folder(name: str, tmp_path: Path, call: tuple[str, ...]) -> None:
+    class Answering(ray_executor.Tasks):
+        def __init__(self) -> None: ...
+
+        def answer(self, *_: Any) -> tuple[Any, dict[str, bytes]]:
+            return None, {"logs/x": b"x", name: b"x"}
+
+    job, runs = job_of(call, tmp_path / "runs")
+    with runner.Claims(tmp_path / "claims") as claims:
+        work: Any = type("Work", (), {"claims": claims})
+        with pytest.raises(UsageError, match="refused"):
+            Answering().do(job.bench, runs[0], work)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_plugin_that_a_machine_lacks_travels_along(
+    call: tuple[str, ...], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("slow.py", "broken.py"):
+        shutil.copy(root / name, tmp_path / name)
+    words = tuple(str(tmp_path / Path(word).name) if word.endswith(".py") else word for word in call)
+    job, _ = job_of(words, tmp_path / "runs")
+    monkeypatch.setenv("PROMPTBENCH_CACHE", str(tmp_path / "cache"))
+    sent = parcel.packed(job)
+    (tmp_path / "slow.py").write_text("other = 1\n")
+    slow, broken = sent.open().plugins
+    assert slow.read_text() == PLUGIN and slow.is_relative_to(tmp_path / "cache")
+    assert broken == tmp_path / "broken.py"
+    slow.write_text("damaged")
+    assert sent.open().plugins[0].read_text() == PLUGIN
+
+
+def test_what_nodes_import_first_imports_no_torch() -> None:
+    words = "import sys, promptbench.executors.ray, promptbench.executors.parcel; print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, timeout=100, check=True)
+    assert found.stdout == "False\n"
 
 
 def test_slurm_gives_the_files_of_one_process_though_a_task_is_preempted(
@@ -426,43 +605,6 @@ def test_a_node_with_other_cores_does_the_runs_that_were_planned(
     assert "3 of 3 runs are left undone, such as base2new/birds/" in capsys.readouterr().err
 
 
-def test_a_slot_goes_on_from_a_note_of_an_earlier_call_and_leaves_nothing(
-    call: tuple[str, ...],
-    folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class Interrupting(sweep.Silent):
-        def step(self, done: int, total: int, loss: float) -> None:
-            if done == 10:
-                raise KeyboardInterrupt
-
-    monkeypatch.setenv("PROMPTBENCH_PARTIAL_SECONDS", "0")
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    plugin = tmp_path / "slow.py"
-    plugin.write_text(PLUGIN)
-    words = tuple(str(plugin) if word.endswith(plugin.name) else word for word in call)
-    job, runs = job_of(words, tmp_path / "runs")
-    (run,) = [run for run in runs if run.spec.method == "slow"]
-    with pytest.raises(KeyboardInterrupt):
-        runner.run_all(job.bench, [run], Interrupting())
-    given = Store(tmp_path / "runs").given(run)
-    assert [Path(name).suffix for name in given] == [".partial"]
-
-    slot = Slot(parcel.packed(job))
-    plugin.unlink()
-    forget_plugins()
-    assert slot.news() == (0, 0, {}) and not slot.output.exists()
-    monkeypatch.setenv("PROMPTBENCH_TEST_NOTES", str(tmp_path / "notes"))
-    found = slot.do(run.spec.name, given)
-    assert 0 < len((tmp_path / "notes").read_text().splitlines()) <= 3  # of 12 steps
-    (training,) = [content for name, content in found.items() if name.endswith(".safetensors")]
-    assert training[8 + int.from_bytes(training[:8], "little") :] in numbers(folder).values()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes", slot.output.name, "runs"]
-    slot.remove()
-    assert not slot.output.exists()
-
-
 def test_no_secret_goes_through_a_disk(call: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("submitit", reason="submitit is not installed (the extra `slurm`)")
     monkeypatch.setenv("WANDB_API_KEY", "a-secret-key")
@@ -473,56 +615,3 @@ def test_no_secret_goes_through_a_disk(call: tuple[str, ...], tmp_path: Path, mo
     written = pickle.dumps(tasks.worker)
     assert b"a-secret" not in written and b"a-project" in written
     assert parcel.packed(job, secrets=True).environment["WANDB_API_KEY"] == "a-secret-key"  # in memory
-
-
-def test_a_slot_that_may_still_be_at_a_run_gets_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Actor:
-        def __getattr__(self, name: str) -> Any:
-            return SimpleNamespace(remote=lambda *_: name)
-
-    class RayError(Exception): ...
-
-    def get(answer: str, timeout: float = 0.0) -> Any:
-        asked.append(answer)
-        if answer == "do":
-            raise RayError("its node is gone")
-        return SimpleNamespace(done=1, total=2, partial={})
-
-    asked: list[str] = []
-    ready: list[str] = ["news"]
-    engine = SimpleNamespace(
-        remote=lambda _: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: Actor())),
-        wait=lambda answers, timeout: ([answer for answer in answers if answer in ready], []),
-        get=get,
-        kill=lambda _: asked.append("kill"),
-        exceptions=SimpleNamespace(RayTaskError=ZeroDivisionError, RayError=RayError),
-    )
-    monkeypatch.setitem(sys.modules, "ray", engine)
-
-    def taken(*_: Any) -> None:
-        raise Busy("the run")
-
-    def lost(name: str, error: Exception) -> None:
-        raise UsageError("the node or process at this run was lost, 1 times")
-
-    store = SimpleNamespace(reserved=lambda *_: contextlib.nullcontext({}), delivered=None)
-    cluster: Any = SimpleNamespace(
-        options=SimpleNamespace(data_root=""), needs={}, parcel=None, stop=threading.Event(), store=store, lost=lost
-    )
-    run: Any = SimpleNamespace(spec=SimpleNamespace(name="run"))
-    work: Any = SimpleNamespace(step=taken)
-    bench: Any = None
-    slot = remote.RemoteSlot(cluster)
-    slot.alive = True
-    with pytest.raises(Busy):
-        slot.do(bench, run, work)
-    assert asked == ["news", "remove", "kill"]
-    with pytest.raises(remote.Lost):
-        slot.do(bench, run, work)
-
-    ready[:], slot = ["do"], remote.RemoteSlot(cluster)
-    slot.alive = True
-    with pytest.raises(UsageError, match="lost, 1 times"):  # which is about this run
-        slot.do(bench, run, work)
-    with pytest.raises(remote.Lost):  # and not about the next
-        slot.do(bench, run, work)

@@ -5,16 +5,19 @@ Importing this module imports no torch, whose libraries read the environment whe
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from promptbench.cache import cache_dir, write_atomically
 from promptbench.config import UsageError
+from promptbench.provenance import library_versions
 
 if TYPE_CHECKING:
     from promptbench.sweep import Job
@@ -32,24 +35,31 @@ class Parcel:
         environment: Variables to set before anything is imported; `$NAME` in a value is what the node says.
         folder: The current directory here, which relative paths start from; kept where the node has it.
         plugins: The content of the job's plugin files, in their order.
+        versions: Of everything that can change a number, where the job comes from.
     """
 
     job: bytes
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(hash=False)
     folder: Path
-    plugins: tuple[bytes, ...] = field(default=(), repr=False)
+    plugins: tuple[bytes, ...] = field(repr=False)
+    versions: Mapping[str, str] = field(hash=False)
 
-    def open(self, copies: Path) -> Job:
-        """The job, in an environment like that where it comes from.
+    def check_versions(self) -> None:
+        """Raise a UsageError where this machine has other versions of what can change a number."""
+        here = library_versions()
+        other = [
+            f"{name} {here.get(name) or 'missing'}" for name in self.versions if here.get(name) != self.versions[name]
+        ]
+        if other:
+            raise UsageError(f"A node of the cluster has {', '.join(other)}, and this machine not; install the same.")
 
-        Args:
-            copies: A folder for plugin files that this machine lacks; needed as long as the job is.
-        """
+    def open(self) -> Job:
+        """The job, in an environment like that where it comes from; plugins that this machine lacks are cached."""
         os.environ.update({name: os.path.expandvars(value) for name, value in self.environment.items()})
         with suppress(OSError):
             os.chdir(self.folder)
         job: Job = pickle.loads(self.job)
-        plugins = (_here(path, content, copies) for path, content in zip(job.plugins, self.plugins, strict=True))
+        plugins = (_here(path, content) for path, content in zip(job.plugins, self.plugins, strict=True))
         return replace(job, plugins=tuple(plugins))
 
 
@@ -67,16 +77,17 @@ def packed(job: Job, cache: str = "", secrets: bool = False) -> Parcel:
         environment["PROMPTBENCH_CACHE"] = cache
     plugins = tuple(path.read_bytes() for path in job.plugins)
     bench = replace(job.bench, output=job.bench.output.absolute())
-    return Parcel(pickle.dumps(replace(job, bench=bench)), environment, Path.cwd(), plugins)
+    return Parcel(pickle.dumps(replace(job, bench=bench)), environment, Path.cwd(), plugins, library_versions())
 
 
-def _here(path: Path, content: bytes, copies: Path) -> Path:
+def _here(path: Path, content: bytes) -> Path:
     """The plugin file, or a copy of it where this machine has none or another one."""
-    with suppress(OSError):
-        if path.read_bytes() == content:
-            return path
-    copy = Path(tempfile.mkdtemp(prefix="plugin-", dir=copies)) / path.name
-    copy.write_bytes(content)
+    copy = cache_dir() / "plugins" / hashlib.sha256(content).hexdigest()[:32] / path.name
+    for place in (path, copy):
+        with suppress(OSError):
+            if place.read_bytes() == content:
+                return place
+    write_atomically(copy, methodcaller("write", content))
     return copy
 
 

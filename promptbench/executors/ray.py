@@ -1,31 +1,48 @@
 """A Ray cluster: `--executor ray` or `--executor ray:ADDRESS`.
 
-Every slot is an actor with the CPUs and the share of a GPU that a run takes. A thread here goes through the runs with
-`run_all` for each slot, so that claims are held, results written and failures recorded where the call is, and only the
-work is done elsewhere; files travel as bytes. A run whose node is lost goes back to the others, with the last note of
-where its training stood.
+A run is a Ray task that takes the CPUs and the share of a GPU that it needs; Ray finds a node for it, and another one
+where that is lost. Threads here go through the runs with `run_all`, one for each run that the cluster has room for, so
+that claims are held, results written and failures recorded where the call is. Nodes need not see the output folder.
+
+Carried to them through Ray's object store: the request with plugins and environment, and stored trainings that may be
+those of the run. Carried back once it is done: result, training, predictions and logs. Not carried: where a training
+stands, so that a run that is tried again begins anew and `status` shows no epoch; data and packages, which nodes have.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cache
+from operator import methodcaller
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from promptbench.cache import write_atomically
 from promptbench.config import UsageError, build
 from promptbench.executors.contract import installed, reach
-from promptbench.executors.parcel import Parcel, packed
-from promptbench.executors.remote import Lost, RemoteSlot, Stopped
-from promptbench.executors.returned import Store
-from promptbench.runner import run_all
-from promptbench.standing import Standing
-from promptbench.sweep import POLL, UNEXPLAINED, Silent, Sweep
+from promptbench.executors.parcel import Parcel, inside, packed
+from promptbench.results import Result, failure_path, read_result, result_path, write_result
+from promptbench.work import Busy, Work
 
-LEAVE = 10.0  # seconds that threads have to end
+if TYPE_CHECKING:  # nodes set their environment before torch is imported
+    from promptbench.bench import Bench
+    from promptbench.planning import Run
+    from promptbench.standing import Standing
+    from promptbench.sweep import Sweep
+
+log = logging.getLogger(__name__)
+
+POLL = 0.5  # seconds between looks at the tasks
+FAREWELL, LEAVE = 5.0, 10.0  # seconds that a task has to remove its files, and threads have to end
+PARTS = ("trainings", "predictions", "logs")  # of an output folder: what travels as files
 
 
 @dataclass(frozen=True)
@@ -50,16 +67,18 @@ def create(address: str, options: Mapping[str, Any]) -> Ray:
     return Ray(address, build(Options, options, "--executor-option"))
 
 
+@dataclass
 class Ray:
     """A cluster; see `contract.Executor`."""
 
-    def __init__(self, address: str, options: Options) -> None:
-        self.address, self.options = address, options
-        self.ours = False  # whether this call has connected
+    address: str
+    options: Options
+    ours: bool = False  # whether this call has connected
 
     def prepare(self, device: str = "") -> None:
         """Connect."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_task_oom_retries", str(self.options.max_retries))  # without end by default
         import ray
 
         if ray.is_initialized():
@@ -74,22 +93,32 @@ class Ray:
 
     def execute(self, sweep: Sweep) -> Iterator[Standing]:
         """Do the runs on the nodes."""
+        self.prepare()
         import ray
 
-        self.prepare()
-        cluster = Cluster(sweep, self.options)
+        tasks = Tasks(sweep, self.options, not self.ours)
         threads: list[threading.Thread] = []
         try:
-            for _ in range(sweep.at_once(cluster.room())):
-                threads.append(threading.Thread(target=cluster.attend, daemon=True))
+            room = tasks.room()
+            if not room:
+                asked = " and ".join(f"{amount:g} {kind}" for kind, amount in tasks.needs.items())
+                raise UsageError(
+                    f"--executor ray: no node of the cluster has the {asked} that a run takes; give fewer --threads, "
+                    "or --executor-option num_cpus=N."
+                )
+            for _ in range(sweep.at_once(room)):
+                threads.append(threading.Thread(target=tasks.attend, daemon=True))
                 threads[-1].start()
-            while any(thread.is_alive() for thread in threads) and not cluster.errors:
+            while any(thread.is_alive() for thread in threads) and not tasks.errors:
                 time.sleep(POLL)
+                before, room = room, tasks.room()
+                if room < before:
+                    log.warning("a node is lost, and its run is done again; there is room for %d runs at once", room)
                 yield sweep.standing()
-            if cluster.errors:
-                raise cluster.errors[0]
+            if tasks.errors:
+                raise tasks.errors[0]
         finally:
-            cluster.stop.set()
+            tasks.stop.set()
             deadline = time.monotonic() + LEAVE
             for thread in threads:
                 thread.join(timeout=max(0.0, deadline - time.monotonic()))
@@ -98,82 +127,123 @@ class Ray:
                 self.ours = False
 
 
-class Cluster:
-    """The slots of a sweep.
+class Tasks:
+    """The runs of a sweep, as tasks in processes of this call alone."""
 
-    Args:
-        sweep: What they do.
-        options: Of the command line.
-    """
-
-    def __init__(self, sweep: Sweep, options: Options) -> None:
-        self.sweep, self.options = sweep, options
-        self.parcel: Parcel = packed(sweep.job, options.cache, secrets=True)  # it stays in memory
-        self.store = Store(sweep.output)
-        self.stop, self.lock = threading.Event(), threading.Lock()
-        self.errors: list[BaseException] = []
-        gpu = sweep.job.bench.device.startswith("cuda")
-        threads = max(run.spec.threads for run in sweep.runs.values())
-        self.needs = {
-            "num_cpus": float(1 if gpu else threads) if options.num_cpus is None else options.num_cpus,
-            "num_gpus": 1 / sweep.per_gpu if gpu else 0.0,
-        }
-
-    def room(self) -> int:
-        """How many runs the nodes have room for.
-
-        Raises:
-            UsageError: None.
-        """
+    def __init__(self, sweep: Sweep, options: Options, others: bool) -> None:
         import ray
 
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        wanted = {"CPU": self.needs["num_cpus"], "GPU": self.needs["num_gpus"]}
-        shares = [
-            min(int(node.get(kind, 0.0) / amount + 1e-6) for kind, amount in wanted.items() if amount) for node in nodes
-        ]
-        if not sum(shares):
-            asked = " and ".join(f"{amount:g} {kind}" for kind, amount in wanted.items() if amount)
-            raise UsageError(
-                f"--executor ray: no node of the cluster has the {asked} that a run takes; give fewer --threads, or "
-                "--executor-option num_cpus=N."
-            )
-        return sum(shares)
+        self.sweep, self.tries = sweep, options.max_retries + 1
+        self.stop = threading.Event()
+        self.errors: list[BaseException] = []  # that the call ends with
+        bench, root = sweep.job.bench, [Path(options.data_root)] if options.data_root else []
+        job = replace(sweep.job, bench=replace(bench, roots=(*root, *bench.roots)))
+        self.parcel = packed(job, options.cache, secrets=True)  # it stays in memory
+        gpu = bench.device.startswith("cuda")
+        threads = 1 if gpu else max(run.spec.threads for run in sweep.runs.values())
+        self.needs = {"CPU": float(options.num_cpus or threads), **({"GPU": 1 / sweep.per_gpu} if gpu else {})}
+        told: dict[str, Any] = {"num_cpus": self.needs["CPU"], "num_gpus": self.needs.get("GPU", 0)}
+        if others:
+            told["max_calls"] = 1  # which Ray does itself where a run has a GPU
+        self.task: Any = ray.remote(max_retries=options.max_retries, **told)(perform)
+
+    def room(self) -> int:
+        """How many runs the nodes have room for."""
+        import ray
+
+        places = 0
+        for node in [node["Resources"] for node in ray.nodes() if node["Alive"]]:
+            places += min(int(node.get(kind, 0.0) / amount + 1e-6) for kind, amount in self.needs.items())
+        return places
 
     def attend(self) -> None:
-        """A thread: a slot, and another one where it is lost, until no run is left."""
-        sweep = self.sweep
-        runs = list(sweep.runs.values())
-        bench = replace(sweep.job.bench, loggers=())  # the nodes write logs
-        try:
-            while True:
-                slot = RemoteSlot(self)
-                try:
-                    if not slot.ready():
-                        return
-                    run_all(bench, runs, Silent(), sweep.job.known, slot.do)
-                    return
-                except Lost:
-                    continue
-                finally:
-                    slot.close()
-        except Stopped:
-            return
-        except BaseException as error:  # is raised in the call's own thread
-            self.errors.append(error)
-            self.stop.set()
+        """A thread: goes through the runs until none is left."""
+        from promptbench import runner, sweep
 
-    def lost(self, name: str, error: Exception) -> None:
-        """Take note of the loss of a node or process at a run; "" for none.
+        bench = replace(self.sweep.job.bench, loggers=())  # the nodes write logs
+        try:
+            runner.run_all(bench, self.sweep.runs.values(), sweep.Silent(), self.sweep.job.known, self.do)
+        except BaseException as error:  # is raised in the call's own thread
+            if not isinstance(error, KeyboardInterrupt):
+                self.errors.append(error)
+
+    def do(self, bench: Bench, run: Run, work: Work) -> Result:
+        """Do a run on a node and write here what it leaves, its result last; how `run_all` does it.
 
         Raises:
-            UsageError: That was once too often.
+            Busy: Another process is at an equal training, or has taken over the run.
+            UsageError: The run failed, or lost its node too often.
         """
-        said = " ".join(str(error).split()).rstrip(".")
-        with self.lock:
-            self.sweep.deaths[name] += 1
-            times = self.sweep.deaths[name]
-        if name and times > self.options.max_retries:
-            raise UsageError(f"the node or process at this run was lost, {times} times ({said})") from error
-        if not name and times >= UNEXPLAINED:
-            raise UsageError(f"Nodes of the cluster are lost before they do anything ({said}).") from error
+        from promptbench import sweep, trainings
+
+        group = f"training-{hashlib.sha256(sweep.group_of(run).encode()).hexdigest()[:32]}"
+        claim = work.claims.take(group, {"kind": "training", "run": run.spec.name})
+        if claim is None:
+            raise Busy(group)
+        with claim:
+            stored = trainings.stored_for(bench.output, run.spec)
+            given = {f"trainings/{path.name}": path.read_bytes() for path in stored}
+            outcome, files = self.answer(run.spec.name, given, work)
+            for path, name in {inside(bench.output, name, PARTS): name for name in files}.items():
+                if files[name] != given.get(name):
+                    write_atomically(path, methodcaller("write", files[name]))
+                    path.with_suffix(".partial").unlink(missing_ok=True)
+        if isinstance(outcome, Result):
+            write_result(bench.output, outcome)
+            return outcome
+        error = UsageError(outcome["reason"])
+        error.where = outcome["where"]  # type: ignore[attr-defined]
+        raise error from RuntimeError(f"on the node:\n{outcome['traceback']}")
+
+    def answer(self, name: str, given: Mapping[str, bytes], work: Work) -> tuple[Any, dict[str, bytes]]:
+        """What `perform` says of a run, on a node that has room; KeyboardInterrupt where the call ends."""
+        import ray
+
+        task = self.task.remote(self.parcel, name, given)
+        try:
+            while not ray.wait([task], timeout=POLL)[0]:
+                if self.stop.is_set():
+                    raise KeyboardInterrupt
+                if work.claim.lost:
+                    raise Busy(work.claim.name)
+            return ray.get(task)
+        except (KeyboardInterrupt, Busy):
+            ray.cancel(task)  # as Ctrl-C would, so that it removes its files
+            ray.wait([task], timeout=FAREWELL)
+            raise
+        except ray.exceptions.RayTaskError as error:  # of the node; a run records its own
+            said = f"--executor ray: a node cannot do the runs ({error.cause!r})."
+            self.errors.append(error.cause if isinstance(error.cause, UsageError) else UsageError(said))
+            raise KeyboardInterrupt from error
+        except ray.exceptions.RayError as error:
+            said = " ".join(str(error).split()).partition(". ")[0].rstrip(".")  # it may go on for a page
+            raise UsageError(f"the node or process at this run was lost, {self.tries} times ({said})") from error
+
+
+@cache
+def opened(parcel: Parcel) -> tuple[Bench, dict[str, Run]]:
+    """A job and its runs; a process that does several of them keeps backbone and datasets loaded."""
+    job = parcel.open()
+    return job.bench, {run.spec.name: run for run in job.runs()}
+
+
+def perform(parcel: Parcel, name: str, given: Mapping[str, bytes]) -> tuple[Any, dict[str, bytes]]:
+    """Do a run on a node: its result or the record of its failure, and the files that it leaves."""
+    parcel.check_versions()
+    bench, runs = opened(parcel)
+    from promptbench import runner, sweep
+
+    with tempfile.TemporaryDirectory(prefix="promptbench-ray-") as folder:
+        bench.output = Path(folder)
+        for path, content in given.items():
+            write_atomically(bench.output / path, methodcaller("write", content))
+        runner.run_all(bench, [runs[name]], sweep.Silent())
+        files = {}
+        for place in bench.output.rglob("*"):
+            path = place.relative_to(folder).as_posix()
+            if path.startswith(PARTS) and place.is_file() and place.suffix != ".partial":
+                files[path] = place.read_bytes()
+        failed = failure_path(folder, runs[name].spec)
+        if failed.exists():
+            return json.loads(failed.read_bytes()), files
+        return read_result(result_path(folder, runs[name].spec)), files

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -239,21 +238,19 @@ class Worker:
         note = self.folder / f"{submitit.JobEnvironment().job_id}.at"
         note.unlink(missing_ok=True)  # of a task that was queued again
         try:
-            with tempfile.TemporaryDirectory(prefix="promptbench-") as folder:
-                self.work(Path(folder), note)
+            self.work(note)
         except UsageError as error:
             return str(error)
         note.unlink(missing_ok=True)
         return ""
 
-    def work(self, copies: Path, note: Path) -> None:
+    def work(self, note: Path) -> None:
         """Go through the runs.
 
         Args:
-            copies: A folder for plugins that this node lacks.
             note: The file that says at which run this is.
         """
-        job = self.parcel.open(copies)
+        job = self.parcel.open()
         from promptbench.executors.staging import staged
         from promptbench.runner import run_all
         from promptbench.sweep import Noting
