@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from promptbench import registry
-from promptbench.averages import build_tables
 from promptbench.config import unknown
 from promptbench.lines import Table, TableLayout
 from promptbench.protocol import Column, Protocol
 from promptbench.results import Result
-from promptbench.rows import setting_named
+from promptbench.rows import build_tables, setting_named
 from promptbench.suite import Suite, load_suite, suite_names
 from promptbench.tables import Style, written
 from promptbench.variants import per_seed, sort_by, with_differences

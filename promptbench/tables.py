@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from promptbench.averages import build_tables
 from promptbench.config import unknown
 from promptbench.formats import delimited, latex, markdown, page, records
 from promptbench.formats.texts import MARKS, RECONSTRUCTED, Style
 from promptbench.lines import Table, TableLayout
 from promptbench.protocol import Column
 from promptbench.results import Result
+from promptbench.rows import build_tables
 
 __all__ = ["FORMATS", "MARKS", "RECONSTRUCTED", "Column", "Style", "TableLayout", "build_tables", "render", "written"]
 

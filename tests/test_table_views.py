@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from promptbench import cli
-from promptbench.averages import outliers
+from promptbench.rows import outliers
 from promptbench.config import UsageError
 from promptbench.metrics import harmonic_mean
 from promptbench.results import Result, Spec, write_result
