@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from promptbench.backbone import Backbone
     from promptbench.checkpoints import load_official_checkpoint, official_parameters
     from promptbench.classnames import ClassNames
+    from promptbench.frame import to_frame
     from promptbench.images import ImageFeatures, Images
     from promptbench.method import Method, MethodConfig, Prediction, create_method
     from promptbench.recipe import Preset, Recipe
+    from promptbench.results import read_results
     from promptbench.tokens import Tokens
     from promptbench.trained import load
     from promptbench.weights import load_backbone
@@ -41,6 +43,8 @@ _HOME = {
     "Recipe": "recipe",
     "Preset": "recipe",
     "ClassNames": "classnames",
+    "read_results": "results",
+    "to_frame": "frame",
     "load_official_checkpoint": "checkpoints",
     "official_parameters": "checkpoints",
 }
@@ -62,6 +66,8 @@ __all__ = [
     "load_backbone",
     "load_official_checkpoint",
     "official_parameters",
+    "read_results",
+    "to_frame",
 ]
 
 

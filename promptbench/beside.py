@@ -13,10 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from promptbench.lines import Cell, Comparison, Line, Table
+from promptbench.lines import Cell, Comparison, Line, Row, Table
 from promptbench.literature import METRICS, Published, choose, compare, find
 from promptbench.protocol import Column
-from promptbench.rows import Row
 from promptbench.suite import load_suite
 
 OF_SOURCE = ("source", "id")
@@ -176,7 +175,7 @@ def _paper_line(beside: Line, rows: Mapping[str, Published]) -> Line:
     counts = sorted({row.n_seeds for row in rows.values() if row.n_seeds is not None})
     return replace(
         beside,
-        row=Row(next(iter(rows.values())).method, "", {}),
+        row=Row(next(iter(rows.values())).method, "", ()),
         results=(),
         n="-".join(map(str, counts)) or "?",
         cells=cells,

@@ -3,33 +3,73 @@
 Figures are means over the seeds that both sides have, and what protocols derive from these, as tables show them. The
 interval of a difference is a 95 % percentile one of a paired bootstrap: over images where both sides have stored what
 they said of the same ones, else over seeds where they share three or more.
+
+Runs of one protocol, dataset, method and number of shots are compared seed by seed. Among several configurations equal
+ones go together first, then those that differ in the fewest settings.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from promptbench import registry
-from promptbench.config import unknown
-from promptbench.matching import Matched, Pair, Seed, match, told_apart
+from promptbench.config import UsageError, unknown
+from promptbench.lines import Seed
 from promptbench.protocol import Column, Protocol
-from promptbench.results import Result, predictions_path, read_results
+from promptbench.results import DATA_MET, Result, predictions_path, read_results
+from promptbench.spec import Spec
 
 if TYPE_CHECKING:
     from numpy import float64
     from numpy.typing import NDArray
 
-    from promptbench.spec import Spec
-
 Figures = Mapping[str, Mapping[str, float]]  # block, to column key, to figure
 
 SAME = 1e-9  # points; sums of the same numbers in another order differ by less
 LEAST_SEEDS = 3
+
+Place = tuple[str, str, str, str]  # protocol, dataset, label, shots
+
+_OF_PLACE = ("protocol", "dataset", "method", "preset", "shots", "data_seed", "train_seed")
+_SETTINGS = tuple(item.name for item in fields(Spec) if item.name not in _OF_PLACE)
+_CONDITIONS = ("weights_hash", *DATA_MET, "transform")
+_LONGEST = 24  # characters of a value shown
+_ENCODE = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The runs of one method and configuration on both sides.
+
+    Attributes:
+        place: Protocol, dataset, method and shots.
+        a: Runs by seed.
+        b: Runs by the same seeds.
+        settings: Of A.
+        differs: Settings, conditions, versions and commit in which they differ, as `before → after`.
+    """
+
+    place: Place
+    a: Mapping[Seed, Result]
+    b: Mapping[Seed, Result]
+    settings: Mapping[str, str]
+    differs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Pairs of runs, and the runs that have no counterpart."""
+
+    pairs: tuple[Pair, ...]
+    only_a: tuple[Result, ...]
+    only_b: tuple[Result, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,3 +308,130 @@ def _mean(runs: Sequence[Result]) -> dict[str, float]:
 
 def _without(metrics: Mapping[str, float], evaluation: str) -> dict[str, float]:
     return {key: value for key, value in metrics.items() if key != f"{evaluation}/accuracy"}
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Runs that differ in their seeds alone."""
+
+    place: Place
+    settings: Mapping[str, str]
+    runs: Mapping[Seed, Result]
+
+
+def match(a: Iterable[Result], b: Iterable[Result]) -> Matched:
+    """The runs of both sides, paired.
+
+    Raises:
+        UsageError: If a side holds a run twice, with different numbers.
+    """
+    sides = _groups(a), _groups(b)
+    pairs, only_a, only_b = [], [], []
+    for place in sorted({*sides[0], *sides[1]}):
+        left, right = (side.get(place, []) for side in sides)
+        for one, other in _together(left, right):
+            seeds = sorted({*one.runs} & {*other.runs})
+            if seeds:
+                before, after = ({seed: side.runs[seed] for seed in seeds} for side in (one, other))
+                differs = differences(one.settings, other.settings, before, after)
+                pairs.append(Pair(place, before, after, one.settings, differs))
+            only_a += [run for seed, run in one.runs.items() if seed not in seeds]
+            only_b += [run for seed, run in other.runs.items() if seed not in seeds]
+        only_a += [run for group in left for run in group.runs.values()]
+        only_b += [run for group in right for run in group.runs.values()]
+    return Matched(tuple(pairs), tuple(only_a), tuple(only_b))
+
+
+def differences(
+    left: Mapping[str, str], right: Mapping[str, str], a: Mapping[Seed, Result], b: Mapping[Seed, Result]
+) -> dict[str, str]:
+    """What differs, by name: settings first, then conditions, versions and commit."""
+    found = {name: f"{_short(left.get(name))} → {_short(right.get(name))}" for name in _unequal(left, right)}
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for seed in a:
+        before, after = _conditions(a[seed]), _conditions(b[seed])
+        for name in _unequal(before, after):
+            by_name[name].append(f"{_short(before.get(name))} → {_short(after.get(name))}")
+    return found | {name: said[0] if len(set(said)) == 1 else "differs seed by seed" for name, said in by_name.items()}
+
+
+def _groups(results: Iterable[Result]) -> dict[Place, list[_Group]]:
+    """The runs of a side by place and settings."""
+    found: dict[Place, dict[str, _Group]] = defaultdict(dict)
+    settings: dict[str, dict[str, str]] = {}
+    for result in results:
+        spec = result.spec
+        facts = {name: getattr(spec, name) for name in _SETTINGS}
+        key = _ENCODE(facts)
+        if key not in settings:
+            settings[key] = _flat(facts)
+        place = spec.protocol, spec.dataset, spec.label, str(spec.shots)
+        group = found[place].setdefault(key, _Group(place, settings[key], {}))
+        other = group.runs.get(spec.seeds)
+        if other is not None and other.metrics != result.metrics:
+            raise UsageError(
+                f"The run {result.name} is there twice on one side, made at {other.created} and at {result.created}, "
+                "with different metrics; name a folder that holds it once."
+            )
+        assert isinstance(group.runs, dict)
+        group.runs.setdefault(spec.seeds, result)
+    return {
+        place: sorted(groups.values(), key=lambda group: list(group.settings.values()))
+        for place, groups in found.items()
+    }
+
+
+def _together(left: list[_Group], right: list[_Group]) -> Iterator[tuple[_Group, _Group]]:
+    """Groups that are compared, taken out of both lists: those with the fewest differences first."""
+    ranked = sorted(
+        (
+            (len(_unequal(one.settings, other.settings)), i, j)
+            for i, one in enumerate(left)
+            for j, other in enumerate(right)
+        )
+    )
+    taken: list[tuple[int, int]] = []
+    for _, i, j in ranked:
+        if all(i != one and j != other for one, other in taken):
+            taken.append((i, j))
+    pairs = [(left[i], right[j]) for i, j in taken]
+    left[:] = [group for i, group in enumerate(left) if i not in {one for one, _ in taken}]
+    right[:] = [group for j, group in enumerate(right) if j not in {other for _, other in taken}]
+    return iter(pairs)
+
+
+def _conditions(result: Result) -> dict[str, str]:
+    known = {name: result.conditions[name] for name in _CONDITIONS if name in result.conditions}
+    return _flat({**known, "versions": dict(result.versions), "commit": result.commit})
+
+
+def _flat(facts: Mapping[str, Any]) -> dict[str, str]:
+    """The JSON of each value, those within a mapping by `outer.inner`."""
+    found: dict[str, str] = {}
+    for name, value in facts.items():
+        inner = {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, Mapping) else {name: value}
+        found |= {key: _ENCODE(item) for key, item in inner.items()}
+    return found
+
+
+def _unequal(a: Mapping[str, str], b: Mapping[str, str]) -> list[str]:
+    return [name for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name)]
+
+
+def told_apart(pairs: Iterable[Pair]) -> list[str]:
+    """What to say behind the method of each pair, where several pairs of one place differ in their settings."""
+    pairs = list(pairs)
+    by_place: dict[Place, list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        by_place[pair.place].append(pair)
+    said = []
+    for pair in pairs:
+        others = by_place[pair.place]
+        names = dict.fromkeys(name for other in others for name in _unequal(pair.settings, other.settings))
+        said.append(", ".join(f"{name.rpartition('.')[2]}={_short(pair.settings.get(name))}" for name in names))
+    return said
+
+
+def _short(value: str | None) -> str:
+    text = "none" if value in (None, "null", '""') else value.strip('"') if value else ""
+    return text if len(text) <= _LONGEST else text[:12] + "..."

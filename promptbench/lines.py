@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from promptbench.protocol import Column
 from promptbench.results import Result
-from promptbench.rows import Row, Seed
 
+Seed = tuple[int, int]  # data seed, training seed
 Numbers = Mapping[str, float]
 
 
@@ -48,6 +48,35 @@ class TableLayout:
 
 
 @dataclass(frozen=True)
+class Row:
+    """The results of one method and configuration.
+
+    Attributes:
+        method: As typed on the command line.
+        apart: What tells this row from others of the method, such as `n_ctx=16, epochs by recipe`; "" for an only row.
+        results: By dataset and seed; several of one seed differ in what runs along the table's columns.
+    """
+
+    method: str
+    apart: str
+    results: tuple[Result, ...]
+
+    @cached_property
+    def reconstructed(self) -> bool:
+        """Whether the method was rebuilt without its authors' code."""
+        return any(result.conditions.get("reconstructed") for result in self.results)
+
+    @cached_property
+    def label(self) -> str:
+        """What the table calls the row."""
+        name, at, preset = self.method.partition("@")
+        title = next((str(title) for result in self.results if (title := result.conditions.get("title"))), name)
+        trained = sorted({result.spec.trained_by for result in self.results} - {""})
+        said = [*([self.apart] if self.apart else []), *(f"trained by {protocol}" for protocol in trained)]
+        return f"{title}{at}{preset} ({', '.join(said)})" if said else f"{title}{at}{preset}"
+
+
+@dataclass(frozen=True)
 class Cell:
     """A mean with its spread over seeds, both in percent and unrounded, or why there is none.
 
@@ -57,7 +86,7 @@ class Cell:
         gap: What is shown where there is no mean.
         reason: Why there is none.
         values: The figure of each seed that has it; of an average, of each seed that all blocks have.
-        outliers: The seeds whose figure lies far from the others', as `averages.outliers` says.
+        outliers: The seeds whose figure lies far from the others', as `rows.outliers` says.
         runs: Names of the results behind it.
     """
 
@@ -187,3 +216,9 @@ class Table:
 def by_size(shots: Iterable[int | None]) -> tuple[int | None, ...]:
     """Shots in order, all of them (None) last."""
     return tuple(sorted(shots, key=lambda number: math.inf if number is None else number))
+
+
+def population_std(values: Collection[float]) -> float:
+    """The standard deviation with ddof 0."""
+    mean = math.fsum(values) / len(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))

@@ -1,72 +1,61 @@
-"""Which results may stand in one row of a table: those of one method under one configuration.
+"""Stored results to tables: which runs share a row, and what is averaged over what.
 
-Within a dataset, results of one row agree in every setting; only their seeds differ. From dataset to dataset they agree
-in everything but what the method's own recipes say per dataset (200 epochs here, 50 there). Where results of one method
-disagree, they become several rows, and the settings that set them apart stand behind the method's name. So do shots,
-sampler, precision, weights and split file where methods differ in them: what is compared is said. A setting may be
-asked for besides: then every value of it has a row of its own, and says so even where it is the only one.
+A row holds the results of one method under one configuration. Within a dataset they agree in every setting; only their
+seeds differ. From dataset to dataset they agree in everything but what the method's own recipes say per dataset (200
+epochs here, 50 there). Where results of one method disagree, they become several rows, and the settings that set them
+apart stand behind the method's name. So do shots, sampler, precision, weights and split file where methods differ in
+them: what is compared is said. A setting may be asked for besides: then every value of it has a row of its own, and
+says so even where it is the only one.
+
+For a metric x of dataset d and seed s, and H derived from metrics:
+
+    dataset                  x_d = mean_s x_ds          H_d = H(base_d, new_d)
+    average                  X = mean_d x_d             H(mean_d base_d, mean_d new_d), as in the papers
+    mean of per-dataset H                               mean_d H_d
+    ±                        population standard deviation (ddof 0) of the quantity shown, computed seed by seed
+
+An average is shown for rows that have every dataset of the table, its ± where every dataset has the same seeds. A table
+may be made of other blocks than datasets, such as scores. With the median m of at least three seeds, a measured figure
+of a dataset is an outlier where
+
+    |x_ds - m| > max(p, 3 * 1.4826 * median_s |x_ds - m|)
+
+with p of 3 points, or 10 among three or four seeds, whose median deviation says little.
 """
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean, median
 from typing import Any, NamedTuple
 
-from promptbench.config import UsageError
-from promptbench.results import Result
+import pandas as pd
 
-Seed = tuple[int, int]  # data seed, training seed
-Facts = dict[str, str]  # setting to the JSON of its value
+from promptbench.config import UsageError, unknown
+from promptbench.frame import json_frame, runs_frame
+from promptbench.lines import Cell, Line, Numbers, Row, Seed, Table, TableLayout, by_size, population_std
+from promptbench.protocol import Column
+from promptbench.results import Result
 
 NOT_SETTINGS = ("origin", "overrides", "source")
 BY_RECIPE = "by recipe"
 BY_DATASET = "by dataset"
 
-_ENCODE = json.JSONEncoder(sort_keys=True).encode
-_DATA = ("split_digest", "class_names", "templates", "transform")
+_DATA = tuple(f"conditions.{name}" for name in ("split_digest", "class_names", "templates", "transform"))
 _BY_DATASET = (*_DATA, "evaluated", "threads")  # a source leaves itself out of `evaluated`; machines have other cores
 _MACHINE = ("precision", "threads", "device", "deterministic")
 _OF_SPEC = ("plugin", "shots", "sampler", *_MACHINE, "evaluated", "trained_by")
 _OF_SAMPLES = {"shots", "sampler"}
-_OF_ALL = {"precision", "weights_hash", "split_digest"}  # what is compared must agree in these
+_WEIGHTS = "conditions.weights_hash"
+_OF_ALL = {"precision", _WEIGHTS, "conditions.split_digest"}  # what is compared must agree in these
 
-
-@dataclass(frozen=True)
-class Row:
-    """The results of one method and configuration.
-
-    Attributes:
-        method: As typed on the command line.
-        apart: What tells this row from others of the method, such as `n_ctx=16, epochs by recipe`; "" for an only row.
-        runs: The results by dataset and seed; several of one seed differ in what runs along the table's columns.
-    """
-
-    method: str
-    apart: str
-    runs: Mapping[str, Mapping[Seed, tuple[Result, ...]]]
-
-    @cached_property
-    def results(self) -> list[Result]:
-        """All of them, dataset by dataset."""
-        return [result for of_dataset in self.runs.values() for of_seed in of_dataset.values() for result in of_seed]
-
-    @cached_property
-    def reconstructed(self) -> bool:
-        """Whether the method was rebuilt without its authors' code."""
-        return any(result.conditions.get("reconstructed") for result in self.results)
-
-    @cached_property
-    def label(self) -> str:
-        """What the table calls the row."""
-        name, at, preset = self.method.partition("@")
-        title = next((str(title) for result in self.results if (title := result.conditions.get("title"))), name)
-        trained = sorted({result.spec.trained_by for result in self.results} - {""})
-        said = [*([self.apart] if self.apart else []), *(f"trained by {protocol}" for protocol in trained)]
-        return f"{title}{at}{preset} ({', '.join(said)})" if said else f"{title}{at}{preset}"
+SEEDS = ("data_seed", "train_seed")
+SPREAD = "± is the population standard deviation over n seeds (ddof 0)."
+APART = "Other suites and backbones have tables of their own: no figure mixes them."
+MEANS_APART = "; the mean of per-"
+OUTLIER_POINTS, OUTLIER_POINTS_OF_FEW, OUTLIER_SIGMAS, SIGMA_OF_MAD = 3.0, 10.0, 3.0, 1.4826
 
 
 def rows(results: Iterable[Result], methods: Sequence[str] = (), along: str = "", group_by: str = "") -> list[Row]:
@@ -81,16 +70,29 @@ def rows(results: Iterable[Result], methods: Sequence[str] = (), along: str = ""
     Raises:
         UsageError: If a run is there twice.
     """
-    by_method: dict[str, list[_Run]] = defaultdict(list)
-    runs = [_Run(result, getattr(result.spec, along, None), _settings(result, along)) for result in results]
-    for run in runs:
-        by_method[run.result.spec.label].append(run)
-    drawn = [run for run in runs if run.result.spec.shots != 0]  # others see no image
-    unlike = (_within_datasets(drawn) & _OF_SAMPLES) | (_within_datasets(runs) & _OF_ALL)
-    asked = {run.result.spec.label: name for run in runs if group_by and (name := setting_named(run.result, group_by))}
+    ordered = sorted(results, key=lambda result: (result.spec.dataset, result.spec.seeds, result.name))
+    runs = runs_frame(ordered)
+    settings = _settings(runs, along)
+    shared = _shared(settings, runs)
+    label, cell = runs["label"], [runs["dataset"], runs[along] if along else runs["protocol"]]
+    drawn = runs["shots"] != 0  # others see no image
+    of_samples = _several(settings[drawn], [one[drawn] for one in cell])
+    unlike = _named(of_samples.any(), _OF_SAMPLES) | _named(_several(settings, cell).any(), _OF_ALL)
+    within = _several(settings, [label, *cell]).groupby(level=0).any()
+    across = _several(settings, [label]) & _several(shared, [label])
+    asked = {result.spec.label: name for result in ordered if group_by and (name := setting_named(result, group_by))}
     order = {method: place for place, method in reversed(list(enumerate(methods)))}
-    labels = sorted(by_method, key=lambda label: (order.get(label, len(order)), label))
-    return [row for label in labels for row in _rows_of(label, by_method[label], unlike, asked.get(label, ""))]
+    of_method = {str(method): places for method, places in label.groupby(label).groups.items()}
+    found = []
+    for method in sorted(of_method, key=lambda method: (order.get(method, len(order)), method)):
+        exact = _named(within.loc[method], settings.columns) | unlike | ({asked[method]} if method in asked else set())
+        differing = exact | _named(across.loc[method], settings.columns)
+        apart = sorted(differing, key=lambda name: (name != asked.get(method), _short(name), name))
+        own = settings.loc[of_method[method]].reindex(columns=apart)
+        inexact = [name for name in apart if name not in exact]
+        own[inexact] = shared.loc[own.index, inexact]
+        found += _rows_of(method, own.fillna("null"), ordered)
+    return found
 
 
 def settings_of(result: Result) -> list[str]:
@@ -109,108 +111,66 @@ def setting_named(result: Result, group_by: str) -> str:
     return next((setting for setting in settings_of(result) if _short(setting) == name), "")
 
 
-class _Run(NamedTuple):
-    result: Result
-    along: object
-    settings: Facts
-
-
-def _rows_of(method: str, runs: Sequence[_Run], unlike: set[str], asked: str) -> list[Row]:
-    """The rows of one method, told apart by the settings it differs in and by those that set methods apart."""
-    shared = _shared(runs)
-    exact = _within_datasets(runs) | unlike | ({asked} - {""})
-    differing = exact | (_differing(shared) & _differing([run.settings for run in runs]))
-    apart = sorted(differing, key=lambda name: (name != asked, _short(name)))
-    groups: dict[tuple[str, ...], list[Result]] = defaultdict(list)
-    for run, of_row in zip(runs, shared, strict=True):
-        values = tuple((run.settings if name in exact else of_row).get(name, "null") for name in apart)
-        groups[values].append(run.result)
+def _rows_of(method: str, apart: pd.DataFrame, results: Sequence[Result]) -> list[Row]:
+    """The rows of one method, a line of `apart` for each of its runs saying what sets it apart."""
+    groups: dict[tuple[str, ...], list[Result]] = {}
+    for place, values in zip(apart.index, map(tuple, apart.to_numpy()), strict=True):
+        groups.setdefault(values, []).append(results[place])
+    for of_row in groups.values():
+        _refuse_twice(of_row)
     return [
-        Row(method, ", ".join(map(_said, apart, values)), _by_dataset_and_seed(groups[values]))
+        Row(method, ", ".join(map(_said, apart.columns, values)), tuple(groups[values]))
         for values in sorted(groups, key=lambda values: [_natural(value) for value in values])
     ]
 
 
-def _within_datasets(runs: Iterable[_Run]) -> set[str]:
-    """The settings in which runs on the same dataset differ, where nothing along the columns does."""
-    by_cell: dict[tuple[str, object], list[Facts]] = defaultdict(list)
-    for run in runs:
-        by_cell[run.result.spec.dataset, run.along].append(run.settings)
-    return set().union(*map(_differing, by_cell.values()))
+def _settings(runs: pd.DataFrame, along: str) -> pd.DataFrame:
+    """All that may differ between runs of one method, as JSON, but dataset, seeds and what runs along the columns."""
+    opened = ("config.", "recipe.", "dataset_options.")
+    names = [name for name in runs.columns if (name in _OF_SPEC and name != along) or name.startswith(opened)]
+    settings = runs[names].drop(columns=[f"recipe.{name}" for name in NOT_SETTINGS], errors="ignore")
+    met = runs.reindex(columns=[_WEIGHTS, *_DATA]).astype(object)
+    return json_frame(settings.join(met.where(met.notna(), None)))
 
 
-def _settings(result: Result, along: str) -> Facts:
-    """Everything but dataset, seeds and what runs along the columns that may differ between runs of one method."""
-    spec, conditions = result.spec, result.conditions
-    facts = {name: getattr(spec, name) for name in _OF_SPEC if name != along}
-    facts |= {name: conditions.get(name) for name in ("weights_hash", *_DATA)}
-    facts |= {f"config.{name}": value for name, value in spec.config.items()}
-    facts |= {f"recipe.{name}": value for name, value in spec.recipe.items() if name not in NOT_SETTINGS}
-    facts |= {f"dataset_options.{name}": value for name, value in spec.dataset_options.items()}
-    return {name: _json(value) for name, value in facts.items()}
+def _shared(settings: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """The settings as they must agree from dataset to dataset: what follows from dataset or recipe is only named so.
+
+    A setting of the recipe is the recipe's own where the result does not say where it came from.
+    """
+    known: Iterable[Any] = runs.get("conditions.provenance", [{}] * len(runs))
+    said = [value if isinstance(value, dict) else {} for value in known]
+    origins = pd.DataFrame(said, dtype=object).reindex(index=settings.index, columns=settings.columns).astype(object)
+    of_recipe = [name for name in settings.columns if name.startswith("recipe.")]
+    unsaid = origins[of_recipe].isna() & settings[of_recipe].notna()
+    origins[of_recipe] = origins[of_recipe].mask(unsaid, "recipe")
+    origins = origins.where(origins.notna(), "default")
+    from_recipe = origins.apply(lambda column: column.str.startswith("recipe"))
+    by_default = origins.apply(lambda column: column.str.startswith("default"))
+    follows = from_recipe.groupby(runs["label"]).transform("any") & (from_recipe | by_default)
+    of_data = [name for name in settings.columns if name in _BY_DATASET or name.startswith("dataset_options.")]
+    return settings.assign(**dict.fromkeys(of_data, BY_DATASET)).mask(follows, BY_RECIPE)
 
 
-def _json(value: Any) -> str:
-    try:
-        if isinstance(value, dict):  # 1, 1.0 and true are equal, and so are tuples of them
-            return _json_of_items(tuple((name, type(item), item) for name, item in value.items()))
-        return _json_of_scalar(value)
-    except TypeError:  # a list, or a mapping that holds one
-        return _ENCODE(value)
+def _several(settings: pd.DataFrame, by: Sequence[pd.Series]) -> pd.DataFrame:
+    """Whether a setting has several values among the runs of a group; to have none is one."""
+    return settings.groupby(list(by), sort=False, dropna=False).nunique(dropna=False) > 1
 
 
-@lru_cache(maxsize=1 << 16, typed=True)
-def _json_of_scalar(value: Any) -> str:
-    """Thousands of results share a few values."""
-    return _ENCODE(value)
+def _named(which: pd.Series, among: Iterable[str]) -> set[str]:
+    """Those of some settings that are so."""
+    return {name for name in among if which.get(name, False)}
 
 
-@lru_cache(maxsize=1 << 16)
-def _json_of_items(items: tuple[tuple[str, type, Any], ...]) -> str:
-    return _ENCODE({name: item for name, _, item in items})
-
-
-def _shared(runs: Sequence[_Run]) -> list[Facts]:
-    """The settings as they must agree from dataset to dataset: what follows from dataset or recipe is only named so."""
-    sources = [_sources(run) for run in runs]
-    from_recipes = {name for source in sources for name, origin in source.items() if origin.startswith("recipe")}
-    of_data = {
-        name for run in runs for name in run.settings if name in _BY_DATASET or name.startswith("dataset_options.")
-    }
-    shared = []
-    for run, source in zip(runs, sources, strict=True):
-        follows = {name for name in from_recipes if source.get(name, "default").startswith(("recipe", "default"))}
-        shared.append({**run.settings, **dict.fromkeys(of_data, BY_DATASET), **dict.fromkeys(follows, BY_RECIPE)})
-    return shared
-
-
-def _sources(run: _Run) -> dict[str, str]:
-    """Where each setting came from; a recipe's where the result does not say."""
-    said = run.result.conditions.get("provenance")
-    return {name: "recipe" for name in run.settings if name.startswith("recipe.")} | (
-        said if isinstance(said, dict) else {}
-    )
-
-
-def _differing(facts: Sequence[Facts]) -> set[str]:
-    """The settings that do not have one value everywhere."""
-    names = {name for item in facts for name in item}
-    return {name for name in names if len({item.get(name) for item in facts}) > 1}
-
-
-def _by_dataset_and_seed(results: Iterable[Result]) -> dict[str, dict[Seed, tuple[Result, ...]]]:
-    runs: dict[str, dict[Seed, tuple[Result, ...]]] = defaultdict(dict)
+def _refuse_twice(results: Iterable[Result]) -> None:
     seen: dict[str, Result] = {}
-    for result in sorted(results, key=lambda result: (result.spec.dataset, result.spec.seeds, result.name)):
+    for result in results:
         other = seen.setdefault(result.name, result)
         if other is not result:
             raise UsageError(
                 f"The run {result.name} is there twice, made at {other.created} and at {result.created}; "
                 "give the table only one of the two files."
             )
-        of_dataset = runs[result.spec.dataset]
-        of_dataset[result.spec.seeds] = (*of_dataset.get(result.spec.seeds, ()), result)
-    return dict(runs)
 
 
 def _short(name: str) -> str:
@@ -230,3 +190,280 @@ def _natural(value: str) -> tuple[int, float, str]:
         return 0, float(value), ""
     except ValueError:
         return 1, 0.0, value
+
+
+def build_tables(
+    results: Iterable[Result],
+    layout: TableLayout,
+    *,
+    notes: Mapping[str, str] | None = None,
+    methods: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    ranked: Collection[str] = (),
+    group_by: str = "",
+) -> list[Table]:
+    """One table per suite and backbone.
+
+    Args:
+        results: Of one protocol.
+        layout: The protocol's.
+        notes: A sentence to put under the table, by suite.
+        methods: Their order; others follow by name.
+        datasets: Their order; others follow by name.
+        ranked: The suites whose best figures may be shown as such.
+        group_by: A setting whose values set rows apart, as `rows` takes it; "" for none.
+
+    Raises:
+        UsageError: If there are no results, or of several protocols, or the same run twice, or none with the
+            setting.
+    """
+    everything = list(results)
+    by_table: dict[tuple[str, str, str], list[Result]] = {}
+    for result in everything:
+        source = "" if layout.blocks_are == "dataset" else result.spec.dataset
+        by_table.setdefault((result.spec.suite, result.spec.backbone, source), []).append(result)
+    protocols = sorted({result.spec.protocol for result in everything})
+    if not protocols:
+        raise UsageError("There are no results to make a table of; make some with `promptbench run`.")
+    if len(protocols) > 1:
+        raise UsageError(f"A table shows one protocol, not {' and '.join(protocols)}; choose one with --protocol.")
+    if group_by and not any(setting_named(result, group_by) for result in everything):
+        raise _unknown_setting(group_by, everything)
+    tables = []
+    for suite, backbone, source in sorted(by_table):
+        own = replace(layout, subject=", ".join(filter(None, (layout.subject, source))))
+        said = ([APART] if len(by_table) > 1 else []) + ([notes[suite]] if notes and notes.get(suite) else [])
+        of = rows(by_table[suite, backbone, source], methods, layout.along, group_by)
+        tables.append(_table(of, own, said, datasets, suite in ranked))
+    return tables
+
+
+def _unknown_setting(group_by: str, results: Iterable[Result]) -> UsageError:
+    known = set()
+    for result in results:
+        owner = f"{result.spec.label}." if "." in group_by else ""
+        known |= {f"{owner}{_short(name)}" for name in settings_of(result)}
+    return unknown("setting", group_by, known)
+
+
+def _table(
+    of: Sequence[Row], layout: TableLayout, notes: Sequence[str], datasets: Sequence[str], ranked: bool
+) -> Table:
+    results = [result for row in of for result in row.results]
+    columns = tuple(layout.columns(results))
+    derived = {column.key for column in columns if column.derived}
+    sheets = [_sheet(row, layout, derived) for row in of]
+    order = {name: place for place, name in reversed(list(enumerate(datasets)))}
+    seen = dict.fromkeys(block for sheet in sheets for block in sheet)
+    blocks = sorted(seen, key=lambda name: (order.get(name, len(order)), name)) if layout.averaged else list(seen)
+    lines = tuple(_Lines(of, sheets, blocks, layout).of(columns))
+    columns = _filled(columns, lines)
+    first = results[0].spec
+    trained = {result.spec.shots for result in results if result.spec.shots != 0} or {0}
+    return Table(
+        suite=first.suite,
+        backbone=first.backbone,
+        protocol=first.protocol,
+        shots=by_size(trained),
+        seeds=tuple(sorted({result.spec.seeds for result in results})),
+        columns=columns,
+        blocks_are=layout.blocks_are,
+        subject=layout.subject,
+        averaged=layout.averaged,
+        ranked=ranked,
+        rows=tuple(of),
+        lines=lines,
+        remarks=tuple(_remarks(of, sheets, blocks, columns, layout)) + tuple(notes),
+    )
+
+
+class _Part(NamedTuple):
+    """What a result gives to a block of the table, without what a table derives itself."""
+
+    result: Result
+    numbers: Numbers
+    notes: Mapping[str, str]
+
+
+Sheet = Mapping[str, Sequence[_Part]]  # of a row, by block
+
+
+def _sheet(row: Row, layout: TableLayout, derived: Collection[str]) -> Sheet:
+    parts: dict[str, list[_Part]] = {}
+    for result in row.results:
+        notes = layout.notes(result)
+        for block, numbers in layout.blocks(result).items():
+            measured = {key: value for key, value in numbers.items() if key not in derived}
+            parts.setdefault(block, []).append(_Part(result, measured, notes.get(block, {})))
+    return parts
+
+
+def _seeds(parts: Iterable[_Part]) -> tuple[Seed, ...]:
+    return tuple(dict.fromkeys(part.result.spec.seeds for part in parts))
+
+
+def _figures(sheets: Sequence[Sheet]) -> pd.DataFrame:
+    """A line per row, block and seed, a column per key; NaN where the results do not have the figure."""
+    numbers: dict[tuple[object, ...], dict[str, float]] = {}
+    for row, sheet in enumerate(sheets):
+        for block, parts in sheet.items():
+            for part in parts:
+                numbers.setdefault((row, block, *part.result.spec.seeds), {}).update(part.numbers)
+    names = ["row", "block", "data_seed", "train_seed"]
+    return pd.DataFrame(list(numbers.values()), index=pd.MultiIndex.from_tuples(numbers, names=names), dtype=float)
+
+
+def _quantities(
+    figures: pd.DataFrame, derived: Callable[[pd.DataFrame], pd.DataFrame], blocks: int
+) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
+    """What lines of a kind show, and the same seed by seed, as the module says."""
+    places = figures.index.to_frame(index=False)
+    of_row = figures[(places.groupby("row")["block"].transform("nunique") == blocks).to_numpy()]
+    of_seed = figures[(places.groupby(["row", *SEEDS])["block"].transform("size") == blocks).to_numpy()]
+    return {
+        "block": (derived(_mean(figures, SEEDS)), derived(figures)),
+        "average": (derived(_mean(_mean(of_row, SEEDS), ["block"])), derived(_mean(of_seed, ["block"]))),
+        "mean": (_mean(derived(_mean(of_row, SEEDS)), ["block"]), _mean(derived(of_seed), ["block"])),
+    }
+
+
+def _mean(figures: pd.DataFrame, over: Collection[str]) -> pd.DataFrame:
+    """The mean over levels of the index; none of a figure that is not everywhere."""
+    kept = [figures.index.get_level_values(name) for name in map(str, figures.index.names) if name not in over]
+    return figures.reset_index(drop=True).groupby(kept, sort=False).agg(fmean)
+
+
+def _known(figures: pd.DataFrame) -> dict[tuple[Any, ...], float]:
+    """The figures that are there, by place and key."""
+    found = {}
+    places = figures.index.to_frame().itertuples(index=False, name=None)
+    for place, numbers in zip(places, figures.to_dict("records"), strict=True):
+        found.update({(*place, key): value for key, value in numbers.items() if value == value})
+    return found
+
+
+class _Lines:
+    """The lines of a table: every block with its rows, then the averages."""
+
+    def __init__(
+        self, rows: Sequence[Row], sheets: Sequence[Sheet], blocks: Sequence[str], layout: TableLayout
+    ) -> None:
+        self.rows, self.sheets, self.blocks, self.layout = rows, sheets, blocks, layout
+        self.shown: dict[str, dict[tuple[Any, ...], float]] = {}
+        self.by_seed: dict[str, dict[tuple[Any, ...], dict[Seed, float]]] = {}
+        for kind, (shown, by_seed) in _quantities(_figures(sheets), self.derived, len(blocks)).items():
+            self.shown[kind] = _known(shown)
+            self.by_seed[kind] = defaultdict(dict)
+            for (*place, data_seed, train_seed, key), value in _known(by_seed).items():
+                where = (*place, key)
+                self.by_seed[kind][where][data_seed, train_seed] = value
+
+    def derived(self, figures: pd.DataFrame) -> pd.DataFrame:
+        """The figures with those that a protocol derives from them, each line for itself."""
+        records: list[dict[Any, float]] = figures.to_dict("records")
+        known = [{key: value for key, value in record.items() if value == value} for record in records]
+        return pd.DataFrame([dict(self.layout.derived(numbers)) for numbers in known], index=figures.index, dtype=float)
+
+    def of(self, columns: Sequence[Column]) -> Iterator[Line]:
+        """All of them, in order."""
+        numbers = range(len(self.rows))
+        for block in self.blocks:
+            yield from (self.line("block", block, n, [block], columns) for n in numbers if block in self.sheets[n])
+        if len(self.blocks) < 2 or not self.layout.averaged:
+            return
+        yield from (self.line("average", "average", n, self.blocks, columns) for n in numbers)
+        for column in columns:
+            if column.derived:
+                group = f"mean of per-{self.layout.blocks_are} {column.title}"
+                yield from (self.line("mean", group, n, self.blocks, [column]) for n in numbers)
+
+    def line(self, kind: str, group: str, number: int, blocks: Sequence[str], columns: Sequence[Column]) -> Line:
+        """A row over some blocks, or over those of them that it has."""
+        sheet = self.sheets[number]
+        seeds = {len(_seeds(sheet[block])) for block in blocks if block in sheet}
+        parts = [part for block in blocks for part in sheet.get(block, ())]
+        place = (number, group) if kind == "block" else (number,)
+        cells = {}
+        for column in columns:
+            values = self.by_seed[kind].get((*place, column.key), {})
+            mean = self.shown[kind].get((*place, column.key))
+            if mean is not None:
+                spread = population_std(values.values()) if seeds == {len(values)} and len(values) > 1 else None
+                cell = Cell(mean=mean, std=spread)
+            elif kind == "block":
+                cell = _gap(len(values), max(seeds), "seeds", parts, column)
+            else:
+                has = sum((number, block, column.key) in self.shown["block"] for block in blocks)
+                cell = _gap(has, len(blocks), f"{self.layout.blocks_are}s", parts, column)
+            far = outliers(values) if kind == "block" and not column.derived else ()
+            runs = _behind(parts, column) if values or mean is not None else ()
+            cells[column.key] = replace(cell, values=values, outliers=far, runs=runs)
+        results = {part.result.name: part.result for part in parts}
+        n = "-".join(str(count) for count in sorted({min(seeds), max(seeds)}))
+        return Line(kind, group, self.rows[number], tuple(results.values()), n, cells)
+
+
+def _behind(parts: Iterable[_Part], column: Column) -> tuple[str, ...]:
+    """Names of the runs that a figure is made of."""
+    names = [part.result.name for part in parts if (part.numbers if column.derived else column.key in part.numbers)]
+    return tuple(dict.fromkeys(names))
+
+
+def _gap(has: int, of: int, what: str, parts: Iterable[_Part], column: Column) -> Cell:
+    """An empty cell: how much of it there is, and why not all, as far as the results say."""
+    said = [note for part in parts for note in part.notes.items()]
+    reasons = [reason for key, reason in said if key == column.key or (key[-1:] == "/" and column.key.startswith(key))]
+    if (column.derived or column.key.startswith("average/")) and not reasons:
+        reasons = [reason for _, reason in said]
+    return Cell(gap=f"n/a ({has} of {of} {what})" if has else "–", reason=reasons[0] if reasons else "")
+
+
+def outliers(values: Mapping[Seed, float]) -> tuple[Seed, ...]:
+    """The seeds whose figure, in percent, lies far from the others', as the module says."""
+    if len(values) < 3:
+        return ()
+    middle = median(values.values())
+    sigma = SIGMA_OF_MAD * median(abs(value - middle) for value in values.values())
+    points = OUTLIER_POINTS_OF_FEW if len(values) < 5 else OUTLIER_POINTS
+    limit = max(points, OUTLIER_SIGMAS * sigma)
+    return tuple(seed for seed, value in values.items() if abs(value - middle) > limit)
+
+
+def _filled(columns: Sequence[Column], lines: Sequence[Line]) -> tuple[Column, ...]:
+    """The columns that any line has a figure for, or a reason why not: older results lack younger metrics."""
+    cells = {column.key: [line.cells[column.key] for line in lines if column.key in line.cells] for column in columns}
+    kept = [column for column in columns if any(cell.values or cell.reason for cell in cells[column.key])]
+    return tuple(kept or columns)
+
+
+def _data_remarks(results: Sequence[Result]) -> Iterator[str]:
+    """Splits that are not the papers', and images that were left out."""
+    generated = {r.spec.dataset for r in results if str(r.conditions.get("split_source", "")).startswith("generated")}
+    skipped = {result.spec.dataset for result in results if result.conditions.get("skipped")}
+    if generated:
+        yield f"Split generated for want of a split file, so not the papers': {', '.join(sorted(generated))}."
+    if skipped:
+        yield f"Unreadable images were left out in runs on {', '.join(sorted(skipped))}."
+
+
+def _remarks(
+    rows: Sequence[Row], sheets: Sequence[Sheet], blocks: Sequence[str], columns: Sequence[Column], layout: TableLayout
+) -> Iterator[str]:
+    """What a reader has to know of spreads and averages."""
+    seeds = [{block: _seeds(parts) for block, parts in sheet.items()} for sheet in sheets]
+    if any(len(of_block) > 1 for of_row in seeds for of_block in of_row.values()):
+        yield SPREAD
+    yield from _data_remarks([result for row in rows for result in row.results])
+    if len(blocks) < 2 or not layout.averaged:
+        return
+    for column in columns:
+        if column.derived:
+            apart = f"{MEANS_APART}{layout.blocks_are} {column.title} stands apart."
+            yield f"Average {column.title} is computed from the averages beside it{apart}"
+    for row, of_row in zip(rows, seeds, strict=True):
+        missing = [block for block in blocks if block not in of_row]
+        if missing:
+            yield f"{row.label} has no results on {', '.join(missing)}, so no average."
+        elif len(set(of_row.values())) > 1:
+            where = f"some {layout.blocks_are}s than on others"
+            yield f"{row.label} has other seeds on {where}, so its averages have no ±."

@@ -1,21 +1,30 @@
-"""Tables on the terminal: what of them a protocol decides, what the suites, and what the reader."""
+"""Tables as text, the same bytes every time: what of them a protocol decides, what the suites, and what the reader."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from promptbench import registry
-from promptbench.averages import build_tables
 from promptbench.config import unknown
+from promptbench.formats import delimited, latex, markdown, page, records
+from promptbench.formats.texts import Style
 from promptbench.lines import Table, TableLayout
 from promptbench.protocol import Column, Protocol
 from promptbench.results import Result
-from promptbench.rows import setting_named
+from promptbench.rows import build_tables, setting_named
 from promptbench.suite import Suite, load_suite, suite_names
-from promptbench.tables import Style, written
 from promptbench.variants import per_seed, sort_by, with_differences
+
+FORMATS: Mapping[str, Callable[[Sequence[Table], Style], str]] = {
+    "md": markdown.render,
+    "csv": delimited.render,
+    "csv-long": delimited.render_long,
+    "latex": latex.render,
+    "html": page.render,
+    "json": records.render,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +32,7 @@ class View:
     """What a reader may ask of tables.
 
     Attributes:
-        format: One of `tables.FORMATS`.
+        format: One of `FORMATS`.
         metric: One of the protocol's `metrics`; "" for its first.
         group_by: A setting whose values set rows apart; "" for none.
         per_seed: Whether a line is a seed instead of the mean.
@@ -88,9 +97,14 @@ def tables_of(
 
 
 def show(tables: Sequence[Table], view: View) -> str:
-    """The tables in the format asked for."""
-    cite = citations(tables) if view.cite else {}
-    return written(tables, view.format, Style(plain=view.plain, cite=cite))
+    """The tables in the format asked for, figures in percent, with one decimal but in CSV and JSON.
+
+    Raises:
+        UsageError: The format is unknown.
+    """
+    if view.format not in FORMATS:
+        raise unknown("format", view.format, FORMATS)
+    return FORMATS[view.format](tables, Style(plain=view.plain, cite=citations(tables) if view.cite else {}))
 
 
 def citations(tables: Sequence[Table]) -> dict[str, str]:

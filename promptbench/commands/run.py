@@ -115,7 +115,6 @@ def carry_out(
         results: Of the runs that are finished, by name; None where nobody has read them yet.
     """
     from promptbench.results import failure_path, predictions_path, stored_results
-    from promptbench.showing import print_tables
     from promptbench.standing import CLAIMS
 
     output = bench.output
@@ -136,6 +135,8 @@ def carry_out(
         tidy(output)
     results |= stored_results(output, [run.spec for run in todo])
     shown = [results[run.spec.name] for run in runs if run.spec.name in results]
+    from promptbench.showing import print_tables  # it takes pandas, runs do not
+
     print_tables(shown, [bench.suite], methods, [entry.name for entry in bench.suite.entries()])
     if failures:
         of = f"{failures} of {len(todo)} runs" if len(todo) > 1 else "the run"

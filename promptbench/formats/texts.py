@@ -6,9 +6,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from promptbench.lines import Cell, Comparison, Line, Table
+from promptbench.lines import Cell, Comparison, Line, Seed, Table
 from promptbench.protocol import Column
-from promptbench.rows import Seed
 from promptbench.spec import Spec
 
 MARKS = {

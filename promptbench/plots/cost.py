@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from promptbench.averages import Line
+from promptbench.lines import Line
 from promptbench.plots.source import Source, about, axis, column_of, name, overall
 from promptbench.results import Result
 

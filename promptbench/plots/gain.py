@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from promptbench.averages import Line
 from promptbench.config import UsageError
+from promptbench.lines import Line
 from promptbench.plots.source import Source, about, column_of, metric_of, name, over
 from promptbench.protocol import Column
 

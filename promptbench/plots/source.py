@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from promptbench.averages import Line, Table, TableLayout, build_tables
 from promptbench.config import UsageError, unknown
+from promptbench.lines import Line, Table, TableLayout
 from promptbench.protocol import Column
 from promptbench.results import Result, read_results
+from promptbench.rows import build_tables
 from promptbench.showing import layout_of
 from promptbench.suite import Suite, load_suite, suite_names
 
