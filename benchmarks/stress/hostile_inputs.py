@@ -270,7 +270,8 @@ class Watch:
         """Note a path outside of what is allowed."""
         folder, name = os.path.split(os.path.abspath(path))
         full = os.path.join(os.path.realpath(folder), name)
-        if full != os.devnull and not full.startswith(self.allowed):
+        harmless = (os.devnull, f"/proc/{os.getpid()}/clear_refs")  # each run measures its memory anew
+        if full not in harmless and not full.startswith(self.allowed):
             self.seen.append(f"wrote {full!r}"[:200])
 
 
