@@ -36,7 +36,7 @@ import pandas as pd
 from promptbench.config import UsageError, unknown
 from promptbench.frame import json_frame, runs_frame
 from promptbench.lines import Cell, Line, Numbers, Row, Seed, Table, TableLayout, by_size, population_std
-from promptbench.protocol import Column
+from promptbench.protocol import Column, Protocol
 from promptbench.results import Result
 
 NOT_SETTINGS = ("origin", "overrides", "source")
@@ -220,7 +220,7 @@ def build_tables(
     everything = list(results)
     by_table: dict[tuple[str, str, str], list[Result]] = {}
     for result in everything:
-        source = "" if layout.blocks_are == "dataset" else result.spec.dataset
+        source = "" if layout.protocol.blocks_are == "dataset" else result.spec.dataset
         by_table.setdefault((result.spec.suite, result.spec.backbone, source), []).append(result)
     protocols = sorted({result.spec.protocol for result in everything})
     if not protocols:
@@ -231,10 +231,11 @@ def build_tables(
         raise _unknown_setting(group_by, everything)
     tables = []
     for suite, backbone, source in sorted(by_table):
-        own = replace(layout, subject=", ".join(filter(None, (layout.subject, source))))
         said = ([APART] if len(by_table) > 1 else []) + ([notes[suite]] if notes and notes.get(suite) else [])
-        of = rows(by_table[suite, backbone, source], methods, layout.along, group_by)
-        tables.append(_table(of, own, said, datasets, suite in ranked))
+        of = rows(by_table[suite, backbone, source], methods, layout.protocol.along, group_by)
+        table = _table(of, layout, said, datasets)
+        subject = ", ".join(filter(None, (layout.subject, source)))
+        tables.append(replace(table, subject=subject, ranked=suite in ranked))
     return tables
 
 
@@ -246,17 +247,16 @@ def _unknown_setting(group_by: str, results: Iterable[Result]) -> UsageError:
     return unknown("setting", group_by, known)
 
 
-def _table(
-    of: Sequence[Row], layout: TableLayout, notes: Sequence[str], datasets: Sequence[str], ranked: bool
-) -> Table:
+def _table(of: Sequence[Row], layout: TableLayout, notes: Sequence[str], datasets: Sequence[str]) -> Table:
+    protocol = layout.protocol
     results = [result for row in of for result in row.results]
     columns = tuple(layout.columns(results))
     derived = {column.key for column in columns if column.derived}
     sheets = [_sheet(row, layout, derived) for row in of]
     order = {name: place for place, name in reversed(list(enumerate(datasets)))}
     seen = dict.fromkeys(block for sheet in sheets for block in sheet)
-    blocks = sorted(seen, key=lambda name: (order.get(name, len(order)), name)) if layout.averaged else list(seen)
-    lines = tuple(_Lines(of, sheets, blocks, layout).of(columns))
+    blocks = sorted(seen, key=lambda name: (order.get(name, len(order)), name)) if protocol.averaged else list(seen)
+    lines = tuple(_Lines(of, sheets, blocks, protocol).of(columns))
     columns = _filled(columns, lines)
     first = results[0].spec
     trained = {result.spec.shots for result in results if result.spec.shots != 0} or {0}
@@ -267,13 +267,13 @@ def _table(
         shots=by_size(trained),
         seeds=tuple(sorted({result.spec.seeds for result in results})),
         columns=columns,
-        blocks_are=layout.blocks_are,
+        blocks_are=protocol.blocks_are,
         subject=layout.subject,
-        averaged=layout.averaged,
-        ranked=ranked,
+        averaged=protocol.averaged,
+        ranked=False,
         rows=tuple(of),
         lines=lines,
-        remarks=tuple(_remarks(of, sheets, blocks, columns, layout)) + tuple(notes),
+        remarks=tuple(_remarks(of, sheets, blocks, columns, protocol)) + tuple(notes),
     )
 
 
@@ -345,10 +345,8 @@ def _known(figures: pd.DataFrame) -> dict[tuple[Any, ...], float]:
 class _Lines:
     """The lines of a table: every block with its rows, then the averages."""
 
-    def __init__(
-        self, rows: Sequence[Row], sheets: Sequence[Sheet], blocks: Sequence[str], layout: TableLayout
-    ) -> None:
-        self.rows, self.sheets, self.blocks, self.layout = rows, sheets, blocks, layout
+    def __init__(self, rows: Sequence[Row], sheets: Sequence[Sheet], blocks: Sequence[str], protocol: Protocol) -> None:
+        self.rows, self.sheets, self.blocks, self.protocol = rows, sheets, blocks, protocol
         self.shown: dict[str, dict[tuple[Any, ...], float]] = {}
         self.by_seed: dict[str, dict[tuple[Any, ...], dict[Seed, float]]] = {}
         for kind, (shown, by_seed) in _quantities(_figures(sheets), self.derived, len(blocks)).items():
@@ -362,19 +360,19 @@ class _Lines:
         """The figures with those that a protocol derives from them, each line for itself."""
         records: list[dict[Any, float]] = figures.to_dict("records")
         known = [{key: value for key, value in record.items() if value == value} for record in records]
-        return pd.DataFrame([dict(self.layout.derived(numbers)) for numbers in known], index=figures.index, dtype=float)
+        return pd.DataFrame([self.protocol.summarize(numbers) for numbers in known], index=figures.index, dtype=float)
 
     def of(self, columns: Sequence[Column]) -> Iterator[Line]:
         """All of them, in order."""
         numbers = range(len(self.rows))
         for block in self.blocks:
             yield from (self.line("block", block, n, [block], columns) for n in numbers if block in self.sheets[n])
-        if len(self.blocks) < 2 or not self.layout.averaged:
+        if len(self.blocks) < 2 or not self.protocol.averaged:
             return
         yield from (self.line("average", "average", n, self.blocks, columns) for n in numbers)
         for column in columns:
             if column.derived:
-                group = f"mean of per-{self.layout.blocks_are} {column.title}"
+                group = f"mean of per-{self.protocol.blocks_are} {column.title}"
                 yield from (self.line("mean", group, n, self.blocks, [column]) for n in numbers)
 
     def line(self, kind: str, group: str, number: int, blocks: Sequence[str], columns: Sequence[Column]) -> Line:
@@ -394,7 +392,7 @@ class _Lines:
                 cell = _gap(len(values), max(seeds), "seeds", parts, column)
             else:
                 has = sum((number, block, column.key) in self.shown["block"] for block in blocks)
-                cell = _gap(has, len(blocks), f"{self.layout.blocks_are}s", parts, column)
+                cell = _gap(has, len(blocks), f"{self.protocol.blocks_are}s", parts, column)
             far = outliers(values) if kind == "block" and not column.derived else ()
             runs = _behind(parts, column) if values or mean is not None else ()
             cells[column.key] = replace(cell, values=values, outliers=far, runs=runs)
@@ -447,23 +445,23 @@ def _data_remarks(results: Sequence[Result]) -> Iterator[str]:
 
 
 def _remarks(
-    rows: Sequence[Row], sheets: Sequence[Sheet], blocks: Sequence[str], columns: Sequence[Column], layout: TableLayout
+    rows: Sequence[Row], sheets: Sequence[Sheet], blocks: Sequence[str], columns: Sequence[Column], protocol: Protocol
 ) -> Iterator[str]:
     """What a reader has to know of spreads and averages."""
     seeds = [{block: _seeds(parts) for block, parts in sheet.items()} for sheet in sheets]
     if any(len(of_block) > 1 for of_row in seeds for of_block in of_row.values()):
         yield SPREAD
     yield from _data_remarks([result for row in rows for result in row.results])
-    if len(blocks) < 2 or not layout.averaged:
+    if len(blocks) < 2 or not protocol.averaged:
         return
     for column in columns:
         if column.derived:
-            apart = f"{MEANS_APART}{layout.blocks_are} {column.title} stands apart."
+            apart = f"{MEANS_APART}{protocol.blocks_are} {column.title} stands apart."
             yield f"Average {column.title} is computed from the averages beside it{apart}"
     for row, of_row in zip(rows, seeds, strict=True):
         missing = [block for block in blocks if block not in of_row]
         if missing:
             yield f"{row.label} has no results on {', '.join(missing)}, so no average."
         elif len(set(of_row.values())) > 1:
-            where = f"some {layout.blocks_are}s than on others"
+            where = f"some {protocol.blocks_are}s than on others"
             yield f"{row.label} has other seeds on {where}, so its averages have no ±."

@@ -19,28 +19,14 @@ import pytest
 from promptbench import cli
 from promptbench.config import UsageError
 from promptbench.lines import TableLayout
-from promptbench.metrics import harmonic_mean
 from promptbench.protocol import Column
+from promptbench.protocols.base2new import Base2New
 from promptbench.results import Result, Spec
 from promptbench.rows import build_tables
 from promptbench.showing import View, show
 from promptbench.spec import to_plain
 
-
-def with_h(metrics: Mapping[str, float]) -> dict[str, float]:
-    if not {"base/accuracy", "new/accuracy"} <= metrics.keys():
-        return dict(metrics)
-    return {**metrics, "h": harmonic_mean(metrics["base/accuracy"], metrics["new/accuracy"])}
-
-
-LAYOUT = TableLayout(
-    columns=lambda results: (
-        Column("base/accuracy", "base"),
-        Column("new/accuracy", "new"),
-        Column("h", "H", derived=True),
-    ),
-    derived=with_h,
-)
+LAYOUT = TableLayout(Base2New(), "accuracy")
 
 
 def make(
@@ -69,7 +55,7 @@ def make(
     return Result(
         spec=Spec(**{**facts, **spec}),
         conditions=conditions or {},
-        metrics=with_h(metrics),
+        metrics=Base2New().summarize(metrics),
         notes=notes or {},
         versions={},
         commit="",
@@ -387,7 +373,11 @@ def test_figures_that_read_the_same_are_not_ranked() -> None:
 
 
 def test_the_lowest_figure_is_the_best_where_less_is_better() -> None:
-    layout = TableLayout(columns=lambda results: (Column("base/accuracy", "error", lower=True),))
+    class Errors(Base2New):
+        def columns(self, *_: Any) -> list[Column]:
+            return [Column("base/accuracy", "error", lower=True)]
+
+    layout = TableLayout(Errors(), "accuracy")
     text = render(
         [make(value, 60, method=name) for name, value in zip("abc", (10, 20, 30), strict=True)], layout, ranked={"mini"}
     )
