@@ -74,24 +74,18 @@ def rows(results: Iterable[Result], methods: Sequence[str] = (), along: str = ""
     runs = runs_frame(ordered)
     settings = _settings(runs, along)
     shared = _shared(settings, runs)
-    label, cell = runs["label"], [runs["dataset"], runs[along] if along else runs["protocol"]]
-    drawn = runs["shots"] != 0  # others see no image
-    of_samples = _several(settings[drawn], [one[drawn] for one in cell])
-    unlike = _named(of_samples.any(), _OF_SAMPLES) | _named(_several(settings, cell).any(), _OF_ALL)
-    within = _several(settings, [label, *cell]).groupby(level=0).any()
-    across = _several(settings, [label]) & _several(shared, [label])
+    everywhere, across = _telling_apart(settings, shared, runs, along)
     asked = {result.spec.label: name for result in ordered if group_by and (name := setting_named(result, group_by))}
     order = {method: place for place, method in reversed(list(enumerate(methods)))}
-    of_method = {str(method): places for method, places in label.groupby(label).groups.items()}
+    of_method = {str(method): places for method, places in runs.groupby("label").groups.items()}
     found = []
     for method in sorted(of_method, key=lambda method: (order.get(method, len(order)), method)):
-        exact = _named(within.loc[method], settings.columns) | unlike | ({asked[method]} if method in asked else set())
-        differing = exact | _named(across.loc[method], settings.columns)
-        apart = sorted(differing, key=lambda name: (name != asked.get(method), _short(name), name))
-        own = settings.loc[of_method[method]].reindex(columns=apart)
-        inexact = [name for name in apart if name not in exact]
-        own[inexact] = shared.loc[own.index, inexact]
-        found += _rows_of(method, own.fillna("null"), ordered)
+        exact = everywhere[method] | ({asked[method]} if method in asked else set())
+        names = sorted(exact | across[method], key=lambda name: (name != asked.get(method), _short(name), name))
+        apart = settings.loc[of_method[method]].reindex(columns=names)
+        by_recipe_or_dataset = [name for name in names if name not in exact]
+        apart[by_recipe_or_dataset] = shared.loc[apart.index, by_recipe_or_dataset]
+        found += _rows_of(method, apart.fillna("null"), ordered)
     return found
 
 
@@ -150,6 +144,25 @@ def _shared(settings: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     follows = from_recipe.groupby(runs["label"]).transform("any") & (from_recipe | by_default)
     of_data = [name for name in settings.columns if name in _BY_DATASET or name.startswith("dataset_options.")]
     return settings.assign(**dict.fromkeys(of_data, BY_DATASET)).mask(follows, BY_RECIPE)
+
+
+def _telling_apart(
+    settings: pd.DataFrame, shared: pd.DataFrame, runs: pd.DataFrame, along: str
+) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+    """By method the settings that set rows apart: by any difference in them, and by one that no recipe or dataset made.
+
+    The first differ within a dataset, where nothing along the columns does, or are compared with other methods.
+    """
+    label, cell = runs["label"], [runs["dataset"], runs[along] if along else runs["protocol"]]
+    drawn = runs["shots"] != 0  # others see no image
+    of_samples = _several(settings[drawn], [one[drawn] for one in cell])
+    unlike = _named(of_samples.any(), _OF_SAMPLES) | _named(_several(settings, cell).any(), _OF_ALL)
+    within = _several(settings, [label, *cell]).groupby(level=0).any()
+    across = _several(settings, [label]) & _several(shared, [label])
+    return (
+        {str(method): _named(differs, settings.columns) | unlike for method, differs in within.iterrows()},
+        {str(method): _named(differs, settings.columns) for method, differs in across.iterrows()},
+    )
 
 
 def _several(settings: pd.DataFrame, by: Sequence[pd.Series]) -> pd.DataFrame:
@@ -380,25 +393,29 @@ class _Lines:
         sheet = self.sheets[number]
         seeds = {len(_seeds(sheet[block])) for block in blocks if block in sheet}
         parts = [part for block in blocks for part in sheet.get(block, ())]
-        place = (number, group) if kind == "block" else (number,)
-        cells = {}
-        for column in columns:
-            values = self.by_seed[kind].get((*place, column.key), {})
-            mean = self.shown[kind].get((*place, column.key))
-            if mean is not None:
-                spread = population_std(values.values()) if seeds == {len(values)} and len(values) > 1 else None
-                cell = Cell(mean=mean, std=spread)
-            elif kind == "block":
-                cell = _gap(len(values), max(seeds), "seeds", parts, column)
-            else:
-                has = sum((number, block, column.key) in self.shown["block"] for block in blocks)
-                cell = _gap(has, len(blocks), f"{self.protocol.blocks_are}s", parts, column)
-            far = outliers(values) if kind == "block" and not column.derived else ()
-            runs = _behind(parts, column) if values or mean is not None else ()
-            cells[column.key] = replace(cell, values=values, outliers=far, runs=runs)
+        cells = {column.key: self.cell(kind, number, blocks, column, parts, seeds) for column in columns}
         results = {part.result.name: part.result for part in parts}
         n = "-".join(str(count) for count in sorted({min(seeds), max(seeds)}))
         return Line(kind, group, self.rows[number], tuple(results.values()), n, cells)
+
+    def cell(
+        self, kind: str, number: int, blocks: Sequence[str], column: Column, parts: Sequence[_Part], seeds: set[int]
+    ) -> Cell:
+        """A figure of a row; `seeds` are how many the blocks have."""
+        place = (number, *(blocks if kind == "block" else ()), column.key)
+        values = self.by_seed[kind].get(place, {})
+        mean = self.shown[kind].get(place)
+        if mean is not None:
+            spread = population_std(values.values()) if seeds == {len(values)} and len(values) > 1 else None
+            cell = Cell(mean=mean, std=spread)
+        elif kind == "block":
+            cell = _gap(len(values), max(seeds), "seeds", parts, column)
+        else:
+            has = sum((number, block, column.key) in self.shown["block"] for block in blocks)
+            cell = _gap(has, len(blocks), f"{self.protocol.blocks_are}s", parts, column)
+        far = outliers(values) if kind == "block" and not column.derived else ()
+        runs = _behind(parts, column) if values or mean is not None else ()
+        return replace(cell, values=values, outliers=far, runs=runs)
 
 
 def _behind(parts: Iterable[_Part], column: Column) -> tuple[str, ...]:
