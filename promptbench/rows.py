@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
@@ -38,15 +38,17 @@ from promptbench.frame import json_frame, runs_frame
 from promptbench.lines import Cell, Line, Numbers, Row, Seed, Table, TableLayout, by_size, population_std
 from promptbench.protocol import Column, Protocol
 from promptbench.results import Result
+from promptbench.spec import Spec
 
 NOT_SETTINGS = ("origin", "overrides", "source")
 BY_RECIPE = "by recipe"
 BY_DATASET = "by dataset"
 
 _DATA = tuple(f"conditions.{name}" for name in ("split_digest", "class_names", "templates", "transform"))
-_BY_DATASET = (*_DATA, "evaluated", "threads")  # a source leaves itself out of `evaluated`; machines have other cores
-_MACHINE = ("precision", "threads", "device", "devices", "deterministic")
-_OF_SPEC = ("plugin", "shots", "sampler", *_MACHINE, "evaluated", "trained_by")
+_BY_DATASET = (*_DATA, "dataset_plugin", "evaluated", "threads")  # a source is not in `evaluated`; machines differ
+_OF_PLACE = ("suite", "protocol", "dataset", "method", "preset", "backbone", "data_seed", "train_seed")
+_OPENED = ("config", "recipe", "dataset_options")
+_OF_SPEC = tuple(field.name for field in fields(Spec) if field.name not in (*_OF_PLACE, *_OPENED))
 _OF_SAMPLES = {"shots", "sampler"}
 _WEIGHTS = "conditions.weights_hash"
 _OF_ALL = {"precision", _WEIGHTS, "conditions.split_digest"}  # what is compared must agree in these
@@ -120,8 +122,8 @@ def _rows_of(method: str, apart: pd.DataFrame, results: Sequence[Result]) -> lis
 
 def _settings(runs: pd.DataFrame, along: str) -> pd.DataFrame:
     """All that may differ between runs of one method, as JSON, but dataset, seeds and what runs along the columns."""
-    opened = ("config.", "recipe.", "dataset_options.")
-    names = [name for name in runs.columns if (name in _OF_SPEC and name != along) or name.startswith(opened)]
+    own = [name for name in _OF_SPEC if name != along]
+    names = [name for name in runs.columns if name in own or name.startswith(tuple(f"{field}." for field in _OPENED))]
     settings = runs[names].drop(columns=[f"recipe.{name}" for name in NOT_SETTINGS], errors="ignore")
     met = runs.reindex(columns=[_WEIGHTS, *_DATA]).astype(object)
     return json_frame(settings.join(met.where(met.notna(), None)))

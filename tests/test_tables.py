@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +255,17 @@ def test_configurations_are_never_mixed(one: dict[str, Any], other: dict[str, An
     assert all(
         line["n"] == "1" for line in cells([make(80, 60, seed=1, **one), make(70, 50, seed=2, **other)]).values()
     )
+
+
+OF_PLACE = {"suite", "protocol", "dataset", "method", "preset", "backbone", "data_seed", "train_seed"}
+
+
+@pytest.mark.parametrize("name", [item.name for item in fields(Spec) if item.name not in OF_PLACE])
+def test_every_field_of_the_spec_but_seeds_sets_rows_apart(name: str) -> None:
+    one = make(80, 60, seed=1)
+    others: dict[type, Any] = {bool: True, int: 3, str: "other", dict: {"more": 1}}
+    facts: dict[str, Any] = {name: others[type(getattr(one.spec, name))]}
+    assert len(labels([one, make(70, 50, seed=2, **facts)])) == 2
 
 
 def test_a_configuration_joins_its_row_on_every_dataset() -> None:
