@@ -31,6 +31,7 @@ from dataclasses import fields, replace
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from promptbench.config import UsageError, unknown
@@ -141,8 +142,9 @@ def _shared(settings: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     unsaid = origins[of_recipe].isna() & settings[of_recipe].notna()
     origins[of_recipe] = origins[of_recipe].mask(unsaid, "recipe")
     origins = origins.where(origins.notna(), "default")
-    from_recipe = origins.apply(lambda column: column.str.startswith("recipe"))
-    by_default = origins.apply(lambda column: column.str.startswith("default"))
+    texts = pd.unique(origins.to_numpy().ravel())
+    from_recipe = origins.isin([text for text in texts if text.startswith("recipe")])
+    by_default = origins.isin([text for text in texts if text.startswith("default")])
     follows = from_recipe.groupby(runs["label"]).transform("any") & (from_recipe | by_default)
     of_data = [name for name in settings.columns if name in _BY_DATASET or name.startswith("dataset_options.")]
     return settings.assign(**dict.fromkeys(of_data, BY_DATASET)).mask(follows, BY_RECIPE)
@@ -345,7 +347,12 @@ def _quantities(
 def _mean(figures: pd.DataFrame, over: Collection[str]) -> pd.DataFrame:
     """The mean over levels of the index; none of a figure that is not everywhere."""
     kept = [figures.index.get_level_values(name) for name in map(str, figures.index.names) if name not in over]
-    return figures.reset_index(drop=True).groupby(kept, sort=False).agg(fmean)
+    groups = figures.groupby(kept, sort=False)
+    number = groups.ngroup().to_numpy()
+    ordered = figures.to_numpy()[number.argsort(kind="stable")]
+    parts = np.split(ordered, np.bincount(number).cumsum()[:-1])  # many times faster than `agg`
+    means = [[fmean(values) for values in part.T.tolist()] for part in parts if len(part)]
+    return pd.DataFrame(means, index=groups.size().index, columns=figures.columns, dtype=float)
 
 
 def _known(figures: pd.DataFrame) -> dict[tuple[Any, ...], float]:
