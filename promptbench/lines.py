@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
-from promptbench.protocol import Column
+from promptbench.protocol import Column, Protocol
 from promptbench.results import Result
 
 Seed = tuple[int, int]  # data seed, training seed
 Numbers = Mapping[str, float]
-
-
-def _of_its_dataset(result: Result) -> Mapping[str, Numbers]:
-    return {result.spec.dataset: result.metrics}
-
-
-def _notes_of_its_dataset(result: Result) -> Mapping[str, Mapping[str, str]]:
-    return {result.spec.dataset: result.notes}
 
 
 @dataclass(frozen=True)
@@ -27,24 +20,55 @@ class TableLayout:
     """What the table of a protocol shows.
 
     Attributes:
-        columns: The columns for some results, from left to right.
-        derived: Metrics to the same metrics with the derived ones added, where they can be: `Protocol.summarize`.
-        blocks: The figures that a result gives the table: block, to column key, to figure.
-        notes: Why figures of a result are missing, by block and column key or the first parts of it, "/" included.
-        along: The field of the spec that runs along the columns; "" for none.
-        averaged: Whether the table ends in averages over its blocks.
-        blocks_are: What the blocks are.
-        subject: What figures they are where that is not the usual; "" otherwise.
+        protocol: The results' one.
+        metric: One of its `metrics`.
+        order: Names of datasets, in the order that evaluations on them come.
     """
 
-    columns: Callable[[Sequence[Result]], Sequence[Column]]
-    derived: Callable[[Mapping[str, float]], Mapping[str, float]] = dict
-    blocks: Callable[[Result], Mapping[str, Numbers]] = _of_its_dataset
-    notes: Callable[[Result], Mapping[str, Mapping[str, str]]] = _notes_of_its_dataset
-    along: str = ""
-    averaged: bool = True
-    blocks_are: str = "dataset"
-    subject: str = ""
+    protocol: Protocol
+    metric: str
+    order: Sequence[str] = ()
+
+    @property
+    def subject(self) -> str:
+        """What figures they are where that is not the usual; "" otherwise."""
+        return "" if self.metric == self.protocol.metrics[0] else self.metric
+
+    def along(self, result: Result) -> Any:
+        """What of a result runs along the columns."""
+        return getattr(result.spec, self.protocol.along, None)
+
+    def columns(self, results: Iterable[Result]) -> list[Column]:
+        """The columns for some results, from left to right."""
+        results = list(results)
+        places = {name: place for place, name in reversed(list(enumerate(self.order)))}
+        found = {name for result in results for name in result.conditions.get("images", {})}
+        evaluations = sorted(found, key=lambda name: (places.get(name, len(places)), name))
+        values: set[Any] = {self.along(result) for result in results}
+        along = sorted(values, key=lambda value: (value is None, value or 0))
+        others = {name for result in results for name in result.spec.evaluated}
+        return short_titles(self.protocol.columns(self.metric, evaluations, along), others)
+
+    def blocks(self, result: Result) -> Mapping[str, Numbers]:
+        """The figures that a result gives the table: block, to column key, to figure."""
+        return self.protocol.blocks(self.metric, result.spec.dataset, self.along(result), result.metrics)
+
+    def notes(self, result: Result) -> Mapping[str, Mapping[str, Any]]:
+        """Why figures of a result are missing, by block and column key or the first parts of it, "/" included."""
+        notes: Mapping[str, Any] = result.notes
+        return self.protocol.blocks(self.metric, result.spec.dataset, self.along(result), notes)
+
+
+def short_titles(columns: Sequence[Column], datasets: set[str]) -> list[Column]:
+    """The columns without a first word, `mini_`, that the titles of all datasets share and none needs."""
+    titled = [column.title for column in columns if column.title in datasets]
+    stems = {title.partition("_")[0] + "_" for title in titled}
+    short = {title: title.partition("_")[2] for title in titled}
+    others = {column.title for column in columns} - set(titled)
+    unambiguous = all(short.values()) and len({*short.values()} | others) == len(short) + len(others)
+    if len(titled) < 2 or len(stems) > 1 or not unambiguous:
+        return list(columns)
+    return [column._replace(title=short.get(column.title, column.title)) for column in columns]
 
 
 @dataclass(frozen=True)

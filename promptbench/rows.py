@@ -27,26 +27,29 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from promptbench.config import UsageError, unknown
 from promptbench.frame import json_frame, runs_frame
 from promptbench.lines import Cell, Line, Numbers, Row, Seed, Table, TableLayout, by_size, population_std
-from promptbench.protocol import Column
+from promptbench.protocol import Column, Protocol
 from promptbench.results import Result
+from promptbench.spec import Spec
 
 NOT_SETTINGS = ("origin", "overrides", "source")
 BY_RECIPE = "by recipe"
 BY_DATASET = "by dataset"
 
 _DATA = tuple(f"conditions.{name}" for name in ("split_digest", "class_names", "templates", "transform"))
-_BY_DATASET = (*_DATA, "evaluated", "threads")  # a source leaves itself out of `evaluated`; machines have other cores
-_MACHINE = ("precision", "threads", "device", "deterministic")
-_OF_SPEC = ("plugin", "shots", "sampler", *_MACHINE, "evaluated", "trained_by")
+_BY_DATASET = (*_DATA, "dataset_plugin", "evaluated", "threads")  # a source is not in `evaluated`; machines differ
+_OF_PLACE = ("suite", "protocol", "dataset", "method", "preset", "backbone", "data_seed", "train_seed")
+_OPENED = ("config", "recipe", "dataset_options")
+_OF_SPEC = tuple(field.name for field in fields(Spec) if field.name not in (*_OF_PLACE, *_OPENED))
 _OF_SAMPLES = {"shots", "sampler"}
 _WEIGHTS = "conditions.weights_hash"
 _OF_ALL = {"precision", _WEIGHTS, "conditions.split_digest"}  # what is compared must agree in these
@@ -74,24 +77,18 @@ def rows(results: Iterable[Result], methods: Sequence[str] = (), along: str = ""
     runs = runs_frame(ordered)
     settings = _settings(runs, along)
     shared = _shared(settings, runs)
-    label, cell = runs["label"], [runs["dataset"], runs[along] if along else runs["protocol"]]
-    drawn = runs["shots"] != 0  # others see no image
-    of_samples = _several(settings[drawn], [one[drawn] for one in cell])
-    unlike = _named(of_samples.any(), _OF_SAMPLES) | _named(_several(settings, cell).any(), _OF_ALL)
-    within = _several(settings, [label, *cell]).groupby(level=0).any()
-    across = _several(settings, [label]) & _several(shared, [label])
+    everywhere, across = _telling_apart(settings, shared, runs, along)
     asked = {result.spec.label: name for result in ordered if group_by and (name := setting_named(result, group_by))}
     order = {method: place for place, method in reversed(list(enumerate(methods)))}
-    of_method = {str(method): places for method, places in label.groupby(label).groups.items()}
+    of_method = {str(method): places for method, places in runs.groupby("label").groups.items()}
     found = []
     for method in sorted(of_method, key=lambda method: (order.get(method, len(order)), method)):
-        exact = _named(within.loc[method], settings.columns) | unlike | ({asked[method]} if method in asked else set())
-        differing = exact | _named(across.loc[method], settings.columns)
-        apart = sorted(differing, key=lambda name: (name != asked.get(method), _short(name), name))
-        own = settings.loc[of_method[method]].reindex(columns=apart)
-        inexact = [name for name in apart if name not in exact]
-        own[inexact] = shared.loc[own.index, inexact]
-        found += _rows_of(method, own.fillna("null"), ordered)
+        exact = everywhere[method] | ({asked[method]} if method in asked else set())
+        names = sorted(exact | across[method], key=lambda name: (name != asked.get(method), _short(name), name))
+        apart = settings.loc[of_method[method]].reindex(columns=names)
+        by_recipe_or_dataset = [name for name in names if name not in exact]
+        apart[by_recipe_or_dataset] = shared.loc[apart.index, by_recipe_or_dataset]
+        found += _rows_of(method, apart.fillna("null"), ordered)
     return found
 
 
@@ -126,8 +123,8 @@ def _rows_of(method: str, apart: pd.DataFrame, results: Sequence[Result]) -> lis
 
 def _settings(runs: pd.DataFrame, along: str) -> pd.DataFrame:
     """All that may differ between runs of one method, as JSON, but dataset, seeds and what runs along the columns."""
-    opened = ("config.", "recipe.", "dataset_options.")
-    names = [name for name in runs.columns if (name in _OF_SPEC and name != along) or name.startswith(opened)]
+    own = [name for name in _OF_SPEC if name != along]
+    names = [name for name in runs.columns if name in own or name.startswith(tuple(f"{field}." for field in _OPENED))]
     settings = runs[names].drop(columns=[f"recipe.{name}" for name in NOT_SETTINGS], errors="ignore")
     met = runs.reindex(columns=[_WEIGHTS, *_DATA]).astype(object)
     return json_frame(settings.join(met.where(met.notna(), None)))
@@ -145,11 +142,31 @@ def _shared(settings: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     unsaid = origins[of_recipe].isna() & settings[of_recipe].notna()
     origins[of_recipe] = origins[of_recipe].mask(unsaid, "recipe")
     origins = origins.where(origins.notna(), "default")
-    from_recipe = origins.apply(lambda column: column.str.startswith("recipe"))
-    by_default = origins.apply(lambda column: column.str.startswith("default"))
+    texts = pd.unique(origins.to_numpy().ravel())
+    from_recipe = origins.isin([text for text in texts if text.startswith("recipe")])
+    by_default = origins.isin([text for text in texts if text.startswith("default")])
     follows = from_recipe.groupby(runs["label"]).transform("any") & (from_recipe | by_default)
     of_data = [name for name in settings.columns if name in _BY_DATASET or name.startswith("dataset_options.")]
     return settings.assign(**dict.fromkeys(of_data, BY_DATASET)).mask(follows, BY_RECIPE)
+
+
+def _telling_apart(
+    settings: pd.DataFrame, shared: pd.DataFrame, runs: pd.DataFrame, along: str
+) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+    """By method the settings that set rows apart: by any difference in them, and by one that no recipe or dataset made.
+
+    The first differ within a dataset, where nothing along the columns does, or are compared with other methods.
+    """
+    label, cell = runs["label"], [runs["dataset"], runs[along] if along else runs["protocol"]]
+    drawn = runs["shots"] != 0  # others see no image
+    of_samples = _several(settings[drawn], [one[drawn] for one in cell])
+    unlike = _named(of_samples.any(), _OF_SAMPLES) | _named(_several(settings, cell).any(), _OF_ALL)
+    within = _several(settings, [label, *cell]).groupby(level=0).any()
+    across = _several(settings, [label]) & _several(shared, [label])
+    return (
+        {str(method): _named(differs, settings.columns) | unlike for method, differs in within.iterrows()},
+        {str(method): _named(differs, settings.columns) for method, differs in across.iterrows()},
+    )
 
 
 def _several(settings: pd.DataFrame, by: Sequence[pd.Series]) -> pd.DataFrame:
@@ -220,7 +237,7 @@ def build_tables(
     everything = list(results)
     by_table: dict[tuple[str, str, str], list[Result]] = {}
     for result in everything:
-        source = "" if layout.blocks_are == "dataset" else result.spec.dataset
+        source = "" if layout.protocol.blocks_are == "dataset" else result.spec.dataset
         by_table.setdefault((result.spec.suite, result.spec.backbone, source), []).append(result)
     protocols = sorted({result.spec.protocol for result in everything})
     if not protocols:
@@ -231,10 +248,11 @@ def build_tables(
         raise _unknown_setting(group_by, everything)
     tables = []
     for suite, backbone, source in sorted(by_table):
-        own = replace(layout, subject=", ".join(filter(None, (layout.subject, source))))
         said = ([APART] if len(by_table) > 1 else []) + ([notes[suite]] if notes and notes.get(suite) else [])
-        of = rows(by_table[suite, backbone, source], methods, layout.along, group_by)
-        tables.append(_table(of, own, said, datasets, suite in ranked))
+        of = rows(by_table[suite, backbone, source], methods, layout.protocol.along, group_by)
+        table = _table(of, layout, said, datasets)
+        subject = ", ".join(filter(None, (layout.subject, source)))
+        tables.append(replace(table, subject=subject, ranked=suite in ranked))
     return tables
 
 
@@ -246,17 +264,16 @@ def _unknown_setting(group_by: str, results: Iterable[Result]) -> UsageError:
     return unknown("setting", group_by, known)
 
 
-def _table(
-    of: Sequence[Row], layout: TableLayout, notes: Sequence[str], datasets: Sequence[str], ranked: bool
-) -> Table:
+def _table(of: Sequence[Row], layout: TableLayout, notes: Sequence[str], datasets: Sequence[str]) -> Table:
+    protocol = layout.protocol
     results = [result for row in of for result in row.results]
     columns = tuple(layout.columns(results))
     derived = {column.key for column in columns if column.derived}
     sheets = [_sheet(row, layout, derived) for row in of]
     order = {name: place for place, name in reversed(list(enumerate(datasets)))}
     seen = dict.fromkeys(block for sheet in sheets for block in sheet)
-    blocks = sorted(seen, key=lambda name: (order.get(name, len(order)), name)) if layout.averaged else list(seen)
-    lines = tuple(_Lines(of, sheets, blocks, layout).of(columns))
+    blocks = sorted(seen, key=lambda name: (order.get(name, len(order)), name)) if protocol.averaged else list(seen)
+    lines = tuple(_Lines(of, sheets, blocks, protocol).of(columns))
     columns = _filled(columns, lines)
     first = results[0].spec
     trained = {result.spec.shots for result in results if result.spec.shots != 0} or {0}
@@ -267,13 +284,13 @@ def _table(
         shots=by_size(trained),
         seeds=tuple(sorted({result.spec.seeds for result in results})),
         columns=columns,
-        blocks_are=layout.blocks_are,
+        blocks_are=protocol.blocks_are,
         subject=layout.subject,
-        averaged=layout.averaged,
-        ranked=ranked,
+        averaged=protocol.averaged,
+        ranked=False,
         rows=tuple(of),
         lines=lines,
-        remarks=tuple(_remarks(of, sheets, blocks, columns, layout)) + tuple(notes),
+        remarks=tuple(_remarks(of, sheets, blocks, columns, protocol)) + tuple(notes),
     )
 
 
@@ -330,7 +347,12 @@ def _quantities(
 def _mean(figures: pd.DataFrame, over: Collection[str]) -> pd.DataFrame:
     """The mean over levels of the index; none of a figure that is not everywhere."""
     kept = [figures.index.get_level_values(name) for name in map(str, figures.index.names) if name not in over]
-    return figures.reset_index(drop=True).groupby(kept, sort=False).agg(fmean)
+    groups = figures.groupby(kept, sort=False)
+    number = groups.ngroup().to_numpy()
+    ordered = figures.to_numpy()[number.argsort(kind="stable")]
+    parts = np.split(ordered, np.bincount(number).cumsum()[:-1])  # many times faster than `agg`
+    means = [[fmean(values) for values in part.T.tolist()] for part in parts if len(part)]
+    return pd.DataFrame(means, index=groups.size().index, columns=figures.columns, dtype=float)
 
 
 def _known(figures: pd.DataFrame) -> dict[tuple[Any, ...], float]:
@@ -345,10 +367,8 @@ def _known(figures: pd.DataFrame) -> dict[tuple[Any, ...], float]:
 class _Lines:
     """The lines of a table: every block with its rows, then the averages."""
 
-    def __init__(
-        self, rows: Sequence[Row], sheets: Sequence[Sheet], blocks: Sequence[str], layout: TableLayout
-    ) -> None:
-        self.rows, self.sheets, self.blocks, self.layout = rows, sheets, blocks, layout
+    def __init__(self, rows: Sequence[Row], sheets: Sequence[Sheet], blocks: Sequence[str], protocol: Protocol) -> None:
+        self.rows, self.sheets, self.blocks, self.protocol = rows, sheets, blocks, protocol
         self.shown: dict[str, dict[tuple[Any, ...], float]] = {}
         self.by_seed: dict[str, dict[tuple[Any, ...], dict[Seed, float]]] = {}
         for kind, (shown, by_seed) in _quantities(_figures(sheets), self.derived, len(blocks)).items():
@@ -362,19 +382,19 @@ class _Lines:
         """The figures with those that a protocol derives from them, each line for itself."""
         records: list[dict[Any, float]] = figures.to_dict("records")
         known = [{key: value for key, value in record.items() if value == value} for record in records]
-        return pd.DataFrame([dict(self.layout.derived(numbers)) for numbers in known], index=figures.index, dtype=float)
+        return pd.DataFrame([self.protocol.summarize(numbers) for numbers in known], index=figures.index, dtype=float)
 
     def of(self, columns: Sequence[Column]) -> Iterator[Line]:
         """All of them, in order."""
         numbers = range(len(self.rows))
         for block in self.blocks:
             yield from (self.line("block", block, n, [block], columns) for n in numbers if block in self.sheets[n])
-        if len(self.blocks) < 2 or not self.layout.averaged:
+        if len(self.blocks) < 2 or not self.protocol.averaged:
             return
         yield from (self.line("average", "average", n, self.blocks, columns) for n in numbers)
         for column in columns:
             if column.derived:
-                group = f"mean of per-{self.layout.blocks_are} {column.title}"
+                group = f"mean of per-{self.protocol.blocks_are} {column.title}"
                 yield from (self.line("mean", group, n, self.blocks, [column]) for n in numbers)
 
     def line(self, kind: str, group: str, number: int, blocks: Sequence[str], columns: Sequence[Column]) -> Line:
@@ -382,25 +402,29 @@ class _Lines:
         sheet = self.sheets[number]
         seeds = {len(_seeds(sheet[block])) for block in blocks if block in sheet}
         parts = [part for block in blocks for part in sheet.get(block, ())]
-        place = (number, group) if kind == "block" else (number,)
-        cells = {}
-        for column in columns:
-            values = self.by_seed[kind].get((*place, column.key), {})
-            mean = self.shown[kind].get((*place, column.key))
-            if mean is not None:
-                spread = population_std(values.values()) if seeds == {len(values)} and len(values) > 1 else None
-                cell = Cell(mean=mean, std=spread)
-            elif kind == "block":
-                cell = _gap(len(values), max(seeds), "seeds", parts, column)
-            else:
-                has = sum((number, block, column.key) in self.shown["block"] for block in blocks)
-                cell = _gap(has, len(blocks), f"{self.layout.blocks_are}s", parts, column)
-            far = outliers(values) if kind == "block" and not column.derived else ()
-            runs = _behind(parts, column) if values or mean is not None else ()
-            cells[column.key] = replace(cell, values=values, outliers=far, runs=runs)
+        cells = {column.key: self.cell(kind, number, blocks, column, parts, seeds) for column in columns}
         results = {part.result.name: part.result for part in parts}
         n = "-".join(str(count) for count in sorted({min(seeds), max(seeds)}))
         return Line(kind, group, self.rows[number], tuple(results.values()), n, cells)
+
+    def cell(
+        self, kind: str, number: int, blocks: Sequence[str], column: Column, parts: Sequence[_Part], seeds: set[int]
+    ) -> Cell:
+        """A figure of a row; `seeds` are how many the blocks have."""
+        place = (number, *(blocks if kind == "block" else ()), column.key)
+        values = self.by_seed[kind].get(place, {})
+        mean = self.shown[kind].get(place)
+        if mean is not None:
+            spread = population_std(values.values()) if seeds == {len(values)} and len(values) > 1 else None
+            cell = Cell(mean=mean, std=spread)
+        elif kind == "block":
+            cell = _gap(len(values), max(seeds), "seeds", parts, column)
+        else:
+            has = sum((number, block, column.key) in self.shown["block"] for block in blocks)
+            cell = _gap(has, len(blocks), f"{self.protocol.blocks_are}s", parts, column)
+        far = outliers(values) if kind == "block" and not column.derived else ()
+        runs = _behind(parts, column) if values or mean is not None else ()
+        return replace(cell, values=values, outliers=far, runs=runs)
 
 
 def _behind(parts: Iterable[_Part], column: Column) -> tuple[str, ...]:
@@ -447,23 +471,23 @@ def _data_remarks(results: Sequence[Result]) -> Iterator[str]:
 
 
 def _remarks(
-    rows: Sequence[Row], sheets: Sequence[Sheet], blocks: Sequence[str], columns: Sequence[Column], layout: TableLayout
+    rows: Sequence[Row], sheets: Sequence[Sheet], blocks: Sequence[str], columns: Sequence[Column], protocol: Protocol
 ) -> Iterator[str]:
     """What a reader has to know of spreads and averages."""
     seeds = [{block: _seeds(parts) for block, parts in sheet.items()} for sheet in sheets]
     if any(len(of_block) > 1 for of_row in seeds for of_block in of_row.values()):
         yield SPREAD
     yield from _data_remarks([result for row in rows for result in row.results])
-    if len(blocks) < 2 or not layout.averaged:
+    if len(blocks) < 2 or not protocol.averaged:
         return
     for column in columns:
         if column.derived:
-            apart = f"{MEANS_APART}{layout.blocks_are} {column.title} stands apart."
+            apart = f"{MEANS_APART}{protocol.blocks_are} {column.title} stands apart."
             yield f"Average {column.title} is computed from the averages beside it{apart}"
     for row, of_row in zip(rows, seeds, strict=True):
         missing = [block for block in blocks if block not in of_row]
         if missing:
             yield f"{row.label} has no results on {', '.join(missing)}, so no average."
         elif len(set(of_row.values())) > 1:
-            where = f"some {layout.blocks_are}s than on others"
+            where = f"some {protocol.blocks_are}s than on others"
             yield f"{row.label} has other seeds on {where}, so its averages have no ±."

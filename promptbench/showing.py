@@ -11,7 +11,7 @@ from promptbench.config import unknown
 from promptbench.formats import delimited, latex, markdown, page, records
 from promptbench.formats.texts import Style
 from promptbench.lines import Table, TableLayout
-from promptbench.protocol import Column, Protocol
+from promptbench.protocol import Protocol
 from promptbench.results import Result
 from promptbench.rows import build_tables, setting_named
 from promptbench.suite import Suite, load_suite, suite_names
@@ -129,43 +129,7 @@ def layout_of(protocol: str, metric: str = "", order: Sequence[str] = ()) -> Tab
     own: Protocol = registry.load("protocols", protocol)()
     if metric and metric not in own.metrics:
         raise unknown(f"metric of {protocol}", metric, own.metrics)
-    metric = metric or own.metrics[0]
-    places = {name: place for place, name in reversed(list(enumerate(order)))}
-
-    def columns(results: Sequence[Result]) -> Sequence[Column]:
-        found = {name for result in results for name in result.conditions.get("images", {})}
-        evaluations = sorted(found, key=lambda name: (places.get(name, len(places)), name))
-        values: set[Any] = {getattr(result.spec, own.along, None) for result in results}
-        along = sorted(values, key=lambda value: (value is None, value or 0))
-        others = {name for result in results for name in result.spec.evaluated}
-        return short_titles(own.columns(metric, evaluations, along), others)
-
-    def blocks(result: Result, of: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
-        along = getattr(result.spec, own.along, None)
-        return own.blocks(metric, result.spec.dataset, along, result.metrics if of is None else of)
-
-    return TableLayout(
-        columns=columns,
-        derived=own.summarize,
-        blocks=blocks,
-        notes=lambda result: blocks(result, result.notes),
-        along=own.along,
-        averaged=own.averaged,
-        blocks_are=own.blocks_are,
-        subject="" if metric == own.metrics[0] else metric,
-    )
-
-
-def short_titles(columns: Sequence[Column], datasets: set[str]) -> list[Column]:
-    """The columns without a first word, `mini_`, that the titles of all datasets share and none needs."""
-    titled = [column.title for column in columns if column.title in datasets]
-    stems = {title.partition("_")[0] + "_" for title in titled}
-    short = {title: title.partition("_")[2] for title in titled}
-    others = {column.title for column in columns} - set(titled)
-    unambiguous = all(short.values()) and len({*short.values()} | others) == len(short) + len(others)
-    if len(titled) < 2 or len(stems) > 1 or not unambiguous:
-        return list(columns)
-    return [column._replace(title=short.get(column.title, column.title)) for column in columns]
+    return TableLayout(own, metric or own.metrics[0], order)
 
 
 def presentation(

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +20,14 @@ import pytest
 from promptbench import cli
 from promptbench.config import UsageError
 from promptbench.lines import TableLayout
-from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.protocol import Column
+from promptbench.protocols.base2new import Base2New
 from promptbench.results import Result, Spec
 from promptbench.rows import build_tables
 from promptbench.showing import View, show
 from promptbench.spec import to_plain
 
-
-def with_h(metrics: Mapping[str, float]) -> dict[str, float]:
-    if not {"base/accuracy", "new/accuracy"} <= metrics.keys():
-        return dict(metrics)
-    return {**metrics, "h": harmonic_mean(metrics["base/accuracy"], metrics["new/accuracy"])}
-
-
-LAYOUT = TableLayout(
-    columns=lambda results: (
-        Column("base/accuracy", "base"),
-        Column("new/accuracy", "new"),
-        Column("h", "H", derived=True),
-    ),
-    derived=with_h,
-)
+LAYOUT = TableLayout(Base2New(), "accuracy")
 
 
 def make(
@@ -69,7 +56,7 @@ def make(
     return Result(
         spec=Spec(**{**facts, **spec}),
         conditions=conditions or {},
-        metrics=with_h(metrics),
+        metrics=Base2New().summarize(metrics),
         notes=notes or {},
         versions={},
         commit="",
@@ -270,6 +257,17 @@ def test_configurations_are_never_mixed(one: dict[str, Any], other: dict[str, An
     )
 
 
+OF_PLACE = {"suite", "protocol", "dataset", "method", "preset", "backbone", "data_seed", "train_seed"}
+
+
+@pytest.mark.parametrize("name", [item.name for item in fields(Spec) if item.name not in OF_PLACE])
+def test_every_field_of_the_spec_but_seeds_sets_rows_apart(name: str) -> None:
+    one = make(80, 60, seed=1)
+    others: dict[type, Any] = {bool: True, int: 3, str: "other", dict: {"more": 1}}
+    facts: dict[str, Any] = {name: others[type(getattr(one.spec, name))]}
+    assert len(labels([one, make(70, 50, seed=2, **facts)])) == 2
+
+
 def test_a_configuration_joins_its_row_on_every_dataset() -> None:
     results = [make(80, 60, dataset="a", config={"n_ctx": n}) for n in (4, 16)]
     results += [make(70, 50, dataset="b", config={"n_ctx": 16})]
@@ -387,7 +385,11 @@ def test_figures_that_read_the_same_are_not_ranked() -> None:
 
 
 def test_the_lowest_figure_is_the_best_where_less_is_better() -> None:
-    layout = TableLayout(columns=lambda results: (Column("base/accuracy", "error", lower=True),))
+    class Errors(Base2New):
+        def columns(self, *_: Any) -> list[Column]:
+            return [Column("base/accuracy", "error", lower=True)]
+
+    layout = TableLayout(Errors(), "accuracy")
     text = render(
         [make(value, 60, method=name) for name, value in zip("abc", (10, 20, 30), strict=True)], layout, ranked={"mini"}
     )

@@ -30,7 +30,7 @@ def data(source: Source) -> dict[str, Any]:
         if cell is None or cell.mean is None:
             missing.append(name(line))
             continue
-        along = source.layout.along  # the costs of the runs behind this column
+        along = source.layout.protocol.along  # the costs of the runs behind this column
         runs = [r for r in line.results if not along or column.key.startswith(f"{getattr(r.spec, along)}/")]
         cost = {what: _mean(runs, what) for what in COSTS}
         points.append({"method": name(line), "mean": cell.mean, "std": cell.std, "cost": cost})

@@ -29,12 +29,12 @@ def data(source: Source) -> dict[str, Any]:
         gains = [_difference(values.get(place), figure) for place, figure in reference.items()]
         if method != name(baseline) and any(gain is not None for gain in gains):
             series.append({"method": method, "gain": gains})
-    what = column.title if source.layout.averaged else metric_of(column)
+    what = column.title if source.layout.protocol.averaged else metric_of(column)
     return {
         **about("gain", source, table, lines),
         "baseline": name(baseline),
         "x": f"{what} minus that of {name(baseline)} (points)",
-        "of": "" if source.layout.averaged else over(table, baseline),
+        "of": "" if source.layout.protocol.averaged else over(table, baseline),
         "datasets": list(reference),
         "series": series,
         "left_out": sorted(set(figures) - {one["method"] for one in series} - {name(baseline)}),
@@ -48,10 +48,10 @@ def _figures(
     figures: dict[str, dict[str, float | None]] = {}
     kept: dict[str, Line] = {}
     for line in lines:
-        if source.layout.averaged and line.kind in ("block", "average"):
+        if source.layout.protocol.averaged and line.kind in ("block", "average"):
             cell = line.cells.get(column.key)
             figures.setdefault(name(line), {})[line.group] = cell.mean if cell else None
-        elif not source.layout.averaged and line.group == lines[0].group:
+        elif not source.layout.protocol.averaged and line.group == lines[0].group:
             alike = [one for one in columns if metric_of(one) == metric_of(column)]
             cells = {one.title: line.cells.get(one.key) for one in alike}
             figures[name(line)] = {title: cell.mean if cell else None for title, cell in cells.items()}

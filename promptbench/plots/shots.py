@@ -18,7 +18,7 @@ def data(source: Source) -> dict[str, Any]:
     table = source.table()
     lines = overall(table)
     shots = {column.key: column.key.partition("/")[0] for column in table.columns}
-    if source.layout.along != "shots":
+    if source.layout.protocol.along != "shots":
         raise NothingToShow(f"The protocol {source.protocol} does not compare numbers of shots; few_shot does.")
     series = []
     for line in lines:
