@@ -427,7 +427,8 @@ def test_a_plugin_that_a_machine_lacks_travels_along(
 
 
 def test_what_nodes_import_first_imports_no_torch() -> None:
-    words = "import sys, promptbench.executors.ray, promptbench.executors.parcel; print('torch' in sys.modules)"
+    words = "import sys, promptbench.executors.ray, promptbench.executors.parcel; "
+    words += "print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, timeout=100, check=True)
     assert found.stdout == "False\n"
 

@@ -25,8 +25,8 @@ REACH = 5.0  # seconds to reach an address
 class Executor(Protocol):
     """Carries out sweeps.
 
-    A module `promptbench.executors.<name>` offers `create(address, options)`, which returns one. Creating it imports
-    no engine and starts nothing.
+    A module `promptbench.executors.<name>` offers `create(address, options)`, which returns one. Creating it
+    imports no engine and starts nothing.
     """
 
     def prepare(self, device: str) -> None:
