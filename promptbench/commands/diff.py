@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from promptbench.flags import add_list
+from promptbench.formats.markdown import MARKUP, laid_out
+from promptbench.formats.texts import Texts, clean, seeds_text
 
 if TYPE_CHECKING:
     from promptbench.comparing import Cell, Comparison
@@ -43,7 +45,7 @@ def execute(options: argparse.Namespace) -> int:
 
 def as_text(found: Comparison, a: str, b: str) -> str:
     """Markdown: a table per protocol, then what the sides do not share."""
-    parts = [f"A: {_clean(a)}", f"B: {_clean(b)}"]
+    parts = [f"A: {clean(a)}", f"B: {clean(b)}"]
     shared = _everywhere(found)
     if shared:
         parts.append(f"Differs in all runs compared: {'; '.join(shared)}.")
@@ -91,23 +93,12 @@ def _everywhere(found: Comparison) -> list[str]:
 
 def _table(protocol: str, cells: Sequence[Cell], shared: set[str]) -> str:
     notes: dict[str, int] = {}
-    rows = [HEAD, *(_row(cell, shared, notes) for cell in cells)]
-    widths = [max(2, *map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        " | ".join(
-            text.ljust(width) if place < NAMES else text.rjust(width)
-            for place, (text, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    rule = " | ".join("-" * width if place < NAMES else "-" * (width - 1) + ":" for place, width in enumerate(widths))
-    laid_out = "\n".join(f"| {line} |" for line in (lines[0], rule, *lines[1:]))
-    return "\n\n".join(
-        [f"### {protocol}", laid_out, INTERVALS, *(f"[{n}] {_clean(note)}." for note, n in notes.items())]
-    )
+    rows = [_row(cell, shared, notes) for cell in cells]
+    remarks = [INTERVALS, *(f"[{number}] {clean(note)}." for note, number in notes.items())]
+    return "\n".join(laid_out(protocol, Texts(list(HEAD), [rows], remarks), NAMES))
 
 
-def _row(cell: Cell, shared: set[str], notes: dict[str, int]) -> tuple[str, ...]:
+def _row(cell: Cell, shared: set[str], notes: dict[str, int]) -> list[str]:
     """A figure as text; what is new to say of it gets the next number."""
 
     def noted(text: str) -> str:
@@ -119,18 +110,17 @@ def _row(cell: Cell, shared: set[str], notes: dict[str, int]) -> tuple[str, ...]
     values = ["–" if value is None else f"{value:.2f}" for value in (cell.a, cell.b)]
     gap = "–" if cell.difference is None else _signed(cell.difference)
     names = (cell.dataset, cell.method + noted("; ".join(own)), cell.title)
-    return *map(_cell, names), *values, gap, interval + noted(why), cell.over or "–", str(len(cell.seeds))
+    return [*map(MARKUP.escape, names), *values, gap, interval + noted(why), cell.over or "–", str(len(cell.seeds))]
 
 
 def _listed(runs: Iterable[Result]) -> Iterator[str]:
     """Runs without a counterpart, the seeds of one method together."""
     seeds: dict[str, list[str]] = {}
     for run in runs:
-        data, train = run.spec.seeds
         of = f"{run.spec.protocol}, {run.spec.dataset}, {run.spec.label}, {_shots(run.spec.shots)}"
-        seeds.setdefault(of, []).append(str(data) if data == train else f"{data}/{train}")
+        seeds.setdefault(of, []).append(seeds_text([run.spec.seeds], ""))
     for of, found in seeds.items():
-        yield f"{_clean(of)}: seed{'s' * (len(found) > 1)} {', '.join(found)}"
+        yield f"{clean(of)}: seed{'s' * (len(found) > 1)} {', '.join(found)}"
 
 
 def _shots(shots: int | None) -> str:
@@ -139,12 +129,3 @@ def _shots(shots: int | None) -> str:
 
 def _signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−")
-
-
-def _cell(text: str) -> str:
-    return _clean(text).replace("|", r"\|")
-
-
-def _clean(text: str) -> str:
-    """One line, and nothing that a terminal would act on."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -17,23 +17,24 @@ def render(tables: Sequence[Table], style: Style) -> str:
 
 
 def _section(table: Table) -> str:
-    parts = _laid_out(clean(heading(table)), texts(table, MARKUP))
+    parts = laid_out(clean(heading(table)), texts(table, MARKUP))
     if table.comparisons:
-        parts += ["", *_laid_out("beside published figures", comparison_texts(table, MARKUP))]
+        parts += ["", *laid_out("beside published figures", comparison_texts(table, MARKUP))]
     return "\n".join(parts) + "\n"
 
 
-def _laid_out(title: str, text: Texts) -> list[str]:
+def laid_out(title: str, text: Texts, names: int = NAMES) -> list[str]:
+    """The lines of a section; `names` columns on the left hold names."""
     rows = [row for group in text.body for row in group]
     widths = [max(2, *(len(row[place]) for row in [text.head, *rows])) for place in range(len(text.head))]
 
-    def laid_out(row: Sequence[str]) -> str:
+    def line(row: Sequence[str]) -> str:
         cells = [
-            text.ljust(width) if place < NAMES else text.rjust(width)
+            text.ljust(width) if place < names else text.rjust(width)
             for place, (text, width) in enumerate(zip(row, widths, strict=True))
         ]
         return f"| {' | '.join(cells)} |"
 
-    rule = ["-" * width if place < NAMES else "-" * (width - 1) + ":" for place, width in enumerate(widths)]
+    rule = ["-" * width if place < names else "-" * (width - 1) + ":" for place, width in enumerate(widths)]
     below = [line for remark in text.remarks for line in ("", remark)]
-    return [f"### {title}", "", laid_out(text.head), laid_out(rule), *map(laid_out, rows), *below]
+    return [f"### {title}", "", line(text.head), line(rule), *map(line, rows), *below]
