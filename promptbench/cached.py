@@ -24,8 +24,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from promptbench.cache import cache_dir, remove_drafts
 from promptbench.claims import Claims, holders
 from promptbench.config import UsageError, unknown
@@ -222,6 +220,8 @@ def _entry(name: str, kind: str, what: str, backbone: str, images: int, files: t
 
 def header(file: Path) -> dict[str, Any]:
     """What a features file says of itself; nothing if it is damaged or another version of promptbench wrote it."""
+    from safetensors import SafetensorError, safe_open  # listing flags and tables must not wait for it
+
     try:
         with safe_open(file, framework="numpy") as features:
             about = json.loads(features.metadata()[ABOUT])
