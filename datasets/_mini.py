@@ -13,10 +13,10 @@ from typing import BinaryIO, ClassVar
 import numpy as np
 from PIL import Image
 
-from promptbench.cache import cache_dir, write_atomically
-from promptbench.cached import hold, make_room, rendered_name, touch
 from promptbench.classnames import ClassNames
 from promptbench.dataset import Dataset, Item
+from promptbench.storage.atomic import write_atomically
+from promptbench.storage.cache import cache_dir, hold, make_room, rendered_name, touch
 
 log = logging.getLogger(__name__)
 

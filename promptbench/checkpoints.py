@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from promptbench.config import UsageError
-from promptbench.unpickle import checkpoint
+from promptbench.storage.unpickle import checkpoint
 
 if TYPE_CHECKING:
     from promptbench.method import Method

@@ -20,13 +20,13 @@ from PIL import Image
 
 from promptbench import registry
 from promptbench.annotations import Annotated, Splits, generate_split
-from promptbench.cache import cache_dir
 from promptbench.classnames import GENERIC_TEMPLATE, ClassNames, refuse_same_names
 from promptbench.config import UsageError, build, unknown
 from promptbench.decoding import find_unreadable, open_image
 from promptbench.layout import GUIDE, Layout
 from promptbench.sources import Download, Sources
 from promptbench.splits import SPLITS, Item, class_folder_items, read_split_json, subfolders
+from promptbench.storage.cache import cache_dir
 
 __all__ = ["Dataset", "DatasetInfo", "Download", "Item", "Sources", "data_roots", "open_dataset", "open_image"]
 

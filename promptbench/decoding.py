@@ -15,8 +15,8 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from promptbench.cache import write_atomically
 from promptbench.config import UsageError
+from promptbench.storage.atomic import write_atomically
 
 T = TypeVar("T")
 

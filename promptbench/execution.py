@@ -27,11 +27,11 @@ from promptbench.loading import Batches, EpochOrder, training_batches
 from promptbench.method import Method, instantiate, show_training_images
 from promptbench.planning import Run
 from promptbench.predictions import save_predictions
-from promptbench.provenance import git_commit, library_versions, utc_now
 from promptbench.recipe import Recipe
 from promptbench.results import Result, write_result
 from promptbench.resuming import PartialFile
 from promptbench.selection import SelectedImages, open_selection
+from promptbench.storage.versions import git_commit, library_versions, utc_now
 from promptbench.training import TrainingOutcome, fit
 from promptbench.trainings import load_training, save_training, training_key
 from promptbench.transforms import EVALUATION_TRANSFORM, TRAINING_TRANSFORM

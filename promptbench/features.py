@@ -23,13 +23,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from promptbench.backbone import Backbone
-from promptbench.cache import cache_dir, write_atomically
-from promptbench.cached import ABOUT, CLAIMS, GB, limit, make_room, touch
-from promptbench.claims import alone
 from promptbench.dataset import Dataset, Item
 from promptbench.images import ImageFeatures
 from promptbench.loading import pixel_batches, view_batches
-from promptbench.provenance import library_versions
+from promptbench.storage.atomic import write_atomically
+from promptbench.storage.cache import ABOUT, CLAIMS, GB, cache_dir, limit, make_room, touch
+from promptbench.storage.claims import alone
+from promptbench.storage.versions import library_versions
 from promptbench.transforms import EVALUATION_TRANSFORM, TRAINING_TRANSFORM
 
 log = logging.getLogger(__name__)

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptbench import __version__, registry
-from promptbench.cache import cache_dir, write_atomically
 from promptbench.config import UsageError
+from promptbench.storage.atomic import write_atomically
+from promptbench.storage.cache import cache_dir
 from promptbench.weights import EMBEDDED, RANDOM, split_name
 
 if TYPE_CHECKING:

@@ -19,7 +19,6 @@ from typing import Any
 
 from safetensors import SafetensorError, deserialize, safe_open
 
-from promptbench.cache import write_atomically
 from promptbench.config import UsageError
 from promptbench.results import (
     SCHEMA,
@@ -32,6 +31,7 @@ from promptbench.results import (
     write_result,
 )
 from promptbench.spec import Spec
+from promptbench.storage.atomic import write_atomically
 
 PREFER = ("first", "newest")
 _FAILED = ".failed.json"

@@ -16,11 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from promptbench.claims import Claims
 from promptbench.config import UsageError
 from promptbench.fingerprints import method_code, weights_hash
 from promptbench.results import Result, predictions_path, read_result, result_path
-from promptbench.standing import CLAIMS
+from promptbench.storage.claims import CLAIMS, Claims
 
 if TYPE_CHECKING:
     from promptbench.bench import Bench

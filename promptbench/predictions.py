@@ -21,11 +21,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from promptbench.cache import write_atomically
 from promptbench.config import UsageError
 from promptbench.evaluation import Evaluated
 from promptbench.results import predictions_path
 from promptbench.spec import Spec
+from promptbench.storage.atomic import write_atomically
 
 _SCORE = "score."
 

@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from promptbench.cached import limit
 from promptbench.config import UsageError
 from promptbench.method import instantiate
 from promptbench.results import Result, result_path
 from promptbench.resuming import partial_seconds
 from promptbench.selection import open_selection, shown_names
+from promptbench.storage.cache import limit
 
 if TYPE_CHECKING:
     from promptbench.bench import Bench

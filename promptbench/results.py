@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from promptbench.cache import write_atomically
 from promptbench.config import UsageError
-from promptbench.provenance import git_commit, library_versions, utc_now
 from promptbench.spec import Spec, expect, to_plain
+from promptbench.storage.atomic import write_atomically
+from promptbench.storage.versions import git_commit, library_versions, utc_now
 
 SCHEMA = 1
 

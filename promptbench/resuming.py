@@ -21,9 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from promptbench.cache import write_atomically
 from promptbench.environment import number
 from promptbench.method import Method
+from promptbench.storage.atomic import write_atomically
 
 FORMAT = "promptbench partial/2"
 SECONDS = 20.0  # at least, between two notes of where a training stands

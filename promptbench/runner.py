@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from promptbench.bench import Bench
-from promptbench.cache import remove_drafts
-from promptbench.claims import Claim, Claims, now
 from promptbench.config import UsageError
 from promptbench.planning import Run
 from promptbench.results import Result, failure_path, write_failure
-from promptbench.standing import CLAIMS
+from promptbench.storage.atomic import remove_drafts
+from promptbench.storage.claims import CLAIMS, Claim, Claims, now
 from promptbench.trackers import tracked
 from promptbench.work import Busy, Listener, TrainingDiverged, Work
 

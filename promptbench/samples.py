@@ -16,11 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from promptbench import unpickle
-from promptbench.cache import write_atomically
 from promptbench.classnames import as_read
 from promptbench.config import UsageError
 from promptbench.splits import Item, read_text
+from promptbench.storage import unpickle
+from promptbench.storage.atomic import write_atomically
 
 VERSION = 1
 """Of the format; stands in the header."""

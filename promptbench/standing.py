@@ -14,9 +14,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from promptbench.claims import Holder, holders
+from promptbench.storage.claims import CLAIMS, Holder, holders
 
-CLAIMS = "claims"  # folder in the output folder
 SHOWN = 20  # failures in full
 
 

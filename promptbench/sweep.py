@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from promptbench import registry
 from promptbench.bench import Bench
-from promptbench.cache import write_atomically
-from promptbench.claims import Claims
 from promptbench.config import UsageError
 from promptbench.planning import Request, Run, plan_runs
 from promptbench.results import write_failure
 from promptbench.runner import failures_on_record, place_of
-from promptbench.standing import CLAIMS, Standing, standing_of
+from promptbench.standing import Standing, standing_of
+from promptbench.storage.atomic import write_atomically
+from promptbench.storage.claims import CLAIMS, Claims
 
 if TYPE_CHECKING:
     from promptbench.executors.contract import Executor

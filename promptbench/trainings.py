@@ -15,12 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from promptbench.cache import write_atomically
 from promptbench.fingerprints import method_code
 from promptbench.method import Method
-from promptbench.provenance import library_versions
 from promptbench.resuming import forms
 from promptbench.spec import Spec, expect
+from promptbench.storage.atomic import write_atomically
+from promptbench.storage.versions import library_versions
 
 if TYPE_CHECKING:
     from promptbench.training import TrainingOutcome

@@ -17,10 +17,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from promptbench import cache, cached, features
+from promptbench import features
 from promptbench.backbone import Backbone
 from promptbench.bench import Bench
-from promptbench.claims import Claims
 from promptbench.cli import main
 from promptbench.config import UsageError
 from promptbench.dataset import Dataset, open_dataset
@@ -28,6 +27,9 @@ from promptbench.devices import hold_to_bits
 from promptbench.features import Kept
 from promptbench.fingerprints import weights_hash
 from promptbench.images import ImageFeatures
+from promptbench.storage import atomic
+from promptbench.storage import cache as cached
+from promptbench.storage.claims import Claims
 from promptbench.suite import load_suite
 
 
@@ -229,9 +231,7 @@ def test_the_entries_used_longest_ago_go_first(folder: Path, monkeypatch: pytest
 def test_what_a_living_process_uses_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put("used", 9), put("written", 8), put("free", 7)
     monkeypatch.setenv("PROMPTBENCH_CACHE_GB", "0")
-    code = (
-        "import sys, time; from promptbench.cached import hold; hold('used');print('held', flush=True); time.sleep(600)"
-    )
+    code = "import sys, time; from promptbench.storage.cache import hold; hold('used');print('held', flush=True); time.sleep(600)"
     user = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
         assert user.stdout is not None and user.stdout.readline() == "held\n"
@@ -326,7 +326,7 @@ def test_drafts_of_killed_processes_go(folder: Path) -> None:
     drafts = [folder / "features" / f".{name}.tmp" for name in ("young", "old")]
     for draft in drafts:
         draft.write_bytes(b"half")
-    os.utime(drafts[1], (time.time() - 2 * cache.DRAFT_AGE,) * 2)
+    os.utime(drafts[1], (time.time() - 2 * atomic.DRAFT_AGE,) * 2)
     cached.make_room()
     assert [draft.exists() for draft in drafts] == [True, False]
     assert names() == ["one"]

@@ -18,9 +18,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from promptbench import unpickle
 from promptbench.checkpoints import load_official_checkpoint, official_parameters, read_official
 from promptbench.config import UsageError
+from promptbench.storage import unpickle
 
 GOLDEN = Path(__file__).parent / "golden"
 RAW_COOP = GOLDEN / "coop_end_init-s7101_rawpickle"

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from promptbench import claims
-from promptbench.claims import Claims, alone, holders, read
 from promptbench.config import UsageError
+from promptbench.storage import claims
+from promptbench.storage.claims import Claims, alone, holders, read
 
 ABOUT = {"kind": "run", "run": "base2new/birds/coop-1"}
 HOLD = """
 import sys, time
 from pathlib import Path
-from promptbench.claims import Claims
+from promptbench.storage.claims import Claims
 claim = Claims(Path(sys.argv[1])).take("a", {"kind": "run"})
 print("held" if claim else "none", flush=True)
 time.sleep(60)

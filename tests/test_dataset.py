@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from promptbench import cache, registry
+from promptbench import registry
 from promptbench.classnames import ClassNames, refuse_same_names
 from promptbench.config import UsageError
 from promptbench.dataset import Dataset, Item, data_roots, open_dataset
 from promptbench.splits import read_class_names, read_split_json, subfolders
+from promptbench.storage import atomic, cache
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -559,14 +560,14 @@ def test_the_renderer_digest_covers_every_module_that_draws() -> None:
 
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "file.bin"
-    cache.write_atomically(path, lambda file: file.write(b"old"))
+    atomic.write_atomically(path, lambda file: file.write(b"old"))
 
     def fail(file: Any) -> None:
         file.write(b"new")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cache.write_atomically(path, fail)
+        atomic.write_atomically(path, fail)
     assert path.read_bytes() == b"old"
     assert list(path.parent.iterdir()) == [path]
 
@@ -587,7 +588,7 @@ def test_an_unwritable_cache_gives_a_temporary_one_and_one_warning(
     with caplog.at_level(logging.WARNING):
         folder = cache.cache_dir()
         assert cache.cache_dir() == folder
-    cache.write_atomically(folder / "a", lambda file: file.write(b"x"))
+    atomic.write_atomically(folder / "a", lambda file: file.write(b"x"))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "PROMPTBENCH_CACHE" in caplog.text
 

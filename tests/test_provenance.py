@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from promptbench import provenance
+from promptbench.storage import versions as provenance
 
 
 @pytest.fixture(autouse=True)
@@ -26,8 +26,8 @@ def test_versions_name_what_can_change_a_number() -> None:
 
 
 def test_the_commit_is_that_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = tmp_path / "promptbench" / "provenance.py"
-    module.parent.mkdir()
+    module = tmp_path / "promptbench" / "storage" / "versions.py"
+    module.parent.mkdir(parents=True)
     module.write_text("one\n")
     monkeypatch.setattr(provenance, "__file__", str(module))
     assert provenance.git_commit() == ""
@@ -46,7 +46,7 @@ def test_an_installation_inside_another_repository_has_no_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    module = tmp_path / "lib" / "site-packages" / "promptbench" / "provenance.py"
+    module = tmp_path / "lib" / "site-packages" / "promptbench" / "storage" / "versions.py"
     monkeypatch.setattr(provenance, "__file__", str(module))
     assert provenance.git_commit() == ""
 

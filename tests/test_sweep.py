@@ -23,13 +23,13 @@ import pytest
 import torch
 
 from promptbench import execution, registry, runner, sweep
-from promptbench.claims import Claims, born, holders
 from promptbench.cli import main, parser
 from promptbench.config import UsageError
 from promptbench.executors import local
 from promptbench.flags import bench_of, request_of
 from promptbench.planning import plan_runs
 from promptbench.results import failure_path, read_results
+from promptbench.storage.claims import Claims, born, holders
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
 assert _spec is not None and _spec.loader is not None
@@ -129,7 +129,7 @@ def test_a_call_killed_behind_its_last_result_leaves_nothing_for_good(
     shutil.copytree(whole[0], output)
     claims = (
         "import os, pathlib\n"
-        "from promptbench.claims import Claims\n"
+        "from promptbench.storage.claims import Claims\n"
         f"Claims(pathlib.Path({str(output / 'claims')!r})).take('call-dead', {{'kind': 'call', 'runs': []}})\n"
         "os.kill(os.getpid(), 9)\n"
     )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from promptbench import cached, features
+from promptbench import features
 from promptbench.bench import Bench
 from promptbench.config import UsageError
 from promptbench.execution import batches_of, kept_for_training
@@ -21,6 +21,7 @@ from promptbench.planning import Run, plan_runs
 from promptbench.results import Result
 from promptbench.rows import rows
 from promptbench.selection import open_selection
+from promptbench.storage import cache
 
 CALL = [
     "run",
@@ -155,7 +156,7 @@ def test_a_view_does_not_depend_on_how_many_there_are(plan: Any) -> None:
 def test_tables_tell_recipes_with_views_apart(plan: Any, carry_out: Callable[..., Result]) -> None:
     results = [carry_out(*plan("coop", *words)) for words in ((), ("--train-views", "2"), ("--train-views", "1"))]
     assert {row.apart for row in rows(results)} == {"train_views=none", "train_views=1", "train_views=2"}
-    assert cached.entries()
+    assert cache.entries()
 
 
 def test_loader_processes_only_where_they_pay(monkeypatch: pytest.MonkeyPatch, tiny: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from promptbench.provenance import git_commit, library_versions, utc_now
+from promptbench.storage.versions import git_commit, library_versions, utc_now
 
 
 def facts() -> dict[str, Any]:

@@ -53,7 +53,7 @@ def measure(label: str, classes: int, batch: int) -> dict[str, Any]:
     from promptbench.images import Images
     from promptbench.losses import loss_of
     from promptbench.method import create_method
-    from promptbench.provenance import library_versions
+    from promptbench.storage.versions import library_versions
     from promptbench.weights import load_backbone
 
     names = [f"{a} {b} {c}" for a in FIRST for b in SECOND for c in THIRD][:classes]

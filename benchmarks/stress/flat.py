@@ -23,7 +23,7 @@ from typing import Any
 
 from promptbench import registry
 from promptbench.features import Kept
-from promptbench.provenance import git_commit, library_versions
+from promptbench.storage.versions import git_commit, library_versions
 from promptbench.weights import load_backbone
 
 CLASSES = ("finch", "hawk", "owl", "wren")

@@ -51,8 +51,8 @@ from promptbench.cli import main as promptbench
 from promptbench.config import UsageError
 from promptbench.dataset import Dataset, open_dataset
 from promptbench.method import Method, create_method
-from promptbench.provenance import git_commit, library_versions
 from promptbench.resuming import PartialFile
+from promptbench.storage.versions import git_commit, library_versions
 from promptbench.weights import load_backbone
 
 SECONDS = 60  # after which a case counts as endless

@@ -28,7 +28,7 @@ from typing import Any
 from kill import descendants
 
 from promptbench import registry
-from promptbench.provenance import git_commit, library_versions
+from promptbench.storage.versions import git_commit, library_versions
 
 EVERY = 1.0  # seconds between looks
 SHOWN = 8  # looks, from which on a process is in the report

@@ -23,9 +23,9 @@ from promptbench.cli import parser as promptbench
 from promptbench.fingerprints import method_code
 from promptbench.flags import bench_of, request_of
 from promptbench.planning import Run, plan_runs
-from promptbench.provenance import git_commit, library_versions, utc_now
 from promptbench.results import Result, result_path
 from promptbench.spec import to_plain
+from promptbench.storage.versions import git_commit, library_versions, utc_now
 
 METHODS = ("coop", "cocoop", "vpt", "ivlp", "maple", "promptsrc")  # 8 with the companions
 DATASETS = 7  # of the role base2new that tables show

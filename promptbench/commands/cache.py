@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from promptbench.cached import Entry
+    from promptbench.storage.cache import Entry
 
 HELP = "see what is kept to be computed once, and remove it"
 EXAMPLE = "promptbench cache list"
@@ -58,8 +58,7 @@ def _action(
 
 def _list(options: argparse.Namespace) -> int:
     """`cache list`."""
-    from promptbench.cache import cache_dir
-    from promptbench.cached import busy, entries, limit
+    from promptbench.storage.cache import busy, cache_dir, entries, limit
 
     known, held = entries(), busy()
     if options.format == "json":
@@ -75,8 +74,7 @@ def _list(options: argparse.Namespace) -> int:
 def _as_json(known: Sequence[Entry], held: frozenset[str]) -> str:
     import json
 
-    from promptbench.cache import cache_dir
-    from promptbench.cached import limit
+    from promptbench.storage.cache import cache_dir, limit
 
     rows = [
         {
@@ -115,7 +113,7 @@ def _as_text(known: Sequence[Entry], held: frozenset[str]) -> str:
 
 def _clear(options: argparse.Namespace) -> int:
     """`cache clear`: 1 where an entry could not be removed."""
-    from promptbench.cached import chosen, make_room, remove
+    from promptbench.storage.cache import chosen, make_room, remove
 
     meant = chosen(options.names, options.older_than)
     gone = [entry for entry in meant if remove(entry)]

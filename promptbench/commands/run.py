@@ -115,7 +115,7 @@ def carry_out(
         results: Of the runs that are finished, by name; None where nobody has read them yet.
     """
     from promptbench.results import failure_path, predictions_path, stored_results
-    from promptbench.standing import CLAIMS
+    from promptbench.storage.claims import CLAIMS
 
     output = bench.output
     results = dict(stored_results(output, [run.spec for run in runs]) if results is None else results)

@@ -29,11 +29,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from promptbench.claims import Holder, holders
 from promptbench.config import UsageError, unknown
 from promptbench.executors.contract import no_address
 from promptbench.runner import run_all
-from promptbench.standing import CLAIMS, Standing
+from promptbench.standing import Standing
+from promptbench.storage.claims import CLAIMS, Holder, holders
 from promptbench.sweep import POLL, Job, Silent, Sweep, ended_with
 
 log = logging.getLogger(__name__)

@@ -15,9 +15,10 @@ from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from promptbench.cache import cache_dir, write_atomically
 from promptbench.config import UsageError
-from promptbench.provenance import library_versions
+from promptbench.storage.atomic import write_atomically
+from promptbench.storage.cache import cache_dir
+from promptbench.storage.versions import library_versions
 
 if TYPE_CHECKING:
     from promptbench.sweep import Job

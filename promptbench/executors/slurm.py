@@ -193,8 +193,7 @@ class Tasks:
 
     def died(self, job: Any, error: Exception) -> None:
         """Take note of a task that died; nobody need wait for the claim it held."""
-        from promptbench.claims import SUFFIX, read
-        from promptbench.standing import CLAIMS
+        from promptbench.storage.claims import CLAIMS, SUFFIX, read
 
         name = ""
         note = self.folder / f"{job.job_id}.at"

@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from promptbench.bench import Bench
-from promptbench.claims import alone
 from promptbench.config import UsageError
 from promptbench.planning import Run
+from promptbench.storage.claims import alone
 
 log = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from promptbench.bench import Bench
-from promptbench.cache import write_atomically
 from promptbench.config import UsageError
 from promptbench.planning import available_cores
-from promptbench.provenance import git_commit, library_versions, utc_now
+from promptbench.storage.atomic import write_atomically
+from promptbench.storage.versions import git_commit, library_versions, utc_now
 from promptbench.verification.check import COULD_NOT, FAIL, PASS, Check, shown
 
 SCHEMA = 1

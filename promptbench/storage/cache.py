@@ -17,6 +17,8 @@ import json
 import logging
 import os
 import secrets
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,10 +26,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from promptbench.cache import cache_dir, remove_drafts
-from promptbench.claims import Claims, holders
 from promptbench.config import UsageError, unknown
 from promptbench.environment import number
+from promptbench.storage.atomic import remove_drafts
+from promptbench.storage.claims import Claims, holders
 
 log = logging.getLogger(__name__)
 
@@ -228,3 +230,35 @@ def header(file: Path) -> dict[str, Any]:
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
     return about if isinstance(about, dict) else {}
+
+
+def cache_dir() -> Path:
+    """The writable folder for rendered images and features.
+
+    `PROMPTBENCH_CACHE`, or else `$XDG_CACHE_HOME/promptbench`, or else `~/.cache/promptbench`. If that one cannot be
+    written, a temporary folder that lives as long as the process, with one warning.
+    """
+    given = os.environ.get("PROMPTBENCH_CACHE")
+    if given:
+        return _writable(Path(given).expanduser().absolute())
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return _writable(Path(base).expanduser().absolute() / "promptbench")
+
+
+@cache
+def _writable(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        substitute = Path(tempfile.mkdtemp(prefix="promptbench-"))
+        atexit.register(shutil.rmtree, substitute, ignore_errors=True)
+        log.warning(
+            "The cache folder %s cannot be written (%s); using %s for this process only. "
+            "Set PROMPTBENCH_CACHE to a writable folder to keep what is computed.",
+            folder,
+            error.strerror or error,
+            substitute,
+        )
+        return substitute

@@ -1,54 +1,15 @@
-"""Where promptbench keeps what it can compute again, and how it writes files that others may be reading."""
+"""Files that appear whole or not at all, and what is left of those that did not."""
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import logging
 import os
 import secrets
-import shutil
-import tempfile
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
-log = logging.getLogger(__name__)
-
 DRAFT_AGE = 3600.0  # seconds after which an unfinished file is nobody's
-
-
-def cache_dir() -> Path:
-    """The writable folder for rendered images and features.
-
-    `PROMPTBENCH_CACHE`, or else `$XDG_CACHE_HOME/promptbench`, or else `~/.cache/promptbench`. If that one cannot be
-    written, a temporary folder that lives as long as the process, with one warning.
-    """
-    given = os.environ.get("PROMPTBENCH_CACHE")
-    if given:
-        return _writable(Path(given).expanduser().absolute())
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return _writable(Path(base).expanduser().absolute() / "promptbench")
-
-
-@cache
-def _writable(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        substitute = Path(tempfile.mkdtemp(prefix="promptbench-"))
-        atexit.register(shutil.rmtree, substitute, ignore_errors=True)
-        log.warning(
-            "The cache folder %s cannot be written (%s); using %s for this process only. "
-            "Set PROMPTBENCH_CACHE to a writable folder to keep what is computed.",
-            folder,
-            error.strerror or error,
-            substitute,
-        )
-        return substitute
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

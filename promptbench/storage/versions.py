@@ -34,7 +34,7 @@ def library_versions() -> dict[str, str]:
 @lru_cache(maxsize=1)
 def git_commit() -> str:
     """Commit of the checkout that promptbench runs from, with `-dirty` if files changed since; "" outside one."""
-    checkout = Path(__file__).resolve().parents[1]
+    checkout = Path(__file__).resolve().parents[2]
     if not (checkout / ".git").exists():  # an environment inside someone's own repository must not report theirs
         return ""
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

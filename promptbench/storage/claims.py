@@ -34,6 +34,8 @@ SUFFIX = ".claim"
 _ATTEMPTS = 5  # at a claim that others take over or release at the same time
 _PROGRESS = 160  # bytes; of fixed width, so that it is replaced in place
 
+CLAIMS = "claims"  # folder in the output folder
+
 
 @dataclass(frozen=True)
 class Holder:
