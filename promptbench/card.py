@@ -11,7 +11,8 @@ from torch import Tensor
 from promptbench import __version__, registry
 from promptbench.backbone import Backbone
 from promptbench.classnames import ClassNames
-from promptbench.listing import overrides, paper_of
+from promptbench.config import overrides
+from promptbench.registry import paper_of
 from promptbench.results import Result
 from promptbench.spec import Spec
 from promptbench.stored import PROMPTS, TEXT

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import functools
 import math
+import os
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -18,12 +19,12 @@ from typing import Any, Literal, NamedTuple, TypeVar, Union
 
 import yaml
 
-from promptbench.plainyaml import load_yaml
-
 T = TypeVar("T")
 
 _LONGEST_LIST = 24  # known names shown where none is near
 _LONGEST_VALUE = 60  # characters of a refused value shown
+
+MOST_VALUES, DEEPEST = 100_000, 40  # of a YAML file, aliases counted as often as they are used
 
 
 class UsageError(ValueError):
@@ -295,3 +296,59 @@ def _takes(kind: Any) -> str:
         items = [_takes(argument) for argument in arguments if argument is not Ellipsis]
         return f"a list of {len(items)} items" if len(items) > 1 else f"a list (each item {items[0]})"
     return "a mapping of names to values"
+
+
+def load_yaml(text: str) -> Any:
+    """What a YAML text says, in plain Python values that can be walked through.
+
+    Raises:
+        yaml.YAMLError, ValueError: It is no YAML, or its values are nested too deeply, or, with aliases of aliases, too
+            many.
+    """
+    try:
+        raw = yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError("its values are nested too deeply") from None
+    waiting, met = [(raw, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        met += 1
+        if met > MOST_VALUES or depth > DEEPEST:
+            raise ValueError("its values are nested too deeply" if depth > DEEPEST else "it has too many values")
+        if isinstance(value, Mapping):
+            waiting += [(item, depth + 1) for item in value.values()]
+        elif isinstance(value, (list, tuple, set)):
+            waiting += [(item, depth + 1) for item in value]
+    return raw
+
+
+def number(variable: str, default: float, unit: str) -> float:
+    """What a variable says, in `unit`; `default` where it is not set.
+
+    Raises:
+        UsageError: It is no number from 0 on.
+    """
+    text = os.environ.get(variable, "")
+    try:
+        value = float(text or default)
+        if 0 <= value < float("inf"):
+            return value
+    except ValueError:
+        pass
+    raise UsageError(f"{variable} takes a number of {unit} from 0 on, not {text!r}.")
+
+
+def overrides(values: Mapping[str, Any]) -> str:
+    """`depth=3, epochs=2`."""
+    return ", ".join(f"{key}={shown(value)}" for key, value in values.items())
+
+
+def shown(value: object) -> str:
+    """A value as it is typed on the command line."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return ",".join(shown(item) for item in value)
+    return repr(value) if value == "" else str(value)

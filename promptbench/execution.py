@@ -22,12 +22,12 @@ from promptbench.evaluation import (
     reads_features,
     still_batches,
 )
-from promptbench.fingerprints import method_code
 from promptbench.loading import Batches, EpochOrder, training_batches
 from promptbench.method import Method, instantiate, show_training_images
 from promptbench.planning import Run
 from promptbench.predictions import save_predictions
 from promptbench.recipe import Recipe
+from promptbench.registry import method_code
 from promptbench.results import Result, write_result
 from promptbench.resuming import PartialFile
 from promptbench.selection import SelectedImages, open_selection

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptbench import registry
-from promptbench.config import describe_fields, unknown
+from promptbench.config import describe_fields, overrides, shown, unknown
 from promptbench.recipe import find_preset, parse_label
+from promptbench.registry import paper_of
 from promptbench.results import failure_path, find
 from promptbench.suite import Suite, load_suite, suite_names
 
@@ -80,15 +80,6 @@ def list_backbones() -> str:
         "Others: ARCHITECTURE:TAG with any pretrained tag of open_clip, or ARCHITECTURE:FILE with your own weights."
     )
     return columns([("backbone", "what it is"), *BACKBONES.items()]) + "\n\n" + others
-
-
-def paper_of(facts: registry.PluginFacts) -> str:
-    """Authors, title and venue of the first paper that the docstring names."""
-    for paragraph in facts.docstring.split("\n\n")[1:]:
-        text = " ".join(paragraph.partition("Code by")[0].split())
-        if '"' in text:
-            return re.split(r"(?<=arXiv:\d{4}\.\d{5})", text)[0].partition(";")[0].rstrip(".")
-    return facts.summary
 
 
 def describe(name: str) -> str:
@@ -176,22 +167,6 @@ def describe_suite(suite: Suite) -> str:
     parts: dict[str, Sequence[Sequence[object]]] = {"Facts": facts, "Datasets by role": roles, "Settings": tuned}
     texts = [f"{title}\n{columns(rows, indent='  ')}" for title, rows in parts.items() if rows]
     return "\n\n".join([suite.name, suite.title, *texts])
-
-
-def overrides(values: Mapping[str, Any]) -> str:
-    """`depth=3, epochs=2`."""
-    return ", ".join(f"{key}={shown(value)}" for key, value in values.items())
-
-
-def shown(value: object) -> str:
-    """A value as it is typed on the command line."""
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (list, tuple)):
-        return ",".join(shown(item) for item in value)
-    return repr(value) if value == "" else str(value)
 
 
 def numbers(values: Sequence[int]) -> str:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptbench.config import UsageError
-from promptbench.fingerprints import method_code, weights_hash
+from promptbench.fingerprints import weights_hash
+from promptbench.registry import method_code
 from promptbench.results import Result, predictions_path, read_result, result_path
 from promptbench.storage.claims import CLAIMS, Claims
 

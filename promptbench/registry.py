@@ -18,15 +18,17 @@ import importlib.metadata
 import importlib.util
 import logging
 import pkgutil
+import re
 import sys
 import traceback
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from promptbench import registry
 from promptbench.config import UsageError, unknown
-from promptbench.syntax import literals, plugin_class
 
 _log = logging.getLogger(__name__)
 
@@ -260,3 +262,102 @@ def _is_plugin(value: object, kind: str, module: ModuleType) -> bool:
         and not value.__name__.startswith("_")
         and getattr(value, "plugin_kind", None) == _CONTRACTS[kind].lower()
     )
+
+
+def plugin_class(tree: ast.Module, contract: str, kind: str) -> ast.ClassDef | None:
+    """The first public class that, as far as the source tells, subclasses the contract or another plugin."""
+    contracts = {contract}
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("promptbench.")):
+            contracts |= {
+                alias.asname or alias.name for alias in node.names if alias.name in contracts or _is_sibling(node, kind)
+            }
+        if isinstance(node, ast.ClassDef) and contracts & {_last_part(base) for base in node.bases}:
+            if not node.name.startswith("_"):
+                return node
+            contracts.add(node.name)
+    return None
+
+
+def _is_sibling(node: ast.ImportFrom, kind: str) -> bool:
+    return bool(node.level) or (node.module or "").startswith(f"promptbench.{kind}.")
+
+
+def _last_part(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+def literals(cls: ast.ClassDef | None) -> dict[str, Any]:
+    """Class attributes whose value is a literal, or a call with literal keywords."""
+    found: dict[str, Any] = {}
+    for node in cls.body if cls else ():
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        value = node.value if isinstance(node, (ast.Assign, ast.AnnAssign)) else None
+        for target in targets:
+            if isinstance(target, ast.Name) and value is not None:
+                found |= _literal(target.id, value)
+    return found
+
+
+def _literal(name: str, value: ast.expr) -> dict[str, Any]:
+    """`{name: value}` where the expression is a literal or a call with keywords, else nothing."""
+    if isinstance(value, ast.Call):
+        arguments: dict[str, Any] = {}
+        for keyword in value.keywords:
+            arguments |= _literal(keyword.arg, keyword.value) if keyword.arg else {}
+        return {name: arguments} if arguments else {}
+    try:
+        return {name: ast.literal_eval(value)}
+    except (ValueError, TypeError):
+        return {}
+
+
+def method_code(name: str) -> str:
+    """A digest of what a built-in method's module does, whatever its comments, docstrings and sources say.
+
+    Version of Python and SHA-256, as in `3.12:ab...`, since versions read the same code differently. "" for a method
+    that is not built in: the digest of its file is in the spec.
+
+    Raises:
+        UsageError: The name is unknown, or the file cannot be read.
+    """
+    if registry.source_digest("methods", name):
+        return ""
+    path = registry.facts("methods", name).path
+    return f"{sys.version_info.major}.{sys.version_info.minor}:{_code(path, path.stat().st_mtime_ns)}"
+
+
+@lru_cache(maxsize=256)
+def _code(path: Path, changed: int) -> str:
+    tree = _Bare().visit(ast.parse(path.read_text(encoding="utf-8")))
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+class _Bare(ast.NodeTransformer):
+    """Drops what is only there to be read: docstrings, and what is called a source."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return ast.Pass() if text else self.generic_visit(node)
+
+    def visit_Dict(self, node: ast.Dict) -> ast.AST:
+        prose = [isinstance(key, ast.Constant) and key.value == "source" for key in node.keys]
+        pairs = zip(node.values, prose, strict=True)
+        node.values = [ast.Constant("") if is_prose else value for value, is_prose in pairs]
+        return self.generic_visit(node)
+
+    def visit_keyword(self, node: ast.keyword) -> Any:
+        if node.arg == "source":
+            node.value = ast.Constant("")
+        return self.generic_visit(node)
+
+
+def paper_of(facts: registry.PluginFacts) -> str:
+    """Authors, title and venue of the first paper that the docstring names."""
+    for paragraph in facts.docstring.split("\n\n")[1:]:
+        text = " ".join(paragraph.partition("Code by")[0].split())
+        if '"' in text:
+            return re.split(r"(?<=arXiv:\d{4}\.\d{5})", text)[0].partition(";")[0].rstrip(".")
+    return facts.summary

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from promptbench.environment import number
+from promptbench.config import number
 from promptbench.method import Method
 from promptbench.storage.atomic import write_atomically
 

@@ -15,8 +15,7 @@ from typing import Any
 
 import yaml
 
-from promptbench.config import UsageError, build, unknown
-from promptbench.plainyaml import load_yaml
+from promptbench.config import UsageError, build, load_yaml, unknown
 
 
 @dataclass(frozen=True, kw_only=True)

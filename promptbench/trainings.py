@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from promptbench.fingerprints import method_code
 from promptbench.method import Method
+from promptbench.registry import method_code
 from promptbench.resuming import forms
 from promptbench.spec import Spec, expect
 from promptbench.storage.atomic import write_atomically

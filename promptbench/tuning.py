@@ -16,9 +16,9 @@ from typing import Any, cast
 
 from promptbench import registry
 from promptbench.bench import Bench
-from promptbench.config import UsageError, parse_assignment
+from promptbench.config import UsageError, parse_assignment, shown
 from promptbench.dataset import Dataset, Item
-from promptbench.listing import columns, shown
+from promptbench.listing import columns
 from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.planning import Request, Run, plan_runs
 from promptbench.preflight import preflight

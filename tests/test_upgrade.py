@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from promptbench import features, fingerprints, outdated, registry, results
+from promptbench import features, outdated, registry, results
 from promptbench.cli import main
 from promptbench.config import UsageError
 from promptbench.dataset import open_dataset
@@ -243,7 +243,7 @@ def test_a_run_is_done_again_after_the_code_of_its_method_was_changed(
     both = [*RUN, "zeroshot"]
     assert main(both) == 0
     before = {path: path.read_bytes() for path in OUT.rglob("results/**/*.json")}
-    real = fingerprints.method_code
+    real = registry.method_code
     version = real("coop").partition(":")[0]
     for name in ("outdated", "trainings", "execution"):
         changed = lambda method: f"{version}:edited" if method == "coop" else real(method)  # noqa: E731
@@ -271,7 +271,7 @@ def test_comments_docstrings_and_sources_are_no_code(tmp_path: Path, monkeypatch
 
     def code(source: str) -> str:
         path.write_text(source)
-        return fingerprints._code(path, time.perf_counter_ns())
+        return registry._code(path, time.perf_counter_ns())
 
     plain = code(text)
     assert code(text.replace("Paper.", "Other.").replace('"paper"', '"thesis"').replace("Doc.", "Text.")) == plain
@@ -283,7 +283,7 @@ def test_comments_docstrings_and_sources_are_no_code(tmp_path: Path, monkeypatch
 def test_what_a_result_does_not_say_counts_as_the_same() -> None:
     result = read_result(SCHEMA_1)
     assert "method_code" not in result.conditions
-    now = fingerprints.method_code("coop")
+    now = registry.method_code("coop")
     assert now.count(":") == 1 and len(now.partition(":")[2]) == 64
     assert not outdated._other_code(None, now)
     assert not outdated._other_code("2.7:" + "0" * 64, now)  # another Python reads the same code differently

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from promptbench.cli import parser as promptbench
-from promptbench.fingerprints import method_code
 from promptbench.flags import bench_of, request_of
 from promptbench.planning import Run, plan_runs
+from promptbench.registry import method_code
 from promptbench.results import Result, result_path
 from promptbench.spec import to_plain
 from promptbench.storage.versions import git_commit, library_versions, utc_now

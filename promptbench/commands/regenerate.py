@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from promptbench.commands import plot, table
-from promptbench.config import UsageError, unknown
+from promptbench.config import UsageError, load_yaml, unknown
 from promptbench.flags import Parser
-from promptbench.plainyaml import load_yaml
 from promptbench.plots.kinds import check_picture, data_path, module_of, to_text, write_picture
 
 HELP = "rebuild committed tables and plots from the committed results"

@@ -26,8 +26,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from promptbench.config import UsageError, unknown
-from promptbench.environment import number
+from promptbench.config import UsageError, number, unknown
 from promptbench.storage.atomic import remove_drafts
 from promptbench.storage.claims import Claims, holders
 
