@@ -128,8 +128,8 @@ def out_of_distribution(suite: Any, output: Path) -> dict[str, float]:
     from sklearn.metrics import roc_auc_score
 
     from promptbench.bench import Bench
+    from promptbench.clip.images import ImageFeatures, Images
     from promptbench.features import image_features
-    from promptbench.images import ImageFeatures, Images
     from promptbench.method import create_method
 
     bench = Bench(suite, output)

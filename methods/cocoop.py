@@ -24,8 +24,8 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from promptbench import prompts
-from promptbench.backbone import Backbone
+from promptbench.clip import prompts
+from promptbench.clip.backbone import Backbone
 from promptbench.method import Images, Method, MethodConfig, Prediction, Recipe
 
 SCRIPTS = "authors' scripts/cocoop with vit_b16_c4_ep10_batch1_ctxv1"

@@ -19,8 +19,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from promptbench import prompts
-from promptbench.backbone import Backbone
+from promptbench.clip import prompts
+from promptbench.clip.backbone import Backbone
 from promptbench.config import UsageError
 from promptbench.method import Method, MethodConfig, Preset, Recipe
 

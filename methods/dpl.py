@@ -40,8 +40,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from promptbench import blocks, prompts
-from promptbench.backbone import Backbone, Layer
+from promptbench.clip import block as blocks
+from promptbench.clip import prompts
+from promptbench.clip.backbone import Backbone, Layer
 from promptbench.config import UsageError
 from promptbench.method import ImageFeatures, Images, Method, MethodConfig, Preset, Recipe
 

@@ -32,8 +32,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from promptbench import prompts
-from promptbench.backbone import Backbone
+from promptbench.clip import prompts
+from promptbench.clip.backbone import Backbone
 from promptbench.config import UsageError
 from promptbench.method import Images, Method, MethodConfig, Prediction, Preset, Recipe
 

@@ -22,8 +22,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from promptbench import prompts
-from promptbench.backbone import Backbone
+from promptbench.clip import prompts
+from promptbench.clip.backbone import Backbone
 from promptbench.method import ImageFeatures, Images, Method, MethodConfig, Preset, Recipe
 
 MAPLE = "MaPLe authors' config IVLP/vit_b16_c2_ep5_batch4_2+2ctx"

@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from promptbench import prompts
+from promptbench.clip import prompts
 from promptbench.method import Method, MethodConfig, Preset
 
 SEVEN = (

@@ -15,29 +15,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from promptbench.backbone import Backbone
     from promptbench.checkpoints import load_official_checkpoint, official_parameters
     from promptbench.classnames import ClassNames
+    from promptbench.clip.backbone import Backbone
+    from promptbench.clip.images import ImageFeatures, Images
+    from promptbench.clip.load import load_backbone
+    from promptbench.clip.text_tower import Tokens
     from promptbench.frame import to_frame
-    from promptbench.images import ImageFeatures, Images
     from promptbench.method import Method, MethodConfig, Prediction, create_method
     from promptbench.recipe import Preset, Recipe
     from promptbench.results import read_results
-    from promptbench.tokens import Tokens
     from promptbench.trained import load
-    from promptbench.weights import load_backbone
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Backbone": "backbone",
-    "ImageFeatures": "images",
-    "Tokens": "tokens",
-    "load_backbone": "weights",
+    "Backbone": "clip.backbone",
+    "ImageFeatures": "clip.images",
+    "Tokens": "clip.text_tower",
+    "load_backbone": "clip.load",
     "load": "trained",
     "Method": "method",
     "MethodConfig": "method",
-    "Images": "images",
+    "Images": "clip.images",
     "Prediction": "method",
     "create_method": "method",
     "Recipe": "recipe",

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from promptbench.images import Images
+from promptbench.clip.images import Images
 from promptbench.method import Method, Prediction, fit_to_backbone
 from promptbench.specimen import (
     CLASSES,

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from promptbench.backbone import Backbone
+from promptbench.clip.backbone import Backbone
+from promptbench.clip.load import load_backbone
 from promptbench.dataset import Dataset, open_dataset
 from promptbench.results import find, predictions_path
 from promptbench.spec import Spec
 from promptbench.suite import Suite
-from promptbench.weights import load_backbone
 
 
 @dataclass

@@ -9,15 +9,15 @@ from pathlib import Path
 from torch import Tensor
 
 from promptbench import __version__, registry
-from promptbench.backbone import Backbone
 from promptbench.classnames import ClassNames
+from promptbench.clip.backbone import Backbone
+from promptbench.clip.load import EMBEDDED, RANDOM, split_name
 from promptbench.config import overrides
 from promptbench.registry import paper_of
 from promptbench.results import Result
 from promptbench.spec import Spec
 from promptbench.stored import PROMPTS, TEXT
 from promptbench.trained import Trained
-from promptbench.weights import EMBEDDED, RANDOM, split_name
 
 MARKS = {
     "transferred": "† The recipe was transferred from another protocol or backbone.",

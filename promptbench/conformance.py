@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from promptbench import behaviour_checks as behaviour
 from promptbench import source_checks as source
-from promptbench.backbone import Backbone
+from promptbench.clip.backbone import Backbone
 from promptbench.method import Method, MethodConfig
 from promptbench.specimen import CLASSES, NotConcerned, Specimen, batch, predict, raised, specimen, take_steps
 

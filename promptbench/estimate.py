@@ -22,13 +22,13 @@ import torch
 
 from promptbench.bench import Bench
 from promptbench.classnames import ClassNames
+from promptbench.clip.images import ImageFeatures, Images
 from promptbench.config import UsageError
 from promptbench.dataset import Dataset, Item
 from promptbench.devices import hold_to_bits, peak_memory
 from promptbench.evaluation import EVALUATION_BATCH, FEATURE_BATCH, kept_of, reads_features
 from promptbench.execution import kept_for_training, training_facts, training_path
 from promptbench.features import Kept, key, path_of
-from promptbench.images import ImageFeatures, Images
 from promptbench.loading import MEMORY, Batches, EpochOrder, FeatureBatches, pixel_batches, training_batches
 from promptbench.method import Method, instantiate, show_training_images
 from promptbench.metrics.ood import SCORES

@@ -22,9 +22,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from promptbench.backbone import Backbone
+from promptbench.clip.backbone import Backbone
+from promptbench.clip.images import ImageFeatures
 from promptbench.dataset import Dataset, Item
-from promptbench.images import ImageFeatures
 from promptbench.loading import pixel_batches, view_batches
 from promptbench.storage.atomic import write_atomically
 from promptbench.storage.cache import ABOUT, CLAIMS, GB, cache_dir, limit, make_room, touch

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptbench import __version__
+from promptbench.clip.load import EMBEDDED, RANDOM, split_name
 from promptbench.config import UsageError
 from promptbench.storage.atomic import write_atomically
 from promptbench.storage.cache import cache_dir
-from promptbench.weights import EMBEDDED, RANDOM, split_name
 
 if TYPE_CHECKING:
     from promptbench.bench import Bench

@@ -74,7 +74,7 @@ def list_suites() -> str:
 
 
 def list_backbones() -> str:
-    from promptbench.known import BACKBONES
+    from promptbench.clip.load import BACKBONES
 
     others = (
         "Others: ARCHITECTURE:TAG with any pretrained tag of open_clip, or ARCHITECTURE:FILE with your own weights."

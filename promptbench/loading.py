@@ -17,10 +17,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from promptbench.backbone import Backbone
+from promptbench.clip.backbone import Backbone
+from promptbench.clip.images import ImageFeatures, Images
 from promptbench.dataset import Dataset as ImageDataset
 from promptbench.dataset import Item
-from promptbench.images import ImageFeatures, Images
 from promptbench.transforms import evaluation_transform, training_transform, view_generator
 
 SMALL = 64 * 64  # pixels; smaller images decode faster than a worker process passes them on

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptbench.images import Images
+from promptbench.clip.images import Images
 from promptbench.method import Method
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from promptbench import registry
+from promptbench.clip.load import shape_of
 from promptbench.config import UsageError, build, to_mapping, unknown
 from promptbench.method import Method, fit_to_backbone
 from promptbench.precision import check_method
@@ -19,7 +20,6 @@ from promptbench.sampling import SAMPLERS
 from promptbench.selection import FILE
 from promptbench.spec import Spec
 from promptbench.suite import DatasetEntry, Suite
-from promptbench.weights import shape_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from promptbench.backbone import Backbone
-from promptbench.images import Images
+from promptbench.clip.backbone import Backbone
+from promptbench.clip.images import Images
 from promptbench.method import Method, MethodConfig, Prediction, fit_to_backbone, instantiate, show_training_images
 
 CLASSES = ("golden retriever", "jack-o'-lantern", "sea_lion")

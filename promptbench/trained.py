@@ -20,8 +20,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from promptbench import registry
-from promptbench.backbone import Backbone
 from promptbench.classnames import ClassNames, refuse_same_names
+from promptbench.clip.backbone import Backbone
+from promptbench.clip.load import load_backbone
 from promptbench.config import UsageError, build
 from promptbench.decoding import open_image
 from promptbench.method import Method, instantiate
@@ -30,7 +31,6 @@ from promptbench.spec import Spec
 from promptbench.stored import Source, source_of
 from promptbench.trainings import read_training
 from promptbench.transforms import EvaluationTransform, evaluation_transform
-from promptbench.weights import load_backbone
 
 log = logging.getLogger(__name__)
 

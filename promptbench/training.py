@@ -22,7 +22,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from promptbench.images import Images
+from promptbench.clip.images import Images
 from promptbench.losses import loss_of
 from promptbench.method import Method
 from promptbench.precision import halved, of_trainer

@@ -10,8 +10,8 @@ from functools import cache
 
 import torch
 
-from promptbench.backbone import Backbone
-from promptbench.tokens import Tokens
+from promptbench.clip.backbone import Backbone
+from promptbench.clip.text_tower import Tokens
 
 
 class WeightlessBackbone(Backbone):

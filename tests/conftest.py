@@ -42,7 +42,7 @@ def tiny_name() -> str:
 @pytest.fixture
 def tiny(tiny_name: str) -> Any:
     """The tiny random CLIP: real tokenizer, real blocks, no download."""
-    from promptbench.weights import load_backbone
+    from promptbench.clip.load import load_backbone
 
     return load_backbone(tiny_name)
 

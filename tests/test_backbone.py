@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from promptbench.backbone import Backbone
+from promptbench.clip.backbone import Backbone
+from promptbench.clip.images import ImageFeatures, Images
+from promptbench.clip.load import load_backbone, shape_of
+from promptbench.clip.text_tower import Layer, Tokens, mean_length
 from promptbench.config import UsageError
-from promptbench.images import ImageFeatures, Images
-from promptbench.text import Layer, mean_length
-from promptbench.tokens import Tokens
-from promptbench.weights import load_backbone, shape_of
 
 NAMES = ["golden retriever", "pizza", "Boeing 737-800", "annual crop land", "jack-o'-lantern"]
 TEXTS = [f"a photo of a {name}." for name in NAMES]

@@ -13,7 +13,7 @@ import torch
 
 from promptbench import registry
 from promptbench.cli import main
-from promptbench.weights import load_backbone
+from promptbench.clip.load import load_backbone
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
 assert _spec is not None and _spec.loader is not None

@@ -18,15 +18,15 @@ import torch
 from safetensors.torch import load_file
 
 from promptbench import features
-from promptbench.backbone import Backbone
 from promptbench.bench import Bench
 from promptbench.cli import main
+from promptbench.clip.backbone import Backbone
+from promptbench.clip.images import ImageFeatures
 from promptbench.config import UsageError
 from promptbench.dataset import Dataset, open_dataset
 from promptbench.devices import hold_to_bits
 from promptbench.features import Kept
 from promptbench.fingerprints import weights_hash
-from promptbench.images import ImageFeatures
 from promptbench.storage import atomic
 from promptbench.storage import cache as cached
 from promptbench.storage.claims import Claims

@@ -12,8 +12,8 @@ import pytest
 
 from promptbench import conformance, registry
 from promptbench.cli import main
+from promptbench.clip.load import load_backbone
 from promptbench.config import UsageError
-from promptbench.weights import load_backbone
 
 REPOSITORY = Path(__file__).parents[1]
 GOOD = '''"""One learned word before the class name, in a file of one's own.

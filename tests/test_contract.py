@@ -22,8 +22,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import promptbench as pb
-from promptbench import conformance, prompts, text
+from promptbench import conformance
 from promptbench.cli import main
+from promptbench.clip import prompts
+from promptbench.clip import text_tower as text
 from promptbench.config import UsageError
 from promptbench.method import Images, Method, show_training_images
 from promptbench.training import TrainingOutcome, fit

@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader
 
 import promptbench as pb
 from promptbench import conformance, registry
+from promptbench.clip.load import load_backbone
 from promptbench.config import UsageError
 from promptbench.training import fit
 from promptbench.weightless import vit_b16
-from promptbench.weights import load_backbone
 
 NAMES = ("dog", "golden_retriever", "2012 Ferrari 458 Italia Coupe")
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}

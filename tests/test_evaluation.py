@@ -12,11 +12,11 @@ import torch
 
 import promptbench as pb
 from promptbench import evaluation, features
-from promptbench.backbone import Backbone
 from promptbench.bench import Bench
+from promptbench.clip.backbone import Backbone
+from promptbench.clip.images import Images
 from promptbench.dataset import open_dataset
 from promptbench.flags import request_of
-from promptbench.images import Images
 from promptbench.loading import pixel_batches
 from promptbench.planning import Run, plan_runs
 from promptbench.selection import open_selection

@@ -13,8 +13,8 @@ from torch import Tensor
 
 import promptbench as pb
 from promptbench import cli
+from promptbench.clip.images import Images
 from promptbench.config import UsageError
-from promptbench.images import Images
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
 assert _spec is not None and _spec.loader is not None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import promptbench as pb
 from promptbench import conformance, registry
-from promptbench.images import Images
+from promptbench.clip.images import Images
 from promptbench.losses import loss_of
 from promptbench.method import Method
 

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import promptbench as pb
-from promptbench import conformance, prompts, registry
+from promptbench import conformance, registry
+from promptbench.clip import prompts
 
 
 @pytest.mark.parametrize("check", conformance.CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))

@@ -13,9 +13,9 @@ from torch import Tensor
 
 import promptbench as pb
 from promptbench import conformance, registry
+from promptbench.clip.text_tower import mean_length
 from promptbench.config import UsageError
 from promptbench.method import fit_to_backbone, instantiate
-from promptbench.text import mean_length
 from promptbench.weightless import vit_b16
 
 CLASSES = ("golden retriever", "pizza", "jack-o'-lantern", "sea_lion", "annual crop land", "Boeing 737-800")

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 import promptbench as pb
+from promptbench.clip.images import Images
 from promptbench.dataset import Dataset, Item
-from promptbench.images import Images
 from promptbench.loading import Views
 from promptbench.method import Method
 from promptbench.training import fit

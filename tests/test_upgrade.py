@@ -17,12 +17,12 @@ from safetensors.torch import save_file
 
 from promptbench import features, outdated, registry, results
 from promptbench.cli import main
+from promptbench.clip.load import load_backbone
 from promptbench.config import UsageError
 from promptbench.dataset import open_dataset
 from promptbench.results import read_result
 from promptbench.resuming import FORMAT, Partial, PartialFile
 from promptbench.trainings import training_key
-from promptbench.weights import load_backbone
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
 assert _spec is not None and _spec.loader is not None

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptbench.backbone import Backbone
-from promptbench.images import ImageFeatures, Images
+from promptbench.clip.backbone import Backbone
+from promptbench.clip.images import ImageFeatures, Images
 from promptbench.loading import pixel_batches
 from promptbench.method import Method, create_method
 from promptbench.selection import SelectedImages

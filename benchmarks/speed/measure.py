@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from promptbench.weights import load_backbone
+from promptbench.clip.load import load_backbone
 
 from .evaluations import time_evaluations
 from .machine import facts

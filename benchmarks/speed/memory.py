@@ -50,11 +50,11 @@ def measure(label: str, classes: int, batch: int) -> dict[str, Any]:
     """One step, forward and backward, of a method on random images."""
     import torch
 
-    from promptbench.images import Images
+    from promptbench.clip.images import Images
+    from promptbench.clip.load import load_backbone
     from promptbench.losses import loss_of
     from promptbench.method import create_method
     from promptbench.storage.versions import library_versions
-    from promptbench.weights import load_backbone
 
     names = [f"{a} {b} {c}" for a in FIRST for b in SECOND for c in THIRD][:classes]
     backbone = load_backbone(BACKBONE)

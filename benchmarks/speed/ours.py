@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from promptbench.classnames import ClassNames
+from promptbench.clip.images import Images
 from promptbench.dataset import open_dataset
 from promptbench.evaluation import Reader
-from promptbench.images import Images
 from promptbench.losses import loss_of
 from promptbench.method import Method
 from promptbench.protocol import Outcome, Selection

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from promptbench.backbone import Backbone
+from promptbench.clip.backbone import Backbone
 from promptbench.loading import MEMORY, Views
 
 from .ours import image_files

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from promptbench import registry
+from promptbench.clip.load import load_backbone
 from promptbench.features import Kept
 from promptbench.storage.versions import git_commit, library_versions
-from promptbench.weights import load_backbone
 
 CLASSES = ("finch", "hawk", "owl", "wren")
 SIDE = 160  # pixels of an image's side, more than any resolution of the mini tower

@@ -48,12 +48,12 @@ from safetensors.torch import load, save
 from promptbench import samples
 from promptbench.checkpoints import load_official_checkpoint
 from promptbench.cli import main as promptbench
+from promptbench.clip.load import load_backbone
 from promptbench.config import UsageError
 from promptbench.dataset import Dataset, open_dataset
 from promptbench.method import Method, create_method
 from promptbench.resuming import PartialFile
 from promptbench.storage.versions import git_commit, library_versions
-from promptbench.weights import load_backbone
 
 SECONDS = 60  # after which a case counts as endless
 LONGEST = 3000  # characters of a line that is still clear

@@ -81,10 +81,10 @@ def report(cls: type[Any], outcomes: Iterable[Outcome]) -> int:
 
 def examine_method(cls: type[Any], name: str, options: argparse.Namespace) -> Iterable[Outcome]:
     """The conformance kit over a method, with the settings asked for."""
+    from promptbench.clip.load import load_backbone
     from promptbench.conformance import examine, specimen
     from promptbench.method import fit_to_backbone
     from promptbench.recipe import find_preset
-    from promptbench.weights import load_backbone
 
     preset = find_preset(cls, name, options.preset).config if options.preset else {}
     given = assigned(options.set or [], name)

@@ -39,7 +39,12 @@ from promptbench.sweep import POLL, Job, Silent, Sweep, ended_with
 log = logging.getLogger(__name__)
 
 MISUSE, INTERRUPTED, ORPHANED = 2, 130, 255  # exit codes; the last of a worker that nobody can wait for
-IMPORTED = ["promptbench.executors.local", "promptbench.execution", "promptbench.weights", "open_clip"]  # before forks
+IMPORTED = [
+    "promptbench.executors.local",
+    "promptbench.execution",
+    "promptbench.clip.load",
+    "open_clip",
+]  # before forks
 FORKS = sys.platform == "linux"  # elsewhere libraries may not survive a fork
 GIB = 2**30
 

@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from promptbench.backbone import Backbone
 from promptbench.checkpoints import official_parameters
+from promptbench.clip.backbone import Backbone
 from promptbench.method import Method, create_method
 from promptbench.transforms import evaluation_transform
 from promptbench.verification.check import FAIL, PASS, Check

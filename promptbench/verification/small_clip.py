@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from promptbench.weights import load_backbone
+from promptbench.clip.load import load_backbone
 
 if TYPE_CHECKING:
-    from promptbench.backbone import Backbone
+    from promptbench.clip.backbone import Backbone
 
 SEED = 7101
 CLASS_NAMES = (

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from promptbench.backbone import Backbone
+from promptbench.clip.backbone import Backbone
 
 HERE = Path(__file__).parent
 

@@ -22,8 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from promptbench import blocks, prompts
-from promptbench.backbone import Backbone
+from promptbench.clip import block as blocks
+from promptbench.clip import prompts
+from promptbench.clip.backbone import Backbone
 from promptbench.method import Images, Method, MethodConfig, Prediction, Recipe
 
 PAPER = "section 4, and the authors' run_utils.py"

@@ -21,8 +21,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from promptbench import blocks, prompts
-from promptbench.backbone import Backbone
+from promptbench.clip import block as blocks
+from promptbench.clip import prompts
+from promptbench.clip.backbone import Backbone
 from promptbench.method import Images, Method, MethodConfig, Prediction, Recipe
 
 

@@ -14,12 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from promptbench.config import UsageError, nearest
-from promptbench.known import BACKBONES
 
 EMBEDDED = "mini"
 RANDOM = "random"
 PLAIN = "-gelu"  # behind an architecture: the file's weights were trained with plain GELU
 HOW_TO_NAME = "write ARCHITECTURE:TAG, such as 'ViT-B-16:openai', or ARCHITECTURE:FILE"
+
+BACKBONES = {
+    "mini": "embedded tiny CLIP, 48 px, ships with the package",
+    "ViT-B-16-quickgelu:openai": "OpenAI CLIP ViT-B/16, 224 px, the papers' default",
+    "ViT-B-32-quickgelu:openai": "OpenAI CLIP ViT-B/32, 224 px",
+    "ViT-L-14-quickgelu:openai": "OpenAI CLIP ViT-L/14, 224 px",
+    "RN50-quickgelu:openai": "OpenAI CLIP ResNet-50, 224 px (text prompts only)",
+    "RN101-quickgelu:openai": "OpenAI CLIP ResNet-101, 224 px (text prompts only)",
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ def load_backbone(name: str = EMBEDDED) -> Any:
     Raises:
         UsageError: On an unknown name, or weights that are neither here nor can be fetched.
     """
-    from promptbench.backbone import Backbone
+    from promptbench.clip.backbone import Backbone
 
     if name == EMBEDDED:
         from promptbench.mini.model import load

@@ -11,17 +11,23 @@ prefix, d the width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from promptbench import blocks
-from promptbench.packing import pack
+from promptbench.clip import block as blocks
 
 Layer = Callable[[int, Any, Tensor, Tensor | None], Tensor]
+
+WIDTHS = range(40, 91)  # of rows; longer ones cost attention, shorter ones are hard to fill
+
+Tokenizer = Callable[..., Tensor]
 
 
 def causal_mask(queries: int, keys: int, like: Tensor) -> Tensor:
@@ -178,3 +184,104 @@ def full_path(resblocks: Any, texts: Texts) -> Tensor:
         x = block(x, attn_mask=mask) if layer is None else layer(i, block, x, mask)
     index = (eot + n).repeat(S).view(-1, 1, 1).expand(-1, 1, x.shape[-1])
     return x.gather(1, index).view(S, K, -1)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where every token of K texts (K, T) stands in G rows of C tokens.
+
+    Attributes:
+        sources: (G, C) int64, k * T + t of the token that stands there; padding repeats the first token.
+        mask: (G, C, C) float32, 0 where a token may look, at itself and before it in its own text, and -inf elsewhere.
+        last: (G, q) int64, where in its row the last token of each of up to q texts stands; 0 where there are fewer.
+        order: (K,) int64, index of each text in `last`, flattened.
+    """
+
+    sources: Tensor
+    mask: Tensor
+    last: Tensor
+    order: Tensor
+
+
+@lru_cache(maxsize=64)
+def pack(lengths: tuple[int, ...], width: int, device: torch.device) -> Packing:
+    """Texts of so many tokens, cut from (K, width), in rows of the length that leaves least padding."""
+    rows, C = min(((fill(lengths, size), size) for size in sizes(lengths)), key=lambda tried: len(tried[0]) * tried[1])
+    q = max(map(len, rows))
+    sources, owner = torch.zeros(len(rows), C, dtype=torch.long), torch.full((len(rows), C), -1)
+    last, order = torch.zeros(len(rows), q, dtype=torch.long), torch.zeros(len(lengths), dtype=torch.long)
+    for g, row in enumerate(rows):
+        start = 0
+        for place, k in enumerate(row):
+            end = start + lengths[k]
+            sources[g, start:end] = torch.arange(k * width, k * width + lengths[k])
+            owner[g, start:end] = k
+            last[g, place], order[k], start = end - 1, g * q + place, end
+    seen = (owner.unsqueeze(2) == owner.unsqueeze(1)).tril() & (owner >= 0).unsqueeze(2)
+    mask = torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))
+    return Packing(sources.to(device), mask.to(device), last.to(device), order.to(device))
+
+
+def sizes(lengths: Sequence[int]) -> list[int]:
+    """Lengths of a row that are tried: all texts in one where that is short enough."""
+    longest, total = max(lengths), sum(lengths)
+    return [total] if total <= WIDTHS[-1] else [size for size in WIDTHS if size >= longest] or [longest]
+
+
+def fill(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Texts in rows of at most `size` tokens, by first fit decreasing: lists of their indices."""
+    waiting: dict[int, list[int]] = {}
+    for k in range(len(lengths) - 1, -1, -1):
+        waiting.setdefault(lengths[k], []).append(k)
+    left = Counter(lengths)
+    rows: list[list[int]] = []
+    while left.total():
+        row, room = [], size
+        for length in sorted(waiting, reverse=True):
+            for _ in range(min(left[length], room // length)):
+                row.append(waiting[length].pop())
+                left[length] -= 1
+                room -= length
+        rows.append(row)
+    return rows
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Texts as frozen token embeddings, cut at the longest text.
+
+    Attributes:
+        embeddings: (K, L, d), without positions.
+        eot: (K,) int64, position of the [EOT] token, where the text feature is read.
+        ids: (K, L) int64, the token ids; 0 after [EOT].
+    """
+
+    embeddings: Tensor
+    eot: Tensor
+    ids: Tensor
+
+    def after(self, n: int) -> Tokens:
+        """The same texts without their first n tokens."""
+        return Tokens(self.embeddings[:, n:], self.eot - n, self.ids[:, n:])
+
+    def shared(self) -> int:
+        """How many leading tokens all K texts have in common, their [EOT] left out."""
+        same = (self.ids == self.ids[:1]).all(dim=0).long().cumprod(dim=0).sum()
+        return min(int(same), int(self.eot.min()))
+
+
+def unknown_words(texts: Sequence[str], ids: Tensor, tokenizer: Tokenizer, known: frozenset[int]) -> list[str]:
+    """The words of the texts (K) with ids (K, L) that hold a token outside `known`, each once, in order."""
+
+    def is_new(row: Tensor) -> bool:
+        return not known.issuperset(row[: int(row.argmax()) + 1].tolist())  # up to [EOT], the largest id
+
+    return list(
+        dict.fromkeys(
+            word.strip(".,:;!?")
+            for text, row in zip(texts, ids, strict=True)
+            if is_new(row)
+            for word in text.split()
+            if is_new(tokenizer([word])[0])
+        )
+    )

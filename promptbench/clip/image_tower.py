@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from promptbench import blocks
+from promptbench.clip import block as blocks
+from promptbench.clip.text_tower import Layer
 from promptbench.config import UsageError
-from promptbench.text import Layer
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

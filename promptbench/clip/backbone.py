@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from promptbench import blocks, text, vision
+from promptbench.clip import block, image_tower, text_tower
+from promptbench.clip.images import ImageFeatures, Images
+from promptbench.clip.text_tower import Tokenizer, Tokens, unknown_words
 from promptbench.config import UsageError
-from promptbench.images import ImageFeatures, Images
-from promptbench.tokens import Tokenizer, Tokens, unknown_words
 
 log = logging.getLogger(__name__)
 
-Layer = text.Layer
+Layer = text_tower.Layer
 
 
 class Backbone(nn.Module):
@@ -69,7 +69,7 @@ class Backbone(nn.Module):
                 f"Backbone '{name}' has a text tower that prompts cannot enter: promptbench needs CLIP's causal "
                 "transformer with `transformer.resblocks`, as in ViT-B-32, ViT-B-16, ViT-L-14, RN50 and RN101."
             )
-        self._shares_prefix = all(blocks.is_standard(b) for b in text_blocks)
+        self._shares_prefix = all(block.is_standard(b) for b in text_blocks)
 
     def train(self, mode: bool = True) -> Backbone:
         """Stay in evaluation mode: the backbone is frozen."""
@@ -95,22 +95,22 @@ class Backbone(nn.Module):
     @property
     def vision_width(self) -> int:
         """Width of the image tower's tokens; for a ResNet, of its last feature map."""
-        return vision.width(self.clip.visual)
+        return image_tower.width(self.clip.visual)
 
     @property
     def local_width(self) -> int:
         """Width of dense features before the projection; for a ResNet D, since its value path ends in it."""
-        return vision.local_width(self.clip.visual)
+        return image_tower.local_width(self.clip.visual)
 
     @property
     def patches(self) -> int:
         """Positions P of dense features."""
-        return vision.patches(self.clip.visual)
+        return image_tower.patches(self.clip.visual)
 
     @property
     def vision_depth(self) -> int:
         """Blocks of the image tower; 0 for a tower without transformer blocks."""
-        return len(vision.resblocks(self.clip.visual))
+        return len(image_tower.resblocks(self.clip.visual))
 
     @property
     def embed_dim(self) -> int:
@@ -132,12 +132,12 @@ class Backbone(nn.Module):
     @property
     def mean(self) -> tuple[float, float, float]:
         """Channel means that images are normalised with."""
-        return tuple(getattr(self.clip.visual, "image_mean", None) or vision.CLIP_MEAN)  # type: ignore[return-value]
+        return tuple(getattr(self.clip.visual, "image_mean", None) or image_tower.CLIP_MEAN)  # type: ignore[return-value]
 
     @property
     def std(self) -> tuple[float, float, float]:
         """Channel standard deviations that images are normalised with."""
-        return tuple(getattr(self.clip.visual, "image_std", None) or vision.CLIP_STD)  # type: ignore[return-value]
+        return tuple(getattr(self.clip.visual, "image_std", None) or image_tower.CLIP_STD)  # type: ignore[return-value]
 
     @property
     def logit_scale(self) -> Tensor:
@@ -194,7 +194,7 @@ class Backbone(nn.Module):
         eot: Tensor,
         prefix: Tensor | None = None,
         deep: Mapping[int, Tensor] | None = None,
-        layer: text.Layer | None = None,
+        layer: text_tower.Layer | None = None,
     ) -> Tensor:
         """Text features (..., K, D), not normalised; the leading axes are those of `prefix` or `embeddings`.
 
@@ -217,15 +217,19 @@ class Backbone(nn.Module):
             if len(suffix) > len(prefix):
                 prefix = prefix.expand(len(suffix), -1, -1)
         prompts = {i: p.reshape(-1, *p.shape[-2:]) if p.dim() > 2 else p for i, p in (deep or {}).items()}
-        text.check_deep(prompts, prefix, self.text_depth)
-        path = text.shared_path if prefix is not None and layer is None and self._shares_prefix else text.full_path
+        text_tower.check_deep(prompts, prefix, self.text_depth)
+        path = (
+            text_tower.shared_path
+            if prefix is not None and layer is None and self._shares_prefix
+            else text_tower.full_path
+        )
         learns = torch.is_grad_enabled() and (
             layer is not None or any(t is not None and t.requires_grad for t in (suffix, prefix, *prompts.values()))
         )
         n = 0 if prefix is None else prefix.shape[1]
-        length = text.mean_length(eot) if path is text.shared_path else n + suffix.shape[2]
-        texts = text.Texts(prefix, prompts, suffix, eot, layer)
-        features = text.in_chunks(path, self._text, texts, self.texts_within_budget(length, learns), learns)
+        length = text_tower.mean_length(eot) if path is text_tower.shared_path else n + suffix.shape[2]
+        texts = text_tower.Texts(prefix, prompts, suffix, eot, layer)
+        features = text_tower.in_chunks(path, self._text, texts, self.texts_within_budget(length, learns), learns)
         return features.reshape(*leading, *features.shape[1:])
 
     def texts_within_budget(self, length: float, learns: bool = True) -> int:
@@ -238,7 +242,7 @@ class Backbone(nn.Module):
 
     def images_within_budget(self, eot: Tensor) -> int:
         """Images whose K class texts, another prefix for each image, may be encoded with gradients in one go."""
-        return max(1, self.texts_within_budget(text.mean_length(eot)) // len(eot))
+        return max(1, self.texts_within_budget(text_tower.mean_length(eot)) // len(eot))
 
     def _warn_of_unknown_words(self, texts: Sequence[str], ids: Tensor) -> None:
         if self.known_tokens is None:
@@ -261,7 +265,7 @@ class Backbone(nn.Module):
         images: Images | Tensor,
         prompts: Tensor | None = None,
         deep: Mapping[int, Tensor] | None = None,
-        layer: text.Layer | None = None,
+        layer: text_tower.Layer | None = None,
         local: bool | None = None,
     ) -> ImageFeatures:
         """Features of B images, not normalised.
@@ -286,13 +290,13 @@ class Backbone(nn.Module):
                 raise ValueError("this batch carries cached features only, and the image tower must run on its pixels")
             images = images.pixels
         visual = self.clip.visual
-        if not changed and not local and not vision.is_standard(visual):
+        if not changed and not local and not image_tower.is_standard(visual):
             return ImageFeatures(visual(images))
-        vision.check(visual, self.name, changed)
-        cls, local_tokens, patches = vision.encode(visual, images, prompts, deep or {}, layer, local)
+        image_tower.check(visual, self.name, changed)
+        cls, local_tokens, patches = image_tower.encode(visual, images, prompts, deep or {}, layer, local)
         projected = None if local_tokens is None else self.project_local(local_tokens)
-        return ImageFeatures(vision.project(visual, cls), projected, patches, local_tokens)
+        return ImageFeatures(image_tower.project(visual, cls), projected, patches, local_tokens)
 
     def project_local(self, tokens: Tensor) -> Tensor:
         """Dense features (..., `local_width`), as in `ImageFeatures.local_unprojected`, in the joint space (..., D)."""
-        return vision.project(self.clip.visual, tokens)
+        return image_tower.project(self.clip.visual, tokens)

@@ -1,0 +1,1 @@
+"""open_clip's models, opened for prompts: towers, blocks, prompts, weights."""
