@@ -129,7 +129,7 @@ def out_of_distribution(suite: Any, output: Path) -> dict[str, float]:
 
     from promptbench.bench import Bench
     from promptbench.clip.images import ImageFeatures, Images
-    from promptbench.features import image_features
+    from promptbench.data.features import image_features
     from promptbench.method import create_method
 
     bench = Bench(suite, output)

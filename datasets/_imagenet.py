@@ -7,10 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from promptbench.classnames import ClassNames
 from promptbench.config import UsageError
-from promptbench.dataset import Dataset, Item
-from promptbench.splits import class_folder_items, read_class_names, subfolders
+from promptbench.data.class_names import ClassNames
+from promptbench.data.dataset import Dataset, Item
+from promptbench.data.splits import class_folder_items, read_class_names, subfolders
 
 FOLDERS = ("imagenet", "Imagenet")
 """Where ImageNet itself lies below a data root: in CoOp's tree, in GalLoP's."""

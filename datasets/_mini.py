@@ -13,8 +13,8 @@ from typing import BinaryIO, ClassVar
 import numpy as np
 from PIL import Image
 
-from promptbench.classnames import ClassNames
-from promptbench.dataset import Dataset, Item
+from promptbench.data.class_names import ClassNames
+from promptbench.data.dataset import Dataset, Item
 from promptbench.storage.atomic import write_atomically
 from promptbench.storage.cache import cache_dir, hold, make_room, rendered_name, touch
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from promptbench.config import UsageError
-from promptbench.dataset import Dataset, Item
-from promptbench.splits import image_tree
+from promptbench.data.dataset import Dataset, Item
+from promptbench.data.splits import image_tree
 
 
 class OutOfDistribution(Dataset):

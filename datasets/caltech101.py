@@ -7,7 +7,7 @@ License: CC BY 4.0.
 
 from __future__ import annotations
 
-from promptbench.dataset import Dataset, DatasetInfo, Download, Sources
+from promptbench.data.dataset import Dataset, DatasetInfo, Download, Sources
 
 
 class Caltech101(Dataset):

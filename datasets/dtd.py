@@ -7,7 +7,7 @@ License: for research.
 
 from __future__ import annotations
 
-from promptbench.dataset import Dataset, DatasetInfo, Download, Sources
+from promptbench.data.dataset import Dataset, DatasetInfo, Download, Sources
 
 
 class DescribableTextures(Dataset):

@@ -8,7 +8,7 @@ License: MIT.
 
 from __future__ import annotations
 
-from promptbench.dataset import Dataset, DatasetInfo, Download, Sources
+from promptbench.data.dataset import Dataset, DatasetInfo, Download, Sources
 
 
 class EuroSAT(Dataset):

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from promptbench.config import UsageError
-from promptbench.dataset import Dataset, DatasetInfo, Download, Item, Sources
-from promptbench.splits import SPLITS, check_labels, read_text
+from promptbench.data.dataset import Dataset, DatasetInfo, Download, Item, Sources
+from promptbench.data.splits import SPLITS, check_labels, read_text
 
 
 class FGVCAircraft(Dataset):

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from promptbench.classnames import ClassNames
 from promptbench.config import UsageError
-from promptbench.dataset import Dataset, DatasetInfo, Item
-from promptbench.splits import SPLITS, check_labels, class_folder_items, read_class_names, subfolders
+from promptbench.data.class_names import ClassNames
+from promptbench.data.dataset import Dataset, DatasetInfo, Item
+from promptbench.data.splits import SPLITS, check_labels, class_folder_items, read_class_names, subfolders
 
 
 class Folder(Dataset):

@@ -7,7 +7,7 @@ License: scientific fair use; the images belong to their photographers.
 
 from __future__ import annotations
 
-from promptbench.dataset import Dataset, DatasetInfo, Download, Sources
+from promptbench.data.dataset import Dataset, DatasetInfo, Download, Sources
 
 
 class Food101(Dataset):

@@ -18,9 +18,9 @@ from functools import cached_property
 from pathlib import Path
 
 from promptbench.config import UsageError
-from promptbench.dataset import Dataset, DatasetInfo, Item, Sources
-from promptbench.samples import read_coop
-from promptbench.splits import class_folder_items, read_class_names, subfolders
+from promptbench.data.dataset import Dataset, DatasetInfo, Item, Sources
+from promptbench.data.sampling import read_coop
+from promptbench.data.splits import class_folder_items, read_class_names, subfolders
 
 from ._imagenet import name_of
 

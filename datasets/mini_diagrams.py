@@ -5,7 +5,7 @@ The right context decides the sense, so there is much for a prompt to gain.
 
 from __future__ import annotations
 
-from promptbench.dataset import DatasetInfo
+from promptbench.data.dataset import DatasetInfo
 
 from ._mini import MiniDataset
 

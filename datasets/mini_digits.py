@@ -5,7 +5,7 @@ Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Le
 
 from __future__ import annotations
 
-from promptbench.dataset import DatasetInfo
+from promptbench.data.dataset import DatasetInfo
 
 from ._mini import MiniDataset
 

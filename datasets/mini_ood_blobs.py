@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from promptbench.dataset import DatasetInfo
+from promptbench.data.dataset import DatasetInfo
 
 from ._mini import MiniDataset
 

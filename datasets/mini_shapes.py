@@ -5,7 +5,7 @@ Source of the cross-dataset and domain-generalization protocols, in-distribution
 
 from __future__ import annotations
 
-from promptbench.dataset import DatasetInfo
+from promptbench.data.dataset import DatasetInfo
 
 from ._mini import MiniDataset
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 
-from promptbench.dataset import Dataset, DatasetInfo, Download, Item, Sources
-from promptbench.splits import read_matlab, read_text
+from promptbench.data.dataset import Dataset, DatasetInfo, Download, Item, Sources
+from promptbench.data.splits import read_matlab, read_text
 
 
 class OxfordFlowers(Dataset):

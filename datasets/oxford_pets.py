@@ -7,8 +7,8 @@ License: CC BY-SA 4.0.
 
 from __future__ import annotations
 
-from promptbench.dataset import Dataset, DatasetInfo, Download, Item, Sources
-from promptbench.splits import read_rows
+from promptbench.data.dataset import Dataset, DatasetInfo, Download, Item, Sources
+from promptbench.data.splits import read_rows
 
 
 class OxfordPets(Dataset):

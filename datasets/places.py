@@ -8,7 +8,7 @@ License: non-commercial research and education.
 
 from __future__ import annotations
 
-from promptbench.dataset import DatasetInfo, Sources
+from promptbench.data.dataset import DatasetInfo, Sources
 
 from ._ood import OutOfDistribution
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from promptbench.dataset import Dataset, DatasetInfo, Item, Sources
-from promptbench.splits import read_matlab
+from promptbench.data.dataset import Dataset, DatasetInfo, Item, Sources
+from promptbench.data.splits import read_matlab
 
 
 class StanfordCars(Dataset):

@@ -8,8 +8,8 @@ License: not known.
 
 from __future__ import annotations
 
-from promptbench.dataset import Dataset, DatasetInfo, Download, Item, Sources
-from promptbench.splits import read_rows
+from promptbench.data.dataset import Dataset, DatasetInfo, Download, Item, Sources
+from promptbench.data.splits import read_rows
 
 
 class SUN397(Dataset):

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 
-from promptbench.dataset import Dataset, DatasetInfo, Item, Sources
-from promptbench.splits import read_rows
+from promptbench.data.dataset import Dataset, DatasetInfo, Item, Sources
+from promptbench.data.splits import read_rows
 
 
 class UCF101(Dataset):

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from promptbench.checkpoints import load_official_checkpoint, official_parameters
-    from promptbench.classnames import ClassNames
     from promptbench.clip.backbone import Backbone
     from promptbench.clip.images import ImageFeatures, Images
     from promptbench.clip.load import load_backbone
     from promptbench.clip.text_tower import Tokens
+    from promptbench.data.class_names import ClassNames
     from promptbench.frame import to_frame
     from promptbench.method import Method, MethodConfig, Prediction, create_method
     from promptbench.recipe import Preset, Recipe
@@ -42,7 +42,7 @@ _HOME = {
     "create_method": "method",
     "Recipe": "recipe",
     "Preset": "recipe",
-    "ClassNames": "classnames",
+    "ClassNames": "data.class_names",
     "read_results": "results",
     "to_frame": "frame",
     "load_official_checkpoint": "checkpoints",

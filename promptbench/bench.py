@@ -8,7 +8,7 @@ from pathlib import Path
 
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.load import load_backbone
-from promptbench.dataset import Dataset, open_dataset
+from promptbench.data.dataset import Dataset, open_dataset
 from promptbench.results import find, predictions_path
 from promptbench.spec import Spec
 from promptbench.suite import Suite

@@ -9,10 +9,10 @@ from pathlib import Path
 from torch import Tensor
 
 from promptbench import __version__, registry
-from promptbench.classnames import ClassNames
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.load import EMBEDDED, RANDOM, split_name
 from promptbench.config import overrides
+from promptbench.data.class_names import ClassNames
 from promptbench.registry import paper_of
 from promptbench.results import Result
 from promptbench.spec import Spec

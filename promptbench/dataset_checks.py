@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from promptbench.config import UsageError
-from promptbench.dataset import Dataset, DatasetInfo
+from promptbench.data.dataset import Dataset, DatasetInfo
 from promptbench.specimen import NotConcerned, some
 
 

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from promptbench.bench import Bench
-from promptbench.classnames import ClassNames
-from promptbench.features import Kept, fits, kept_features, with_local
-from promptbench.loading import Batches, EpochOrder, FeatureBatches, pixel_batches
+from promptbench.data.batches import Batches, EpochOrder, FeatureBatches, pixel_batches
+from promptbench.data.class_names import ClassNames
+from promptbench.data.features import Kept, fits, kept_features, with_local
+from promptbench.data.selection import SelectedImages, Selection, open_selection, shown_names
 from promptbench.method import Method, Prediction
 from promptbench.metrics.ood import SCORES, missing, scores_of
 from promptbench.planning import Run
-from promptbench.protocol import Outcome, Selection
-from promptbench.selection import SelectedImages, open_selection, shown_names
+from promptbench.protocol import Outcome
 
 EVALUATION_BATCH = 100  # the field's; accuracy does not depend on it
 FEATURE_BATCH = 256  # a method may make text per image and class of it

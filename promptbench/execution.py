@@ -10,8 +10,11 @@ from typing import Any
 import torch
 
 from promptbench.bench import Bench
-from promptbench.classnames import ClassNames
 from promptbench.config import UsageError
+from promptbench.data.batches import Batches, EpochOrder, training_batches
+from promptbench.data.class_names import ClassNames
+from promptbench.data.selection import SelectedImages, open_selection
+from promptbench.data.transforms import EVALUATION_TRANSFORM, TRAINING_TRANSFORM
 from promptbench.devices import hold_to_bits, peak_memory, peak_memory_restarts, restart_peak_memory
 from promptbench.evaluation import (
     EVALUATION_BATCH,
@@ -22,7 +25,6 @@ from promptbench.evaluation import (
     reads_features,
     still_batches,
 )
-from promptbench.loading import Batches, EpochOrder, training_batches
 from promptbench.method import Method, instantiate, show_training_images
 from promptbench.planning import Run
 from promptbench.predictions import save_predictions
@@ -30,11 +32,9 @@ from promptbench.recipe import Recipe
 from promptbench.registry import method_code
 from promptbench.results import Result, write_result
 from promptbench.resuming import PartialFile
-from promptbench.selection import SelectedImages, open_selection
 from promptbench.storage.versions import git_commit, library_versions, utc_now
 from promptbench.training import TrainingOutcome, fit
 from promptbench.trainings import load_training, save_training, training_key
-from promptbench.transforms import EVALUATION_TRANSFORM, TRAINING_TRANSFORM
 from promptbench.work import Busy, Work
 
 

@@ -130,7 +130,7 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
 def bench_of(options: argparse.Namespace, suite: Suite, output: str | Path, device: str) -> Bench:
     """What the runs of a call share, from the flags of `add_places` and, where there are, `add_evaluation`."""
     from promptbench.bench import Bench
-    from promptbench.dataset import data_roots
+    from promptbench.data.dataset import data_roots
 
     loggers = tuple(dict.fromkeys(getattr(options, "logger", None) or ()))
     check_installed(loggers)

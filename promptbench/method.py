@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from promptbench import registry
-from promptbench.classnames import ClassNames
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.images import ImageFeatures, Images
 from promptbench.config import UsageError, build
+from promptbench.data.class_names import ClassNames
 from promptbench.recipe import Preset, Recipe, find_preset, parse_label
 
 __all__ = ["ImageFeatures", "Images", "Method", "MethodConfig", "Prediction", "Preset", "Recipe", "create_method"]

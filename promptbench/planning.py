@@ -12,12 +12,12 @@ from typing import Any
 from promptbench import registry
 from promptbench.clip.load import shape_of
 from promptbench.config import UsageError, build, to_mapping, unknown
+from promptbench.data.sampling import SAMPLERS
+from promptbench.data.selection import FILE
 from promptbench.method import Method, fit_to_backbone
 from promptbench.precision import check_method
 from promptbench.protocol import Plan, Protocol
 from promptbench.recipe import Recipe, Settings, find_preset, parse_label, resolve
-from promptbench.sampling import SAMPLERS
-from promptbench.selection import FILE
 from promptbench.spec import Spec
 from promptbench.suite import DatasetEntry, Suite
 

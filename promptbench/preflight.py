@@ -8,17 +8,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from promptbench.config import UsageError
+from promptbench.data.selection import open_selection, shown_names
 from promptbench.method import instantiate
 from promptbench.results import Result, result_path
 from promptbench.resuming import partial_seconds
-from promptbench.selection import open_selection, shown_names
 from promptbench.storage.cache import limit
 
 if TYPE_CHECKING:
     from promptbench.bench import Bench
-    from promptbench.dataset import Dataset
+    from promptbench.data.dataset import Dataset
+    from promptbench.data.selection import Selection
     from promptbench.planning import Run
-    from promptbench.protocol import Selection
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from promptbench.data.selection import Selection
 from promptbench.metrics.accuracy import accuracy
 from promptbench.metrics.calibration import expected_calibration_error
 
@@ -21,29 +22,7 @@ if TYPE_CHECKING:
 
     from promptbench.suite import Suite
 
-Split = Literal["train", "val", "test", "held_out"]
 Numbers = Mapping[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """Images of one dataset.
-
-    Attributes:
-        dataset: Name of an entry of the suite.
-        split: One of the dataset's splits; `held_out` is its validation images or, where it has none, training images
-            that the few-shot sample leaves over.
-        classes: `all` classes, or the first (`base`) or second (`new`) half of the sorted labels, or a half of a half
-            (`base.new`). The labels of the images selected count from 0 in that order.
-        shots: Images drawn per class, over all classes before `classes` is applied; None takes the whole split.
-        sampler: How they are drawn: a name in `sampling.SAMPLERS`, or `file:PATH`.
-    """
-
-    dataset: str
-    split: Split
-    classes: str = "all"
-    shots: int | None = None
-    sampler: str = "coop"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,13 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from promptbench import hub, registry
-from promptbench.classnames import GENERIC_TEMPLATE, ClassNames
 from promptbench.config import UsageError, build
+from promptbench.data.class_names import GENERIC_TEMPLATE, ClassNames
+from promptbench.data.selection import FILE
 from promptbench.planning import Run, load_protocol, other_data
 from promptbench.protocol import Plan
 from promptbench.recipe import Recipe, Settings
 from promptbench.results import Result, read_result
-from promptbench.selection import FILE
 from promptbench.spec import Spec, expect
 from promptbench.suite import DatasetEntry, Suite
 from promptbench.trainings import FORMAT, check_metadata

@@ -20,17 +20,17 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from promptbench import registry
-from promptbench.classnames import ClassNames, refuse_same_names
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.load import load_backbone
 from promptbench.config import UsageError, build
-from promptbench.decoding import open_image
+from promptbench.data.class_names import ClassNames, refuse_same_names
+from promptbench.data.decode import open_image
+from promptbench.data.transforms import EvaluationTransform, evaluation_transform
 from promptbench.method import Method, instantiate
 from promptbench.results import Result
 from promptbench.spec import Spec
 from promptbench.stored import Source, source_of
 from promptbench.trainings import read_training
-from promptbench.transforms import EvaluationTransform, evaluation_transform
 
 log = logging.getLogger(__name__)
 

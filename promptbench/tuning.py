@@ -17,7 +17,7 @@ from typing import Any, cast
 from promptbench import registry
 from promptbench.bench import Bench
 from promptbench.config import UsageError, parse_assignment, shown
-from promptbench.dataset import Dataset, Item
+from promptbench.data.dataset import Dataset, Item
 from promptbench.listing import columns
 from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.planning import Request, Run, plan_runs

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from promptbench.annotations import cut_classes, cut_val
 from promptbench.config import UsageError
-from promptbench.dataset import Dataset, Item, open_dataset
+from promptbench.data.dataset import Dataset, Item, open_dataset
+from promptbench.data.splits import cut_classes, cut_val
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
 assert _spec is not None and _spec.loader is not None

@@ -17,15 +17,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from promptbench import features
 from promptbench.bench import Bench
 from promptbench.cli import main
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.images import ImageFeatures
 from promptbench.config import UsageError
-from promptbench.dataset import Dataset, open_dataset
+from promptbench.data import features
+from promptbench.data.dataset import Dataset, open_dataset
+from promptbench.data.features import Kept
 from promptbench.devices import hold_to_bits
-from promptbench.features import Kept
 from promptbench.fingerprints import weights_hash
 from promptbench.storage import atomic
 from promptbench.storage import cache as cached
@@ -259,8 +259,9 @@ def test_two_processes_do_not_evict_at_once(folder: Path, monkeypatch: pytest.Mo
 
 TURNS = """
 import torch
-from promptbench import features, load_backbone
-from promptbench.dataset import open_dataset
+from promptbench import load_backbone
+from promptbench.data import features
+from promptbench.data.dataset import open_dataset
 
 def turns(backbone, root):
     dataset = open_dataset("folder", {"root": root}, alias="pets")

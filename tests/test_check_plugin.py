@@ -287,7 +287,7 @@ def test_what_is_no_python_file_is_refused(name: str, tmp_path: Path, capsys: py
 
 DATASET = '''"""Two birds."""
 
-from promptbench.dataset import Dataset, DatasetInfo, Item
+from promptbench.data.dataset import Dataset, DatasetInfo, Item
 
 
 class Birds(Dataset):

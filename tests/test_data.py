@@ -21,16 +21,16 @@ from typing import Any
 
 import pytest
 
-from promptbench import registry, sampling
+from promptbench import registry
 from promptbench.cli import main
 from promptbench.config import UsageError
-from promptbench.data import archives
-from promptbench.data.archives import BadArchive, unpack
-from promptbench.data.prepare import fetch, fetch_split
-from promptbench.data.status import absent_items, inspect
-from promptbench.dataset import open_dataset
-from promptbench.samples import read_sample
-from promptbench.sources import Download, Sources
+from promptbench.data import sampling
+from promptbench.data.dataset import Download, Sources, open_dataset
+from promptbench.data.get import archives
+from promptbench.data.get.archives import BadArchive, unpack
+from promptbench.data.get.prepare import fetch, fetch_split
+from promptbench.data.get.status import absent_items, inspect
+from promptbench.data.sampling import read_sample
 from promptbench.suite import load_suite
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
@@ -560,7 +560,7 @@ def test_a_read_only_root_is_refused_before_any_download(
     def refuse(**where: Any) -> Any:  # root may write everywhere: the system's refusal is acted
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("promptbench.data.prepare.TemporaryFile", refuse)
+    monkeypatch.setattr("promptbench.data.get.prepare.TemporaryFile", refuse)
     assert run("prepare", "eurosat", "--data-root", root, "--yes") == 2
     error = capsys.readouterr().err
     assert f"The data root {root} cannot be written ({root}: Read-only file system)" in error
@@ -600,7 +600,7 @@ def test_a_folder_in_the_way_is_named_before_the_download(
 ) -> None:
     (tmp_path / "fgvc_aircraft").mkdir()
     (tmp_path / "fgvc_aircraft" / "notes.txt").write_text("mine")
-    monkeypatch.setattr("promptbench.data.prepare.fetch_url", None)
+    monkeypatch.setattr("promptbench.data.get.prepare.fetch_url", None)
     assert run("prepare", "fgvc_aircraft", "--data-root", tmp_path, "--yes") == 1
     assert f"{tmp_path}/fgvc_aircraft is there already but lacks images; move it away" in capsys.readouterr().err
     assert tree(tmp_path) == {"fgvc_aircraft", "fgvc_aircraft/notes.txt"}
@@ -653,7 +653,7 @@ def server() -> Iterator[str]:
 
 
 def test_the_network_s_failures_are_sentences(server: str, tmp_path: Path) -> None:
-    from promptbench.data.download import fetch_url
+    from promptbench.data.get.download import fetch_url
 
     for url, said in {
         f"{server}/half": r"/half came in part, 500 of 1,000 bytes",
@@ -708,7 +708,7 @@ def test_every_public_dataset_can_be_had_in_words(
     def offline(url: str, *words: Any) -> None:
         raise UsageError(f"{url} cannot be fetched (offline).")
 
-    monkeypatch.setattr("promptbench.data.prepare.fetch_url", offline)
+    monkeypatch.setattr("promptbench.data.get.prepare.fetch_url", offline)
     dataset = open_dataset(name, roots=[tmp_path])
     assert run("prepare", name, "--data-root", tmp_path, "--yes") == 1
     steps = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from promptbench import registry
-from promptbench.classnames import ClassNames, refuse_same_names
 from promptbench.config import UsageError
-from promptbench.dataset import Dataset, Item, data_roots, open_dataset
-from promptbench.splits import read_class_names, read_split_json, subfolders
+from promptbench.data.class_names import ClassNames, refuse_same_names
+from promptbench.data.dataset import Dataset, Item, data_roots, open_dataset
+from promptbench.data.splits import read_class_names, read_split_json, subfolders
 from promptbench.storage import atomic, cache
 
 REPOSITORY = Path(__file__).parent.parent

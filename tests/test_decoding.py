@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from promptbench.config import UsageError
-from promptbench.dataset import Dataset, Item, open_dataset
-from promptbench.decoding import open_image
+from promptbench.data.dataset import Dataset, Item, open_dataset
+from promptbench.data.decode import open_image
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
 assert _spec is not None and _spec.loader is not None

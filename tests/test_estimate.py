@@ -17,11 +17,11 @@ import torch
 from promptbench import estimate
 from promptbench.bench import Bench
 from promptbench.cli import main, parser
+from promptbench.data.selection import open_selection
 from promptbench.estimate import Calibration, Estimate, Forecast, Size, duration, forecast, measured
 from promptbench.flags import request_of
 from promptbench.planning import Run, plan_runs
 from promptbench.results import Result, result_path
-from promptbench.selection import open_selection
 
 CALL = ["run", "--seeds", "1", "--device", "cpu", "--threads", "1"]
 DIAGRAMS = [*CALL, "--dataset", "mini_diagrams"]
@@ -36,7 +36,7 @@ def planned(folder: Path, *words: str) -> tuple[Bench, list[Run]]:
 @pytest.fixture(scope="module", autouse=True)
 def rendered() -> None:
     """The images of the datasets, drawn once."""
-    from promptbench.dataset import open_dataset
+    from promptbench.data.dataset import open_dataset
 
     for split in ("train", "test"):
         open_dataset("mini_diagrams").items(split)

@@ -11,15 +11,16 @@ import pytest
 import torch
 
 import promptbench as pb
-from promptbench import evaluation, features
+from promptbench import evaluation
 from promptbench.bench import Bench
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.images import Images
-from promptbench.dataset import open_dataset
+from promptbench.data import features
+from promptbench.data.batches import pixel_batches
+from promptbench.data.dataset import open_dataset
+from promptbench.data.selection import open_selection
 from promptbench.flags import request_of
-from promptbench.loading import pixel_batches
 from promptbench.planning import Run, plan_runs
-from promptbench.selection import open_selection
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
 assert _spec is not None and _spec.loader is not None

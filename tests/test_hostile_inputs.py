@@ -19,8 +19,8 @@ from PIL import Image
 
 from promptbench.cli import main
 from promptbench.config import UsageError
-from promptbench.decoding import open_image
-from promptbench.samples import read_coop
+from promptbench.data.decode import open_image
+from promptbench.data.sampling import read_coop
 from promptbench.trainings import read_training
 
 CASES = 4  # of each kind

@@ -50,37 +50,30 @@ FACES = {"dataset", "prompts"}
 """Modules that only pass on what has moved into a room, for plugins of other people."""
 
 STILL_FLAT: set[str] = {
-    "annotations",
     "behaviour_checks",
     "bench",
     "beside",
     "bibliography",
     "bootstrap",
     "card",
-    "classnames",
     "commands",
     "comparing",
     "conformance",
-    "dataset",
     "dataset_checks",
-    "decoding",
     "devices",
     "estimate",
     "evaluation",
     "execution",
     "executors",
     "export",
-    "features",
     "fingerprints",
     "flags",
     "formats",
     "frame",
     "hub",
-    "layout",
     "lines",
     "listing",
     "literature",
-    "loading",
     "losses",
     "merging",
     "outdated",
@@ -94,21 +87,15 @@ STILL_FLAT: set[str] = {
     "resuming",
     "rows",
     "runner",
-    "samples",
-    "sampling",
-    "selection",
     "showing",
     "source_checks",
-    "sources",
     "spec",
     "specimen",
-    "splits",
     "standing",
     "stored",
     "trackers",
     "trained",
     "trainings",
-    "transforms",
     "tuning",
     "variants",
     "verdicts",
@@ -118,10 +105,14 @@ STILL_FLAT: set[str] = {
 }
 """Modules directly in `promptbench/` that have no room yet."""
 
-UPWARDS: set[tuple[str, str]] = set()
+UPWARDS: set[tuple[str, str]] = {
+    ("data.selection", "protocol"),
+    ("storage.unpickle", "data.splits"),
+}
 """Pairs of modules, the first of which imports the second though it stands above it."""
 
 CIRCLES: set[tuple[str, ...]] = {
+    ("data.selection", "protocol"),
     ("executors.contract", "sweep"),
     ("literature", "verdicts"),
     ("plots.kinds", "plots.style"),
@@ -143,7 +134,7 @@ NAMES_ALLOWED = {
     "runs.request": {"base2new", "coop"},
     "results.papers": {"base2new", "cross_dataset", "domain_generalization", "few_shot", "imagenet", "ood"},
     **dict.fromkeys(("show.plots", "plots"), {"base2new", "few_shot", "ood", "zeroshot"}),
-    **dict.fromkeys(("data.selection", "data.sampling", "protocol", "results.spec", "runs.plan"), {"coop"}),
+    **dict.fromkeys(("data.selection", "data.sampling", "results.spec", "runs.plan"), {"coop"}),
 }
 """Defaults, the protocols of papers' figures and of plots, and CoOp's rule of sampling, called like the method."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from promptbench.config import UsageError
-from promptbench.dataset import open_dataset
+from promptbench.data.dataset import open_dataset
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
 assert _spec is not None and _spec.loader is not None

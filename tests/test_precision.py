@@ -18,10 +18,10 @@ import promptbench as pb
 from promptbench import precision, registry
 from promptbench.cli import main
 from promptbench.config import UsageError
-from promptbench.dataset import Dataset, open_dataset
+from promptbench.data.batches import training_batches
+from promptbench.data.dataset import Dataset, open_dataset
 from promptbench.devices import hold_to_bits, peak_memory, peak_memory_restarts, resolve_device, restart_peak_memory
 from promptbench.estimate import Calibration
-from promptbench.loading import training_batches
 from promptbench.method import Method
 from promptbench.planning import Request, plan_runs
 from promptbench.suite import load_suite

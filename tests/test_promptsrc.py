@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import promptbench as pb
-from promptbench.classnames import ClassNames
 from promptbench.config import UsageError
+from promptbench.data.class_names import ClassNames
 from promptbench.recipe import Recipe, resolve
 from promptbench.training import fit
 

@@ -15,8 +15,8 @@ import torch
 
 import promptbench as pb
 from promptbench import resuming
-from promptbench.dataset import Dataset, open_dataset
-from promptbench.loading import EpochOrder, FeatureBatches, training_batches
+from promptbench.data.batches import EpochOrder, FeatureBatches, training_batches
+from promptbench.data.dataset import Dataset, open_dataset
 from promptbench.method import Method
 from promptbench.resuming import Partial, PartialFile
 from promptbench.training import TrainingOutcome, fit

@@ -19,11 +19,11 @@ from typing import Any
 
 import pytest
 
-from promptbench import sampling
 from promptbench.config import UsageError
-from promptbench.dataset import open_dataset
-from promptbench.samples import read_sample, write_sample
-from promptbench.splits import Item
+from promptbench.data import sampling
+from promptbench.data.dataset import open_dataset
+from promptbench.data.sampling import read_sample, write_sample
+from promptbench.data.splits import Item
 from promptbench.storage import unpickle
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from promptbench import sampling
+from promptbench.data import sampling
 
 GOLDEN = Path(__file__).parent / "golden"
 

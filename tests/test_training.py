@@ -13,8 +13,8 @@ from PIL import Image
 
 import promptbench as pb
 from promptbench.clip.images import Images
-from promptbench.dataset import Dataset, Item
-from promptbench.loading import Views
+from promptbench.data.batches import Views
+from promptbench.data.dataset import Dataset, Item
 from promptbench.method import Method
 from promptbench.training import fit
 from promptbench.work import TrainingDiverged

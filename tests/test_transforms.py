@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as F
 
-from promptbench.transforms import (
+from promptbench.data.transforms import (
     RATIO,
     SCALE,
     Crop,

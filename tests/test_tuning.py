@@ -10,10 +10,9 @@ from PIL import Image
 
 from promptbench import cli
 from promptbench.config import UsageError
-from promptbench.dataset import Dataset, open_dataset
-from promptbench.protocol import Selection
+from promptbench.data.dataset import Dataset, open_dataset
+from promptbench.data.selection import Selection, class_labels, open_selection
 from promptbench.results import read_results
-from promptbench.selection import class_labels, open_selection
 from promptbench.tuning import WithoutTest, parse_grid
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")

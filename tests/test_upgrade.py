@@ -15,11 +15,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from promptbench import features, outdated, registry, results
+from promptbench import outdated, registry, results
 from promptbench.cli import main
 from promptbench.clip.load import load_backbone
 from promptbench.config import UsageError
-from promptbench.dataset import open_dataset
+from promptbench.data import features
+from promptbench.data.dataset import open_dataset
 from promptbench.results import read_result
 from promptbench.resuming import FORMAT, Partial, PartialFile
 from promptbench.trainings import training_key
@@ -319,7 +320,7 @@ def test_finished_runs_are_read_once_and_their_images_looked_at_once(
     original, digest = results.read_result, type(open_dataset("folder", {"root": "birds"})).split_digest
     monkeypatch.setattr(results, "read_result", lambda path, spec: (read.append(path), original(path, spec))[1])
     monkeypatch.setattr(
-        "promptbench.dataset.Dataset.split_digest", lambda self: (digests.append(self.name), digest(self))[1]
+        "promptbench.data.dataset.Dataset.split_digest", lambda self: (digests.append(self.name), digest(self))[1]
     )
     assert main(several) == 0
     assert count == 4 and len(read) == len(set(read)) == count

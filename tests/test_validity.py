@@ -303,7 +303,7 @@ OWLS = '''"""Owls, in a file of their own.
 Split by nobody.
 """
 
-from promptbench.dataset import Dataset, DatasetInfo
+from promptbench.data.dataset import Dataset, DatasetInfo
 
 
 class Owls(Dataset):

@@ -19,7 +19,7 @@ import promptbench as pb
 from promptbench.bench import Bench
 from promptbench.checkpoints import read_official
 from promptbench.cli import main
-from promptbench.dataset import open_dataset
+from promptbench.data.dataset import open_dataset
 from promptbench.planning import Request, plan_runs
 from promptbench.results import Result, read_results
 from promptbench.suite import load_suite

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from promptbench import features
 from promptbench.bench import Bench
 from promptbench.config import UsageError
+from promptbench.data import features
+from promptbench.data.selection import open_selection
 from promptbench.execution import batches_of, kept_for_training
 from promptbench.flags import request_of
 from promptbench.listing import recipe_line
@@ -20,7 +21,6 @@ from promptbench.method import instantiate
 from promptbench.planning import Run, plan_runs
 from promptbench.results import Result
 from promptbench.rows import rows
-from promptbench.selection import open_selection
 from promptbench.storage import cache
 
 CALL = [
@@ -161,8 +161,8 @@ def test_tables_tell_recipes_with_views_apart(plan: Any, carry_out: Callable[...
 
 def test_loader_processes_only_where_they_pay(monkeypatch: pytest.MonkeyPatch, tiny: Any) -> None:
     """None for images in memory, few or small; at most the cores that training leaves."""
-    from promptbench import loading
-    from promptbench.dataset import open_dataset
+    from promptbench.data import batches as loading
+    from promptbench.data.dataset import open_dataset
 
     monkeypatch.setattr(loading.os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
     files, memory = open_dataset("dtd"), open_dataset("mini_diagrams")

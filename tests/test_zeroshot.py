@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import promptbench as pb
-from promptbench.classnames import ClassNames
+from promptbench.data.class_names import ClassNames
 
 NAMES = ClassNames(["golden_retriever", "pizza", "jack-o'-lantern"], template="{} texture.")
 

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.images import ImageFeatures, Images
-from promptbench.loading import pixel_batches
+from promptbench.data.batches import pixel_batches
+from promptbench.data.selection import SelectedImages
 from promptbench.method import Method, create_method
-from promptbench.selection import SelectedImages
 
 from .ours import class_names, image_files, move, our_evaluation
 from .plain import PLAIN, Plain

@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from promptbench.classnames import ClassNames
 from promptbench.clip.images import Images
-from promptbench.dataset import open_dataset
+from promptbench.data.class_names import ClassNames
+from promptbench.data.dataset import open_dataset
+from promptbench.data.selection import SelectedImages, Selection
 from promptbench.evaluation import Reader
 from promptbench.losses import loss_of
 from promptbench.method import Method
-from promptbench.protocol import Outcome, Selection
-from promptbench.selection import SelectedImages
+from promptbench.protocol import Outcome
 
 SELECTION = Selection(dataset="folder", split="test")
 

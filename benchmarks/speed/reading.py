@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from promptbench.clip.backbone import Backbone
-from promptbench.loading import MEMORY, Views
+from promptbench.data.batches import MEMORY, Views
 
 from .ours import image_files
 from .timing import Turns

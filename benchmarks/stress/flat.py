@@ -23,7 +23,7 @@ from typing import Any
 
 from promptbench import registry
 from promptbench.clip.load import load_backbone
-from promptbench.features import Kept
+from promptbench.data.features import Kept
 from promptbench.storage.versions import git_commit, library_versions
 
 CLASSES = ("finch", "hawk", "owl", "wren")

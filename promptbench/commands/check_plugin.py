@@ -99,7 +99,7 @@ def examine_method(cls: type[Any], name: str, options: argparse.Namespace) -> It
 def examine_dataset(cls: type[Any], name: str, options: argparse.Namespace) -> Iterable[Outcome]:
     """What can be said of a dataset."""
     from promptbench.conformance import observe
-    from promptbench.dataset import data_roots
+    from promptbench.data.dataset import data_roots
     from promptbench.dataset_checks import CHECKS
 
     dataset = cls(build(cls.Config, assigned(options.set or [], name), f"dataset '{name}'"), roots=data_roots())

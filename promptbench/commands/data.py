@@ -14,7 +14,7 @@ from promptbench.config import UsageError, unknown
 from promptbench.flags import add_list, integer
 
 if TYPE_CHECKING:
-    from promptbench.dataset import Dataset
+    from promptbench.data.dataset import Dataset
     from promptbench.suite import DatasetEntry
 
 HELP = "see, check, download and sample the datasets"
@@ -64,7 +64,7 @@ def _action(
 
 def _status(options: argparse.Namespace) -> int:
     """Prints what is there of each dataset; the exit code is 0 whatever that is."""
-    from promptbench.data.status import inspect, table
+    from promptbench.data.get.status import inspect, table
     from promptbench.suite import load_suite, parse_entry
 
     entries = [parse_entry(name) for name in options.names] or load_suite(options.suite).entries()
@@ -75,7 +75,7 @@ def _status(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     """Prints what is wrong with each dataset; the exit code is 1 where there is anything."""
-    from promptbench.data.status import check
+    from promptbench.data.get.status import check
 
     wrong = 0
     for dataset in _named(options.names, options.data_root):
@@ -91,9 +91,9 @@ def _check(options: argparse.Namespace) -> int:
 
 def _prepare(options: argparse.Namespace) -> int:
     """Downloads what the datasets lack; the exit code is 1 where one is still not complete."""
-    from promptbench.data.prepare import check_writable, preparation, run
-    from promptbench.data.status import inspect
-    from promptbench.dataset import data_roots
+    from promptbench.data.dataset import data_roots
+    from promptbench.data.get.prepare import check_writable, preparation, run
+    from promptbench.data.get.status import inspect
 
     roots = data_roots(options.data_root)
     if len(roots) != 1:
@@ -129,8 +129,8 @@ def _agreed(fetches: Sequence[str]) -> bool:
 
 def _conclude(names: Sequence[str], root: Path) -> int:
     """Prints what there is now, and how to get the rest by hand; returns 1 where something is missing."""
-    from promptbench.data.prepare import guide, preparation
-    from promptbench.data.status import inspect
+    from promptbench.data.get.prepare import guide, preparation
+    from promptbench.data.get.status import inspect
 
     code = 0
     for dataset in _named(names, [str(root)]):
@@ -145,8 +145,7 @@ def _conclude(names: Sequence[str], root: Path) -> int:
 
 def _sample(options: argparse.Namespace) -> int:
     """Writes a few-shot sample to a file."""
-    from promptbench.samples import write_sample
-    from promptbench.sampling import SAMPLERS, digest
+    from promptbench.data.sampling import SAMPLERS, digest, write_sample
 
     if options.sampler not in SAMPLERS:
         raise unknown("sampler", options.sampler, SAMPLERS)
@@ -177,7 +176,7 @@ def _named(names: Sequence[str], roots: Sequence[str] | None) -> list[Dataset]:
 
 def _opened(entries: Sequence[DatasetEntry], roots: Sequence[str] | None) -> list[Dataset]:
     """The datasets, each once; nothing of them is read yet."""
-    from promptbench.dataset import open_dataset
+    from promptbench.data.dataset import open_dataset
 
     by_name = {entry.name: entry for entry in entries}
     return [open_dataset(entry.dataset, entry.options, roots, alias=name) for name, entry in by_name.items()]
@@ -196,7 +195,7 @@ def _progress_of(name: str) -> Callable[[int, int], None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the warnings of reading a dataset: what they say stands in the output."""
-    logger = logging.getLogger("promptbench.dataset")
+    logger = logging.getLogger("promptbench.data.dataset")
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:

@@ -100,7 +100,7 @@ def image_paths(words: Sequence[str]) -> list[Path]:
     Raises:
         UsageError: A folder holds no image.
     """
-    from promptbench.splits import is_image
+    from promptbench.data.splits import is_image
 
     paths: list[Path] = []
     for word in words:
@@ -117,7 +117,7 @@ def image_paths(words: Sequence[str]) -> list[Path]:
 
 def predictions(trained: Trained, paths: Sequence[Path], names: Sequence[str] | None) -> Iterator[tuple[Path, Ranked]]:
     """The classes of each image that can be read, the likeliest first; the others are reported."""
-    from promptbench.decoding import open_image
+    from promptbench.data.decode import open_image
     from promptbench.trained import BATCH
 
     for start in range(0, len(paths), BATCH):

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """`tune`: the points of the grid, best first."""
-    from promptbench.dataset import data_roots
+    from promptbench.data.dataset import data_roots
     from promptbench.progress import reporter
     from promptbench.results import check_writable
     from promptbench.tuning import TuningBench, describe, parse_grid, tune

@@ -63,7 +63,7 @@ def execute(options: argparse.Namespace) -> int:
 
 def all_checks(bench: Bench, train: bool) -> Iterator[Check]:
     """Every check, cheap ones first."""
-    from promptbench.data.status import inspect
+    from promptbench.data.get.status import inspect
     from promptbench.verification.figures import check_figures
     from promptbench.verification.parity import check_parity
     from promptbench.verification.splits import check_absent, check_splits

@@ -1,1 +1,1 @@
-"""What `promptbench data` does: where the datasets are, what they lack, and how to get them."""
+"""Images on disk become batches: datasets, splits, samples, transforms, features."""

@@ -74,7 +74,7 @@ def _test_image(trained: Trained, suite: Suite | None, class_name: str) -> Image
     """The first test image of the class, or of any class of the training."""
 
     from promptbench.bench import Bench
-    from promptbench.dataset import data_roots
+    from promptbench.data.dataset import data_roots
 
     if suite is None:
         raise UsageError(f"The run's suite '{trained.spec.suite}' is not one of the package; name an image: --image.")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from promptbench.protocol import Column, Evaluation, Outcome, Plan, Protocol, Selection, mean_over
+from promptbench.data.selection import Selection
+from promptbench.protocol import Column, Evaluation, Outcome, Plan, Protocol, mean_over
 
 if TYPE_CHECKING:
     from promptbench.suite import Suite

@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from promptbench.data.selection import Selection
 from promptbench.metrics.accuracy import harmonic_mean
-from promptbench.protocol import Column, Evaluation, Plan, Protocol, Selection
+from promptbench.protocol import Column, Evaluation, Plan, Protocol
 
 if TYPE_CHECKING:
     from promptbench.suite import Suite

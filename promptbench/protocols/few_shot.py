@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from promptbench.protocol import Column, Evaluation, Numbers, Plan, Protocol, Selection
+from promptbench.data.selection import Selection
+from promptbench.protocol import Column, Evaluation, Numbers, Plan, Protocol
 
 if TYPE_CHECKING:
     from promptbench.suite import Suite

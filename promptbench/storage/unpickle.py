@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from promptbench.config import UsageError
-from promptbench.splits import Item
+from promptbench.data.splits import Item
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from promptbench import literature
 from promptbench.bench import Bench
 from promptbench.config import UsageError
-from promptbench.data.status import Status
+from promptbench.data.get.status import Status
 from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.planning import Request, Run, plan_runs
 from promptbench.preflight import check_finished, preflight

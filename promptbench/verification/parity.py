@@ -20,8 +20,8 @@ from torch import Tensor
 
 from promptbench.checkpoints import official_parameters
 from promptbench.clip.backbone import Backbone
+from promptbench.data.transforms import evaluation_transform
 from promptbench.method import Method, create_method
-from promptbench.transforms import evaluation_transform
 from promptbench.verification.check import FAIL, PASS, Check
 from promptbench.verification.small_clip import CLASS_NAMES, LABELS, NEW_CLASS_NAMES, build_images, small_backbone
 

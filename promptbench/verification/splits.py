@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from promptbench.data.status import Status
-from promptbench.dataset import Dataset
-from promptbench.sampling import SAMPLERS, digest, split_base_new
-from promptbench.splits import SPLITS, Item
+from promptbench.data.dataset import Dataset
+from promptbench.data.get.status import Status
+from promptbench.data.sampling import SAMPLERS, digest, split_base_new
+from promptbench.data.splits import SPLITS, Item
 from promptbench.verification.check import Check, could_not, equality
 
 SHOTS = 16

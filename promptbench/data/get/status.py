@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from promptbench.config import UsageError
-from promptbench.dataset import Dataset
+from promptbench.data.dataset import Dataset
+from promptbench.data.splits import SPLITS, Item
 from promptbench.listing import columns
-from promptbench.splits import SPLITS, Item
 
 _DIGITS = 12  # of a digest that is shown
 _NOTHING = "-"

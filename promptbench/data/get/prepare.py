@@ -15,12 +15,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
 from promptbench.config import UsageError
-from promptbench.data.archives import BadArchive, unpack
-from promptbench.data.download import fetch_url
-from promptbench.dataset import DatasetInfo
-from promptbench.layout import GUIDE
-from promptbench.sources import Download, Sources
-from promptbench.splits import SPLITS, read_class_names, read_split_json
+from promptbench.data.dataset import DatasetInfo, Download, Sources
+from promptbench.data.get.archives import BadArchive, unpack
+from promptbench.data.get.download import fetch_url
+from promptbench.data.splits import GUIDE, SPLITS, read_class_names, read_split_json
 
 
 @dataclass(frozen=True, kw_only=True)

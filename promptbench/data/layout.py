@@ -13,10 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from promptbench.config import UsageError
-from promptbench.splits import is_image
-
-GUIDE = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
-"""Describes the folders below a data root, and links the split files."""
+from promptbench.data.splits import GUIDE, is_image
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,20 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from promptbench import sampling
-from promptbench.classnames import ClassNames
 from promptbench.config import UsageError
-from promptbench.dataset import Dataset, Item
-from promptbench.protocol import Evaluation, Selection
+from promptbench.data import sampling
+from promptbench.data.class_names import ClassNames
+from promptbench.protocol import Evaluation
+
+if TYPE_CHECKING:
+    from promptbench.data.dataset import Dataset, Item
 
 FILE = "file:"  # what names a stored sample among the samplers
 HELD_OUT_SHOTS = 16  # drawn per class where a dataset has no validation images
+
+Split = Literal["train", "val", "test", "held_out"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ def stored_sample(path: Path, dataset: Dataset, split: str, shots: int, seed: in
     Raises:
         UsageError: The file is no sample of this dataset, or says that it has other shots or another seed.
     """
-    from promptbench.samples import read_header, read_sample
+    from promptbench.data.sampling import read_header, read_sample
 
     header = read_header(path)
     for name, wanted in (("shots", shots), ("seed", seed)):
@@ -149,3 +154,24 @@ def shown_names(
         return names, [-1] * len(chosen.items)
     positions = {label: position for position, label in enumerate(labels)}
     return names, [positions.get(chosen.pool[index].label, -1) for index in chosen.chosen]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Images of one dataset.
+
+    Attributes:
+        dataset: Name of an entry of the suite.
+        split: One of the dataset's splits; `held_out` is its validation images or, where it has none, training images
+            that the few-shot sample leaves over.
+        classes: `all` classes, or the first (`base`) or second (`new`) half of the sorted labels, or a half of a half
+            (`base.new`). The labels of the images selected count from 0 in that order.
+        shots: Images drawn per class, over all classes before `classes` is applied; None takes the whole split.
+        sampler: How they are drawn: a name in `sampling.SAMPLERS`, or `file:PATH`.
+    """
+
+    dataset: str
+    split: Split
+    classes: str = "all"
+    shots: int | None = None
+    sampler: str = "coop"

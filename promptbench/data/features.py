@@ -24,13 +24,13 @@ from torch import Tensor
 
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.images import ImageFeatures
-from promptbench.dataset import Dataset, Item
-from promptbench.loading import pixel_batches, view_batches
+from promptbench.data.batches import pixel_batches, view_batches
+from promptbench.data.dataset import Dataset, Item
+from promptbench.data.transforms import EVALUATION_TRANSFORM, TRAINING_TRANSFORM
 from promptbench.storage.atomic import write_atomically
 from promptbench.storage.cache import ABOUT, CLAIMS, GB, cache_dir, limit, make_room, touch
 from promptbench.storage.claims import alone
 from promptbench.storage.versions import library_versions
-from promptbench.transforms import EVALUATION_TRANSFORM, TRAINING_TRANSFORM
 
 log = logging.getLogger(__name__)
 

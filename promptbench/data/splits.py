@@ -6,11 +6,13 @@ They turn files into `Item`s and refuse what is malformed with a sentence; no im
 from __future__ import annotations
 
 import json
+import logging
 import os
+import random
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from promptbench.config import UsageError
 
@@ -21,6 +23,17 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".p
 
 _SLASHES = re.compile(r"[/\\]")
 _ROOTED = re.compile(r"[/\\]|[A-Za-z]:")
+
+GUIDE = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
+"""Describes the folders below a data root, and links the split files."""
+
+log = logging.getLogger(__name__)
+SPLIT_SEED = 1
+"""Seeds the one generator that shuffles the classes, in the order of their labels."""
+TRAIN_SHARE, VAL_SHARE = 0.5, 0.2
+Splits: TypeAlias = "dict[str, list[Item]]"
+Annotated: TypeAlias = "tuple[Sequence[Item], Sequence[Item] | None]"
+"""Labelled images, and the makers' test set apart, or None if they have none."""
 
 
 class Item(NamedTuple):
@@ -214,3 +227,87 @@ def class_folder_items(
         start, label, name = "".join(f"{part}/" for part in (prefix, folder) if part), labels[folder], name_of(folder)
         items += [Item(start + file, label, name) for file in files]
     return items
+
+
+class GeneratedSplit(NamedTuple):
+    """Three splits, and what made them, in words."""
+
+    splits: Splits
+    source: str
+
+
+def generate_split(annotated: Callable[[], Annotated], where: str, split_file: str) -> GeneratedSplit:
+    """The splits of a dataset that has no split file, by the rule that fits what its makers give; warns of it.
+
+    Args:
+        annotated: Reads what they give.
+        where: The dataset and its folder, to begin a sentence with.
+        split_file: The name of the file that is not there.
+
+    Raises:
+        UsageError: The annotations are not as expected, or a class has too few images.
+    """
+    try:
+        items, test = annotated()
+    except UsageError:
+        raise
+    except (IndexError, KeyError, TypeError, ValueError) as error:  # lists that do not fit each other
+        raise UsageError(
+            f"{where}: the makers' annotations are not as expected ({type(error).__name__}: {error}); "
+            f"get them again, or {split_file}."
+        ) from error
+    if test is None:
+        splits, rule = cut_classes(items, where), "50/20/30 % of each class"
+    else:
+        splits, rule = cut_val(items, test, where), "makers' test set, 20 % of each training class as val"
+    check_labels(splits, where=where)
+    source = f"generated ({rule}, seed {SPLIT_SEED})"
+    log.warning(
+        "%s has no %s: its split is %s, and figures on it do not compare with published ones. The file: %s",
+        where,
+        split_file,
+        source,
+        GUIDE,
+    )
+    return GeneratedSplit(splits, source)
+
+
+def cut_classes(items: Sequence[Item], where: str) -> Splits:
+    """50 % train, 20 % val and 30 % test of each class, shuffled; shares are rounded, half to even."""
+    splits: Splits = {"train": [], "val": [], "test": []}
+    for members in _shuffled(items):
+        train, val = round(len(members) * TRAIN_SHARE), round(len(members) * VAL_SHARE)
+        if not train or train + val >= len(members):
+            raise _too_few(members, where)
+        splits["train"] += members[:train]
+        splits["val"] += members[train : train + val]
+        splits["test"] += members[train + val :]
+    return splits
+
+
+def cut_val(items: Sequence[Item], test: Sequence[Item], where: str) -> Splits:
+    """The first fifth of each class, shuffled and rounded half to even, as val; the test set as it is."""
+    splits: Splits = {"train": [], "val": [], "test": list(test)}
+    for members in _shuffled(items):
+        val = round(len(members) * VAL_SHARE)
+        if not val:
+            raise _too_few(members, where)
+        splits["val"] += members[:val]
+        splits["train"] += members[val:]
+    return splits
+
+
+def _shuffled(items: Sequence[Item]) -> list[list[Item]]:
+    """The items of each class, in label order; the order within a class is drawn."""
+    generator = random.Random(SPLIT_SEED)
+    groups: dict[int, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.label, []).append(item)
+    return [generator.sample(groups[label], len(groups[label])) for label in sorted(groups)]
+
+
+def _too_few(members: Sequence[Item], where: str) -> UsageError:
+    return UsageError(
+        f"{where}: the class {members[0].class_name!r} has {len(members)} images, too few to be split; "
+        "complete the dataset or get its split file."
+    )

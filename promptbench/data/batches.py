@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.images import ImageFeatures, Images
-from promptbench.dataset import Dataset as ImageDataset
-from promptbench.dataset import Item
-from promptbench.transforms import evaluation_transform, training_transform, view_generator
+from promptbench.data.dataset import Dataset as ImageDataset
+from promptbench.data.dataset import Item
+from promptbench.data.transforms import evaluation_transform, training_transform, view_generator
 
 SMALL = 64 * 64  # pixels; smaller images decode faster than a worker process passes them on
 MAX_WORKERS = 8

@@ -1,0 +1,332 @@
+"""The contract of a dataset: its facts, its splits, its images.
+
+A dataset is one module of `promptbench.datasets` (or a plugin) with one class. Most are facts only: the base class
+reads a CoOp-style split file (KaiyangZhou/CoOp, DATASETS.md) below a data root or, where there is none, splits what the
+makers' annotations say. Data roots are only read, never written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from PIL import Image
+
+from promptbench import registry
+from promptbench.config import UsageError, build, unknown
+from promptbench.data.class_names import GENERIC_TEMPLATE, ClassNames, refuse_same_names
+from promptbench.data.decode import find_unreadable, open_image
+from promptbench.data.layout import Layout
+from promptbench.data.splits import (
+    GUIDE,
+    SPLITS,
+    Annotated,
+    Item,
+    Splits,
+    class_folder_items,
+    generate_split,
+    read_split_json,
+    subfolders,
+)
+from promptbench.storage.cache import cache_dir
+
+__all__ = ["Dataset", "DatasetInfo", "Download", "Item", "Sources", "data_roots", "open_dataset", "open_image"]
+
+_SHOWN = 3  # missing files named in an error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    """A file that the makers of a dataset offer to everyone: an archive, or a file that is taken as it is.
+
+    Attributes:
+        url: Where it is.
+        md5: Its checksum, as torchvision states it, or "" where nobody states one.
+        inner: The path of an archive inside this archive that holds what is wanted, or "".
+        folder: The folder in the archive that is wanted; "" for all of it, None for a file that is no archive.
+        target: What that becomes in the dataset's folder; "" for that folder itself.
+    """
+
+    url: str
+    md5: str = ""
+    inner: str = ""
+    folder: str | None = ""
+    target: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """How to get a dataset.
+
+    Attributes:
+        downloads: What `promptbench data prepare` fetches.
+        split_url: Where CoOp's split file, or the class names where the folders are the split, is to be had.
+        by_hand: What nobody offers for download without an account, or at all, in steps; `{folder}` stands for the
+            dataset's folder.
+    """
+
+    downloads: tuple[Download, ...] = ()
+    split_url: str = ""
+    by_hand: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """What is known of a dataset without reading it.
+
+    Attributes:
+        title: Its name as tables print it.
+        classes: How many classes it has; 0 where the user's data decides.
+        images: How many images train, val and test have, as counted or in the papers; all 0 where nobody says.
+        template: The words around a class name for zero-shot CLIP.
+        folder: Its folder below a data root, or all that it may lie in, CoOp's first.
+        split_file: The file in that folder that defines the split, or the classes where the folders are the split.
+        image_folder: The folder in `folder` that image paths start from, or all that may be; "" for `folder` itself.
+        url: Where to get it.
+        paper: Who made it.
+        license: Its terms as its makers state them, or "".
+    """
+
+    title: str
+    classes: int
+    images: tuple[int, int, int] = (0, 0, 0)
+    template: str | tuple[str, ...] = GENERIC_TEMPLATE
+    folder: str | tuple[str, ...] = ""
+    split_file: str = ""
+    image_folder: str | tuple[str, ...] = ""
+    url: str = ""
+    paper: str = ""
+    license: str = ""
+
+
+class Dataset:
+    """A dataset; a subclass says `info`, overrides `annotated` where class folders do not tell the labels, and `read`
+    where there is no split JSON.
+
+    Attributes:
+        info: Its facts.
+        in_memory: Whether its images need no decoding, so that no process is worth while to load them.
+        distinct_names: Whether two classes that read the same are refused. False only where the field's own list has
+            such pairs.
+        renamed: Class folder to class name, where they differ, for a split made from class folders.
+        ignored: Folders beside the class folders that are no class.
+        sources: Where its files come from.
+        config: Its settings.
+        roots: The data roots it looks in, first hit wins.
+        skip_unreadable: Whether images that cannot be read are left out; otherwise they are an error.
+    """
+
+    skip_unreadable: bool = False
+
+    plugin_kind: ClassVar[str] = "dataset"
+    in_memory: ClassVar[bool] = False
+    info: ClassVar[DatasetInfo]
+    distinct_names: ClassVar[bool] = True
+    renamed: ClassVar[Mapping[str, str]] = {}
+    ignored: ClassVar[tuple[str, ...]] = ()
+    sources: ClassVar[Sources] = Sources()
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """A dataset has no settings unless it says so."""
+
+    def __init__(self, config: Any = None, roots: Sequence[Path] = (), alias: str = "") -> None:
+        """Remembers where to look; nothing is read yet.
+
+        Args:
+            config: An instance of `Config`; its defaults without one.
+            roots: The data roots.
+            alias: The name in results, for several instances of one class.
+        """
+        self.config: Any = config if config is not None else self.Config()
+        self.roots = tuple(Path(root) for root in roots)
+        self._alias = alias
+        self._items: dict[str, tuple[Item, ...]] = {}
+        self._split_source = ""
+
+    @property
+    def name(self) -> str:
+        """The name on the command line and in results: the module's, or the alias given."""
+        return self._alias or type(self).__module__.rpartition(".")[2]
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where it may lie below the data roots."""
+        return Layout(self.roots, _all(self.info.folder), self.info.split_file, _all(self.info.image_folder))
+
+    @cached_property
+    def folder(self) -> Path:
+        """Its folder on disk: the first below the data roots that has its split file or, if none has, its images.
+
+        Raises:
+            UsageError: No root is given, or none has it.
+        """
+        found = self.layout.find()
+        if found:
+            return found
+        raise UsageError(self.layout.not_found(f"The dataset {self.name!r}", self.info.url))
+
+    @cached_property
+    def image_root(self) -> Path:
+        """The folder that `Item.image` starts from."""
+        return self.layout.image_root(self.folder)
+
+    def read(self, split: str) -> Sequence[Item]:
+        """The items of a split from disk, in the order that sampling relies on; called once per split."""
+        if not self._items:
+            path = self.layout.first([self.info.split_file], [self.folder])
+            self._split_source = self.info.split_file
+            splits = read_split_json(path) if path else self._generate()
+            self._items = {key: tuple(items) for key, items in splits.items()}
+        return self._items[split]
+
+    @property
+    def split_source(self) -> str:
+        """What its split comes from: the name of the split file, `generated (rule, seed)`, or `its own` where folders
+        or lists of its makers are the split."""
+        self.items("test")
+        return self._split_source or "its own"
+
+    def annotated(self) -> Annotated:
+        """What the makers say, to be split where there is no split file: labelled images, and their test set apart, or
+        None if they have none. Here: the images of the class folders, sorted, labelled in sorted order of the folders.
+
+        Raises:
+            UsageError: An annotation is missing or malformed.
+        """
+        folders = [folder for folder in subfolders(self.image_root) if folder not in self.ignored]
+        labels = {folder: label for label, folder in enumerate(folders)}
+        names = {folder: self.renamed.get(folder, folder) for folder in folders}
+        return class_folder_items(self.image_root, "", labels, names.__getitem__, ignored=self.ignored), None
+
+    def annotation(self, *names: str, places: Iterable[Path] = ()) -> Path:
+        """A file by the makers, under one of its usual names, in the dataset's folder or another of its places.
+
+        Raises:
+            UsageError: It is nowhere.
+        """
+        places = list(dict.fromkeys([self.folder, *self.layout.places, *places]))
+        found = self.layout.first(names, places)
+        if found:
+            return found
+        lacks = names[0]
+        if lacks != self.info.split_file and not self.layout.first([self.info.split_file], places):
+            lacks = f"{self.info.split_file} or, to make its split, {lacks}"
+        looked = ", ".join(str(place) for place in places if place.is_dir())
+        raise UsageError(f"The dataset {self.name!r} lacks {lacks} (looked in {looked}); where to get it: {GUIDE}.")
+
+    def _generate(self) -> Splits:
+        where = f"The dataset {self.name!r} in {self.folder}"
+        splits, self._split_source = generate_split(self.annotated, where, self.info.split_file)
+        return splits
+
+    def items(self, split: str) -> list[Item]:
+        """The items of "train", "val" or "test", in the order of the split file; none where there is no such split."""
+        if split not in SPLITS:
+            raise unknown("split", split, SPLITS)
+        if split not in self._items:
+            self._items[split] = tuple(self.read(split))
+        return list(self._items[split])
+
+    def few_shot_pool(self, split: str, sampler: str) -> list[Item]:
+        """The items that a sampler of `sampling.SAMPLERS` draws the few-shot sample of a split from: the split."""
+        return self.items(split)
+
+    @cached_property
+    def class_names(self) -> ClassNames:
+        """The class names in label order, from the training items (from the test items where there are no others),
+        with the dataset's template.
+
+        Raises:
+            UsageError: Two of them read the same in a prompt.
+        """
+        by_label = {item.label: item.class_name for item in self.items("train") or self.items("test")}
+        names = ClassNames([by_label[label] for label in sorted(by_label)], template=self.template)
+        if self.distinct_names:
+            refuse_same_names(names, f"The dataset {self.name!r}")
+        return names
+
+    @property
+    def template(self) -> str | tuple[str, ...]:
+        """The words around a class name."""
+        return self.info.template
+
+    def open(self, item: Item) -> Image.Image:
+        """The image in RGB; see `open_image`."""
+        return open_image(self.image_root / item.image)
+
+    def identity(self, item: Item) -> str:
+        """A key of the image's bytes: it changes whenever they may have changed."""
+        path = self.image_root / item.image
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise UsageError(f"Cannot read the image {path}: {error.strerror}.") from error
+        return f"{path.absolute().as_posix()}:{status.st_size}:{status.st_mtime_ns}"
+
+    def unreadable(self, items: Iterable[Item]) -> list[Item]:
+        """Those of the images that are missing or cannot be decoded whole, in order.
+
+        Every image is opened, in threads, once: those found readable are remembered in the cache folder until their
+        files change.
+        """
+        memory = cache_dir() / "readable" / f"{type(self).__module__.rpartition('.')[2]}.txt"
+        return find_unreadable(list(items), self.identity, self.open, memory)
+
+    def split_digest(self) -> str:
+        """SHA-256, in hex, of what defines the splits: paths, labels and names in order, wherever the data lies."""
+        rows = {split: [list(item) for item in self.items(split)] for split in SPLITS}
+        return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
+
+    def check(self, items: Iterable[Item]) -> None:
+        """Raises UsageError if images are not on disk: how many, the first few, and where they should be."""
+        items = list(items)
+        root = self.image_root
+        missing = [item.image for item in items if not os.path.isfile(root / item.image)]
+        if missing:
+            first = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
+            source = f" from {self.info.url}" if self.info.url else ""
+            raise UsageError(
+                f"The dataset {self.name!r} lacks {len(missing)} of {len(items)} images that its split names: "
+                f"{first} (looked in {root}); complete the folder{source}."
+            )
+
+
+def _all(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else value
+
+
+def data_roots(given: Iterable[str | Path] | None = None) -> tuple[Path, ...]:
+    """The data roots: those given, or else those in the environment variable PROMPTBENCH_DATA, separated like PATH."""
+    roots = list(given or ())
+    if not roots:
+        roots = [root for root in os.environ.get("PROMPTBENCH_DATA", "").split(os.pathsep) if root]
+    return tuple(Path(root).expanduser().absolute() for root in roots)
+
+
+def open_dataset(
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    roots: Iterable[str | Path] | None = None,
+    alias: str = "",
+) -> Dataset:
+    """The dataset of that name; nothing of its data is read yet.
+
+    Args:
+        name: As listed by `promptbench list datasets`.
+        options: Values of its `Config`.
+        roots: The data roots; without any, those of PROMPTBENCH_DATA.
+        alias: Another name for it in results.
+
+    Raises:
+        UsageError: The name or an option is unknown, or a value does not fit.
+    """
+    cls = registry.load("datasets", name)
+    config = build(cls.Config, dict(options or {}), where=f"dataset {name!r}")
+    return cls(config, roots=data_roots(roots), alias=alias)  # type: ignore[no-any-return]

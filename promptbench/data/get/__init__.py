@@ -1,0 +1,1 @@
+"""What `promptbench data` does: where the datasets are, what they lack, and how to get them."""
