@@ -93,7 +93,7 @@ def run(
     from promptbench.metrics.accuracy import harmonic_mean
     from promptbench.planning import Request, plan_runs
     from promptbench.progress import reporter
-    from promptbench.results import find, read_result
+    from promptbench.results.result import find, read_result
     from promptbench.runner import run_all
 
     pairs = tuple((seed, seed) for seed in seeds)

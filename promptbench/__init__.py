@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from promptbench.clip.load import load_backbone
     from promptbench.clip.text_tower import Tokens
     from promptbench.data.class_names import ClassNames
-    from promptbench.frame import to_frame
     from promptbench.method import Method, MethodConfig, Prediction, create_method
     from promptbench.recipe import Preset, Recipe
-    from promptbench.results import read_results
+    from promptbench.results.frame import to_frame
+    from promptbench.results.result import read_results
     from promptbench.trained import load
 
 __version__ = "0.1.0"
@@ -43,8 +43,8 @@ _HOME = {
     "Recipe": "recipe",
     "Preset": "recipe",
     "ClassNames": "data.class_names",
-    "read_results": "results",
-    "to_frame": "frame",
+    "read_results": "results.result",
+    "to_frame": "results.frame",
     "load_official_checkpoint": "checkpoints",
     "official_parameters": "checkpoints",
 }

@@ -9,8 +9,8 @@ from pathlib import Path
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.load import load_backbone
 from promptbench.data.dataset import Dataset, open_dataset
-from promptbench.results import find, predictions_path
-from promptbench.spec import Spec
+from promptbench.results.result import find, predictions_path
+from promptbench.results.spec import Spec
 from promptbench.suite import Suite
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from promptbench.lines import Cell, Comparison, Line, Row, Table
-from promptbench.literature import METRICS, Published, choose, compare, find
 from promptbench.protocol import Column
+from promptbench.results.papers import METRICS, Published, choose, compare, find
 from promptbench.suite import load_suite
 
 OF_SOURCE = ("source", "id")

@@ -14,8 +14,8 @@ from promptbench.clip.load import EMBEDDED, RANDOM, split_name
 from promptbench.config import overrides
 from promptbench.data.class_names import ClassNames
 from promptbench.registry import paper_of
-from promptbench.results import Result
-from promptbench.spec import Spec
+from promptbench.results.result import Result
+from promptbench.results.spec import Spec
 from promptbench.stored import PROMPTS, TEXT
 from promptbench.trained import Trained
 

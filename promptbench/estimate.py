@@ -35,7 +35,7 @@ from promptbench.method import Method, instantiate, show_training_images
 from promptbench.metrics.ood import SCORES
 from promptbench.planning import Run
 from promptbench.recipe import Recipe
-from promptbench.results import find
+from promptbench.results.result import find
 from promptbench.standing import duration
 from promptbench.training import fit
 from promptbench.trainings import training_key

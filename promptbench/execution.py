@@ -27,10 +27,10 @@ from promptbench.evaluation import (
 )
 from promptbench.method import Method, instantiate, show_training_images
 from promptbench.planning import Run
-from promptbench.predictions import save_predictions
 from promptbench.recipe import Recipe
 from promptbench.registry import method_code
-from promptbench.results import Result, write_result
+from promptbench.results.predictions import save_predictions
+from promptbench.results.result import Result, write_result
 from promptbench.resuming import PartialFile
 from promptbench.storage.versions import git_commit, library_versions, utc_now
 from promptbench.training import TrainingOutcome, fit

@@ -23,7 +23,7 @@ from torch import Tensor
 from promptbench.card import card
 from promptbench.config import UsageError
 from promptbench.method import Method
-from promptbench.spec import to_plain
+from promptbench.results.spec import to_plain
 from promptbench.stored import CARD, CLASSES, FILES, PROMPTS, RESULT, TEXT
 from promptbench.trained import Trained
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from promptbench.protocol import Column, Protocol
-from promptbench.results import Result
+from promptbench.results.result import Result
 
 Seed = tuple[int, int]  # data seed, training seed
 Numbers = Mapping[str, float]

@@ -11,7 +11,7 @@ from promptbench import registry
 from promptbench.config import describe_fields, overrides, shown, unknown
 from promptbench.recipe import find_preset, parse_label
 from promptbench.registry import paper_of
-from promptbench.results import failure_path, find
+from promptbench.results.result import failure_path, find
 from promptbench.suite import Suite, load_suite, suite_names
 
 if TYPE_CHECKING:

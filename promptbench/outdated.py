@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 from promptbench.config import UsageError
 from promptbench.fingerprints import weights_hash
 from promptbench.registry import method_code
-from promptbench.results import Result, predictions_path, read_result, result_path
+from promptbench.results.result import Result, predictions_path, read_result, result_path
 from promptbench.storage.claims import CLAIMS, Claims
 
 if TYPE_CHECKING:
     from promptbench.bench import Bench
     from promptbench.planning import Run
-    from promptbench.spec import Spec
+    from promptbench.results.spec import Spec
 
 log = logging.getLogger(__name__)
 

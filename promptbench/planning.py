@@ -18,7 +18,7 @@ from promptbench.method import Method, fit_to_backbone
 from promptbench.precision import check_method
 from promptbench.protocol import Plan, Protocol
 from promptbench.recipe import Recipe, Settings, find_preset, parse_label, resolve
-from promptbench.spec import Spec
+from promptbench.results.spec import Spec
 from promptbench.suite import DatasetEntry, Suite
 
 

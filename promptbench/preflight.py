@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from promptbench.config import UsageError
 from promptbench.data.selection import open_selection, shown_names
 from promptbench.method import instantiate
-from promptbench.results import Result, result_path
+from promptbench.results.result import Result, result_path
 from promptbench.resuming import partial_seconds
 from promptbench.storage.cache import limit
 

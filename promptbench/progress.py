@@ -17,12 +17,12 @@ from rich.table import Column
 from rich.text import Text
 
 from promptbench.listing import columns
-from promptbench.results import predictions_path, read_result, result_path
+from promptbench.results.result import predictions_path, read_result, result_path
 from promptbench.standing import Standing, reason, running_lines, since, summary
 
 if TYPE_CHECKING:
     from promptbench.planning import Run
-    from promptbench.results import Result
+    from promptbench.results.result import Result
 
 REFRESH = 0.1  # seconds between updates of the bar
 

@@ -18,7 +18,7 @@ from typing import Any
 from promptbench.bench import Bench
 from promptbench.config import UsageError
 from promptbench.planning import Run
-from promptbench.results import Result, failure_path, write_failure
+from promptbench.results.result import Result, failure_path, write_failure
 from promptbench.storage.atomic import remove_drafts
 from promptbench.storage.claims import CLAIMS, Claim, Claims, now
 from promptbench.trackers import tracked

@@ -12,7 +12,7 @@ from promptbench.formats import delimited, latex, markdown, page, records
 from promptbench.formats.texts import Style
 from promptbench.lines import Table, TableLayout
 from promptbench.protocol import Protocol
-from promptbench.results import Result
+from promptbench.results.result import Result
 from promptbench.rows import build_tables, setting_named
 from promptbench.suite import Suite, load_suite, suite_names
 from promptbench.variants import per_seed, sort_by, with_differences
@@ -87,7 +87,7 @@ def tables_of(
         tables += build_tables(chosen, layout, group_by=group_by, **shown)
     if view.published:
         from promptbench.beside import with_published
-        from promptbench.literature import load
+        from promptbench.results.papers import load
 
         published = load()
         tables = [with_published(table, published) for table in tables]
@@ -109,7 +109,7 @@ def show(tables: Sequence[Table], view: View) -> str:
 
 def citations(tables: Sequence[Table]) -> dict[str, str]:
     """BibTeX keys of the papers behind the methods of tables, by method."""
-    from promptbench.literature import bib_key
+    from promptbench.results.papers import bib_key
 
     methods = dict.fromkeys(line.row.method for table in tables for line in table.lines)
     return {method: key for method in methods if (key := bib_key(method))}

@@ -18,8 +18,8 @@ from promptbench.data.selection import FILE
 from promptbench.planning import Run, load_protocol, other_data
 from promptbench.protocol import Plan
 from promptbench.recipe import Recipe, Settings
-from promptbench.results import Result, read_result
-from promptbench.spec import Spec, expect
+from promptbench.results.result import Result, folder_of, read_result
+from promptbench.results.spec import Spec, expect
 from promptbench.suite import DatasetEntry, Suite
 from promptbench.trainings import FORMAT, check_metadata
 
@@ -31,18 +31,6 @@ CARD, CLASSES, PROMPTS, RESULT, TEXT = FILES = (
     "result.json",
     "text_features.safetensors",
 )
-
-
-def folder_of(result: Path | str) -> Path:
-    """The folder that `run` wrote to, of a result file in it.
-
-    Raises:
-        UsageError: The file lies elsewhere.
-    """
-    path = Path(result).absolute()
-    if len(path.parents) < 4 or path.parents[2].name != "results":
-        raise UsageError(f"{result} does not lie where `run` put it; name its folder with --output.")
-    return path.parents[3]
 
 
 @dataclass(frozen=True)

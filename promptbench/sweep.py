@@ -22,7 +22,7 @@ from promptbench import registry
 from promptbench.bench import Bench
 from promptbench.config import UsageError
 from promptbench.planning import Request, Run, plan_runs
-from promptbench.results import write_failure
+from promptbench.results.result import write_failure
 from promptbench.runner import failures_on_record, place_of
 from promptbench.standing import Standing, standing_of
 from promptbench.storage.atomic import write_atomically

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptbench.config import UsageError
-from promptbench.spec import Spec, to_plain
+from promptbench.results.spec import Spec, to_plain
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger

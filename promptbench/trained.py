@@ -27,8 +27,8 @@ from promptbench.data.class_names import ClassNames, refuse_same_names
 from promptbench.data.decode import open_image
 from promptbench.data.transforms import EvaluationTransform, evaluation_transform
 from promptbench.method import Method, instantiate
-from promptbench.results import Result
-from promptbench.spec import Spec
+from promptbench.results.result import Result
+from promptbench.results.spec import Spec
 from promptbench.stored import Source, source_of
 from promptbench.trainings import read_training
 

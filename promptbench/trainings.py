@@ -17,8 +17,8 @@ from torch import Tensor
 
 from promptbench.method import Method
 from promptbench.registry import method_code
+from promptbench.results.spec import Spec, expect
 from promptbench.resuming import forms
-from promptbench.spec import Spec, expect
 from promptbench.storage.atomic import write_atomically
 from promptbench.storage.versions import library_versions
 

@@ -23,7 +23,7 @@ from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.planning import Request, Run, plan_runs
 from promptbench.preflight import preflight
 from promptbench.protocol import Evaluation, Plan
-from promptbench.results import find, read_result
+from promptbench.results.result import find, read_result
 from promptbench.runner import run_all
 from promptbench.work import Listener
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from promptbench.planning import Run
-    from promptbench.results import Result
+    from promptbench.results.result import Result
     from promptbench.storage.claims import Claim, Claims
     from promptbench.trackers import Tracker
     from promptbench.training import PromptTraining

@@ -225,7 +225,7 @@ def test_an_output_that_cannot_be_written(
     def full(**_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("promptbench.results.tempfile.TemporaryFile", full)
+    monkeypatch.setattr("promptbench.results.result.tempfile.TemporaryFile", full)
     assert "(No space left on device)" in refused(*COOP)
 
 

@@ -19,8 +19,8 @@ from promptbench.cli import main
 from promptbench.flags import protocols_of
 from promptbench.metrics.accuracy import accuracy
 from promptbench.metrics.ood import SCORES, detection
-from promptbench.predictions import load_predictions
-from promptbench.results import Result, read_result, read_results
+from promptbench.results.predictions import load_predictions
+from promptbench.results.result import Result, read_result, read_results
 from promptbench.suite import load_suite
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")

@@ -9,7 +9,7 @@ import pytest
 from promptbench.benchmarks import mini_bars
 
 from promptbench import cli
-from promptbench.results import read_results
+from promptbench.results.result import read_results
 
 MINI = Path(__file__).parents[1] / "results" / "mini"
 TABLES = sorted(MINI.glob("*.md"))

@@ -13,8 +13,8 @@ import torch
 
 from promptbench.cli import main
 from promptbench.metrics.accuracy import harmonic_mean
-from promptbench.predictions import save_predictions
-from promptbench.results import Result, Spec, write_result
+from promptbench.results.predictions import save_predictions
+from promptbench.results.result import Result, Spec, write_result
 
 SPEC: dict[str, Any] = {
     "suite": "mini",

@@ -21,7 +21,7 @@ from promptbench.data.selection import open_selection
 from promptbench.estimate import Calibration, Estimate, Forecast, Size, duration, forecast, measured
 from promptbench.flags import request_of
 from promptbench.planning import Run, plan_runs
-from promptbench.results import Result, result_path
+from promptbench.results.result import Result, result_path
 
 CALL = ["run", "--seeds", "1", "--device", "cpu", "--threads", "1"]
 DIAGRAMS = [*CALL, "--dataset", "mini_diagrams"]

@@ -22,7 +22,7 @@ import promptbench as pb
 from promptbench import card, export
 from promptbench.cli import main
 from promptbench.config import UsageError
-from promptbench.results import read_result
+from promptbench.results.result import read_result
 from promptbench.trained import Trained
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 import promptbench as pb
-from promptbench import frame
-from promptbench.results import Result
-from promptbench.spec import Spec
+from promptbench.results import frame
+from promptbench.results.result import Result
+from promptbench.results.spec import Spec
 
 FACTS: dict[str, Any] = {
     "suite": "mini",

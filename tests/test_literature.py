@@ -15,9 +15,9 @@ import pytest
 
 from promptbench import registry
 from promptbench.config import UsageError
-from promptbench.literature import COLUMNS, Published, Verdict, bib_key, choose, compare, find, load, matches
-from promptbench.results import Result
-from promptbench.spec import Spec
+from promptbench.results.papers import COLUMNS, Published, Verdict, bib_key, choose, compare, find, load, matches
+from promptbench.results.result import Result
+from promptbench.results.spec import Spec
 from promptbench.suite import load_suite
 
 ELEVEN = load_suite("clip11").datasets("base2new")
@@ -424,7 +424,7 @@ class TestBibliography:
 
 def test_importing_it_loads_nothing_heavy() -> None:
     code = (
-        "import sys, promptbench.literature; "
+        "import sys, promptbench.results.papers; "
         "print([name for name in ('torch', 'pandas', 'scipy', 'numpy') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from promptbench.cli import main
-from promptbench.results import (
+from promptbench.results.result import (
     Result,
     Spec,
     predictions_path,

@@ -21,8 +21,8 @@ from promptbench.plots import ablation, base_new, cost, gain, ood, seeds, shots
 from promptbench.plots.kinds import KINDS, module_of, rounded, to_text, write_picture
 from promptbench.plots.source import NothingToShow, Source, read_source
 from promptbench.plots.style import COLOURS, MARKS, WIDTH, look, small_print, style_of
-from promptbench.results import Result, write_result
-from promptbench.spec import Spec
+from promptbench.results.result import Result, write_result
+from promptbench.results.spec import Spec
 
 MINI = Path(__file__).parents[1] / "results" / "mini"
 DATA = Path(__file__).parent / "data"
@@ -213,8 +213,8 @@ def test_ablation_over_the_recipe(stored: Any) -> None:
 def save(folder: Path, result: Result, scores: Mapping[str, Sequence[float]]) -> None:
     """Predictions with an MCM score per image."""
     from promptbench.evaluation import Evaluated
-    from promptbench.predictions import save_predictions
     from promptbench.protocol import Outcome
+    from promptbench.results.predictions import save_predictions
 
     outcomes = {
         name: Outcome(torch.zeros(len(values), 2), torch.zeros(len(values)), {"mcm": torch.tensor(values)})

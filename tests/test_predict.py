@@ -20,8 +20,8 @@ import promptbench as pb
 from promptbench import registry
 from promptbench.cli import main
 from promptbench.config import UsageError
-from promptbench.predictions import load_predictions
-from promptbench.results import predictions_path, read_result
+from promptbench.results.predictions import load_predictions
+from promptbench.results.result import predictions_path, read_result
 from promptbench.trained import Trained
 
 BATCH = ("coop.batch=4", "maple.batch=4", "cocoop.batch=4")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from promptbench.progress import Overview
-from promptbench.results import Result, predictions_path, write_result
-from promptbench.spec import Spec
+from promptbench.results.result import Result, predictions_path, write_result
+from promptbench.results.spec import Spec
 from promptbench.standing import standing_of
 
 

@@ -12,8 +12,8 @@ import torch
 from promptbench import cli
 from promptbench.commands.regenerate import items_of, lists_in
 from promptbench.metrics.accuracy import harmonic_mean
-from promptbench.results import Result, predictions_path, write_result
-from promptbench.spec import Spec
+from promptbench.results.result import Result, predictions_path, write_result
+from promptbench.results.spec import Spec
 
 RESULTS = Path(__file__).parents[1] / "results"
 LIST = """\

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from promptbench import results
 from promptbench.config import UsageError
-from promptbench.results import (
+from promptbench.results import result as results
+from promptbench.results.result import (
     Result,
     Spec,
     check_writable,
@@ -311,5 +311,5 @@ def test_a_thousand_files_are_read_within_two_seconds(tmp_path: Path) -> None:
 
 
 def test_importing_results_does_not_import_torch() -> None:
-    code = "import sys, promptbench.results; assert not {'torch', 'numpy', 'pandas'} & set(sys.modules)"
+    code = "import sys, promptbench.results.result; assert not {'torch', 'numpy', 'pandas'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

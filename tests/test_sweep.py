@@ -28,7 +28,7 @@ from promptbench.config import UsageError
 from promptbench.executors import local
 from promptbench.flags import bench_of, request_of
 from promptbench.planning import plan_runs
-from promptbench.results import failure_path, read_results
+from promptbench.results.result import failure_path, read_results
 from promptbench.storage.claims import Claims, born, holders
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")

@@ -17,7 +17,7 @@ from promptbench import cli
 from promptbench.lines import short_titles
 from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.protocol import Column
-from promptbench.results import Result, Spec, write_result
+from promptbench.results.result import Result, Spec, write_result
 from promptbench.rows import build_tables
 from promptbench.showing import FORMATS, View, citations, layout_of, show, tables_of
 from promptbench.suite import load_suite

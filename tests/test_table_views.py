@@ -15,7 +15,7 @@ import pytest
 from promptbench import cli
 from promptbench.config import UsageError
 from promptbench.metrics.accuracy import harmonic_mean
-from promptbench.results import Result, Spec, write_result
+from promptbench.results.result import Result, Spec, write_result
 from promptbench.rows import outliers
 from promptbench.showing import View, show, tables_of
 from promptbench.suite import load_suite

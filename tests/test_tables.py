@@ -22,10 +22,10 @@ from promptbench.config import UsageError
 from promptbench.lines import TableLayout
 from promptbench.protocol import Column
 from promptbench.protocols.base2new import Base2New
-from promptbench.results import Result, Spec
+from promptbench.results.result import Result, Spec
+from promptbench.results.spec import to_plain
 from promptbench.rows import build_tables
 from promptbench.showing import View, show
-from promptbench.spec import to_plain
 
 LAYOUT = TableLayout(Base2New(), "accuracy")
 

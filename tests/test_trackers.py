@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from promptbench.cli import main
-from promptbench.results import Result, Spec, read_results
+from promptbench.results.result import Result, Spec, read_results
 from promptbench.trackers import log_folder, tracked
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")

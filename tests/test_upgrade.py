@@ -15,13 +15,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from promptbench import outdated, registry, results
+from promptbench import outdated, registry
 from promptbench.cli import main
 from promptbench.clip.load import load_backbone
 from promptbench.config import UsageError
 from promptbench.data import features
 from promptbench.data.dataset import open_dataset
-from promptbench.results import read_result
+from promptbench.results import result as results
+from promptbench.results.result import read_result
 from promptbench.resuming import FORMAT, Partial, PartialFile
 from promptbench.trainings import training_key
 

@@ -30,7 +30,7 @@ from promptbench.devices import peak_memory_restarts
 from promptbench.flags import request_of
 from promptbench.method import Method
 from promptbench.planning import plan_runs
-from promptbench.results import Result
+from promptbench.results.result import Result
 from promptbench.trainings import load_training, read_training
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")

@@ -21,7 +21,7 @@ from promptbench.checkpoints import read_official
 from promptbench.cli import main
 from promptbench.data.dataset import open_dataset
 from promptbench.planning import Request, plan_runs
-from promptbench.results import Result, read_results
+from promptbench.results.result import Result, read_results
 from promptbench.suite import load_suite
 from promptbench.verification import figures, parity, splits
 from promptbench.verification.check import COULD_NOT, FAIL, PASS, Check, shown

@@ -19,7 +19,7 @@ from promptbench.flags import request_of
 from promptbench.listing import recipe_line
 from promptbench.method import instantiate
 from promptbench.planning import Run, plan_runs
-from promptbench.results import Result
+from promptbench.results.result import Result
 from promptbench.rows import rows
 from promptbench.storage import cache
 

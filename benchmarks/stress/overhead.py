@@ -19,7 +19,7 @@ from promptbench.cli import parser as promptbench
 from promptbench.execution import execute
 from promptbench.flags import bench_of, request_of
 from promptbench.planning import Run, plan_runs
-from promptbench.results import Result
+from promptbench.results.result import Result
 from promptbench.runner import announced, run_all
 from promptbench.storage.versions import git_commit, library_versions
 from promptbench.sweep import Silent

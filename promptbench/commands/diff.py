@@ -12,8 +12,8 @@ from promptbench.formats.markdown import MARKUP, laid_out
 from promptbench.formats.texts import Texts, clean, seeds_text
 
 if TYPE_CHECKING:
-    from promptbench.comparing import Cell, Comparison
-    from promptbench.results import Result
+    from promptbench.results.diff import Cell, Comparison
+    from promptbench.results.result import Result
 
 HELP = "tell what changed between two sets of results"
 EXAMPLE = "promptbench diff runs-before runs-after --protocol base2new"
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """`diff`: 1 where something changed, if asked for."""
-    from promptbench.comparing import compare
+    from promptbench.results.diff import compare
 
     found = compare(options.a, options.b, [name for name in options.protocol or () if name != "all"])
     print(as_json(found, options.a, options.b) if options.format == "json" else as_text(found, options.a, options.b))

@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """`eval`: 1 where an evaluation failed."""
     from promptbench.commands.run import carry_out
-    from promptbench.results import read_result
-    from promptbench.stored import evaluations_of, folder_of, suite_of
+    from promptbench.results.result import folder_of, read_result
+    from promptbench.stored import evaluations_of, suite_of
     from promptbench.suite import load_suite
 
     result = read_result(options.run)

@@ -37,7 +37,7 @@ def write_and_upload(options: argparse.Namespace, folder: Path) -> None:
     """Write the folder; upload it where that is asked for."""
     from promptbench import hub
     from promptbench.export import check_replaceable, export, local_paths
-    from promptbench.spec import to_plain
+    from promptbench.results.spec import to_plain
     from promptbench.stored import FILES, RESULT
     from promptbench.trained import load
 

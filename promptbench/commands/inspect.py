@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from promptbench.flags import integer
 
 if TYPE_CHECKING:
-    from promptbench.predictions import Predictions
+    from promptbench.results.predictions import Predictions
 
 HELP = "show accuracy per class and the classes most confused, of a run with stored predictions"
 EXAMPLE = "promptbench inspect --run promptbench-runs/results/base2new/dtd/coop-0123456789ab.json --top 5"
@@ -26,9 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """`inspect`: one block per evaluation whose images have classes."""
     from promptbench.listing import columns
-    from promptbench.predictions import load_predictions
-    from promptbench.results import predictions_path, read_result
-    from promptbench.stored import folder_of
+    from promptbench.results.predictions import load_predictions
+    from promptbench.results.result import folder_of, predictions_path, read_result
 
     result = read_result(options.run)
     kept = load_predictions(predictions_path(folder_of(options.run), result.spec))

@@ -179,7 +179,7 @@ def _table(folder: Path, entry: Mapping[str, Any]) -> Item:
     options = parser.parse_args(_words(folder, entry, ("file",)))
 
     def text() -> str:
-        from promptbench.results import read_results
+        from promptbench.results.result import read_results
 
         _need_results(options.results)
         if protocol not in {result.spec.protocol for result in read_results(*options.results)}:

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """`results merge`: 1 where something was left out."""
-    from promptbench.merging import merge
+    from promptbench.results.merge import merge
 
     merged = merge(options.folders, options.output, options.prefer)
     for line in (*merged.settled, *merged.left_out):

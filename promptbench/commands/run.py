@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from promptbench.executors.contract import Executor
     from promptbench.planning import Request, Run
     from promptbench.progress import Overview
-    from promptbench.results import Result
+    from promptbench.results.result import Result
 
 HELP = "train, evaluate, store results and print the table"
 EXAMPLE = "promptbench run --method zeroshot coop maple --protocol base2new --seeds 1 2 3 --set coop.n_ctx=4"
@@ -63,7 +63,7 @@ def execute(options: argparse.Namespace) -> int:
     from promptbench.outdated import renew
     from promptbench.planning import plan_runs
     from promptbench.preflight import check_finished
-    from promptbench.results import stored_results
+    from promptbench.results.result import stored_results
 
     if options.executor != LOCAL or options.executor_option:  # this machine needs no more than is there
         choose(options.executor, options.executor_option or ())  # which says what is wrong, before it is needed
@@ -84,7 +84,7 @@ def foreseen(bench: Bench, runs: Sequence[Run], request: Request, estimate: bool
     """The runs of a call, which are finished, and, where that is to be estimated, how long the others take."""
     from promptbench.listing import describe_runs, grid_points, state_of
     from promptbench.outdated import outdated
-    from promptbench.results import stored_results
+    from promptbench.results.result import stored_results
 
     old = outdated(bench, stored_results(bench.output, [run.spec for run in runs]), may_load=False)
     states = ["outdated" if run.spec.name in old else state_of(bench.output, run) for run in runs]
@@ -114,7 +114,7 @@ def carry_out(
         request: What the runs were planned from; needed then.
         results: Of the runs that are finished, by name; None where nobody has read them yet.
     """
-    from promptbench.results import failure_path, predictions_path, stored_results
+    from promptbench.results.result import failure_path, predictions_path, stored_results
     from promptbench.storage.claims import CLAIMS
 
     output = bench.output
@@ -154,7 +154,7 @@ def do(
     request: Request | None,
 ) -> int:
     """Do the runs that are to do, of those of the call; returns how many failed."""
-    from promptbench.results import check_writable
+    from promptbench.results.result import check_writable
 
     check_writable(bench.output)
     elsewhere = options is not None and options.executor != LOCAL

@@ -13,7 +13,7 @@ from promptbench.config import UsageError, unknown
 from promptbench.flags import OUTPUT, add_list
 
 if TYPE_CHECKING:
-    from promptbench.results import Result
+    from promptbench.results.result import Result
     from promptbench.suite import Suite
 
 FORMATS = ("md", "csv", "csv-long", "latex", "html", "json")
@@ -109,7 +109,7 @@ def _check(options: argparse.Namespace) -> None:
 def _chosen(options: argparse.Namespace, suites: Sequence[Suite]) -> list[Result]:
     """The stored results that the flags choose."""
     from promptbench.registry import names
-    from promptbench.results import read_results
+    from promptbench.results.result import read_results
 
     places = options.results or [OUTPUT]
     asked = list(dict.fromkeys(options.protocol or ["base2new"]))
@@ -141,7 +141,7 @@ def _chosen(options: argparse.Namespace, suites: Sequence[Suite]) -> list[Result
 
 
 def _write_bib(path: Path, keys: Sequence[str]) -> None:
-    from promptbench.bibliography import entries
+    from promptbench.results.papers import entries
 
     try:
         path.write_text(entries(keys), encoding="utf-8")

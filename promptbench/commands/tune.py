@@ -23,7 +23,7 @@ def execute(options: argparse.Namespace) -> int:
     """`tune`: the points of the grid, best first."""
     from promptbench.data.dataset import data_roots
     from promptbench.progress import reporter
-    from promptbench.results import check_writable
+    from promptbench.results.result import check_writable
     from promptbench.tuning import TuningBench, describe, parse_grid, tune
 
     request = request_of(options, companions=False)

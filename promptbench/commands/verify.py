@@ -40,7 +40,7 @@ def execute(options: argparse.Namespace) -> int:
     """`verify`: 1 where a check failed; what could not be checked is no failure."""
     from dataclasses import replace
 
-    from promptbench.results import check_writable
+    from promptbench.results.result import check_writable
     from promptbench.suite import load_suite
     from promptbench.verification.check import FAIL
     from promptbench.verification.report import SUFFIXES, check_place, environment, summary, write_report

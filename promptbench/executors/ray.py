@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from promptbench.config import UsageError, build
 from promptbench.executors.contract import installed, reach
 from promptbench.executors.parcel import Parcel, inside, packed
-from promptbench.results import Result, failure_path, read_result, result_path, write_result
+from promptbench.results.result import Result, failure_path, read_result, result_path, write_result
 from promptbench.storage.atomic import write_atomically
 from promptbench.work import Busy, Work
 

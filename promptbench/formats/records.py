@@ -13,7 +13,7 @@ from typing import Any
 
 from promptbench.formats.texts import Style, heading, remarks
 from promptbench.lines import Cell, Comparison, Line, Table
-from promptbench.results import Result
+from promptbench.results.result import Result
 
 VERSION = 1
 """Of the format."""

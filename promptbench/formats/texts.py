@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from promptbench.lines import Cell, Comparison, Line, Seed, Table
 from promptbench.protocol import Column
-from promptbench.spec import Spec
+from promptbench.results.spec import Spec
 
 MARKS = {
     "transferred": ("†", "recipe transferred from another protocol or backbone"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptbench.config import UsageError
 from promptbench.plots.source import NothingToShow, Source, about, name, over, overall
-from promptbench.results import Result
+from promptbench.results.result import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptbench.lines import Line
 from promptbench.plots.source import Source, about, axis, column_of, name, overall
-from promptbench.results import Result
+from promptbench.results.result import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from promptbench.config import UsageError, unknown
 from promptbench.plots.source import NothingToShow, Source, about, overall, seed_name
 from promptbench.plots.source import name as name_of
-from promptbench.results import Result, predictions_path
+from promptbench.results.result import Result, predictions_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from promptbench.predictions import Predictions
+    from promptbench.results.predictions import Predictions
 
 PROTOCOL = "ood"
 STORED = False
@@ -62,7 +62,7 @@ def _first_stored(
     source: Source, results: Sequence[Result], score: str
 ) -> tuple[Result, Mapping[str, Predictions]] | None:
     """The result with the first seeds whose predictions are there and have the score."""
-    from promptbench.predictions import load_predictions
+    from promptbench.results.predictions import load_predictions
 
     for result in sorted(results, key=lambda result: result.spec.seeds):
         for folder in source.folders:

@@ -11,7 +11,7 @@ from typing import Any
 from promptbench.config import UsageError, unknown
 from promptbench.lines import Line, Table, TableLayout
 from promptbench.protocol import Column
-from promptbench.results import Result, read_results
+from promptbench.results.result import Result, read_results
 from promptbench.rows import build_tables
 from promptbench.showing import layout_of
 from promptbench.suite import Suite, load_suite, suite_names
@@ -58,7 +58,7 @@ class Source:
     @property
     def folders(self) -> tuple[Path, ...]:
         """The folders that `run` wrote to, of the places."""
-        from promptbench.stored import folder_of
+        from promptbench.results.result import folder_of
 
         return tuple(folder_of(place) if place.is_file() else place for place in self.places)
 

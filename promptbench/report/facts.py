@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any, NamedTuple
 
 from promptbench.formats.texts import clean, rounded, seeds_text
-from promptbench.results import DATA_MET, Result
+from promptbench.results.result import DATA_MET, Result
 
 DATA = ("sampler", "dataset_plugin", "dataset_options", "evaluated")
 MACHINE = ("backbone", "weights_hash", "transform", "precision", "threads", "device", "deterministic")

@@ -21,7 +21,7 @@ from promptbench.formats.texts import Style, Texts, comparison_texts, seeds_text
 from promptbench.lines import Line, Table
 from promptbench.report.facts import pooled
 from promptbench.report.pictures import Picture
-from promptbench.results import Result
+from promptbench.results.result import Result
 
 MADE_BY = '<meta name="generator" content="promptbench report'
 TITLE = "promptbench report"

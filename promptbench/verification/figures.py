@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from promptbench import literature
 from promptbench.bench import Bench
 from promptbench.config import UsageError
 from promptbench.data.get.status import Status
@@ -19,10 +18,11 @@ from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.planning import Request, Run, plan_runs
 from promptbench.preflight import check_finished, preflight
 from promptbench.progress import reporter
-from promptbench.results import Result, failure_path, find, read_result, stored_results
+from promptbench.results import papers
+from promptbench.results.papers import DIFFERS, REPRODUCED
+from promptbench.results.result import Result, failure_path, find, read_result, stored_results
 from promptbench.runner import run_all
 from promptbench.suite import Suite
-from promptbench.verdicts import DIFFERS, REPRODUCED
 from promptbench.verification.check import COULD_NOT, FAIL, PASS, Check, could_not
 from promptbench.verification.splits import NO_SPLIT_FILE, SEEDS
 
@@ -146,11 +146,11 @@ def judge(figure: Figure, results: Sequence[Result], values: Sequence[float]) ->
         values: Of every seed, in percent.
     """
     part, label, protocol, dataset, metric = figure
-    rows = literature.find(literature.load(), label=label, protocol=protocol, dataset=dataset, metric=metric)
-    row, comparable, why = literature.choose(rows, results)
+    rows = papers.find(papers.load(), label=label, protocol=protocol, dataset=dataset, metric=metric)
+    row, comparable, why = papers.choose(rows, results)
     zero_shot = part == "zero-shot"
     average = row is not None and row.average
-    verdict = literature.compare(row, values, comparable=comparable, average=average, zero_shot=zero_shot, why=why)
+    verdict = papers.compare(row, values, comparable=comparable, average=average, zero_shot=zero_shot, why=why)
     outcome = OUTCOMES.get(verdict.text, COULD_NOT)
     said = "" if outcome == PASS else verdict.text
     names = (protocol, dataset, metric) if zero_shot else (label, protocol, dataset, metric)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from promptbench.config import UsageError
-from promptbench.spec import Spec, expect, to_plain
+from promptbench.results.spec import Spec, expect, to_plain
 from promptbench.storage.atomic import write_atomically
 from promptbench.storage.versions import git_commit, library_versions, utc_now
 
@@ -292,3 +292,15 @@ def _as_text_if_odd(value: object) -> object:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number that a result may hold")
+
+
+def folder_of(result: Path | str) -> Path:
+    """The folder that `run` wrote to, of a result file in it.
+
+    Raises:
+        UsageError: The file lies elsewhere.
+    """
+    path = Path(result).absolute()
+    if len(path.parents) < 4 or path.parents[2].name != "results":
+        raise UsageError(f"{result} does not lie where `run` put it; name its folder with --output.")
+    return path.parents[3]

@@ -23,8 +23,8 @@ from promptbench import registry
 from promptbench.config import UsageError, unknown
 from promptbench.lines import Seed
 from promptbench.protocol import Column, Protocol
-from promptbench.results import DATA_MET, Result, predictions_path, read_results
-from promptbench.spec import Spec
+from promptbench.results.result import DATA_MET, Result, predictions_path, read_results
+from promptbench.results.spec import Spec
 
 if TYPE_CHECKING:
     from numpy import float64
@@ -228,7 +228,7 @@ class _OfPair:
 
     def _interval(self, block: str, key: str) -> tuple[tuple[float, float] | None, str, str]:
         """An interval, what it is over, and why it is not over images or there is none."""
-        from promptbench.bootstrap import over_images, over_seeds
+        from promptbench.results.bootstrap import over_images, over_seeds
 
         def figure(metrics: Mapping[str, float]) -> float | None:
             return self.figures(metrics).get(block, {}).get(key)
@@ -271,7 +271,7 @@ def _recognised(paths: Sequence[Path]) -> dict[str, tuple[list[str], NDArray[flo
     """By evaluation, the images' paths in order and in how many percent of the files each is recognised (N,)."""
     import numpy as np
 
-    from promptbench.predictions import load_predictions
+    from promptbench.results.predictions import load_predictions
 
     found: dict[str, list[tuple[list[str], NDArray[float64]]]] = {}
     for path in paths:

@@ -20,7 +20,7 @@ from typing import Any
 from safetensors import SafetensorError, deserialize, safe_open
 
 from promptbench.config import UsageError
-from promptbench.results import (
+from promptbench.results.result import (
     SCHEMA,
     Result,
     check_writable,
@@ -30,7 +30,7 @@ from promptbench.results import (
     result_path,
     write_result,
 )
-from promptbench.spec import Spec
+from promptbench.results.spec import Spec
 from promptbench.storage.atomic import write_atomically
 
 PREFER = ("first", "newest")

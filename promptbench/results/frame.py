@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from promptbench.results import Result
+from promptbench.results.result import Result
 
 ENCODE = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 

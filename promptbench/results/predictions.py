@@ -23,8 +23,8 @@ from torch import Tensor
 
 from promptbench.config import UsageError
 from promptbench.evaluation import Evaluated
-from promptbench.results import predictions_path
-from promptbench.spec import Spec
+from promptbench.results.result import predictions_path
+from promptbench.results.spec import Spec
 from promptbench.storage.atomic import write_atomically
 
 _SCORE = "score."

@@ -1,0 +1,1 @@
+"""Stored figures, ours and papers': written once, read, compared, merged."""
