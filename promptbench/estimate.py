@@ -28,7 +28,6 @@ from promptbench.data.class_names import ClassNames
 from promptbench.data.dataset import Dataset, Item
 from promptbench.data.features import Kept, key, path_of
 from promptbench.data.selection import SelectedImages, open_selection, shown_names
-from promptbench.devices import hold_to_bits, peak_memory
 from promptbench.evaluation import EVALUATION_BATCH, FEATURE_BATCH, kept_of, reads_features
 from promptbench.execution import kept_for_training, training_facts, training_path
 from promptbench.method import Method, instantiate, show_training_images
@@ -37,8 +36,9 @@ from promptbench.planning import Run
 from promptbench.recipe import Recipe
 from promptbench.results.result import find
 from promptbench.standing import duration
-from promptbench.training import fit
-from promptbench.trainings import training_key
+from promptbench.training.files import training_key
+from promptbench.training.fit import fit
+from promptbench.training.numerics import hold_to_bits, peak_memory
 
 LONGEST = 0.5  # seconds that a measured step may take
 CLASSES, IMAGES = 4, 2  # with which measuring begins

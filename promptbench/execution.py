@@ -15,7 +15,6 @@ from promptbench.data.batches import Batches, EpochOrder, training_batches
 from promptbench.data.class_names import ClassNames
 from promptbench.data.selection import SelectedImages, open_selection
 from promptbench.data.transforms import EVALUATION_TRANSFORM, TRAINING_TRANSFORM
-from promptbench.devices import hold_to_bits, peak_memory, peak_memory_restarts, restart_peak_memory
 from promptbench.evaluation import (
     EVALUATION_BATCH,
     Evaluated,
@@ -31,10 +30,10 @@ from promptbench.recipe import Recipe
 from promptbench.registry import method_code
 from promptbench.results.predictions import save_predictions
 from promptbench.results.result import Result, write_result
-from promptbench.resuming import PartialFile
 from promptbench.storage.versions import git_commit, library_versions, utc_now
-from promptbench.training import TrainingOutcome, fit
-from promptbench.trainings import load_training, save_training, training_key
+from promptbench.training.files import PartialFile, TrainingOutcome, load_training, save_training, training_key
+from promptbench.training.fit import fit
+from promptbench.training.numerics import hold_to_bits, peak_memory, peak_memory_restarts, restart_peak_memory
 from promptbench.work import Busy, Work
 
 

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from promptbench import registry
 from promptbench.config import UsageError, nearest, parse_assignment
-from promptbench.devices import hold_to_bits, resolve_device
-from promptbench.precision import PRECISIONS, check_device
 from promptbench.recipe import parse_label
 from promptbench.suite import Suite, load_suite
 from promptbench.trackers import LOGGERS, check_installed
+from promptbench.training.numerics import PRECISIONS, check_device, hold_to_bits, resolve_device
 
 if TYPE_CHECKING:
     from promptbench.bench import Bench

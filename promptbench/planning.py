@@ -15,11 +15,11 @@ from promptbench.config import UsageError, build, to_mapping, unknown
 from promptbench.data.sampling import SAMPLERS
 from promptbench.data.selection import FILE
 from promptbench.method import Method, fit_to_backbone
-from promptbench.precision import check_method
 from promptbench.protocol import Plan, Protocol
 from promptbench.recipe import Recipe, Settings, find_preset, parse_label, resolve
 from promptbench.results.spec import Spec
 from promptbench.suite import DatasetEntry, Suite
+from promptbench.training.numerics import check_method
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from promptbench.config import UsageError
 from promptbench.data.selection import open_selection, shown_names
 from promptbench.method import instantiate
 from promptbench.results.result import Result, result_path
-from promptbench.resuming import partial_seconds
 from promptbench.storage.cache import limit
+from promptbench.training.files import partial_seconds
 
 if TYPE_CHECKING:
     from promptbench.bench import Bench

@@ -22,7 +22,8 @@ from promptbench.results.result import Result, failure_path, write_failure
 from promptbench.storage.atomic import remove_drafts
 from promptbench.storage.claims import CLAIMS, Claim, Claims, now
 from promptbench.trackers import tracked
-from promptbench.work import Busy, Listener, TrainingDiverged, Work
+from promptbench.training.fit import TrainingDiverged
+from promptbench.work import Busy, Listener, Work
 
 LOOK_AGAIN = 1.0  # seconds between looks at runs that others do
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # only writing fails so

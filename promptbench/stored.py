@@ -21,7 +21,7 @@ from promptbench.recipe import Recipe, Settings
 from promptbench.results.result import Result, folder_of, read_result
 from promptbench.results.spec import Spec, expect
 from promptbench.suite import DatasetEntry, Suite
-from promptbench.trainings import FORMAT, check_metadata
+from promptbench.training.files import FORMAT, check_metadata
 
 # What a folder of `export` holds.
 CARD, CLASSES, PROMPTS, RESULT, TEXT = FILES = (

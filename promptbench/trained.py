@@ -30,7 +30,7 @@ from promptbench.method import Method, instantiate
 from promptbench.results.result import Result
 from promptbench.results.spec import Spec
 from promptbench.stored import Source, source_of
-from promptbench.trainings import read_training
+from promptbench.training.files import read_training
 
 log = logging.getLogger(__name__)
 

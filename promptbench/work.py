@@ -6,14 +6,13 @@ Nothing here needs what does a run; a call that only starts other processes impo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from promptbench.planning import Run
     from promptbench.results.result import Result
     from promptbench.storage.claims import Claim, Claims
     from promptbench.trackers import Tracker
-    from promptbench.training import PromptTraining
 
 
 class Listener(Protocol):
@@ -32,29 +31,6 @@ class Listener(Protocol):
 
 class Busy(Exception):
     """Another process does what a run needs; the message is the name of its claim."""
-
-
-class TrainingDiverged(RuntimeError):
-    """A loss or a learned tensor became NaN or infinite; the message says where.
-
-    Attributes:
-        where: `epoch` and `step`, counted from 1, and `lr`.
-    """
-
-    def __init__(self, what: str, module: PromptTraining, step: int) -> None:
-        recipe, rate = module.recipe, module.trainer.optimizers[0].param_groups[0]["lr"]
-        self.where = {"epoch": module.current_epoch + 1, "step": step + 1, "lr": rate}
-        super().__init__(
-            f"{what} in epoch {module.current_epoch + 1} of {recipe.epochs}, step {step + 1} of "
-            f"{module.steps_per_epoch}, at learning rate {rate:.3g}; a smaller lr may help"
-        )
-
-    @classmethod
-    def again(cls, message: str, where: dict[str, Any]) -> TrainingDiverged:
-        """As another process raised it."""
-        error = cls.__new__(cls, message)
-        error.args, error.where = (message,), where
-        return error
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,12 @@ from promptbench.config import UsageError
 from promptbench.data import features
 from promptbench.data.dataset import Dataset, open_dataset
 from promptbench.data.features import Kept
-from promptbench.devices import hold_to_bits
 from promptbench.fingerprints import weights_hash
 from promptbench.storage import atomic
 from promptbench.storage import cache as cached
 from promptbench.storage.claims import Claims
 from promptbench.suite import load_suite
+from promptbench.training.numerics import hold_to_bits
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 
 from promptbench import registry
 from promptbench.cli import main
-from promptbench.devices import peak_memory_restarts
 from promptbench.results.result import Result, read_results
+from promptbench.training.numerics import peak_memory_restarts
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
 assert _spec is not None and _spec.loader is not None

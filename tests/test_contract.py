@@ -28,7 +28,8 @@ from promptbench.clip import prompts
 from promptbench.clip import text_tower as text
 from promptbench.config import UsageError
 from promptbench.method import Images, Method, show_training_images
-from promptbench.training import TrainingOutcome, fit
+from promptbench.training.files import TrainingOutcome
+from promptbench.training.fit import fit
 
 FOLDER = Path(__file__).parent / "plugins"
 PLUGINS = ("clip_lora_like", "decoupled_like", "tip_adapter_f")

@@ -19,7 +19,7 @@ import promptbench as pb
 from promptbench import conformance, registry
 from promptbench.clip.load import load_backbone
 from promptbench.config import UsageError
-from promptbench.training import fit
+from promptbench.training.fit import fit
 from promptbench.weightless import vit_b16
 
 NAMES = ("dog", "golden_retriever", "2012 Ferrari 458 Italia Coupe")

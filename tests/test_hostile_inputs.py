@@ -21,7 +21,7 @@ from promptbench.cli import main
 from promptbench.config import UsageError
 from promptbench.data.decode import open_image
 from promptbench.data.sampling import read_coop
-from promptbench.trainings import read_training
+from promptbench.training.files import read_training
 
 CASES = 4  # of each kind
 MEASURED = Path(__file__).parents[1] / "results" / "measured" / "hostile_inputs.json"

@@ -9,8 +9,8 @@ from torch import Tensor
 import promptbench as pb
 from promptbench import conformance, registry
 from promptbench.clip.images import Images
-from promptbench.losses import loss_of
 from promptbench.method import Method
+from promptbench.training.fit import loss_of
 
 BY_IMAGE = [
     name

@@ -169,7 +169,7 @@ def test_the_kit_notices_a_broken_method(cls: type[pb.Method], tiny: pb.Backbone
 BAD_SOURCE = '''"""A method without a source."""
 
 from promptbench.method import Method
-from promptbench.training import fit
+from promptbench.training.fit import fit
 
 
 class Bad(Method):
@@ -186,6 +186,6 @@ def test_the_kit_reads_the_source(
     path.write_text(BAD_SOURCE)
     cls = plugin_file(path)
     found = [failure for name in ABOUT_THE_FILE for failure in conformance.run_check(named(name), cls, tiny)]
-    for complaint in ("arXiv", "URL", "line 9 prints", ".cuda()", ".to()", "768", "promptbench.training"):
+    for complaint in ("arXiv", "URL", "line 9 prints", ".cuda()", ".to()", "768", "promptbench.training.fit"):
         assert any(complaint in failure for failure in found), complaint
     assert len(conformance.check_method(cls, tiny)) >= len(found)

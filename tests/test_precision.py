@@ -15,17 +15,25 @@ import torch
 from safetensors.torch import load_file
 
 import promptbench as pb
-from promptbench import precision, registry
+from promptbench import registry
 from promptbench.cli import main
 from promptbench.config import UsageError
 from promptbench.data.batches import training_batches
 from promptbench.data.dataset import Dataset, open_dataset
-from promptbench.devices import hold_to_bits, peak_memory, peak_memory_restarts, resolve_device, restart_peak_memory
 from promptbench.estimate import Calibration
 from promptbench.method import Method
 from promptbench.planning import Request, plan_runs
 from promptbench.suite import load_suite
-from promptbench.training import TrainingOutcome, fit
+from promptbench.training import numerics
+from promptbench.training.files import TrainingOutcome
+from promptbench.training.fit import fit
+from promptbench.training.numerics import (
+    hold_to_bits,
+    peak_memory,
+    peak_memory_restarts,
+    resolve_device,
+    restart_peak_memory,
+)
 
 HERE = Path(__file__).parent
 TINY = f"{HERE / 'data' / 'tiny-clip.json'}:random"
@@ -170,16 +178,16 @@ def test_authors_keep_some_tensors_in_half_precision(half_ctx: None, tiny: pb.Ba
 
 def test_who_trained_with_scaled_losses_still_does(monkeypatch: pytest.MonkeyPatch, tiny: pb.Backbone) -> None:
     method = pb.create_method("coop", tiny, ["a", "b"])
-    assert set(precision.of_trainer("authors", method, "cuda")) == {"plugins"}
+    assert set(numerics.of_trainer("authors", method, "cuda")) == {"plugins"}
     monkeypatch.setattr(type(method), "authors_half", None)
-    assert precision.of_trainer("authors", method, "cuda") == {"precision": "16-mixed"}
-    with precision.halved("authors", method):
+    assert numerics.of_trainer("authors", method, "cuda") == {"precision": "16-mixed"}
+    with numerics.halved("authors", method):
         assert method.ctx.dtype == torch.float32
 
 
 def test_half_tensors_are_float32_after_a_failure(half_ctx: None, tiny: pb.Backbone) -> None:
     method = pb.create_method("coop", tiny, ["a", "b"])
-    with pytest.raises(RuntimeError, match="stop"), precision.halved("authors", method):
+    with pytest.raises(RuntimeError, match="stop"), numerics.halved("authors", method):
         assert method.ctx.dtype == torch.float16
         raise RuntimeError("stop")
     assert method.ctx.dtype == torch.float32

@@ -20,7 +20,7 @@ import promptbench as pb
 from promptbench.config import UsageError
 from promptbench.data.class_names import ClassNames
 from promptbench.recipe import Recipe, resolve
-from promptbench.training import fit
+from promptbench.training.fit import fit
 
 HERE = Path(__file__).parent
 LABELS = torch.tensor([2, 0, 4])

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 import promptbench as pb
-from promptbench import resuming
 from promptbench.data.batches import EpochOrder, FeatureBatches, training_batches
 from promptbench.data.dataset import Dataset, open_dataset
 from promptbench.method import Method
-from promptbench.resuming import Partial, PartialFile
-from promptbench.training import TrainingOutcome, fit
+from promptbench.training import files
+from promptbench.training.files import Partial, PartialFile, TrainingOutcome
+from promptbench.training.fit import fit
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
 assert _spec is not None and _spec.loader is not None
@@ -155,7 +155,7 @@ def test_short_trainings_leave_no_note(
     tiny: pb.Backbone, birds: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PROMPTBENCH_PARTIAL_SECONDS")
-    assert resuming.partial_seconds() == 20
+    assert files.partial_seconds() == 20
     trial = Trial("coop", tiny, birds, tmp_path / "a.partial", False)
     trial()
     assert not (tmp_path / "a.partial").exists()
@@ -181,7 +181,7 @@ def test_notes_that_are_damaged_or_foreign_are_ignored(
         PartialFile(path, "another key").write(found)
     elif damage == "format":
         with monkeypatch.context() as patch:
-            patch.setattr(resuming, "FORMAT", "promptbench partial/3")
+            patch.setattr(files, "PARTIAL_FORMAT", "promptbench partial/3")
             trial.file.write(found)
     elif damage == "shapes":
         trial.file.write(Partial({**found.tensors, "method.ctx": torch.zeros(1)}, found.facts))

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from promptbench import registry
 from promptbench.clip.load import load_backbone
 from promptbench.recipe import Recipe, find_recipe
-from promptbench.training import fit
+from promptbench.training.fit import fit
 
 MEASURED = Path(__file__).parents[1] / "results" / "measured" / "speed.json"
 TRAINED = tuple(measure.RECIPE_BATCH)

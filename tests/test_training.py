@@ -16,8 +16,7 @@ from promptbench.clip.images import Images
 from promptbench.data.batches import Views
 from promptbench.data.dataset import Dataset, Item
 from promptbench.method import Method
-from promptbench.training import fit
-from promptbench.work import TrainingDiverged
+from promptbench.training.fit import TrainingDiverged, fit
 
 RECIPE = pb.Recipe(
     epochs=3, lr=0.1, batch=2, warmup_epochs=1, warmup_lr=0.01, momentum=0, weight_decay=0, origin="ours"

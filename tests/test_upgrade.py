@@ -23,8 +23,7 @@ from promptbench.data import features
 from promptbench.data.dataset import open_dataset
 from promptbench.results import result as results
 from promptbench.results.result import read_result
-from promptbench.resuming import FORMAT, Partial, PartialFile
-from promptbench.trainings import training_key
+from promptbench.training.files import PARTIAL_FORMAT, Partial, PartialFile, training_key
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
 assert _spec is not None and _spec.loader is not None
@@ -156,7 +155,7 @@ def test_trainings_of_another_version_format_or_code_are_not_used(
     key = training_key(spec, {})
     for name, other in (("library_versions", {"torch": "99.0"}), ("method_code", "3.11:other")):
         with monkeypatch.context() as patch:
-            patch.setattr(f"promptbench.trainings.{name}", lambda *_, other=other: other)
+            patch.setattr(f"promptbench.training.files.{name}", lambda *_, other=other: other)
             assert training_key(spec, {}) != key
     with safe_open(path, framework="pt") as file:
         tensors, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
@@ -174,9 +173,9 @@ def test_a_note_of_another_format_or_training_is_not_used(tmp_path: Path, monkey
     note = Partial({"method.a": torch.ones(2)}, {"losses": [], "images": 0, "seconds": 0.0})
     file = PartialFile(tmp_path / "a.partial", "key")
     file.write(note)
-    assert file.read() is not None and FORMAT == "promptbench partial/2"
+    assert file.read() is not None and PARTIAL_FORMAT == "promptbench partial/2"
     assert PartialFile(tmp_path / "a.partial", "other").read() is None
-    monkeypatch.setattr("promptbench.resuming.FORMAT", "promptbench partial/99")
+    monkeypatch.setattr("promptbench.training.files.PARTIAL_FORMAT", "promptbench partial/99")
     assert file.read() is None
 
 

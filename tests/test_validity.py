@@ -23,15 +23,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import promptbench
-from promptbench import devices, registry, trainings
+from promptbench import registry
 from promptbench.bench import Bench
 from promptbench.cli import main, parser
-from promptbench.devices import peak_memory_restarts
 from promptbench.flags import request_of
 from promptbench.method import Method
 from promptbench.planning import plan_runs
 from promptbench.results.result import Result
-from promptbench.trainings import load_training, read_training
+from promptbench.training import files as trainings
+from promptbench.training import numerics
+from promptbench.training.files import load_training, read_training
+from promptbench.training.numerics import peak_memory_restarts
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
 assert _spec is not None and _spec.loader is not None
@@ -577,12 +579,12 @@ def test_memory_is_that_of_the_run(place: Place, hungry: Path) -> None:
 
 
 def test_memory_is_left_out_where_it_would_be_an_earlier_runs(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "CLEAR", place.folder / "no folder" / "clear_refs")
-    devices._forgets.cache_clear()
+    monkeypatch.setattr(numerics, "CLEAR", place.folder / "no folder" / "clear_refs")
+    numerics._forgets.cache_clear()
     try:
         cost = place.run()["cost"]
-        assert devices.peak_memory("cpu") > 2**20
+        assert numerics.peak_memory("cpu") > 2**20
     finally:
-        devices._forgets.cache_clear()
+        numerics._forgets.cache_clear()
     assert "peak_memory_mb" not in cost and cost["eval_seconds"] > 0
     assert main(["report", "--results", str(place.folder / "out"), "--output", str(place.folder / "report.html")]) == 0

@@ -52,9 +52,9 @@ def measure(label: str, classes: int, batch: int) -> dict[str, Any]:
 
     from promptbench.clip.images import Images
     from promptbench.clip.load import load_backbone
-    from promptbench.losses import loss_of
     from promptbench.method import create_method
     from promptbench.storage.versions import library_versions
+    from promptbench.training.fit import loss_of
 
     names = [f"{a} {b} {c}" for a in FIRST for b in SECOND for c in THIRD][:classes]
     backbone = load_backbone(BACKBONE)

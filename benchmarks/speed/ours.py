@@ -17,9 +17,9 @@ from promptbench.data.class_names import ClassNames
 from promptbench.data.dataset import open_dataset
 from promptbench.data.selection import SelectedImages, Selection
 from promptbench.evaluation import Reader
-from promptbench.losses import loss_of
 from promptbench.method import Method
 from promptbench.protocol import Outcome
+from promptbench.training.fit import loss_of
 
 SELECTION = Selection(dataset="folder", split="test")
 

@@ -52,8 +52,8 @@ from promptbench.config import UsageError
 from promptbench.data import sampling
 from promptbench.data.dataset import Dataset, open_dataset
 from promptbench.method import Method, create_method
-from promptbench.resuming import PartialFile
 from promptbench.storage.versions import git_commit, library_versions
+from promptbench.training.files import PartialFile
 
 SECONDS = 60  # after which a case counts as endless
 LONGEST = 3000  # characters of a line that is still clear

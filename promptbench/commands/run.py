@@ -204,7 +204,7 @@ def request_elsewhere(options: argparse.Namespace) -> Request:
     Raises:
         UsageError: It names one of the GPUs of this machine.
     """
-    from promptbench.precision import check_device
+    from promptbench.training.numerics import check_device
 
     if not options.device.startswith("cuda"):
         return request_of(options)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from promptbench.devices import resolve_device
 from promptbench.flags import OUTPUT, add_places, bench_of, integer
+from promptbench.training.numerics import resolve_device
 
 if TYPE_CHECKING:
     from promptbench.bench import Bench

@@ -174,7 +174,8 @@ class Tasks:
             Busy: Another process is at an equal training, or has taken over the run.
             UsageError: The run failed, or lost its node too often.
         """
-        from promptbench import sweep, trainings
+        from promptbench import sweep
+        from promptbench.training import files as trainings
 
         group = f"training-{hashlib.sha256(sweep.group_of(run).encode()).hexdigest()[:32]}"
         claim = work.claims.take(group, {"kind": "training", "run": run.spec.name})

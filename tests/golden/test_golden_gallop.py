@@ -22,7 +22,7 @@ import promptbench as pb
 from promptbench import registry
 from promptbench.checkpoints import read_official
 from promptbench.recipe import find_recipe
-from promptbench.training import learning_rate
+from promptbench.training.fit import learning_rate
 
 CASE = "gallop_g4l4"
 CONFIG = {"n_global": 4, "n_local": 4, "topk": (2, 4, 6, 8)}

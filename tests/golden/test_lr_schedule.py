@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from promptbench.training import learning_rate
+from promptbench.training.fit import learning_rate
 
 SCHEDULES = json.loads((Path(__file__).parent / "lr_schedule_dassl.json").read_text())
 BASE = {"maxep50_lr0.002_warm1": 0.002, "maxep50_lr0.035_warm1": 0.035, "maxep50_lr0.0035_warm1": 0.0035}

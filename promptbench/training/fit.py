@@ -15,7 +15,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -23,32 +22,23 @@ import torch
 from torch import Tensor
 
 from promptbench.clip.images import Images
-from promptbench.losses import loss_of
 from promptbench.method import Method
-from promptbench.precision import halved, of_trainer
 from promptbench.recipe import Recipe
-from promptbench.resuming import Partial, PartialFile, partial_seconds, restore, resumable, state_of
-from promptbench.work import TrainingDiverged
+from promptbench.training.files import (
+    Partial,
+    PartialFile,
+    TrainingOutcome,
+    partial_seconds,
+    restore,
+    resumable,
+    state_of,
+)
+from promptbench.training.numerics import halved, of_trainer
 
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, loss
 StepLogger = Callable[[int, Mapping[str, float]], None]  # steps done, figures of the last
 
 LOGGED_STEPS = 1000  # of a training, roughly, however long it is
-
-
-@dataclass(frozen=True)
-class TrainingOutcome:
-    """What a training leaves behind besides the learned tensors.
-
-    Attributes:
-        losses: Mean of each loss term, one mapping an epoch.
-        seconds: Wall clock of the training alone.
-        images_per_second: Training images seen per second.
-    """
-
-    losses: list[dict[str, float]]
-    seconds: float
-    images_per_second: float
 
 
 def learning_rate(base: float, epoch: int, max_epoch: int, warmup_epochs: int = 1, warmup_lr: float = 1e-5) -> float:
@@ -246,3 +236,76 @@ def quiet_lightning() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+class Differentiated(torch.autograd.Function):
+    """A number whose gradients with respect to some tensors are known already."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*gradients)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *(outer[0] * gradient for gradient in ctx.saved_tensors)
+
+
+def loss_of(method: Method, images: Images, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """The terms of `method.loss` for B images, and their sum, to be differentiated.
+
+    In groups where `method.images_at_once()` is below B, fp16 autocast apart: the gradients are then computed here, and
+    the sum's backward pass hands them over; the terms themselves have none.
+    """
+    size = method.images_at_once()
+    learned = [p for p in method.parameters() if p.requires_grad]
+    if size is None or size >= len(labels) or not torch.is_grad_enabled() or scaled(labels.device):
+        terms = method.loss(images, labels)
+        return terms, total(terms)
+    sums: dict[str, Tensor] = {}
+    gradients = [torch.zeros_like(p) for p in learned]
+    for start in range(0, len(labels), size):
+        part = slice(start, start + size)
+        terms = method.loss(images[part], labels[part])
+        share = len(labels[part]) / len(labels)
+        with torch.autocast(labels.device.type, enabled=False):  # a backward pass is never within one
+            found = torch.autograd.grad(total(terms), learned, allow_unused=True)
+        for gradient, of_group in zip(gradients, found, strict=True):
+            if of_group is not None:
+                gradient += share * of_group
+        for name, term in terms.items():
+            sums[name] = sums.get(name, 0) + share * term.detach()
+    return sums, Differentiated.apply(total(sums), gradients, *learned)  # type: ignore[no-untyped-call]
+
+
+def scaled(device: torch.device) -> bool:
+    """Whether the loss is going to be scaled so that its gradients fit half precision: the groups' would not be."""
+    return torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16
+
+
+def total(terms: dict[str, Tensor]) -> Tensor:
+    """The sum that is minimised."""
+    return torch.stack(list(terms.values())).sum()
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss or a learned tensor became NaN or infinite; the message says where.
+
+    Attributes:
+        where: `epoch` and `step`, counted from 1, and `lr`.
+    """
+
+    def __init__(self, what: str, module: PromptTraining, step: int) -> None:
+        recipe, rate = module.recipe, module.trainer.optimizers[0].param_groups[0]["lr"]
+        self.where = {"epoch": module.current_epoch + 1, "step": step + 1, "lr": rate}
+        super().__init__(
+            f"{what} in epoch {module.current_epoch + 1} of {recipe.epochs}, step {step + 1} of "
+            f"{module.steps_per_epoch}, at learning rate {rate:.3g}; a smaller lr may help"
+        )
+
+    @classmethod
+    def again(cls, message: str, where: dict[str, Any]) -> TrainingDiverged:
+        """As another process raised it."""
+        error = cls.__new__(cls, message)
+        error.args, error.where = (message,), where
+        return error

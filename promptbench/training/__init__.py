@@ -1,0 +1,1 @@
+"""The training loop, its numerics and its files."""
