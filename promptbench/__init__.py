@@ -15,7 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from promptbench.checkpoints import load_official_checkpoint, official_parameters
+    from promptbench.checkpoints.load import load
+    from promptbench.checkpoints.official import load_official_checkpoint, official_parameters
     from promptbench.clip.backbone import Backbone
     from promptbench.clip.images import ImageFeatures, Images
     from promptbench.clip.load import load_backbone
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from promptbench.recipe import Preset, Recipe
     from promptbench.results.frame import to_frame
     from promptbench.results.result import read_results
-    from promptbench.trained import load
 
 __version__ = "0.1.0"
 
@@ -34,7 +34,7 @@ _HOME = {
     "ImageFeatures": "clip.images",
     "Tokens": "clip.text_tower",
     "load_backbone": "clip.load",
-    "load": "trained",
+    "load": "checkpoints.load",
     "Method": "method",
     "MethodConfig": "method",
     "Images": "clip.images",
@@ -45,8 +45,8 @@ _HOME = {
     "ClassNames": "data.class_names",
     "read_results": "results.result",
     "to_frame": "results.frame",
-    "load_official_checkpoint": "checkpoints",
-    "official_parameters": "checkpoints",
+    "load_official_checkpoint": "checkpoints.official",
+    "official_parameters": "checkpoints.official",
 }
 
 __all__ = [

@@ -11,7 +11,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from promptbench import hub, registry
+from promptbench import registry
+from promptbench.checkpoints import hub
 from promptbench.config import UsageError, build
 from promptbench.data.class_names import GENERIC_TEMPLATE, ClassNames
 from promptbench.data.selection import FILE

@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from promptbench.checkpoints import load_official_checkpoint, official_parameters, read_official
+from promptbench.checkpoints.official import load_official_checkpoint, official_parameters, read_official
 from promptbench.config import UsageError
 from promptbench.storage import unpickle
 

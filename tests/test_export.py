@@ -19,11 +19,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import promptbench as pb
-from promptbench import card, export
+from promptbench.checkpoints import card, export
+from promptbench.checkpoints.load import Trained
 from promptbench.cli import main
 from promptbench.config import UsageError
 from promptbench.results.result import read_result
-from promptbench.trained import Trained
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
 assert _spec is not None and _spec.loader is not None

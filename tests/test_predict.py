@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 
 import promptbench as pb
 from promptbench import registry
+from promptbench.checkpoints.load import Trained
 from promptbench.cli import main
 from promptbench.config import UsageError
 from promptbench.results.predictions import load_predictions
 from promptbench.results.result import predictions_path, read_result
-from promptbench.trained import Trained
 
 BATCH = ("coop.batch=4", "maple.batch=4", "cocoop.batch=4")
 EPOCHS = ("coop.epochs=2", "maple.epochs=1", "cocoop.epochs=1")

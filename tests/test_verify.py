@@ -17,7 +17,7 @@ import torch
 
 import promptbench as pb
 from promptbench.bench import Bench
-from promptbench.checkpoints import read_official
+from promptbench.checkpoints.official import read_official
 from promptbench.cli import main
 from promptbench.data.dataset import open_dataset
 from promptbench.planning import Request, plan_runs

@@ -45,7 +45,7 @@ from kill import draw_images
 from PIL import Image
 from safetensors.torch import load, save
 
-from promptbench.checkpoints import load_official_checkpoint
+from promptbench.checkpoints.official import load_official_checkpoint
 from promptbench.cli import main as promptbench
 from promptbench.clip.load import load_backbone
 from promptbench.config import UsageError

@@ -35,11 +35,11 @@ def execute(options: argparse.Namespace) -> int:
 
 def write_and_upload(options: argparse.Namespace, folder: Path) -> None:
     """Write the folder; upload it where that is asked for."""
-    from promptbench import hub
-    from promptbench.export import check_replaceable, export, local_paths
+    from promptbench.checkpoints import hub
+    from promptbench.checkpoints.export import check_replaceable, export, local_paths
+    from promptbench.checkpoints.load import load
     from promptbench.results.spec import to_plain
     from promptbench.stored import FILES, RESULT
-    from promptbench.trained import load
 
     if options.to:
         hub.parse(options.to)  # before anything is computed

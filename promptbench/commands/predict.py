@@ -14,7 +14,7 @@ from promptbench.config import UsageError
 from promptbench.flags import integer
 
 if TYPE_CHECKING:
-    from promptbench.trained import Trained
+    from promptbench.checkpoints.load import Trained
 
 HELP = "classify images with a trained prompt"
 EXAMPLE = (
@@ -72,7 +72,7 @@ def classes_of(options: argparse.Namespace) -> list[str] | None:
 
 def execute(options: argparse.Namespace) -> int:
     """`predict`: 1 where an image could not be read."""
-    from promptbench.trained import load
+    from promptbench.checkpoints.load import load
 
     paths, names = image_paths(options.images), classes_of(options)
     trained = load(options.run, device=options.device, backbone=options.backbone)
@@ -117,8 +117,8 @@ def image_paths(words: Sequence[str]) -> list[Path]:
 
 def predictions(trained: Trained, paths: Sequence[Path], names: Sequence[str] | None) -> Iterator[tuple[Path, Ranked]]:
     """The classes of each image that can be read, the likeliest first; the others are reported."""
+    from promptbench.checkpoints.load import BATCH
     from promptbench.data.decode import open_image
-    from promptbench.trained import BATCH
 
     for start in range(0, len(paths), BATCH):
         images: dict[Path, Any] = {}

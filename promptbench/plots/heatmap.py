@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
+    from promptbench.checkpoints.load import Trained
     from promptbench.method import Method
-    from promptbench.trained import Trained
 
 PROTOCOL = ""  # one run, whatever its protocol
 STORED = False
@@ -29,7 +29,7 @@ STORED = False
 
 def data(source: Source) -> dict[str, Any]:
     """The image as the towers see it, and per method the cosine of every patch with one class, row by row."""
-    from promptbench.trained import load
+    from promptbench.checkpoints.load import load
 
     try:
         trained = load(source.places[0])

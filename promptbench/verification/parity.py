@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from promptbench.checkpoints import official_parameters
+from promptbench.checkpoints.official import official_parameters
 from promptbench.clip.backbone import Backbone
 from promptbench.data.transforms import evaluation_transform
 from promptbench.method import Method, create_method

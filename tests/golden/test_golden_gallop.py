@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import promptbench as pb
 from promptbench import registry
-from promptbench.checkpoints import read_official
+from promptbench.checkpoints.official import read_official
 from promptbench.recipe import find_recipe
 from promptbench.training.fit import learning_rate
 

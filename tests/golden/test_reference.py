@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from promptbench.checkpoints import read_official
+from promptbench.checkpoints.official import read_official
 
 FEATURES, LOGITS, LOSS, GRADIENT = 1e-5, 1e-4, 2e-5, 1e-4
 Case = Callable[[str], dict[str, Tensor]]

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from promptbench import __version__, registry
+from promptbench.checkpoints.load import Trained
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.load import EMBEDDED, RANDOM, split_name
 from promptbench.config import overrides
@@ -17,7 +18,6 @@ from promptbench.registry import paper_of
 from promptbench.results.result import Result
 from promptbench.results.spec import Spec
 from promptbench.stored import PROMPTS, TEXT
-from promptbench.trained import Trained
 
 MARKS = {
     "transferred": "† The recipe was transferred from another protocol or backbone.",

@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor
 
-from promptbench.card import card
+from promptbench.checkpoints.card import card
+from promptbench.checkpoints.load import Trained
 from promptbench.config import UsageError
 from promptbench.method import Method
 from promptbench.results.spec import to_plain
 from promptbench.stored import CARD, CLASSES, FILES, PROMPTS, RESULT, TEXT
-from promptbench.trained import Trained
 
 TOLERANCE = 1e-4  # of logits that are to be those of plain CLIP
 

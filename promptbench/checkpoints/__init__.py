@@ -1,0 +1,1 @@
+"""What was trained, used: loaded, exported, shared; the authors' own files read."""
