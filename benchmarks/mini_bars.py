@@ -89,12 +89,13 @@ def run(
     suite: Any, output: Path, methods: list[str], seeds: Sequence[int], assignments: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, float]]:
     """Per dataset and on average, means over seeds: base, new, h, and seconds of training."""
-    from promptbench.bench import Bench
     from promptbench.metrics.accuracy import harmonic_mean
-    from promptbench.planning import Request, plan_runs
     from promptbench.progress import reporter
     from promptbench.results.result import find, read_result
     from promptbench.runner import run_all
+    from promptbench.runs.plan import plan_runs
+    from promptbench.runs.request import Request
+    from promptbench.runs.session import Bench
 
     pairs = tuple((seed, seed) for seed in seeds)
     runs = plan_runs(
@@ -127,10 +128,10 @@ def out_of_distribution(suite: Any, output: Path) -> dict[str, float]:
     import torch
     from sklearn.metrics import roc_auc_score
 
-    from promptbench.bench import Bench
     from promptbench.clip.images import ImageFeatures, Images
     from promptbench.data.features import image_features
     from promptbench.method import create_method
+    from promptbench.runs.session import Bench
 
     bench = Bench(suite, output)
     method = create_method("zeroshot", bench.backbone, bench.dataset(SOURCE).class_names)

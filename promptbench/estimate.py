@@ -20,21 +20,21 @@ from typing import Any, NamedTuple
 
 import torch
 
-from promptbench.bench import Bench
 from promptbench.clip.images import ImageFeatures, Images
 from promptbench.config import UsageError
 from promptbench.data.batches import MEMORY, Batches, EpochOrder, FeatureBatches, pixel_batches, training_batches
 from promptbench.data.class_names import ClassNames
 from promptbench.data.dataset import Dataset, Item
 from promptbench.data.features import Kept, key, path_of
-from promptbench.data.selection import SelectedImages, open_selection, shown_names
-from promptbench.evaluation import EVALUATION_BATCH, FEATURE_BATCH, kept_of, reads_features
-from promptbench.execution import kept_for_training, training_facts, training_path
+from promptbench.data.selection import SelectedImages, open_selection
 from promptbench.method import Method, instantiate, show_training_images
 from promptbench.metrics.ood import SCORES
-from promptbench.planning import Run
 from promptbench.recipe import Recipe
 from promptbench.results.result import find
+from promptbench.runs.evaluate import EVALUATION_BATCH, FEATURE_BATCH, kept_of, reads_features, shown_names
+from promptbench.runs.plan import Run
+from promptbench.runs.session import Bench
+from promptbench.runs.train import kept_for_training, training_facts, training_path
 from promptbench.standing import duration
 from promptbench.training.files import training_key
 from promptbench.training.fit import fit

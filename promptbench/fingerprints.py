@@ -18,7 +18,7 @@ from promptbench.storage.atomic import write_atomically
 from promptbench.storage.cache import cache_dir
 
 if TYPE_CHECKING:
-    from promptbench.bench import Bench
+    from promptbench.runs.session import Bench
 
 
 def weights_hash(bench: Bench, may_load: bool = True) -> str:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from promptbench import registry
 from promptbench.config import UsageError, nearest, parse_assignment
 from promptbench.recipe import parse_label
+from promptbench.runs.loggers import LOGGERS, check_installed
 from promptbench.suite import Suite, load_suite
-from promptbench.trackers import LOGGERS, check_installed
 from promptbench.training.numerics import PRECISIONS, check_device, hold_to_bits, resolve_device
 
 if TYPE_CHECKING:
-    from promptbench.bench import Bench
-    from promptbench.planning import Request
+    from promptbench.runs.request import Request
+    from promptbench.runs.session import Bench
 
 OUTPUT = "promptbench-runs"
 OF_RUNS = ("protocol", "dataset", "seeds", "shots", "backbone", "threads")
@@ -128,8 +128,8 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
 
 def bench_of(options: argparse.Namespace, suite: Suite, output: str | Path, device: str) -> Bench:
     """What the runs of a call share, from the flags of `add_places` and, where there are, `add_evaluation`."""
-    from promptbench.bench import Bench
     from promptbench.data.dataset import data_roots
+    from promptbench.runs.session import Bench
 
     loggers = tuple(dict.fromkeys(getattr(options, "logger", None) or ()))
     check_installed(loggers)
@@ -154,7 +154,7 @@ def request_of(options: argparse.Namespace, companions: bool = True) -> Request:
     Raises:
         UsageError: On an unknown name, or a value out of its range.
     """
-    from promptbench.planning import Request, labels
+    from promptbench.runs.request import Request, labels
 
     device = resolve_device(options.device)
     check_device(options.precision, device)

@@ -15,7 +15,8 @@ from promptbench.results.result import failure_path, find
 from promptbench.suite import Suite, load_suite, suite_names
 
 if TYPE_CHECKING:
-    from promptbench.planning import Request, Run
+    from promptbench.runs.plan import Run
+    from promptbench.runs.request import Request
 
 
 def columns(rows: Iterable[Sequence[object]], indent: str = "") -> str:

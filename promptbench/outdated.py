@@ -23,9 +23,9 @@ from promptbench.results.result import Result, predictions_path, read_result, re
 from promptbench.storage.claims import CLAIMS, Claims
 
 if TYPE_CHECKING:
-    from promptbench.bench import Bench
-    from promptbench.planning import Run
     from promptbench.results.spec import Spec
+    from promptbench.runs.plan import Run
+    from promptbench.runs.session import Bench
 
 log = logging.getLogger(__name__)
 

@@ -8,17 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from promptbench.config import UsageError
-from promptbench.data.selection import open_selection, shown_names
+from promptbench.data.selection import open_selection
 from promptbench.method import instantiate
 from promptbench.results.result import Result, result_path
+from promptbench.runs.evaluate import shown_names
 from promptbench.storage.cache import limit
 from promptbench.training.files import partial_seconds
 
 if TYPE_CHECKING:
-    from promptbench.bench import Bench
     from promptbench.data.dataset import Dataset
     from promptbench.data.selection import Selection
-    from promptbench.planning import Run
+    from promptbench.runs.plan import Run
+    from promptbench.runs.session import Bench
 
 log = logging.getLogger(__name__)
 

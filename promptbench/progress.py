@@ -21,8 +21,8 @@ from promptbench.results.result import predictions_path, read_result, result_pat
 from promptbench.standing import Standing, reason, running_lines, since, summary
 
 if TYPE_CHECKING:
-    from promptbench.planning import Run
     from promptbench.results.result import Result
+    from promptbench.runs.plan import Run
 
 REFRESH = 0.1  # seconds between updates of the bar
 

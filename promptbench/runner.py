@@ -15,15 +15,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from promptbench.bench import Bench
 from promptbench.config import UsageError
-from promptbench.planning import Run
 from promptbench.results.result import Result, failure_path, write_failure
+from promptbench.runs.listener import Busy, Listener, Work
+from promptbench.runs.loggers import tracked
+from promptbench.runs.plan import Run
+from promptbench.runs.session import Bench
 from promptbench.storage.atomic import remove_drafts
 from promptbench.storage.claims import CLAIMS, Claim, Claims, now
-from promptbench.trackers import tracked
 from promptbench.training.fit import TrainingDiverged
-from promptbench.work import Busy, Listener, Work
 
 LOOK_AGAIN = 1.0  # seconds between looks at runs that others do
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # only writing fails so
@@ -47,7 +47,7 @@ def run_all(
     Raises:
         UsageError: The output folder cannot be written.
     """
-    from promptbench.execution import execute  # seconds to import, for those that do runs themselves
+    from promptbench.runs.run import execute  # seconds to import, for those that do runs themselves
 
     pending = [(run, "") for run in runs]  # with the claim that it waits for
     known = failures_on_record(bench.output, [run for run, _ in pending]) if known is None else known

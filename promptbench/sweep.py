@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptbench import registry
-from promptbench.bench import Bench
 from promptbench.config import UsageError
-from promptbench.planning import Request, Run, plan_runs
 from promptbench.results.result import write_failure
 from promptbench.runner import failures_on_record, place_of
+from promptbench.runs.plan import Run, plan_runs
+from promptbench.runs.request import Request
+from promptbench.runs.session import Bench
 from promptbench.standing import Standing, standing_of
 from promptbench.storage.atomic import write_atomically
 from promptbench.storage.claims import CLAIMS, Claims

@@ -15,17 +15,18 @@ from statistics import fmean
 from typing import Any, cast
 
 from promptbench import registry
-from promptbench.bench import Bench
 from promptbench.config import UsageError, parse_assignment, shown
 from promptbench.data.dataset import Dataset, Item
 from promptbench.listing import columns
 from promptbench.metrics.accuracy import harmonic_mean
-from promptbench.planning import Request, Run, plan_runs
 from promptbench.preflight import preflight
 from promptbench.protocol import Evaluation, Plan
 from promptbench.results.result import find, read_result
 from promptbench.runner import run_all
-from promptbench.work import Listener
+from promptbench.runs.listener import Listener
+from promptbench.runs.plan import Run, plan_runs
+from promptbench.runs.request import Request
+from promptbench.runs.session import Bench
 
 SEEN = ("train", "val")  # splits that tuning may read
 DEFAULT_LR = (1 / 3, 1.0, 3.0)  # times the recipe's

@@ -78,9 +78,9 @@ class Silence:
 @pytest.fixture(scope="session")
 def carry_out() -> Callable[[Any, Any], Any]:
     """Does one planned run, unseen, and returns its result."""
-    from promptbench.execution import execute
+    from promptbench.runs.listener import Work
+    from promptbench.runs.run import execute
     from promptbench.storage.claims import Claims
-    from promptbench.work import Work
 
     def do(bench: Any, run: Any) -> Any:
         silent: Any = Silence()

@@ -218,7 +218,7 @@ def test_an_output_that_cannot_be_written(
     refused: Said, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "file").write_text("mine")
-    monkeypatch.setattr("promptbench.execution.execute", lambda *_: pytest.fail("it was trained"))
+    monkeypatch.setattr("promptbench.runs.run.execute", lambda *_: pytest.fail("it was trained"))
     for output in ("file", "file/below"):
         assert f"The output folder {output} cannot be written" in refused(*COOP, "--output", output)
 
@@ -277,7 +277,7 @@ def test_words_the_weights_never_saw_are_said_once(
 ) -> None:
     backbone = load_backbone(TINY)
     backbone.known_tokens = frozenset(backbone.tokenizer(["a photo of a blue jay robin."])[0, :9].tolist()) | {49407}
-    monkeypatch.setattr("promptbench.bench.load_backbone", lambda name: backbone)
+    monkeypatch.setattr("promptbench.runs.session.load_backbone", lambda name: backbone)
     assert main([*COOP]) == 0
     said = [record.getMessage() for record in caplog.records if "never trained" in record.getMessage()]
     assert len(said) == 1 and "'wren'" in said[0] and "robin" not in said[0]

@@ -17,7 +17,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from promptbench.bench import Bench
 from promptbench.cli import main
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.images import ImageFeatures
@@ -26,6 +25,7 @@ from promptbench.data import features
 from promptbench.data.dataset import Dataset, open_dataset
 from promptbench.data.features import Kept
 from promptbench.fingerprints import weights_hash
+from promptbench.runs.session import Bench
 from promptbench.storage import atomic
 from promptbench.storage import cache as cached
 from promptbench.storage.claims import Claims
@@ -171,8 +171,8 @@ def test_a_damaged_entry_is_computed_again(
 
 
 def test_half_precision_only_where_a_method_asks(tiny: Backbone, dataset: Dataset) -> None:
-    from promptbench.evaluation import kept_of
     from promptbench.method import create_method
+    from promptbench.runs.evaluate import kept_of
 
     gallop, items = create_method("gallop", tiny, ["cat", "dog"]), dataset.items("test")
     assert kept_of(gallop, dense=True) == Kept(dense=True)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from promptbench.cli import main
-from promptbench.work import Work
+from promptbench.runs.listener import Work
 
 HERE = Path(__file__).parent
 TINY = f"{HERE / 'data' / 'tiny-clip.json'}:random"

@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from promptbench import estimate
-from promptbench.bench import Bench
 from promptbench.cli import main, parser
 from promptbench.data.selection import open_selection
 from promptbench.estimate import Calibration, Estimate, Forecast, Size, duration, forecast, measured
 from promptbench.flags import request_of
-from promptbench.planning import Run, plan_runs
 from promptbench.results.result import Result, result_path
+from promptbench.runs.plan import Run, plan_runs
+from promptbench.runs.session import Bench
 
 CALL = ["run", "--seeds", "1", "--device", "cpu", "--threads", "1"]
 DIAGRAMS = [*CALL, "--dataset", "mini_diagrams"]

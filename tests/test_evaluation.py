@@ -11,8 +11,6 @@ import pytest
 import torch
 
 import promptbench as pb
-from promptbench import evaluation
-from promptbench.bench import Bench
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.images import Images
 from promptbench.data import features
@@ -20,7 +18,9 @@ from promptbench.data.batches import pixel_batches
 from promptbench.data.dataset import open_dataset
 from promptbench.data.selection import open_selection
 from promptbench.flags import request_of
-from promptbench.planning import Run, plan_runs
+from promptbench.runs import evaluate
+from promptbench.runs.plan import Run, plan_runs
+from promptbench.runs.session import Bench
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
 assert _spec is not None and _spec.loader is not None
@@ -72,7 +72,7 @@ def test_base_new_and_joint_encode_each_image_once(label: str, plan: Any, monkey
         return encode(self, images)
 
     monkeypatch.setattr(type(method), "encode_images", counting)
-    found = evaluation.evaluate(bench, run, method, names)
+    found = evaluate.evaluate(bench, run, method, names)
     dataset = bench.dataset("dtd")
     assert seen == len(dataset.items("test")) == len(found.images["joint"].items)
     monkeypatch.undo()
@@ -88,7 +88,7 @@ def test_base_new_and_joint_encode_each_image_once(label: str, plan: Any, monkey
 
 def test_diagnostics_are_stored_by_evaluation(plan: Any) -> None:
     bench, (run,) = plan("--method", "dpl", "--dataset", "dtd")
-    found = evaluation.evaluate(bench, run, *trained(bench, run))
+    found = evaluate.evaluate(bench, run, *trained(bench, run))
     layers = bench.backbone.vision_depth
     assert {name.partition("/")[0] for name in found.diagnostics} == {"base", "new", "joint"}
     shares = {name: share for name, share in found.diagnostics.items() if name.startswith("base/gate/vision/instance/")}
@@ -105,14 +105,12 @@ def test_dense_scores_from_the_cache_are_those_from_pixels(
     chosen = open_selection(bench.dataset, inside.selection, 1)
 
     def outcome() -> Any:
-        return evaluation.Reader(method, dense=True).outcome(
-            chosen, inside.selection, chosen.labels, run.protocol.scores
-        )
+        return evaluate.Reader(method, dense=True).outcome(chosen, inside.selection, chosen.labels, run.protocol.scores)
 
     cached = outcome()
     assert list(cached.scores) == list(run.protocol.scores) and not cached.missing
     monkeypatch.setattr(features, "DENSE_LIMIT", 0)
-    assert not evaluation.reads_features(method, len(chosen.items), dense=True)
+    assert not evaluate.reads_features(method, len(chosen.items), dense=True)
     fresh = outcome()
     assert torch.allclose(cached.logits, fresh.logits, atol=1e-4)
     for name, values in cached.scores.items():

@@ -26,12 +26,13 @@ from typing import Any
 import pytest
 import torch
 
-from promptbench import planning, registry, runner, sweep
+from promptbench import registry, runner, sweep
 from promptbench.cli import main, parser
 from promptbench.config import UsageError
 from promptbench.executors import contract, parcel, slurm, staging
 from promptbench.executors import ray as ray_executor
 from promptbench.flags import bench_of, request_of
+from promptbench.runs import plan
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
 assert _spec is not None and _spec.loader is not None
@@ -171,14 +172,14 @@ def logged(output: Path) -> dict[str, list[dict[str, str]]]:
     return found
 
 
-def job_of(words: tuple[str, ...], output: Path) -> tuple[sweep.Job, list[planning.Run]]:
+def job_of(words: tuple[str, ...], output: Path) -> tuple[sweep.Job, list[plan.Run]]:
     """What a worker is told of a call, and its runs."""
     options = parser().parse_args([*words, "--output", str(output)])
     plugins = tuple(map(Path, options.plugin))
     for path in plugins:
         registry.add_file(path)
     request = request_of(options)
-    runs = planning.plan_runs(request)
+    runs = plan.plan_runs(request)
     bench = bench_of(options, request.suite, output, "cpu")
     return sweep.Job(request, bench, tuple(run.spec.name for run in runs), {}, plugins), runs
 
@@ -589,7 +590,7 @@ def test_a_node_with_other_cores_does_the_runs_that_were_planned(
         def prepare(self, device: str) -> None: ...
 
         def execute(self, whole: sweep.Sweep) -> Iterator[Any]:
-            monkeypatch.setattr(planning, "available_cores", lambda: 97)
+            monkeypatch.setattr(plan, "available_cores", lambda: 97)
             monkeypatch.setattr("promptbench.executors.slurm.LATE", 0.0)
             planned.extend([whole.job.names, tuple(run.spec.name for run in whole.job.runs())])
             assert {run.spec.threads for run in whole.job.runs()} == {5}
@@ -597,7 +598,7 @@ def test_a_node_with_other_cores_does_the_runs_that_were_planned(
                 replace(whole.job, names=("other",)).runs()
             yield whole.standing()
 
-    monkeypatch.setattr(planning, "available_cores", lambda: 5)
+    monkeypatch.setattr(plan, "available_cores", lambda: 5)
     monkeypatch.setattr("promptbench.commands.run.choose", lambda *_: Idle())
     at = call.index("--threads")
     words = [*call[:at], *call[at + 2 :], "--suite", "clip11", "--executor", "slurm"]

@@ -212,9 +212,9 @@ def test_ablation_over_the_recipe(stored: Any) -> None:
 
 def save(folder: Path, result: Result, scores: Mapping[str, Sequence[float]]) -> None:
     """Predictions with an MCM score per image."""
-    from promptbench.evaluation import Evaluated
     from promptbench.protocol import Outcome
     from promptbench.results.predictions import save_predictions
+    from promptbench.runs.evaluate import Evaluated
 
     outcomes = {
         name: Outcome(torch.zeros(len(values), 2), torch.zeros(len(values)), {"mcm": torch.tensor(values)})

@@ -22,7 +22,8 @@ from promptbench.data.batches import training_batches
 from promptbench.data.dataset import Dataset, open_dataset
 from promptbench.estimate import Calibration
 from promptbench.method import Method
-from promptbench.planning import Request, plan_runs
+from promptbench.runs.plan import plan_runs
+from promptbench.runs.request import Request
 from promptbench.suite import load_suite
 from promptbench.training import numerics
 from promptbench.training.files import TrainingOutcome

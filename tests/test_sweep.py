@@ -22,13 +22,14 @@ from typing import Any
 import pytest
 import torch
 
-from promptbench import execution, registry, runner, sweep
+from promptbench import registry, runner, sweep
 from promptbench.cli import main, parser
 from promptbench.config import UsageError
 from promptbench.executors import local
 from promptbench.flags import bench_of, request_of
-from promptbench.planning import plan_runs
 from promptbench.results.result import failure_path, read_results
+from promptbench.runs import run as execution
+from promptbench.runs.plan import plan_runs
 from promptbench.storage.claims import Claims, born, holders
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
@@ -222,7 +223,7 @@ def test_a_run_of_another_process_is_left_to_it(
             claim.release()
 
     monkeypatch.setattr(runner.time, "sleep", wait)
-    monkeypatch.setattr("promptbench.execution.fit", lambda *_, **__: pytest.fail("it was trained twice"))
+    monkeypatch.setattr("promptbench.runs.run.fit", lambda *_, **__: pytest.fail("it was trained twice"))
     assert main(["run", "--method", "coop", *what, *SHORT, "--output", str(tmp_path)]) == 0
     other.close()
     assert len(waits) >= 3 and numbers(tmp_path) == whole[1] and not leftovers(tmp_path)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from promptbench.cli import main
 from promptbench.results.result import Result, Spec, read_results
-from promptbench.trackers import log_folder, tracked
+from promptbench.runs.loggers import log_folder, tracked
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
 assert _spec is not None and _spec.loader is not None

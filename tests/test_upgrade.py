@@ -188,7 +188,7 @@ def test_a_run_with_other_weights_behind_the_same_file_name_is_done_again(
     assert main([*RUN, "--save-predictions"]) == 0
     before = stored(OUT)
     os.utime(here / "weights.pt", (1, 1))  # touched, not changed
-    monkeypatch.setattr("promptbench.execution.execute", lambda *_: pytest.fail("a finished run was done again"))
+    monkeypatch.setattr("promptbench.runs.run.execute", lambda *_: pytest.fail("a finished run was done again"))
     assert main(list(RUN)) == 0 and not (OUT / "outdated").exists()
     monkeypatch.undo()
     monkeypatch.chdir(here)
@@ -229,7 +229,7 @@ def test_the_weights_are_hashed_once_for_each_state_of_their_file(
         loaded.append(name)
         return load_backbone(name)
 
-    monkeypatch.setattr("promptbench.bench.load_backbone", load)
+    monkeypatch.setattr("promptbench.runs.session.load_backbone", load)
     assert main(list(RUN)) == 0 and loaded == []
     os.utime(here / "weights.pt", (2, 2))
     assert main(list(RUN)) == 0 and len(loaded) == 1
@@ -301,7 +301,7 @@ def test_another_process_that_did_it_again_is_not_set_back(here: Path, capsys: p
 
 
 def _bench() -> Any:
-    from promptbench.bench import Bench
+    from promptbench.runs.session import Bench
     from promptbench.suite import load_suite
 
     suite = load_suite("mini")

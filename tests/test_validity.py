@@ -24,12 +24,12 @@ from torch import Tensor
 
 import promptbench
 from promptbench import registry
-from promptbench.bench import Bench
 from promptbench.cli import main, parser
 from promptbench.flags import request_of
 from promptbench.method import Method
-from promptbench.planning import plan_runs
 from promptbench.results.result import Result
+from promptbench.runs.plan import plan_runs
+from promptbench.runs.session import Bench
 from promptbench.training import files as trainings
 from promptbench.training import numerics
 from promptbench.training.files import load_training, read_training
@@ -221,7 +221,7 @@ def test_all_that_is_executed_is_in_the_static_closure(
     Placeholder: how the closure is asked for is not settled; `closure(module)` stands for the files that
     `code_digest(module)` digests.
     """
-    from promptbench import execution
+    from promptbench.runs import run as execution
 
     executed: dict[str, set[Path]] = {}
 

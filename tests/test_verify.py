@@ -16,12 +16,13 @@ import pytest
 import torch
 
 import promptbench as pb
-from promptbench.bench import Bench
 from promptbench.checkpoints.official import read_official
 from promptbench.cli import main
 from promptbench.data.dataset import open_dataset
-from promptbench.planning import Request, plan_runs
 from promptbench.results.result import Result, read_results
+from promptbench.runs.plan import plan_runs
+from promptbench.runs.request import Request
+from promptbench.runs.session import Bench
 from promptbench.suite import load_suite
 from promptbench.verification import figures, parity, splits
 from promptbench.verification.check import COULD_NOT, FAIL, PASS, Check, shown

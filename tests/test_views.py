@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from promptbench.bench import Bench
 from promptbench.config import UsageError
 from promptbench.data import features
 from promptbench.data.selection import open_selection
-from promptbench.execution import batches_of, kept_for_training
 from promptbench.flags import request_of
 from promptbench.listing import recipe_line
 from promptbench.method import instantiate
-from promptbench.planning import Run, plan_runs
 from promptbench.results.result import Result
 from promptbench.rows import rows
+from promptbench.runs.plan import Run, plan_runs
+from promptbench.runs.session import Bench
+from promptbench.runs.train import batches_of, kept_for_training
 from promptbench.storage import cache
 
 CALL = [

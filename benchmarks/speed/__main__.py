@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from promptbench.planning import available_cores
+from promptbench.runs.plan import available_cores
 
 
 def main() -> None:

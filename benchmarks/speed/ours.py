@@ -16,9 +16,9 @@ from promptbench.clip.images import Images
 from promptbench.data.class_names import ClassNames
 from promptbench.data.dataset import open_dataset
 from promptbench.data.selection import SelectedImages, Selection
-from promptbench.evaluation import Reader
 from promptbench.method import Method
 from promptbench.protocol import Outcome
+from promptbench.runs.evaluate import Reader
 from promptbench.training.fit import loss_of
 
 SELECTION = Selection(dataset="folder", split="test")

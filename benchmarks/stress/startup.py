@@ -21,10 +21,10 @@ from typing import Any
 
 from promptbench.cli import parser as promptbench
 from promptbench.flags import bench_of, request_of
-from promptbench.planning import Run, plan_runs
 from promptbench.registry import method_code
 from promptbench.results.result import Result, result_path
 from promptbench.results.spec import to_plain
+from promptbench.runs.plan import Run, plan_runs
 from promptbench.storage.versions import git_commit, library_versions, utc_now
 
 METHODS = ("coop", "cocoop", "vpt", "ivlp", "maple", "promptsrc")  # 8 with the companions

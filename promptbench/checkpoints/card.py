@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from promptbench import __version__, registry
-from promptbench.checkpoints.load import Trained
+from promptbench.checkpoints.load import PROMPTS, TEXT, Trained
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.load import EMBEDDED, RANDOM, split_name
 from promptbench.config import overrides
@@ -17,7 +17,6 @@ from promptbench.data.class_names import ClassNames
 from promptbench.registry import paper_of
 from promptbench.results.result import Result
 from promptbench.results.spec import Spec
-from promptbench.stored import PROMPTS, TEXT
 
 MARKS = {
     "transferred": "† The recipe was transferred from another protocol or backbone.",

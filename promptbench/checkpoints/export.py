@@ -21,11 +21,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from promptbench.checkpoints.card import card
-from promptbench.checkpoints.load import Trained
+from promptbench.checkpoints.load import CARD, CLASSES, FILES, PROMPTS, RESULT, TEXT, Trained
 from promptbench.config import UsageError
 from promptbench.method import Method
 from promptbench.results.spec import to_plain
-from promptbench.stored import CARD, CLASSES, FILES, PROMPTS, RESULT, TEXT
 
 TOLERANCE = 1e-4  # of logits that are to be those of plain CLIP
 

@@ -8,35 +8,46 @@ Letters: B images, K classes, R resolution in pixels.
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from promptbench import registry
+from promptbench.checkpoints import hub
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.load import load_backbone
 from promptbench.config import UsageError, build
-from promptbench.data.class_names import ClassNames, refuse_same_names
+from promptbench.data.class_names import GENERIC_TEMPLATE, ClassNames, refuse_same_names
 from promptbench.data.decode import open_image
 from promptbench.data.transforms import EvaluationTransform, evaluation_transform
 from promptbench.method import Method, instantiate
-from promptbench.results.result import Result
-from promptbench.results.spec import Spec
-from promptbench.stored import Source, source_of
-from promptbench.training.files import read_training
+from promptbench.results.result import Result, folder_of, read_result
+from promptbench.results.spec import Spec, expect
+from promptbench.training.files import FORMAT, check_metadata, read_training
 
 log = logging.getLogger(__name__)
 
 BATCH = 50  # images per pass; a method may make text per image and class of it
 
 AnyImages = str | os.PathLike[str] | Image.Image | Tensor | Iterable[str | os.PathLike[str] | Image.Image]
+
+# What a folder of `export` holds.
+CARD, CLASSES, PROMPTS, RESULT, TEXT = FILES = (
+    "README.md",
+    "classes.json",
+    "prompts.safetensors",
+    "result.json",
+    "text_features.safetensors",
+)
 
 
 @dataclass(frozen=True)
@@ -244,3 +255,126 @@ def device_of(name: str) -> str:
 def as_rgb(image: str | os.PathLike[str] | Image.Image) -> Image.Image:
     """An image or image file as RGB."""
     return image.convert("RGB") if isinstance(image, Image.Image) else open_image(Path(image).expanduser())
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is stored of a run.
+
+    Attributes:
+        place: What the user named.
+        spec: Of the run.
+        result: None where a training file alone was named.
+        training: The file with the learned tensors; None where nothing was learned.
+        trained_on: The classes of the training; none, but with a template, where nothing was learned.
+        shown: The classes to score where no others are asked for; none where they are not known.
+        weights_hash: Of the backbone; "" where an older training file does not say.
+    """
+
+    place: str
+    spec: Spec
+    result: Result | None
+    training: Path | None
+    trained_on: ClassNames
+    shown: ClassNames
+    weights_hash: str
+
+
+def source_of(run: str | os.PathLike[str]) -> Source:
+    """What is stored where the user says."""
+    place = os.fspath(run)
+    if place.startswith(hub.PREFIX):
+        return replace(of_export(hub.download(place, FILES)), place=place)
+    path = Path(place).expanduser()
+    if path.is_dir():
+        return of_export(path)
+    return of_training(path) if path.suffix == ".safetensors" else of_result(path)
+
+
+def of_result(path: Path) -> Source:
+    """A result file, with the training in the folder that `run` wrote to."""
+    result = read_result(path)
+    if result.conditions.get("training_key"):
+        return with_result(of_training(training_of(path, result)), str(path), result)
+    templates = result.conditions.get("templates", {})
+    template = templates.get(result.spec.dataset) or next(iter(templates.values()), GENERIC_TEMPLATE)
+    none = ClassNames((), template=template)
+    return Source(str(path), result.spec, result, None, none, none, result.conditions.get("weights_hash", ""))
+
+
+def of_training(path: Path) -> Source:
+    """A training file alone: its metadata say all that is needed."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+        if about.get("format", FORMAT) != FORMAT:
+            raise UsageError(f"{path} was written by a newer promptbench ({about['format']}); update promptbench.")
+        check_metadata(about)
+        spec, classes = Spec.stored(json.loads(about["spec"])), json.loads(about["classes"])
+        names = _class_names(classes)
+        return Source(str(path), spec, None, path, names, names, json.loads(about.get("weights_hash", '""')))
+    except OSError as error:
+        raise UsageError(f"The training {path} cannot be read ({error.strerror or error}).") from error
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{path} is no training of promptbench, or is damaged ({error}).") from error
+
+
+def _class_names(stored: Mapping[str, Any]) -> ClassNames:
+    """Class names and their template, from JSON."""
+    names, template = stored["names"], stored["template"]
+    expect(names, list, "the class names")
+    for text in (*names, *(template if isinstance(template, list) else [template])):
+        expect(text, str, "a class name or template")
+    return ClassNames(names, template=template)
+
+
+def of_export(folder: Path) -> Source:
+    """A folder that `export` wrote."""
+    if not (folder / RESULT).is_file():
+        raise UsageError(
+            f"{folder} is no folder of `promptbench export`: it has no {RESULT}; name such a folder, a result file, or "
+            "a training file."
+        )
+    result = read_result(folder / RESULT)
+    try:
+        classes = json.loads((folder / CLASSES).read_text(encoding="utf-8"))
+        shown = _class_names(classes)
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"{folder / CLASSES} is missing or damaged; export the run again.") from error
+    if not result.conditions.get("training_key"):
+        none = ClassNames((), template=shown.template)
+        return Source(str(folder), result.spec, result, None, none, shown, result.conditions.get("weights_hash", ""))
+    return replace(with_result(of_training(folder / PROMPTS), str(folder), result), shown=shown)
+
+
+def with_result(training: Source, place: str, result: Result) -> Source:
+    """A training as the result of a run of it names it."""
+    weights = result.conditions.get("weights_hash", training.weights_hash)
+    return replace(training, place=place, spec=result.spec, result=result, weights_hash=weights)
+
+
+def training_of(path: Path | str, result: Result) -> Path:
+    """The file with what the run of a result file learned, in the folder that `run` wrote to.
+
+    Raises:
+        UsageError: It is not there.
+    """
+    try:
+        folder = folder_of(path)
+    except UsageError as error:
+        raise UsageError(
+            f"{path} does not lie where `run` put it, so that its training is not found; name the training's "
+            ".safetensors file instead."
+        ) from error
+    key = result.conditions["training_key"]
+    if not key.isalnum():  # a digest, or else no name of a file there
+        raise UsageError(f"{path} is not a valid promptbench result: its training_key is {key[:40]!r}.")
+    training = folder / "trainings" / f"{key[:32]}.safetensors"
+    if not training.exists():
+        raise UsageError(
+            f"What {result.spec.label} learned on '{result.spec.dataset}' is not at {training}; train it again with "
+            "`promptbench run`."
+        )
+    return training

@@ -24,7 +24,7 @@ def execute(options: argparse.Namespace) -> int:
     """`eval`: 1 where an evaluation failed."""
     from promptbench.commands.run import carry_out
     from promptbench.results.result import folder_of, read_result
-    from promptbench.stored import evaluations_of, suite_of
+    from promptbench.runs.reevaluate import evaluations_of, suite_of
     from promptbench.suite import load_suite
 
     result = read_result(options.run)

@@ -37,9 +37,8 @@ def write_and_upload(options: argparse.Namespace, folder: Path) -> None:
     """Write the folder; upload it where that is asked for."""
     from promptbench.checkpoints import hub
     from promptbench.checkpoints.export import check_replaceable, export, local_paths
-    from promptbench.checkpoints.load import load
+    from promptbench.checkpoints.load import FILES, RESULT, load
     from promptbench.results.spec import to_plain
-    from promptbench.stored import FILES, RESULT
 
     if options.to:
         hub.parse(options.to)  # before anything is computed

@@ -14,11 +14,12 @@ from promptbench.executors.contract import LOCAL, choose
 from promptbench.flags import OUTPUT, add_evaluation, add_list, add_what, bench_of, integer, request_of
 
 if TYPE_CHECKING:
-    from promptbench.bench import Bench
     from promptbench.executors.contract import Executor
-    from promptbench.planning import Request, Run
     from promptbench.progress import Overview
     from promptbench.results.result import Result
+    from promptbench.runs.plan import Run
+    from promptbench.runs.request import Request
+    from promptbench.runs.session import Bench
 
 HELP = "train, evaluate, store results and print the table"
 EXAMPLE = "promptbench run --method zeroshot coop maple --protocol base2new --seeds 1 2 3 --set coop.n_ctx=4"
@@ -61,9 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """`run`: 1 where a run failed."""
     from promptbench.outdated import renew
-    from promptbench.planning import plan_runs
     from promptbench.preflight import check_finished
     from promptbench.results.result import stored_results
+    from promptbench.runs.plan import plan_runs
 
     if options.executor != LOCAL or options.executor_option:  # this machine needs no more than is there
         choose(options.executor, options.executor_option or ())  # which says what is wrong, before it is needed

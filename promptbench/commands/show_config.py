@@ -14,7 +14,7 @@ add_arguments = add_what
 def execute(options: argparse.Namespace) -> int:
     """`show-config`: one block per method and dataset."""
     from promptbench.listing import show_settings
-    from promptbench.planning import plan_runs
+    from promptbench.runs.plan import plan_runs
 
     request = request_of(options, companions=False)
     print("\n\n".join(dict.fromkeys(show_settings(run, request) for run in plan_runs(request))))

@@ -11,7 +11,7 @@ from promptbench.flags import OUTPUT, add_places, bench_of, integer
 from promptbench.training.numerics import resolve_device
 
 if TYPE_CHECKING:
-    from promptbench.bench import Bench
+    from promptbench.runs.session import Bench
     from promptbench.verification.check import Check
 
 HELP = "check this installation, your data and zero-shot figures against reference numbers"

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal
 from promptbench.config import UsageError
 from promptbench.data import sampling
 from promptbench.data.class_names import ClassNames
-from promptbench.protocol import Evaluation
 
 if TYPE_CHECKING:
     from promptbench.data.dataset import Dataset, Item
@@ -136,24 +135,6 @@ def class_labels(dataset: Dataset, classes: str) -> list[int]:
         base, new = sampling.split_base_new(labels)
         labels = {"all": labels, "base": base, "new": new}[half]
     return labels
-
-
-def shown_names(
-    open_dataset: Callable[[str], Dataset], evaluation: Evaluation, chosen: SelectedImages
-) -> tuple[ClassNames, list[int]]:
-    """The class names that an evaluation's images, `chosen`, are scored against, and each image's position among them.
-
-    The position of an image of none of these classes is -1.
-    """
-    if evaluation.names is None:
-        return chosen.class_names, chosen.labels
-    dataset = open_dataset(evaluation.names.dataset)
-    labels = class_labels(dataset, evaluation.names.classes)
-    names = dataset.class_names.select(labels)
-    if evaluation.names.dataset != evaluation.selection.dataset:
-        return names, [-1] * len(chosen.items)
-    positions = {label: position for position, label in enumerate(labels)}
-    return names, [positions.get(chosen.pool[index].label, -1) for index in chosen.chosen]
 
 
 @dataclass(frozen=True, kw_only=True)

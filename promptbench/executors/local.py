@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 MISUSE, INTERRUPTED, ORPHANED = 2, 130, 255  # exit codes; the last of a worker that nobody can wait for
 IMPORTED = [
     "promptbench.executors.local",
-    "promptbench.execution",
+    "promptbench.runs.run",
     "promptbench.clip.load",
     "open_clip",
 ]  # before forks

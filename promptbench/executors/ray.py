@@ -29,12 +29,12 @@ from promptbench.config import UsageError, build
 from promptbench.executors.contract import installed, reach
 from promptbench.executors.parcel import Parcel, inside, packed
 from promptbench.results.result import Result, failure_path, read_result, result_path, write_result
+from promptbench.runs.listener import Busy, Work
 from promptbench.storage.atomic import write_atomically
-from promptbench.work import Busy, Work
 
 if TYPE_CHECKING:  # nodes set their environment before torch is imported
-    from promptbench.bench import Bench
-    from promptbench.planning import Run
+    from promptbench.runs.plan import Run
+    from promptbench.runs.session import Bench
     from promptbench.standing import Standing
     from promptbench.sweep import Sweep
 

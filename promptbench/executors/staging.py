@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from promptbench.bench import Bench
 from promptbench.config import UsageError
-from promptbench.planning import Run
+from promptbench.runs.plan import Run
+from promptbench.runs.session import Bench
 from promptbench.storage.claims import alone
 
 log = logging.getLogger(__name__)

@@ -73,8 +73,8 @@ def _baseline(source: Source, suite: Suite | None, method: Method) -> dict[str, 
 def _test_image(trained: Trained, suite: Suite | None, class_name: str) -> Image.Image:
     """The first test image of the class, or of any class of the training."""
 
-    from promptbench.bench import Bench
     from promptbench.data.dataset import data_roots
+    from promptbench.runs.session import Bench
 
     if suite is None:
         raise UsageError(f"The run's suite '{trained.spec.suite}' is not one of the package; name an image: --image.")

@@ -22,9 +22,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from promptbench.config import UsageError
-from promptbench.evaluation import Evaluated
 from promptbench.results.result import predictions_path
 from promptbench.results.spec import Spec
+from promptbench.runs.evaluate import Evaluated
 from promptbench.storage.atomic import write_atomically
 
 _SCORE = "score."

@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from promptbench.bench import Bench
 from promptbench.config import UsageError
-from promptbench.planning import available_cores
+from promptbench.runs.plan import available_cores
+from promptbench.runs.session import Bench
 from promptbench.storage.atomic import write_atomically
 from promptbench.storage.versions import git_commit, library_versions, utc_now
 from promptbench.verification.check import COULD_NOT, FAIL, PASS, Check, shown

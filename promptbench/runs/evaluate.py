@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from promptbench.bench import Bench
 from promptbench.data.batches import Batches, EpochOrder, FeatureBatches, pixel_batches
 from promptbench.data.class_names import ClassNames
 from promptbench.data.features import Kept, fits, kept_features, with_local
-from promptbench.data.selection import SelectedImages, Selection, open_selection, shown_names
+from promptbench.data.selection import SelectedImages, Selection, class_labels, open_selection
 from promptbench.method import Method, Prediction
 from promptbench.metrics.ood import SCORES, missing, scores_of
-from promptbench.planning import Run
-from promptbench.protocol import Outcome
+from promptbench.protocol import Evaluation, Outcome
+from promptbench.runs.plan import Run
+from promptbench.runs.session import Bench
+
+if TYPE_CHECKING:
+    from promptbench.data.dataset import Dataset
 
 EVALUATION_BATCH = 100  # the field's; accuracy does not depend on it
 FEATURE_BATCH = 256  # a method may make text per image and class of it
@@ -179,3 +182,21 @@ def feature_batches(
 def kept_of(method: Method, dense: bool, views: int = 0, seed: int = 0) -> Kept:
     """Which features of images are kept for a method with a frozen tower."""
     return Kept(dense, dense and method.half_dense, views, seed)
+
+
+def shown_names(
+    open_dataset: Callable[[str], Dataset], evaluation: Evaluation, chosen: SelectedImages
+) -> tuple[ClassNames, list[int]]:
+    """The class names that an evaluation's images, `chosen`, are scored against, and each image's position among them.
+
+    The position of an image of none of these classes is -1.
+    """
+    if evaluation.names is None:
+        return chosen.class_names, chosen.labels
+    dataset = open_dataset(evaluation.names.dataset)
+    labels = class_labels(dataset, evaluation.names.classes)
+    names = dataset.class_names.select(labels)
+    if evaluation.names.dataset != evaluation.selection.dataset:
+        return names, [-1] * len(chosen.items)
+    positions = {label: position for position, label in enumerate(labels)}
+    return names, [positions.get(chosen.pool[index].label, -1) for index in chosen.chosen]

@@ -1,99 +1,26 @@
-"""One run: train or load what was trained, evaluate, write the result."""
+"""The training of a run: its images, its method, and what it learned, loaded or learned now."""
 
 from __future__ import annotations
 
 import hashlib
-import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from promptbench.bench import Bench
 from promptbench.config import UsageError
 from promptbench.data.batches import Batches, EpochOrder, training_batches
 from promptbench.data.class_names import ClassNames
 from promptbench.data.selection import SelectedImages, open_selection
 from promptbench.data.transforms import EVALUATION_TRANSFORM, TRAINING_TRANSFORM
-from promptbench.evaluation import (
-    EVALUATION_BATCH,
-    Evaluated,
-    evaluate,
-    feature_batches,
-    kept_of,
-    reads_features,
-    still_batches,
-)
 from promptbench.method import Method, instantiate, show_training_images
-from promptbench.planning import Run
 from promptbench.recipe import Recipe
-from promptbench.registry import method_code
-from promptbench.results.predictions import save_predictions
-from promptbench.results.result import Result, write_result
-from promptbench.storage.versions import git_commit, library_versions, utc_now
-from promptbench.training.files import PartialFile, TrainingOutcome, load_training, save_training, training_key
+from promptbench.runs.evaluate import EVALUATION_BATCH, feature_batches, kept_of, reads_features, still_batches
+from promptbench.runs.listener import Busy, Work
+from promptbench.runs.plan import Run
+from promptbench.runs.session import Bench
+from promptbench.training.files import PartialFile, TrainingOutcome, load_training, save_training
 from promptbench.training.fit import fit
-from promptbench.training.numerics import hold_to_bits, peak_memory, peak_memory_restarts, restart_peak_memory
-from promptbench.work import Busy, Work
-
-
-def execute(bench: Bench, run: Run, work: Work) -> Result:
-    """Train, evaluate, write and return the result of one run."""
-    spec = run.spec
-    train, method = prepared(bench, run)
-    facts = training_facts(bench, run, train)
-    key = training_key(spec, facts)
-    outcome = TrainingOutcome([], 0.0, 0.0)
-    if method.trains:
-        outcome = learn(bench, run, method, train, key, work)
-    began = time.perf_counter()
-    found = evaluate(bench, run, method, train.class_names)
-    seconds = time.perf_counter() - began
-    metrics, notes = run.protocol.measure(found.outcomes, run.plan)
-    if bench.save_predictions:
-        save_predictions(bench.output, spec, found)
-    result = Result(
-        spec=spec,
-        conditions={
-            "title": run.method.title,
-            "reconstructed": run.method.reconstructed,
-            "dense_scores": run.method.dense_scores,
-            "weights_hash": facts["weights"],
-            "split_digest": facts["split"],
-            "split_source": train.dataset.split_source,
-            "sample_digest": facts["sample"],
-            "sample_size": len(train.items),
-            "transform": {"evaluation": EVALUATION_TRANSFORM, "training": training_transform_id(run)},
-            "training_key": key if method.trains else "",
-            "method_code": method_code(spec.method),
-            "provenance": run.settings.provenance,
-            **evaluation_conditions(found, train),
-        },
-        metrics=metrics,
-        notes={**found.notes, **notes},
-        diagnostics=found.diagnostics,
-        cost={
-            "learned_parameters": sum(p.numel() for p in method.parameters()),
-            "train_seconds": round(outcome.seconds, 3),
-            "train_images_per_second": round(outcome.images_per_second, 1),
-            "eval_seconds": round(seconds, 3),
-            **memory_of(bench),
-        },
-        versions=library_versions(),
-        commit=git_commit(),
-        created=utc_now(),
-        losses=outcome.losses,
-    )
-    write_result(bench.output, result)
-    return result
-
-
-def memory_of(bench: Bench) -> dict[str, float]:
-    """The most memory that a run took since it was `prepared`; nothing where only the process' most is known, which
-    may be an earlier run's."""
-    if not peak_memory_restarts(bench.device):
-        return {}
-    return {"peak_memory_mb": round(peak_memory(bench.device) / 2**20, 1)}
+from promptbench.training.numerics import hold_to_bits, restart_peak_memory
 
 
 def prepared(bench: Bench, run: Run) -> tuple[SelectedImages, Method]:
@@ -124,17 +51,6 @@ def training_facts(bench: Bench, run: Run, train: SelectedImages) -> dict[str, s
 def training_path(bench: Bench, key: str) -> Path:
     """Where the learned tensors of a training are kept."""
     return bench.output / "trainings" / f"{key[:32]}.safetensors"
-
-
-def evaluation_conditions(found: Evaluated, train: SelectedImages) -> dict[str, Any]:
-    """Class names, templates and numbers of images by evaluation, and images that were left out as unreadable."""
-    skipped = {name: chosen.skipped for name, chosen in {"train": train, **found.images}.items() if chosen.skipped}
-    return {
-        "class_names": {name: names_digest(shown) for name, shown in found.names.items()},
-        "templates": {name: shown.template for name, shown in found.names.items()},
-        "images": {name: len(chosen.items) for name, chosen in found.images.items()},
-        **({"skipped": skipped} if skipped else {}),
-    }
 
 
 def learn(bench: Bench, run: Run, method: Method, train: SelectedImages, key: str, work: Work) -> TrainingOutcome:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from promptbench.planning import Run
     from promptbench.results.result import Result
+    from promptbench.runs.loggers import Tracker
+    from promptbench.runs.plan import Run
     from promptbench.storage.claims import Claim, Claims
-    from promptbench.trackers import Tracker
 
 
 class Listener(Protocol):

@@ -1,0 +1,1 @@
+"""One run: what was asked for, what follows from it, doing it, evaluating it."""

@@ -1,0 +1,93 @@
+"""One run: train or load what was trained, evaluate, write the result."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from promptbench.data.selection import SelectedImages
+from promptbench.data.transforms import EVALUATION_TRANSFORM
+from promptbench.registry import method_code
+from promptbench.results.predictions import save_predictions
+from promptbench.results.result import Result, write_result
+from promptbench.runs.evaluate import (
+    Evaluated,
+    evaluate,
+)
+from promptbench.runs.listener import Work
+from promptbench.runs.plan import Run
+from promptbench.runs.session import Bench
+from promptbench.runs.train import learn, names_digest, prepared, training_facts, training_transform_id
+from promptbench.storage.versions import git_commit, library_versions, utc_now
+from promptbench.training.files import TrainingOutcome, training_key
+from promptbench.training.numerics import peak_memory, peak_memory_restarts
+
+
+def execute(bench: Bench, run: Run, work: Work) -> Result:
+    """Train, evaluate, write and return the result of one run."""
+    spec = run.spec
+    train, method = prepared(bench, run)
+    facts = training_facts(bench, run, train)
+    key = training_key(spec, facts)
+    outcome = TrainingOutcome([], 0.0, 0.0)
+    if method.trains:
+        outcome = learn(bench, run, method, train, key, work)
+    began = time.perf_counter()
+    found = evaluate(bench, run, method, train.class_names)
+    seconds = time.perf_counter() - began
+    metrics, notes = run.protocol.measure(found.outcomes, run.plan)
+    if bench.save_predictions:
+        save_predictions(bench.output, spec, found)
+    result = Result(
+        spec=spec,
+        conditions={
+            "title": run.method.title,
+            "reconstructed": run.method.reconstructed,
+            "dense_scores": run.method.dense_scores,
+            "weights_hash": facts["weights"],
+            "split_digest": facts["split"],
+            "split_source": train.dataset.split_source,
+            "sample_digest": facts["sample"],
+            "sample_size": len(train.items),
+            "transform": {"evaluation": EVALUATION_TRANSFORM, "training": training_transform_id(run)},
+            "training_key": key if method.trains else "",
+            "method_code": method_code(spec.method),
+            "provenance": run.settings.provenance,
+            **evaluation_conditions(found, train),
+        },
+        metrics=metrics,
+        notes={**found.notes, **notes},
+        diagnostics=found.diagnostics,
+        cost={
+            "learned_parameters": sum(p.numel() for p in method.parameters()),
+            "train_seconds": round(outcome.seconds, 3),
+            "train_images_per_second": round(outcome.images_per_second, 1),
+            "eval_seconds": round(seconds, 3),
+            **memory_of(bench),
+        },
+        versions=library_versions(),
+        commit=git_commit(),
+        created=utc_now(),
+        losses=outcome.losses,
+    )
+    write_result(bench.output, result)
+    return result
+
+
+def memory_of(bench: Bench) -> dict[str, float]:
+    """The most memory that a run took since it was `prepared`; nothing where only the process' most is known, which
+    may be an earlier run's."""
+    if not peak_memory_restarts(bench.device):
+        return {}
+    return {"peak_memory_mb": round(peak_memory(bench.device) / 2**20, 1)}
+
+
+def evaluation_conditions(found: Evaluated, train: SelectedImages) -> dict[str, Any]:
+    """Class names, templates and numbers of images by evaluation, and images that were left out as unreadable."""
+    skipped = {name: chosen.skipped for name, chosen in {"train": train, **found.images}.items() if chosen.skipped}
+    return {
+        "class_names": {name: names_digest(shown) for name, shown in found.names.items()},
+        "templates": {name: shown.template for name, shown in found.names.items()},
+        "images": {name: len(chosen.items) for name, chosen in found.images.items()},
+        **({"skipped": skipped} if skipped else {}),
+    }
