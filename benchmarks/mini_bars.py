@@ -92,10 +92,10 @@ def run(
     from promptbench.metrics.accuracy import harmonic_mean
     from promptbench.progress import reporter
     from promptbench.results.result import find, read_result
-    from promptbench.runner import run_all
     from promptbench.runs.plan import plan_runs
     from promptbench.runs.request import Request
     from promptbench.runs.session import Bench
+    from promptbench.sweep.loop import run_all
 
     pairs = tuple((seed, seed) for seed in seeds)
     runs = plan_runs(

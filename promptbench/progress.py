@@ -18,7 +18,7 @@ from rich.text import Text
 
 from promptbench.listing import columns
 from promptbench.results.result import predictions_path, read_result, result_path
-from promptbench.standing import Standing, reason, running_lines, since, summary
+from promptbench.sweep.status import Standing, reason, running_lines, since, summary
 
 if TYPE_CHECKING:
     from promptbench.results.result import Result

@@ -24,12 +24,12 @@ from promptbench.config import UsageError
 from promptbench.data import features
 from promptbench.data.dataset import Dataset, open_dataset
 from promptbench.data.features import Kept
-from promptbench.fingerprints import weights_hash
 from promptbench.runs.session import Bench
 from promptbench.storage import atomic
 from promptbench.storage import cache as cached
 from promptbench.storage.claims import Claims
 from promptbench.suite import load_suite
+from promptbench.sweep.outdated import weights_hash
 from promptbench.training.numerics import hold_to_bits
 
 

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from promptbench import estimate
 from promptbench.cli import main, parser
 from promptbench.data.selection import open_selection
-from promptbench.estimate import Calibration, Estimate, Forecast, Size, duration, forecast, measured
 from promptbench.flags import request_of
 from promptbench.results.result import Result, result_path
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.session import Bench
+from promptbench.sweep import estimate
+from promptbench.sweep.estimate import Calibration, Estimate, Forecast, Size, duration, forecast, measured
 
 CALL = ["run", "--seeds", "1", "--device", "cpu", "--threads", "1"]
 DIAGRAMS = [*CALL, "--dataset", "mini_diagrams"]
@@ -88,7 +88,7 @@ def test_shared_trainings_and_features_count_once(tmp_path: Path, monkeypatch: p
     bench, runs = planned(tmp_path, *DIAGRAMS, *words)
     monkeypatch.setattr(Calibration, "training", lambda *_: (1.0, 0))
     monkeypatch.setattr(Calibration, "encoding", lambda *_: 1.0)
-    monkeypatch.setattr("promptbench.estimate.path_of", lambda name: tmp_path / name)
+    monkeypatch.setattr("promptbench.sweep.estimate.path_of", lambda name: tmp_path / name)
     ahead = Forecast(bench)
     by_run = {(run.spec.protocol, run.spec.label): ahead.of(run) for run in runs}
     epochs = {run.spec.label: run.settings.recipe for run in runs}
@@ -102,7 +102,7 @@ def test_shared_trainings_and_features_count_once(tmp_path: Path, monkeypatch: p
 def test_views_are_encoded_as_often_as_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Calibration, "training", lambda *_: (0.0, 0))
     monkeypatch.setattr(Calibration, "encoding", lambda *_: 1.0)
-    monkeypatch.setattr("promptbench.estimate.path_of", lambda name: tmp_path / name)
+    monkeypatch.setattr("promptbench.sweep.estimate.path_of", lambda name: tmp_path / name)
     augmented = [*DIAGRAMS, "--method", "coop", "--set", "coop.augment=true", "coop.epochs=7"]
     counts = []
     for words in ([], ["--train-views", "2"], ["--train-views", "5"], ["--train-views", "50"]):

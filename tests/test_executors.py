@@ -26,13 +26,17 @@ from typing import Any
 import pytest
 import torch
 
-from promptbench import registry, runner, sweep
+from promptbench import registry
 from promptbench.cli import main, parser
 from promptbench.config import UsageError
-from promptbench.executors import contract, parcel, slurm, staging
-from promptbench.executors import ray as ray_executor
 from promptbench.flags import bench_of, request_of
 from promptbench.runs import plan
+from promptbench.sweep import loop
+from promptbench.sweep import loop as sweep_job
+from promptbench.sweep.executors import contract, slurm
+from promptbench.sweep.executors import contract as parcel
+from promptbench.sweep.executors import ray as ray_executor
+from promptbench.sweep.executors import slurm as staging
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
 assert _spec is not None and _spec.loader is not None
@@ -90,7 +94,7 @@ METHODS = ("--method", "zeroshot", "slow", "broken", "--set", "slow.epochs=12", 
 def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(registry, "_files", {})
     forget_plugins()
-    monkeypatch.setattr(runner, "LOOK_AGAIN", 0.05)
+    monkeypatch.setattr(loop, "LOOK_AGAIN", 0.05)
     yield
     torch.set_num_threads(1)
     forget_plugins()
@@ -172,7 +176,7 @@ def logged(output: Path) -> dict[str, list[dict[str, str]]]:
     return found
 
 
-def job_of(words: tuple[str, ...], output: Path) -> tuple[sweep.Job, list[plan.Run]]:
+def job_of(words: tuple[str, ...], output: Path) -> tuple[sweep_job.Job, list[plan.Run]]:
     """What a worker is told of a call, and its runs."""
     options = parser().parse_args([*words, "--output", str(output)])
     plugins = tuple(map(Path, options.plugin))
@@ -181,7 +185,7 @@ def job_of(words: tuple[str, ...], output: Path) -> tuple[sweep.Job, list[plan.R
     request = request_of(options)
     runs = plan.plan_runs(request)
     bench = bench_of(options, request.suite, output, "cpu")
-    return sweep.Job(request, bench, tuple(run.spec.name for run in runs), {}, plugins), runs
+    return sweep_job.Job(request, bench, tuple(run.spec.name for run in runs), {}, plugins), runs
 
 
 def folders() -> set[Path]:
@@ -403,7 +407,7 @@ def test_ray_writes_nothing_outside_the_output_folder(name: str, tmp_path: Path,
             return None, {"logs/x": b"x", name: b"x"}
 
     job, runs = job_of(call, tmp_path / "runs")
-    with runner.Claims(tmp_path / "claims") as claims:
+    with loop.Claims(tmp_path / "claims") as claims:
         work: Any = type("Work", (), {"claims": claims})
         with pytest.raises(UsageError, match="refused"):
             Answering().do(job.bench, runs[0], work)
@@ -428,7 +432,7 @@ def test_a_plugin_that_a_machine_lacks_travels_along(
 
 
 def test_what_nodes_import_first_imports_no_torch() -> None:
-    words = "import sys, promptbench.executors.ray, promptbench.executors.parcel; "
+    words = "import sys, promptbench.sweep.executors.ray, promptbench.sweep.executors.contract; "
     words += "print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, timeout=100, check=True)
     assert found.stdout == "False\n"
@@ -517,7 +521,7 @@ def test_what_is_wrong_is_said_in_a_sentence(
     if "127.0.0.1:1" in words[1]:
         pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
     for module in ("ray", "slurm"):
-        monkeypatch.setattr(f"promptbench.executors.{module}.installed", lambda package, name: None)
+        monkeypatch.setattr(f"promptbench.sweep.executors.{module}.installed", lambda package, name: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main([*call, *words, "--output", str(tmp_path / "runs")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -589,9 +593,9 @@ def test_a_node_with_other_cores_does_the_runs_that_were_planned(
     class Idle:
         def prepare(self, device: str) -> None: ...
 
-        def execute(self, whole: sweep.Sweep) -> Iterator[Any]:
+        def execute(self, whole: sweep_job.Sweep) -> Iterator[Any]:
             monkeypatch.setattr(plan, "available_cores", lambda: 97)
-            monkeypatch.setattr("promptbench.executors.slurm.LATE", 0.0)
+            monkeypatch.setattr("promptbench.sweep.executors.slurm.LATE", 0.0)
             planned.extend([whole.job.names, tuple(run.spec.name for run in whole.job.runs())])
             assert {run.spec.threads for run in whole.job.runs()} == {5}
             with pytest.raises(UsageError, match="The run other comes out otherwise on"):
@@ -613,7 +617,7 @@ def test_no_secret_goes_through_a_disk(call: tuple[str, ...], tmp_path: Path, mo
     monkeypatch.setenv("HF_TOKEN", "a-secret-token")
     monkeypatch.setenv("WANDB_PROJECT", "a-project")
     job, runs = job_of(call, tmp_path / "runs")
-    tasks = slurm.Tasks(sweep.Sweep(job, runs), contract.choose("slurm", ["cluster=local"]))  # type: ignore[arg-type]
+    tasks = slurm.Tasks(sweep_job.Sweep(job, runs), contract.choose("slurm", ["cluster=local"]))  # type: ignore[arg-type]
     written = pickle.dumps(tasks.worker)
     assert b"a-secret" not in written and b"a-project" in written
     assert parcel.packed(job, secrets=True).environment["WANDB_API_KEY"] == "a-secret-key"  # in memory

@@ -55,25 +55,17 @@ STILL_FLAT: set[str] = {
     "commands",
     "conformance",
     "dataset_checks",
-    "estimate",
-    "executors",
-    "fingerprints",
     "flags",
     "formats",
     "lines",
     "listing",
-    "outdated",
     "plots",
-    "preflight",
     "progress",
     "report",
     "rows",
-    "runner",
     "showing",
     "source_checks",
     "specimen",
-    "standing",
-    "tuning",
     "variants",
     "verification",
     "weightless",
@@ -87,7 +79,6 @@ UPWARDS: set[tuple[str, str]] = {
 """Pairs of modules, the first of which imports the second though it stands above it."""
 
 CIRCLES: set[tuple[str, ...]] = {
-    ("executors.contract", "sweep"),
     ("plots.kinds", "plots.style"),
 }
 """Groups of modules that import each other."""

@@ -20,11 +20,11 @@ from promptbench.cli import main
 from promptbench.config import UsageError
 from promptbench.data.batches import training_batches
 from promptbench.data.dataset import Dataset, open_dataset
-from promptbench.estimate import Calibration
 from promptbench.method import Method
 from promptbench.runs.plan import plan_runs
 from promptbench.runs.request import Request
 from promptbench.suite import load_suite
+from promptbench.sweep.estimate import Calibration
 from promptbench.training import numerics
 from promptbench.training.files import TrainingOutcome
 from promptbench.training.fit import fit

@@ -11,7 +11,7 @@ import pytest
 from promptbench.progress import Overview
 from promptbench.results.result import Result, predictions_path, write_result
 from promptbench.results.spec import Spec
-from promptbench.standing import standing_of
+from promptbench.sweep.status import standing_of
 
 
 def stored(output: Path, seed: int) -> Any:

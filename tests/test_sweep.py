@@ -22,15 +22,17 @@ from typing import Any
 import pytest
 import torch
 
-from promptbench import registry, runner, sweep
+from promptbench import registry
 from promptbench.cli import main, parser
 from promptbench.config import UsageError
-from promptbench.executors import local
 from promptbench.flags import bench_of, request_of
 from promptbench.results.result import failure_path, read_results
 from promptbench.runs import run as execution
 from promptbench.runs.plan import plan_runs
 from promptbench.storage.claims import Claims, born, holders
+from promptbench.sweep import loop
+from promptbench.sweep import loop as sweep_job
+from promptbench.sweep.executors import local
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
 assert _spec is not None and _spec.loader is not None
@@ -60,7 +62,7 @@ class Fatal(Method):
 @pytest.fixture(autouse=True)
 def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(registry, "_files", {kind: {} for kind in ("methods", "datasets", "protocols")})
-    monkeypatch.setattr(runner, "LOOK_AGAIN", 0.05)
+    monkeypatch.setattr(loop, "LOOK_AGAIN", 0.05)
     yield
     torch.set_num_threads(1)
     for name in [name for name in sys.modules if name.startswith("promptbench_plugin.")]:
@@ -103,7 +105,7 @@ def test_two_at_once_give_the_numbers_of_one(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(sweep, "DEATHS", 1)  # a second one would take another start of a process
+    monkeypatch.setattr(sweep_job, "DEATHS", 1)  # a second one would take another start of a process
     plugin = tmp_path / "fatal.py"
     plugin.write_text(PLUGIN)
     call = ["run", "--method", "fatal", "coop", *what, *SHORT, "--plugin", str(plugin)]
@@ -161,17 +163,19 @@ def test_a_run_that_ends_its_processes_is_tried_twice(what: tuple[str, ...], tmp
     request = request_of(options)
     (*_, run) = runs = plan_runs(request)
     names = tuple(run.spec.name for run in runs)
-    found = sweep.Sweep(sweep.Job(request, bench_of(options, request.suite, tmp_path, "cpu"), names, {}, ()), runs)
-    found.died(run.spec.name, sweep.ended_with(-9), "its last words")
+    found = sweep_job.Sweep(
+        sweep_job.Job(request, bench_of(options, request.suite, tmp_path, "cpu"), names, {}, ()), runs
+    )
+    found.died(run.spec.name, sweep_job.ended_with(-9), "its last words")
     assert run.spec.name in found.unfinished() and not found.failed()
-    found.died(run.spec.name, sweep.ended_with(-9), "its last words")
+    found.died(run.spec.name, sweep_job.ended_with(-9), "its last words")
     assert run.spec.name not in found.unfinished() and found.failed() == [run.spec.name]
     record = json.loads(failure_path(tmp_path, run.spec).read_text())
     assert "ended with signal 9 (SIGKILL), 2 times" in record["reason"] and record["traceback"] == "its last words"
-    for _ in range(sweep.UNEXPLAINED - 1):
-        found.died("", sweep.ended_with(1), "")
+    for _ in range(sweep_job.UNEXPLAINED - 1):
+        found.died("", sweep_job.ended_with(1), "")
     with pytest.raises(UsageError, match="end with exit code 1 before they do anything: no torch"):
-        found.died("", sweep.ended_with(1), "Traceback\nno torch")
+        found.died("", sweep_job.ended_with(1), "Traceback\nno torch")
 
 
 def test_ctrl_c_ends_the_workers_too(what: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,7 +226,7 @@ def test_a_run_of_another_process_is_left_to_it(
             shutil.copy(training, tmp_path / "trainings")
             claim.release()
 
-    monkeypatch.setattr(runner.time, "sleep", wait)
+    monkeypatch.setattr(loop.time, "sleep", wait)
     monkeypatch.setattr("promptbench.runs.run.fit", lambda *_, **__: pytest.fail("it was trained twice"))
     assert main(["run", "--method", "coop", *what, *SHORT, "--output", str(tmp_path)]) == 0
     other.close()
@@ -246,7 +250,7 @@ def test_a_failure_of_another_process_is_counted_and_not_repeated(
     assert main(call) == 1 and at.count("coop") == 2  # a later call tries again
     assert main([*call, "--no-retry-failed"]) == 1 and at.count("coop") == 2
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "failures_on_record", later(runner.failures_on_record))
+        patch.setattr(loop, "failures_on_record", later(loop.failures_on_record))
         assert main(call) == 1 and at.count("coop") == 2
     assert "the run failed" in capsys.readouterr().err
 
@@ -302,14 +306,14 @@ def test_a_full_disk_ends_the_call_in_one_sentence_and_loses_nothing(
 def test_a_folder_that_turns_read_only_ends_the_call(tmp_path: Path) -> None:
     ours = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "trainings" / "x"))
     image = PermissionError(errno.EACCES, "Permission denied", "/data/cat.png")
-    assert runner.cannot_write(ours, tmp_path) and not runner.cannot_write(image, tmp_path)
-    assert not runner.cannot_write(RuntimeError("it broke"), tmp_path)
+    assert loop.cannot_write(ours, tmp_path) and not loop.cannot_write(image, tmp_path)
+    assert not loop.cannot_write(RuntimeError("it broke"), tmp_path)
     for code in (errno.EROFS, errno.EDQUOT):
-        assert runner.cannot_write(OSError(code, os.strerror(code)), tmp_path)
+        assert loop.cannot_write(OSError(code, os.strerror(code)), tmp_path)
     try:
         raise ValueError("said plainly") from OSError(errno.ENOSPC, "No space left on device")
     except ValueError as error:
-        assert runner.cannot_write(error, tmp_path)
+        assert loop.cannot_write(error, tmp_path)
 
 
 def test_status_shows_what_others_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

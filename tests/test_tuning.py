@@ -13,7 +13,7 @@ from promptbench.config import UsageError
 from promptbench.data.dataset import Dataset, open_dataset
 from promptbench.data.selection import Selection, class_labels, open_selection
 from promptbench.results.result import read_results
-from promptbench.tuning import WithoutTest, parse_grid
+from promptbench.sweep.tune import WithoutTest, parse_grid
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
 assert _spec is not None and _spec.loader is not None

@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from promptbench import outdated, registry
+from promptbench import registry
 from promptbench.cli import main
 from promptbench.clip.load import load_backbone
 from promptbench.config import UsageError
@@ -23,6 +23,7 @@ from promptbench.data import features
 from promptbench.data.dataset import open_dataset
 from promptbench.results import result as results
 from promptbench.results.result import read_result
+from promptbench.sweep import outdated
 from promptbench.training.files import PARTIAL_FORMAT, Partial, PartialFile, training_key
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
@@ -246,7 +247,7 @@ def test_a_run_is_done_again_after_the_code_of_its_method_was_changed(
     before = {path: path.read_bytes() for path in OUT.rglob("results/**/*.json")}
     real = registry.method_code
     version = real("coop").partition(":")[0]
-    for name in ("outdated", "trainings", "execution"):
+    for name in ("sweep.outdated", "training.files", "runs.run"):
         changed = lambda method: f"{version}:edited" if method == "coop" else real(method)  # noqa: E731
         monkeypatch.setattr(f"promptbench.{name}.method_code", changed)
     capsys.readouterr()

@@ -415,7 +415,7 @@ def test_a_memo_of_other_files_is_none_of_these(place: Place) -> None:
     before, (memo,) = place.states(), (place.folder / "cache" / "weights").iterdir()
     found, _, checksum = memo.read_text().strip().partition(" ")
     assert len(found) == len(checksum) == 64
-    from promptbench.fingerprints import _checksum
+    from promptbench.sweep.outdated import _checksum
 
     foreign = memo.with_name("0" * 32)
     memo.write_text(f"{'1' * 64} {_checksum(foreign, '1' * 64)}\n")

@@ -17,13 +17,12 @@ from pathlib import Path
 from promptbench.cli import parser as promptbench
 from promptbench.flags import bench_of, request_of
 from promptbench.results.result import Result
-from promptbench.runner import announced, run_all
 from promptbench.runs.listener import Work
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.run import execute
 from promptbench.runs.session import Bench
 from promptbench.storage.versions import git_commit, library_versions
-from promptbench.sweep import Silent
+from promptbench.sweep.loop import Silent, announced, run_all
 
 
 def main() -> None:

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptbench.config import UsageError
-from promptbench.executors.contract import LOCAL, choose
 from promptbench.flags import OUTPUT, add_evaluation, add_list, add_what, bench_of, integer, request_of
+from promptbench.sweep.executors.contract import LOCAL, choose
 
 if TYPE_CHECKING:
-    from promptbench.executors.contract import Executor
     from promptbench.progress import Overview
     from promptbench.results.result import Result
     from promptbench.runs.plan import Run
     from promptbench.runs.request import Request
     from promptbench.runs.session import Bench
+    from promptbench.sweep.loop import Executor
 
 HELP = "train, evaluate, store results and print the table"
 EXAMPLE = "promptbench run --method zeroshot coop maple --protocol base2new --seeds 1 2 3 --set coop.n_ctx=4"
@@ -61,10 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """`run`: 1 where a run failed."""
-    from promptbench.outdated import renew
-    from promptbench.preflight import check_finished
     from promptbench.results.result import stored_results
     from promptbench.runs.plan import plan_runs
+    from promptbench.sweep.outdated import renew
+    from promptbench.sweep.preflight import check_finished
 
     if options.executor != LOCAL or options.executor_option:  # this machine needs no more than is there
         choose(options.executor, options.executor_option or ())  # which says what is wrong, before it is needed
@@ -84,15 +84,15 @@ def execute(options: argparse.Namespace) -> int:
 def foreseen(bench: Bench, runs: Sequence[Run], request: Request, estimate: bool) -> str:
     """The runs of a call, which are finished, and, where that is to be estimated, how long the others take."""
     from promptbench.listing import describe_runs, grid_points, state_of
-    from promptbench.outdated import outdated
     from promptbench.results.result import stored_results
+    from promptbench.sweep.outdated import outdated
 
     old = outdated(bench, stored_results(bench.output, [run.spec for run in runs]), may_load=False)
     states = ["outdated" if run.spec.name in old else state_of(bench.output, run) for run in runs]
     points = {"grid": grid_points(runs, request)} if request.grid else {}
     if not estimate or set(states) <= {"done"}:
         return describe_runs(runs, states, points)
-    from promptbench.estimate import duration, forecast
+    from promptbench.sweep.estimate import duration, forecast
 
     found, said = forecast(bench, runs, again=old)
     times = ["?" if one is None else duration(one.seconds) if one.seconds else "-" for one in found]
@@ -131,7 +131,7 @@ def carry_out(
     todo = [run for run in todo if run.spec.name not in left]
     failures = do(bench, runs, todo, options, request) if todo else 0
     if not todo and (output / CLAIMS).is_dir():  # killed between its last result and its end
-        from promptbench.runner import tidy
+        from promptbench.sweep.loop import tidy
 
         tidy(output)
     results |= stored_results(output, [run.spec for run in todo])
@@ -163,10 +163,10 @@ def do(
     if options and request and (elsewhere or ((options.jobs or 1) > 1 and len(todo) > 1)):
         executor = choose(options.executor, options.executor_option or ())
         executor.prepare(bench.device)  # first, for what it starts may take as long as what follows
-    from promptbench.fingerprints import weights_hash
-    from promptbench.preflight import preflight
     from promptbench.progress import Overview, reporter
-    from promptbench.runner import announced, run_all
+    from promptbench.sweep.loop import announced, run_all
+    from promptbench.sweep.outdated import weights_hash
+    from promptbench.sweep.preflight import preflight
 
     preflight(replace(bench, device="cpu") if elsewhere else bench, todo)  # this machine may have no GPU
     if not elsewhere:
@@ -188,15 +188,15 @@ def at_once(
     executor: Executor,
 ) -> int:
     """Do several runs at once, or elsewhere; returns how many failed."""
-    from promptbench import sweep
-    from promptbench.runner import failures_on_record
+    from promptbench.sweep import loop
+    from promptbench.sweep.loop import failures_on_record
 
     bench.__dict__.pop("backbone", None)  # the workers have their own
-    names = tuple(run.spec.name for run in sweep.neighbours(todo))
+    names = tuple(run.spec.name for run in loop.neighbours(todo))
     plugins = tuple(Path(path).absolute() for path in getattr(options, "plugin", None) or ())
     planned = replace(request, suite=replace(request.suite, threads=todo[0].spec.threads))  # nodes differ in cores
-    job = sweep.Job(planned, bench, names, failures_on_record(bench.output, todo), plugins)
-    return sweep.carry_out(sweep.Sweep(job, todo, options.jobs, options.runs_per_gpu), executor, overview)
+    job = loop.Job(planned, bench, names, failures_on_record(bench.output, todo), plugins)
+    return loop.carry_out(loop.Sweep(job, todo, options.jobs, options.runs_per_gpu), executor, overview)
 
 
 def request_elsewhere(options: argparse.Namespace) -> Request:

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """`status`: from the files of an output folder."""
     from promptbench.listing import columns
-    from promptbench.standing import SHOWN, reason, running_lines, short, standing_of, summary
+    from promptbench.sweep.status import SHOWN, reason, running_lines, short, standing_of, summary
 
     folder = Path(options.output)
     if not folder.is_dir():

@@ -24,7 +24,7 @@ def execute(options: argparse.Namespace) -> int:
     from promptbench.data.dataset import data_roots
     from promptbench.progress import reporter
     from promptbench.results.result import check_writable
-    from promptbench.tuning import TuningBench, describe, parse_grid, tune
+    from promptbench.sweep.tune import TuningBench, describe, parse_grid, tune
 
     request = request_of(options, companions=False)
     output = Path(options.output or OUTPUT) / "tuning"

@@ -14,16 +14,16 @@ from typing import NamedTuple
 from promptbench.config import UsageError
 from promptbench.data.get.status import Status
 from promptbench.metrics.accuracy import harmonic_mean
-from promptbench.preflight import check_finished, preflight
 from promptbench.progress import reporter
 from promptbench.results import papers
 from promptbench.results.papers import DIFFERS, REPRODUCED
 from promptbench.results.result import Result, failure_path, find, read_result, stored_results
-from promptbench.runner import run_all
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.request import Request
 from promptbench.runs.session import Bench
 from promptbench.suite import Suite
+from promptbench.sweep.loop import run_all
+from promptbench.sweep.preflight import check_finished, preflight
 from promptbench.verification.check import COULD_NOT, FAIL, PASS, Check, could_not
 from promptbench.verification.splits import NO_SPLIT_FILE, SEEDS
 

@@ -35,7 +35,7 @@ from promptbench.runs.evaluate import EVALUATION_BATCH, FEATURE_BATCH, kept_of, 
 from promptbench.runs.plan import Run
 from promptbench.runs.session import Bench
 from promptbench.runs.train import kept_for_training, training_facts, training_path
-from promptbench.standing import duration
+from promptbench.sweep.status import duration
 from promptbench.training.files import training_key
 from promptbench.training.fit import fit
 from promptbench.training.numerics import hold_to_bits, peak_memory

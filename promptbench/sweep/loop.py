@@ -1,41 +1,179 @@
-"""Several runs at once: what is to be done, what the processes that do it are told, and what became of it.
+"""Running what was planned: train once, evaluate, write one result per run.
 
-A worker plans the same runs from the same request and goes through them as a lone process would, so that the numbers
-are the same. Workers share the runs by claims; who starts them, and where, is an executor's business. What is done and
-what failed is read from the files of the output folder.
+A finished run is never done twice, nor one that another process is doing: it is looked at again at the end. A failed
+one is recorded and the rest go on; a disk that is full, or a folder that turns read-only, ends the call instead.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import secrets
 import signal
 import socket
+import time
+import traceback
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from promptbench import registry
 from promptbench.config import UsageError
-from promptbench.results.result import write_failure
-from promptbench.runner import failures_on_record, place_of
+from promptbench.results.result import Result, failure_path, write_failure
+from promptbench.runs.listener import Busy, Listener, Work
+from promptbench.runs.loggers import tracked
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.request import Request
 from promptbench.runs.session import Bench
-from promptbench.standing import Standing, standing_of
-from promptbench.storage.atomic import write_atomically
-from promptbench.storage.claims import CLAIMS, Claims
+from promptbench.storage.atomic import remove_drafts, write_atomically
+from promptbench.storage.claims import CLAIMS, Claim, Claims, now
+from promptbench.sweep.status import Standing, standing_of
+from promptbench.training.fit import TrainingDiverged
 
 if TYPE_CHECKING:
-    from promptbench.executors.contract import Executor
     from promptbench.progress import Overview
+    from promptbench.sweep.status import Standing
+
+LOOK_AGAIN = 1.0  # seconds between looks at runs that others do
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # only writing fails so
+DENIED = (errno.EACCES, errno.EPERM)
 
 POLL = 0.5  # seconds between looks at the workers and the files
 DEATHS = 2  # of processes at the same run, after which it counts as failed
 UNEXPLAINED = 6  # deaths of processes at no run that is known
+
+
+def run_all(
+    bench: Bench,
+    runs: Iterable[Run],
+    listener: Listener,
+    known: Mapping[str, int] | None = None,
+    how: Callable[[Bench, Run, Work], Result] | None = None,
+) -> int:
+    """Do every run that is not finished; returns how many failed. Ctrl-C passes through, and loses nothing finished.
+
+    Args:
+        known: The failures on record that are to be tried again, as `failures_on_record` gives them; those that come
+            later are other processes'. Without it, those there are now.
+        how: Does a run and writes its result; `execute` unless it is done elsewhere.
+
+    Raises:
+        UsageError: The output folder cannot be written.
+    """
+    from promptbench.runs.run import execute  # seconds to import, for those that do runs themselves
+
+    pending = [(run, "") for run in runs]  # with the claim that it waits for
+    known = failures_on_record(bench.output, [run for run, _ in pending]) if known is None else known
+    failures = 0
+    with Claims(bench.output / CLAIMS) as claims:
+        while pending:
+            waiting: list[tuple[Run, str]] = []
+            for run, awaited in pending:
+                claim = None if awaited and claims.busy(awaited) else claims.take(run.spec.digest, about(run))
+                if claim is None:
+                    waiting.append((run, awaited or run.spec.digest))
+                    continue
+                with claim:
+                    try:
+                        failures += not settled(bench, run, listener, known, (claims, claim), how or execute)
+                    except Busy as busy:
+                        waiting.append((run, str(busy)))
+            if len(waiting) == len(pending):
+                time.sleep(LOOK_AGAIN)
+            pending = waiting
+    return failures
+
+
+@contextlib.contextmanager
+def announced(output: Path, names: Iterable[str]) -> Iterator[None]:
+    """Within it, `status` knows which runs a call has to do; at the end, what killed processes left is removed."""
+    with Claims(output / CLAIMS) as claims:
+        claims.take(f"call-{secrets.token_hex(8)}", {"kind": "call", "runs": list(names)})
+        yield
+        claims.clear()
+        today = now(output)
+        for part in ("results", "trainings", "predictions"):
+            remove_drafts(output / part, today)
+
+
+def tidy(output: Path) -> None:
+    """Remove the claims of killed processes from a folder with nothing left to do, where that is allowed."""
+    with contextlib.suppress(OSError, UsageError), Claims(output / CLAIMS) as claims:
+        claims.clear()
+
+
+def about(run: Run) -> dict[str, Any]:
+    """What a claim says of a run."""
+    return {"kind": "run", "run": run.spec.name, "seeds": run.spec.seeds, "epochs": run.spec.recipe.get("epochs", 0)}
+
+
+def failures_on_record(output: Path, runs: Iterable[Run]) -> dict[str, int]:
+    """When the failures of runs were recorded, in nanoseconds, by name."""
+    paths = {run.spec.name: failure_path(output, run.spec) for run in runs}
+    return {name: path.stat().st_mtime_ns for name, path in paths.items() if path.exists()}
+
+
+def settled(
+    bench: Bench,
+    run: Run,
+    listener: Listener,
+    known: Mapping[str, int],
+    held: tuple[Claims, Claim],
+    how: Callable[[Bench, Run, Work], Result],
+) -> bool:
+    """Do a run that this process holds, unless another was faster; whether it has a result."""
+    if bench.is_finished(run.spec):
+        listener.elsewhere(run)
+        return True
+    tried = failures_on_record(bench.output, [run]).get(run.spec.name)
+    if tried != known.get(run.spec.name) and tried is not None:
+        listener.elsewhere(run)
+        return False
+    listener.started(run)
+    try:
+        with tracked(bench.loggers, bench.output, run.spec) as tracker:
+            result = how(bench, run, Work(listener, tracker, *held))
+            tracker.finished(result.metrics)
+    except Busy:
+        raise
+    except Exception as error:  # one failed run must not end a sweep
+        if cannot_write(error, bench.output):
+            said = str(error).rstrip(".")
+            raise UsageError(f"{said}; what is finished is kept, and the same command goes on from here.") from error
+        reason = str(error) if isinstance(error, (UsageError, TrainingDiverged)) else f"{type(error).__name__}: {error}"
+        trace, place = traceback.format_exc(), place_of(run, error)
+        write_failure(bench.output, run.spec, reason=reason, traceback=trace, where=place)
+        listener.failed(run, reason)
+        return False
+    listener.finished(run, result)
+    return True
+
+
+def cannot_write(error: BaseException | None, output: Path) -> bool:
+    """Whether an error says that nothing more can be written, which no other run would survive either."""
+    while error is not None:
+        if isinstance(error, OSError):
+            ours = str(error.filename or "").startswith(str(output))
+            if error.errno in FULL or (error.errno in DENIED and ours):
+                return True
+        error = error.__cause__
+    return False
+
+
+def place_of(run: Run, error: Exception) -> dict[str, Any]:
+    """Method, dataset and seeds of a failure; epoch, step and learning rate where they are known."""
+    spec = run.spec
+    place = {
+        "method": spec.label,
+        "dataset": spec.dataset,
+        "data_seed": spec.data_seed,
+        "train_seed": spec.train_seed,
+    }
+    return {**place, **getattr(error, "where", {})}
 
 
 @dataclass(frozen=True)
@@ -219,3 +357,28 @@ def group_of(run: Run) -> str:
     recipe = {key: value for key, value in spec.recipe.items() if key != "origin"}
     what = [spec.dataset, spec.dataset_options, spec.shots, spec.seeds, spec.method, spec.config, recipe]
     return json.dumps([*what, run.plan.train.classes], sort_keys=True)
+
+
+class Executor(Protocol):
+    """Carries out sweeps.
+
+    A module `promptbench.sweep.executors.<name>` offers `create(address, options)`, which returns one. Creating it
+    imports no engine and starts nothing.
+    """
+
+    def prepare(self, device: str) -> None:
+        """Find the engine, before anything is computed.
+
+        Args:
+            device: That runs are for.
+
+        Raises:
+            UsageError: It is not there.
+        """
+
+    def execute(self, sweep: Sweep) -> Iterator[Standing]:
+        """Do the runs of a sweep; says every other second or so how they stand. Closing it ends what it has started.
+
+        Raises:
+            UsageError: The sweep cannot go on, such as for a full disk.
+        """

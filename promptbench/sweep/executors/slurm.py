@@ -7,22 +7,27 @@ where its training stood. Nodes need no network.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
+import secrets
+import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptbench.config import UsageError, build
-from promptbench.executors.contract import installed, no_address, plain
-from promptbench.executors.parcel import Parcel, packed
+from promptbench.runs.plan import Run
+from promptbench.runs.session import Bench
+from promptbench.storage.claims import alone
+from promptbench.sweep.executors.contract import Parcel, installed, no_address, packed, plain
 
 if TYPE_CHECKING:
-    from promptbench.standing import Standing
-    from promptbench.sweep import Sweep
+    from promptbench.sweep.loop import Sweep
+    from promptbench.sweep.status import Standing
 
 log = logging.getLogger(__name__)
 
@@ -250,9 +255,7 @@ class Worker:
             note: The file that says at which run this is.
         """
         job = self.parcel.open()
-        from promptbench.executors.staging import staged
-        from promptbench.runner import run_all
-        from promptbench.sweep import Noting
+        from promptbench.sweep.loop import Noting, run_all
 
         runs = job.runs()
         if self.stage:
@@ -264,3 +267,54 @@ class Worker:
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
+
+
+def staged(bench: Bench, runs: Iterable[Run], stage: Path) -> Bench:
+    """The bench, with the folders of the runs' datasets that lie below a data root copied below another folder.
+
+    A dataset that cannot be copied is read from where it is.
+
+    Args:
+        stage: The folder on the node's own disk.
+    """
+    names = {plan.train.dataset for plan in (run.plan for run in runs)}
+    names |= {evaluation.selection.dataset for run in runs for evaluation in run.plan.evaluations}
+    roots: list[Path] = []
+    for name in sorted(names):
+        try:
+            folder = bench.dataset(name).folder
+            root = next((root for root in bench.roots if folder.is_relative_to(root) and folder != root), None)
+            if root is not None:
+                place = stage / contents(folder)
+                copy(folder, place / folder.relative_to(root))
+                roots.append(place)
+        except UsageError:  # it is not there, which the run says, or has no folder
+            continue
+        except (OSError, AttributeError) as error:
+            log.warning("the dataset '%s' cannot be copied to %s (%s); it is read from where it is", name, stage, error)
+    return replace(bench, roots=(*roots, *bench.roots), _datasets={})
+
+
+def contents(folder: Path) -> str:
+    """A digest of the names, sizes and dates of the files in a folder: another one where the images were replaced."""
+    digest = hashlib.sha256()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders.sort()
+        for name in sorted(files):
+            path = Path(place, name)
+            facts = path.stat()
+            digest.update(os.fsencode(f"{path.relative_to(folder)}\0{facts.st_size}\0{facts.st_mtime_ns}\0"))
+    return digest.hexdigest()[:16]
+
+
+def copy(folder: Path, place: Path) -> None:
+    """Copy a folder with the dates of its files, whole or not at all, unless it is there; others wait."""
+    with alone(place.parent / ".claims", place.name):
+        if place.exists():
+            return
+        draft = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
+        try:
+            shutil.copytree(folder, draft)
+            os.rename(draft, place)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)

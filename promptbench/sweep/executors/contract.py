@@ -1,30 +1,99 @@
-"""A job on its way to another process or machine: with its environment and plugins, opened there.
+"""What an executor is: it carries out a sweep, somewhere, and says how the runs stand while it does.
 
-Importing this module imports no torch, whose libraries read the environment when they are loaded.
+The runs, and what does them, are the same everywhere (`runner.run_all`); an executor only starts processes that do it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
+import importlib.util
 import os
 import pickle
-from collections.abc import Mapping
+import socket
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from operator import methodcaller
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from promptbench.config import UsageError
+from promptbench.config import UsageError, parse_assignment, unknown
 from promptbench.storage.atomic import write_atomically
 from promptbench.storage.cache import cache_dir
 from promptbench.storage.versions import library_versions
 
 if TYPE_CHECKING:
-    from promptbench.sweep import Job
+    from promptbench.sweep.loop import Executor, Job
+
+NAMES = ("local", "ray", "slurm")
+LOCAL = "local"
+REACH = 5.0  # seconds to reach an address
 
 SECRET = ("_KEY", "_TOKEN")  # names that end so hold what nobody else may read
 SENT = ("PROMPTBENCH_", "OMP_", "MKL_", "CUBLAS_", "TORCH_", "HF_", "HUGGINGFACE_", "WANDB_")  # variables that begin so
+
+
+def choose(text: str, assignments: Sequence[str] = ()) -> Executor:
+    """The executor that `--executor` and `--executor-option` name.
+
+    Args:
+        text: `name` or `name:address`.
+        assignments: `key=value` each; a value is read as `--set` reads it.
+
+    Raises:
+        UsageError: It is unknown, an option is, or its package is not installed.
+    """
+    name, _, address = text.partition(":")
+    if name not in NAMES:
+        raise UsageError(f"--executor: {unknown('executor', name, NAMES)}")
+    module = importlib.import_module(f"promptbench.sweep.executors.{name}")
+    executor: Executor = module.create(address, parsed(assignments))
+    return executor
+
+
+def parsed(assignments: Sequence[str]) -> dict[str, Any]:
+    """`["time=60", "sbatch.reservation=x"]` by key."""
+    values: dict[str, Any] = {}
+    for text in assignments:
+        if "=" not in text or text.startswith("="):
+            raise UsageError(f"--executor-option {text}: write key=value, for instance max_retries=5.")
+        path, value = parse_assignment(text)
+        values[".".join(path)] = value
+    return values
+
+
+def no_address(name: str, address: str) -> None:
+    """Raise a UsageError where an executor that has no address is given one."""
+    if address:
+        raise UsageError(f"--executor {name}:{address}: {name} takes no address; write --executor {name}.")
+
+
+def reach(address: str) -> None:
+    """Raise a UsageError where nothing listens at an address; Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdecimal():  # "", "auto", "local"
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"--executor ray:{address}: nothing answers there ({getattr(error, 'strerror', '') or error}); start a "
+            "cluster with `ray start --head`, and name its HOST:PORT."
+        ) from error
+
+
+def installed(package: str, name: str) -> None:
+    """Raise a UsageError where the package of an executor is missing."""
+    if importlib.util.find_spec(package) is None:
+        raise UsageError(
+            f"--executor {name} needs the package {package}; install it with `pip install promptbench-clip[{name}]`."
+        )
+
+
+def plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without those that are not given."""
+    return {key: value for key, value in options.items() if value not in (None, "")}
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,14 @@ from promptbench.config import UsageError, parse_assignment, shown
 from promptbench.data.dataset import Dataset, Item
 from promptbench.listing import columns
 from promptbench.metrics.accuracy import harmonic_mean
-from promptbench.preflight import preflight
 from promptbench.protocol import Evaluation, Plan
 from promptbench.results.result import find, read_result
-from promptbench.runner import run_all
 from promptbench.runs.listener import Listener
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.request import Request
 from promptbench.runs.session import Bench
+from promptbench.sweep.loop import run_all
+from promptbench.sweep.preflight import preflight
 
 SEEN = ("train", "val")  # splits that tuning may read
 DEFAULT_LR = (1 / 3, 1.0, 3.0)  # times the recipe's

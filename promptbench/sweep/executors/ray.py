@@ -26,17 +26,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptbench.config import UsageError, build
-from promptbench.executors.contract import installed, reach
-from promptbench.executors.parcel import Parcel, inside, packed
 from promptbench.results.result import Result, failure_path, read_result, result_path, write_result
 from promptbench.runs.listener import Busy, Work
 from promptbench.storage.atomic import write_atomically
+from promptbench.sweep.executors.contract import Parcel, inside, installed, packed, reach
 
 if TYPE_CHECKING:  # nodes set their environment before torch is imported
     from promptbench.runs.plan import Run
     from promptbench.runs.session import Bench
-    from promptbench.standing import Standing
-    from promptbench.sweep import Sweep
+    from promptbench.sweep.loop import Sweep
+    from promptbench.sweep.status import Standing
 
 log = logging.getLogger(__name__)
 
@@ -158,11 +157,12 @@ class Tasks:
 
     def attend(self) -> None:
         """A thread: goes through the runs until none is left."""
-        from promptbench import runner, sweep
+        from promptbench.sweep import loop
+        from promptbench.sweep import loop as sweep
 
         bench = replace(self.sweep.job.bench, loggers=())  # the nodes write logs
         try:
-            runner.run_all(bench, self.sweep.runs.values(), sweep.Silent(), self.sweep.job.known, self.do)
+            loop.run_all(bench, self.sweep.runs.values(), sweep.Silent(), self.sweep.job.known, self.do)
         except BaseException as error:  # is raised in the call's own thread
             if not isinstance(error, KeyboardInterrupt):
                 self.errors.append(error)
@@ -174,7 +174,7 @@ class Tasks:
             Busy: Another process is at an equal training, or has taken over the run.
             UsageError: The run failed, or lost its node too often.
         """
-        from promptbench import sweep
+        from promptbench.sweep import loop as sweep
         from promptbench.training import files as trainings
 
         group = f"training-{hashlib.sha256(sweep.group_of(run).encode()).hexdigest()[:32]}"
@@ -232,13 +232,14 @@ def perform(parcel: Parcel, name: str, given: Mapping[str, bytes]) -> tuple[Any,
     """Do a run on a node: its result or the record of its failure, and the files that it leaves."""
     parcel.check_versions()
     bench, runs = opened(parcel)
-    from promptbench import runner, sweep
+    from promptbench.sweep import loop
+    from promptbench.sweep import loop as sweep
 
     with tempfile.TemporaryDirectory(prefix="promptbench-ray-") as folder:
         bench.output = Path(folder)
         for path, content in given.items():
             write_atomically(bench.output / path, methodcaller("write", content))
-        runner.run_all(bench, [runs[name]], sweep.Silent())
+        loop.run_all(bench, [runs[name]], sweep.Silent())
         files = {}
         for place in bench.output.rglob("*"):
             path = place.relative_to(folder).as_posix()

@@ -30,17 +30,16 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from promptbench.config import UsageError, unknown
-from promptbench.executors.contract import no_address
-from promptbench.runner import run_all
-from promptbench.standing import Standing
 from promptbench.storage.claims import CLAIMS, Holder, holders
-from promptbench.sweep import POLL, Job, Silent, Sweep, ended_with
+from promptbench.sweep.executors.contract import no_address
+from promptbench.sweep.loop import POLL, Job, Silent, Sweep, ended_with, run_all
+from promptbench.sweep.status import Standing
 
 log = logging.getLogger(__name__)
 
 MISUSE, INTERRUPTED, ORPHANED = 2, 130, 255  # exit codes; the last of a worker that nobody can wait for
 IMPORTED = [
-    "promptbench.executors.local",
+    "promptbench.sweep.executors.local",
     "promptbench.runs.run",
     "promptbench.clip.load",
     "open_clip",
