@@ -17,12 +17,12 @@ import torch
 from promptbench import cli
 from promptbench.config import UsageError
 from promptbench.metrics.accuracy import harmonic_mean
-from promptbench.plots import ablation, base_new, cost, gain, ood, seeds, shots
-from promptbench.plots.kinds import KINDS, module_of, rounded, to_text, write_picture
-from promptbench.plots.source import NothingToShow, Source, read_source
-from promptbench.plots.style import COLOURS, MARKS, WIDTH, look, small_print, style_of
 from promptbench.results.result import Result, write_result
 from promptbench.results.spec import Spec
+from promptbench.show.plots import ablation, base_new, cost, gain, ood, seeds, shots
+from promptbench.show.plots.kinds import KINDS, module_of, rounded, to_text, write_picture
+from promptbench.show.plots.source import NothingToShow, Source, read_source
+from promptbench.show.plots.style import COLOURS, MARKS, WIDTH, look, small_print, style_of
 
 MINI = Path(__file__).parents[1] / "results" / "mini"
 DATA = Path(__file__).parent / "data"

@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 
 from promptbench import cli
-from promptbench.formats.texts import clean
 from promptbench.metrics.accuracy import harmonic_mean
-from promptbench.report import page, pictures
-from promptbench.report.facts import facts, pooled
 from promptbench.results.result import Result, write_result
 from promptbench.results.spec import Spec, to_plain
-from promptbench.showing import View, tables_of
+from promptbench.show.report import page, pictures
+from promptbench.show.report.facts import facts, pooled
+from promptbench.show.tables.formats.texts import clean
+from promptbench.show.tables.show import View, tables_of
 from promptbench.suite import load_suite
 
 HOSTILE = "</script><!--<script><img src=x onerror=\"document.title='taken'\">&amp;'\u2028\u202e$x_1"

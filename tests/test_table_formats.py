@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from promptbench import cli
-from promptbench.lines import short_titles
 from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.protocol import Column
 from promptbench.results.result import Result, Spec, write_result
-from promptbench.rows import build_tables
-from promptbench.showing import FORMATS, View, citations, layout_of, show, tables_of
+from promptbench.show.tables.rows import build_tables
+from promptbench.show.tables.show import FORMATS, View, citations, layout_of, show, tables_of
+from promptbench.show.tables.table import short_titles
 from promptbench.suite import load_suite
 
 HOSTILE = r"""a|b & 50% $x_1$ #{~^\} [1] <b>""" + "\n\x1b[31m,\"'"

@@ -16,8 +16,8 @@ from promptbench import cli
 from promptbench.config import UsageError
 from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.results.result import Result, Spec, write_result
-from promptbench.rows import outliers
-from promptbench.showing import View, show, tables_of
+from promptbench.show.tables.rows import outliers
+from promptbench.show.tables.show import View, show, tables_of
 from promptbench.suite import load_suite
 
 CLIP11 = load_suite("clip11")

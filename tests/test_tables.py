@@ -19,13 +19,13 @@ import pytest
 
 from promptbench import cli
 from promptbench.config import UsageError
-from promptbench.lines import TableLayout
 from promptbench.protocol import Column
 from promptbench.protocols.base2new import Base2New
 from promptbench.results.result import Result, Spec
 from promptbench.results.spec import to_plain
-from promptbench.rows import build_tables
-from promptbench.showing import View, show
+from promptbench.show.tables.rows import build_tables
+from promptbench.show.tables.show import View, show
+from promptbench.show.tables.table import TableLayout
 
 LAYOUT = TableLayout(Base2New(), "accuracy")
 
@@ -457,7 +457,7 @@ def test_two_thousand_files_are_read_and_tabulated_within_two_seconds(
 
 
 def test_importing_tables_does_not_import_torch() -> None:
-    code = "import sys, promptbench.showing; assert 'torch' not in sys.modules"
+    code = "import sys, promptbench.show.tables.show; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -17,10 +17,10 @@ from promptbench.flags import request_of
 from promptbench.listing import recipe_line
 from promptbench.method import instantiate
 from promptbench.results.result import Result
-from promptbench.rows import rows
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.session import Bench
 from promptbench.runs.train import batches_of, kept_for_training
+from promptbench.show.tables.rows import rows
 from promptbench.storage import cache
 
 CALL = [

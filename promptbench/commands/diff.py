@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from promptbench.flags import add_list
-from promptbench.formats.markdown import MARKUP, laid_out
-from promptbench.formats.texts import Texts, clean, seeds_text
+from promptbench.show.tables.formats.markdown import MARKUP, laid_out
+from promptbench.show.tables.formats.texts import Texts, clean, seeds_text
 
 if TYPE_CHECKING:
     from promptbench.results.diff import Cell, Comparison

@@ -8,7 +8,8 @@ from typing import Any
 
 from promptbench.config import UsageError, unknown
 from promptbench.flags import OUTPUT, add_list, add_plugin
-from promptbench.plots.kinds import KINDS, check_picture, data_path, module_of, to_text, write_picture
+from promptbench.show.plots.kinds import KINDS, data_path, module_of, to_text, write_picture
+from promptbench.show.plots.style import check_picture
 
 HELP = "draw stored results"
 EXAMPLE = "promptbench plot base-new --results results/mini -o base-new.png"
@@ -58,8 +59,8 @@ def execute(options: argparse.Namespace) -> int:
 
 def data_of(options: argparse.Namespace) -> dict[str, Any]:
     """The data of a picture, from the flags of `add_selection` and its kind."""
-    from promptbench.plots.source import Source, read_source
     from promptbench.registry import names
+    from promptbench.show.plots.source import Source, read_source
 
     module = module_of(options.kind)
     details = {name: getattr(options, name) for name in ("column", "baseline", "score", "image", "class_name")}

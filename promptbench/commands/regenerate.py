@@ -23,7 +23,8 @@ from typing import Any
 from promptbench.commands import plot, table
 from promptbench.config import UsageError, load_yaml, unknown
 from promptbench.flags import Parser
-from promptbench.plots.kinds import check_picture, data_path, module_of, to_text, write_picture
+from promptbench.show.plots.kinds import data_path, module_of, to_text, write_picture
+from promptbench.show.plots.style import check_picture
 
 HELP = "rebuild committed tables and plots from the committed results"
 EXAMPLE = "promptbench regenerate --check"
@@ -201,7 +202,7 @@ def _plot(folder: Path, entry: Mapping[str, Any]) -> Item:
     options = parser.parse_args(_words(folder, entry, ("file", "kind")), argparse.Namespace(kind=entry["kind"]))
 
     def text() -> str:
-        from promptbench.plots.source import NothingToShow
+        from promptbench.show.plots.source import NothingToShow
 
         _need_results(options.results)
         try:

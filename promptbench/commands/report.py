@@ -27,9 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """`report`: of stored results alone."""
     from promptbench.commands.table import _chosen
-    from promptbench.report.page import render
-    from promptbench.report.pictures import NO_MATPLOTLIB, drawable, pictures
-    from promptbench.showing import View, tables_of
+    from promptbench.show.report.page import render
+    from promptbench.show.report.pictures import NO_MATPLOTLIB, drawable, pictures
+    from promptbench.show.tables.show import View, tables_of
     from promptbench.suite import load_suite, suite_names
 
     _check(options)
@@ -48,7 +48,7 @@ def execute(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> None:
     """Refuses what is not known or not to be replaced, before anything is read."""
     from promptbench.registry import names
-    from promptbench.report.page import is_report
+    from promptbench.show.report.page import is_report
 
     for protocol in options.protocol or ():
         if protocol not in (*names("protocols"), "all"):

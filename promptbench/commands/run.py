@@ -136,7 +136,7 @@ def carry_out(
         tidy(output)
     results |= stored_results(output, [run.spec for run in todo])
     shown = [results[run.spec.name] for run in runs if run.spec.name in results]
-    from promptbench.showing import print_tables  # it takes pandas, runs do not
+    from promptbench.show.tables.show import print_tables  # it takes pandas, runs do not
 
     print_tables(shown, [bench.suite], methods, [entry.name for entry in bench.suite.entries()])
     if failures:

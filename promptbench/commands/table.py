@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """`table`: of stored results alone."""
-    from promptbench.showing import View, citations, show, tables_of
+    from promptbench.show.tables.show import View, citations, show, tables_of
     from promptbench.suite import load_suite, suite_names
 
     _check(options)

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from promptbench import registry
 from promptbench.config import UsageError, unknown
-from promptbench.lines import Seed
 from promptbench.protocol import Column, Protocol
 from promptbench.results.result import DATA_MET, Result, predictions_path, read_results
 from promptbench.results.spec import Spec
+from promptbench.show.tables.table import Seed
 
 if TYPE_CHECKING:
     from numpy import float64

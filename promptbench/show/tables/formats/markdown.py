@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from promptbench.formats.texts import Markup, Style, Texts, clean, comparison_texts, heading, texts
-from promptbench.lines import Table
+from promptbench.show.tables.formats.texts import Markup, Style, Texts, clean, comparison_texts, heading, texts
+from promptbench.show.tables.table import Table
 
 MARKUP = Markup(lambda text: clean(text).replace("|", r"\|"), ("**{}**", "_{}_"))
 NAMES = 2  # columns on the left that hold names

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from promptbench.plots.source import Source, about, axis, column_of, name, overall
+from promptbench.show.plots.source import Source, about, axis, column_of, name, overall
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,7 +34,7 @@ def data(source: Source) -> dict[str, Any]:
 
 def draw(data: dict[str, Any]) -> Figure:
     """One row per method: a ring for each seed, a stroke for the mean."""
-    from promptbench.plots.style import finish, new_figure
+    from promptbench.show.plots.style import finish, new_figure
 
     rows = data["rows"]
     labels = [textwrap.fill(row["method"], LABEL) for row in rows]

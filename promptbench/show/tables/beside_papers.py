@@ -13,9 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from promptbench.lines import Cell, Comparison, Line, Row, Table
 from promptbench.protocol import Column
 from promptbench.results.papers import METRICS, Published, choose, compare, find
+from promptbench.show.tables.table import Cell, Comparison, Line, Row, Table
 from promptbench.suite import load_suite
 
 OF_SOURCE = ("source", "id")

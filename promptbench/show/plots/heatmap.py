@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from promptbench.config import UsageError, unknown
-from promptbench.plots.source import RECONSTRUCTED, NothingToShow, Source
+from promptbench.show.plots.source import RECONSTRUCTED, NothingToShow, Source
 from promptbench.suite import Suite, load_suite, suite_names
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _grid(cosines: torch.Tensor) -> list[list[float]]:
 
 def draw(data: dict[str, Any]) -> Figure:
     """The image, and the maps over a faint grey copy of it, brighter where a patch is more similar."""
-    from promptbench.plots.style import finish, new_figure
+    from promptbench.show.plots.style import finish, new_figure
 
     side = data["image"]["side"]
     rgb = np.frombuffer(base64.b64decode(data["image"]["rgb"]), dtype=np.uint8).reshape(side, side, 3) / 255

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from promptbench.plots.source import Source, about, axis, column_of, name, overall
+from promptbench.show.plots.source import Source, about, axis, column_of, name, overall
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +40,7 @@ def data(source: Source) -> dict[str, Any]:
 
 def draw(data: dict[str, Any]) -> Figure:
     """Points with bars of one standard deviation over contours of H."""
-    from promptbench.plots.style import finish, new_figure, style_of
+    from promptbench.show.plots.style import finish, new_figure, style_of
 
     figure, axes = new_figure(3.1)
     for point in data["points"]:

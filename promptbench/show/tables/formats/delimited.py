@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from promptbench.formats.texts import Style, clean, seeds_text, shots_text
-from promptbench.lines import Line, Table
+from promptbench.show.tables.formats.texts import Style, clean, seeds_text, shots_text
+from promptbench.show.tables.table import Line, Table
 
 FACTS = ("protocol", "suite", "backbone", "kind", "dataset", "method", "settings", "shots", "seeds", "n")
 LONG = (

@@ -5,8 +5,18 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from promptbench.formats.texts import Markup, Style, Texts, clean, comparison_texts, heading, rounded, seeds_text, texts
-from promptbench.lines import Cell, Line, Table
+from promptbench.show.tables.formats.texts import (
+    Markup,
+    Style,
+    Texts,
+    clean,
+    comparison_texts,
+    heading,
+    rounded,
+    seeds_text,
+    texts,
+)
+from promptbench.show.tables.table import Cell, Line, Table
 
 MARKUP = Markup(lambda text: html.escape(clean(text)), ("<strong>{}</strong>", "<u>{}</u>"))
 PAGE = """\

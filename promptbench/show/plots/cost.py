@@ -7,9 +7,9 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from promptbench.lines import Line
-from promptbench.plots.source import Source, about, axis, column_of, name, overall
 from promptbench.results.result import Result
+from promptbench.show.plots.source import Source, about, axis, column_of, name, overall
+from promptbench.show.tables.table import Line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,7 +56,7 @@ def _device(line: Line) -> str:
 
 def draw(data: dict[str, Any]) -> Figure:
     """A panel per cost, logarithmic; what costs nothing is a level line."""
-    from promptbench.plots.style import finish, new_figure
+    from promptbench.show.plots.style import finish, new_figure
 
     figure, panels = new_figure(2.6, columns=len(COSTS), sharey=True)
     for axes, (what, title) in zip(panels, COSTS.items(), strict=True):
@@ -69,7 +69,7 @@ def draw(data: dict[str, Any]) -> Figure:
 def _panel(axes: Any, data: Mapping[str, Any], what: str) -> None:
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-    from promptbench.plots.style import style_of
+    from promptbench.show.plots.style import style_of
 
     axes.set_xscale("log")
     for point in data["points"]:

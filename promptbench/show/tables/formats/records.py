@@ -11,9 +11,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from promptbench.formats.texts import Style, heading, remarks
-from promptbench.lines import Cell, Comparison, Line, Table
 from promptbench.results.result import Result
+from promptbench.show.tables.formats.texts import Style, heading, remarks
+from promptbench.show.tables.table import Cell, Comparison, Line, Table
 
 VERSION = 1
 """Of the format."""

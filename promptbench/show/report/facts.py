@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple
 
-from promptbench.formats.texts import clean, rounded, seeds_text
 from promptbench.results.result import DATA_MET, Result
+from promptbench.show.tables.formats.texts import clean, rounded, seeds_text
 
 DATA = ("sampler", "dataset_plugin", "dataset_options", "evaluated")
 MACHINE = ("backbone", "weights_hash", "transform", "precision", "threads", "device", "deterministic")

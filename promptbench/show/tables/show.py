@@ -8,21 +8,21 @@ from typing import Any
 
 from promptbench import registry
 from promptbench.config import unknown
-from promptbench.formats import delimited, latex, markdown, page, records
-from promptbench.formats.texts import Style
-from promptbench.lines import Table, TableLayout
 from promptbench.protocol import Protocol
 from promptbench.results.result import Result
-from promptbench.rows import build_tables, setting_named
+from promptbench.show.tables.formats import delimited, html, latex, markdown, records
+from promptbench.show.tables.formats.texts import Style
+from promptbench.show.tables.rows import build_tables, setting_named
+from promptbench.show.tables.table import Table, TableLayout
+from promptbench.show.tables.views import per_seed, sort_by, with_differences
 from promptbench.suite import Suite, load_suite, suite_names
-from promptbench.variants import per_seed, sort_by, with_differences
 
 FORMATS: Mapping[str, Callable[[Sequence[Table], Style], str]] = {
     "md": markdown.render,
     "csv": delimited.render,
     "csv-long": delimited.render_long,
     "latex": latex.render,
-    "html": page.render,
+    "html": html.render,
     "json": records.render,
 }
 
@@ -86,8 +86,8 @@ def tables_of(
         group_by = view.group_by if protocol in grouped or not grouped else ""
         tables += build_tables(chosen, layout, group_by=group_by, **shown)
     if view.published:
-        from promptbench.beside import with_published
         from promptbench.results.papers import load
+        from promptbench.show.tables.beside_papers import with_published
 
         published = load()
         tables = [with_published(table, published) for table in tables]

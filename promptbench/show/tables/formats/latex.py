@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from promptbench.formats.texts import Markup, Style, Texts, clean, comparison_texts, heading, texts
-from promptbench.lines import Line, Table
-from promptbench.rows import MEANS_APART
+from promptbench.show.tables.formats.texts import Markup, Style, Texts, clean, comparison_texts, heading, texts
+from promptbench.show.tables.rows import MEANS_APART
+from promptbench.show.tables.table import Line, Table
 
 LATEX = {
     "\\": r"\textbackslash{}",

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptbench.config import UsageError
-from promptbench.plots.kinds import check_picture
-from promptbench.plots.source import RECONSTRUCTED, usual
+from promptbench.show.plots.source import RECONSTRUCTED, usual
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,6 +41,8 @@ LOOK: Any = {
     "legend.frameon": False,
     "svg.hashsalt": "promptbench",
 }
+
+FORMATS = ("png", "svg", "pdf")
 
 
 def look() -> AbstractContextManager[None]:
@@ -149,3 +150,9 @@ def save(draw: Callable[[Any], Figure], data: Mapping[str, Any], path: Path) -> 
             figure.savefig(path, dpi=DPI, metadata={dated: None})
         except OSError as error:
             raise UsageError(f"The picture {path} cannot be written ({error.strerror}).") from error
+
+
+def check_picture(path: Path) -> None:
+    """Raises UsageError unless the file's name ends as one of `FORMATS`."""
+    if path.suffix[1:] not in FORMATS:
+        raise UsageError(f"The picture {path} cannot be written: its name must end in {', '.join(FORMATS)}.")

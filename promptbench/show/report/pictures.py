@@ -10,9 +10,9 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 from promptbench.config import UsageError
-from promptbench.lines import Table
-from promptbench.plots.kinds import KINDS, module_of, to_text
-from promptbench.plots.source import Source
+from promptbench.show.plots.kinds import KINDS, module_of, to_text
+from promptbench.show.plots.source import Source
+from promptbench.show.tables.table import Table
 from promptbench.suite import Suite
 
 DRAWN = ("points", "rows", "series")  # what kinds call the data of what they draw
@@ -45,7 +45,7 @@ def drawable() -> bool:
 
 def pictures(table: Table, suites: Sequence[Suite]) -> Iterator[Picture]:
     """The plots of the results in a table; kinds that have nothing to show for them are left out."""
-    from promptbench.plots.style import look
+    from promptbench.show.plots.style import look
 
     source = _source(table, suites)
     for kind in KINDS:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from promptbench.config import UsageError, unknown
-from promptbench.plots.source import NothingToShow, Source, about, overall, seed_name
-from promptbench.plots.source import name as name_of
 from promptbench.results.result import Result, predictions_path
+from promptbench.show.plots.source import NothingToShow, Source, about, overall, seed_name
+from promptbench.show.plots.source import name as name_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,7 +104,7 @@ def _in_order(source: Source, names: Sequence[str]) -> list[str]:
 
 def draw(data: dict[str, Any]) -> Figure:
     """A row per OOD set, hatched, over the in-distribution images, grey; a column per method."""
-    from promptbench.plots.style import finish, new_figure
+    from promptbench.show.plots.style import finish, new_figure
 
     sets, panels = data["sets"], data["panels"]
     options = {"sharex": "col", "sharey": "row", "squeeze": False}

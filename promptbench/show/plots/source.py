@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from promptbench.config import UsageError, unknown
-from promptbench.lines import Line, Table, TableLayout
 from promptbench.protocol import Column
 from promptbench.results.result import Result, read_results
-from promptbench.rows import build_tables
-from promptbench.showing import layout_of
+from promptbench.show.tables.rows import build_tables
+from promptbench.show.tables.show import layout_of
+from promptbench.show.tables.table import Line, Table, TableLayout
 from promptbench.suite import Suite, load_suite, suite_names
 
 RECONSTRUCTED = "§"

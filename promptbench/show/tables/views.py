@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from promptbench.config import UsageError, unknown
-from promptbench.lines import Cell, Line, Table, population_std
 from promptbench.protocol import Column
-from promptbench.rows import SPREAD
+from promptbench.show.tables.rows import SPREAD
+from promptbench.show.tables.table import Cell, Line, Table, population_std
 
 
 def per_seed(table: Table) -> Table:

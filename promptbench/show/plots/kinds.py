@@ -17,10 +17,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from promptbench.config import UsageError, unknown
+from promptbench.config import unknown
 
 KINDS = ("shots", "base-new", "gain", "seeds", "cost", "ood", "ablation", "heatmap")
-FORMATS = ("png", "svg", "pdf")
 DIGITS = 6  # decimals of stored plot data: fewer than any machine gets right, more than any picture shows
 
 
@@ -32,7 +31,7 @@ def module_of(kind: str) -> ModuleType:
     """
     if kind not in KINDS:
         raise unknown("kind of plot", kind, KINDS)
-    return import_module(f"promptbench.plots.{kind.replace('-', '_')}")
+    return import_module(f"promptbench.show.plots.{kind.replace('-', '_')}")
 
 
 def to_text(data: Mapping[str, Any]) -> str:
@@ -51,12 +50,6 @@ def rounded(value: Any) -> Any:
     return value
 
 
-def check_picture(path: Path) -> None:
-    """Raises UsageError unless the file's name ends as one of `FORMATS`."""
-    if path.suffix[1:] not in FORMATS:
-        raise UsageError(f"The picture {path} cannot be written: its name must end in {', '.join(FORMATS)}.")
-
-
 def data_path(picture: Path) -> Path:
     """Where the data of a picture are stored."""
     return picture.with_suffix(".json")
@@ -68,7 +61,7 @@ def write_picture(data: Mapping[str, Any], path: Path) -> None:
     Raises:
         UsageError: matplotlib is missing, or the file cannot be written.
     """
-    from promptbench.plots.style import save
+    from promptbench.show.plots.style import save
 
     stored = json.loads(to_text(data))  # so that a picture does not depend on what the text leaves out
     save(module_of(stored["kind"]).draw, stored, path)

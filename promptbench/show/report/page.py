@@ -15,13 +15,13 @@ from importlib import resources
 from pathlib import Path
 
 from promptbench import __version__
-from promptbench.formats import records
-from promptbench.formats.page import MARKUP
-from promptbench.formats.texts import Style, Texts, comparison_texts, seeds_text, shots_text, texts
-from promptbench.lines import Line, Table
-from promptbench.report.facts import pooled
-from promptbench.report.pictures import Picture
 from promptbench.results.result import Result
+from promptbench.show.report.facts import pooled
+from promptbench.show.report.pictures import Picture
+from promptbench.show.tables.formats import records
+from promptbench.show.tables.formats.html import MARKUP
+from promptbench.show.tables.formats.texts import Style, Texts, comparison_texts, seeds_text, shots_text, texts
+from promptbench.show.tables.table import Line, Table
 
 MADE_BY = '<meta name="generator" content="promptbench report'
 TITLE = "promptbench report"
@@ -107,7 +107,7 @@ def is_report(path: Path) -> bool:
 
 
 def _asset(name: str) -> str:
-    return resources.files("promptbench.report").joinpath(name).read_text(encoding="utf-8")
+    return resources.files("promptbench.show.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _policy(style: str, script: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from promptbench.plots.source import NothingToShow, Source, about, name, over, overall
+from promptbench.show.plots.source import NothingToShow, Source, about, name, over, overall
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +36,7 @@ def data(source: Source) -> dict[str, Any]:
 
 def draw(data: dict[str, Any]) -> Figure:
     """Curves over evenly spaced numbers of shots, which is a logarithmic axis for 1, 2, 4, 8, 16."""
-    from promptbench.plots.style import finish, new_figure, style_of
+    from promptbench.show.plots.style import finish, new_figure, style_of
 
     figure, axes = new_figure(2.7)
     numbers = {shots for series in data["series"] for shots in series["shots"]} - {"0"}

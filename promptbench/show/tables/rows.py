@@ -35,11 +35,11 @@ import numpy as np
 import pandas as pd
 
 from promptbench.config import UsageError, unknown
-from promptbench.lines import Cell, Line, Numbers, Row, Seed, Table, TableLayout, by_size, population_std
 from promptbench.protocol import Column, Protocol
 from promptbench.results.frame import json_frame, runs_frame
 from promptbench.results.result import Result
 from promptbench.results.spec import Spec
+from promptbench.show.tables.table import Cell, Line, Numbers, Row, Seed, Table, TableLayout, by_size, population_std
 
 NOT_SETTINGS = ("origin", "overrides", "source")
 BY_RECIPE = "by recipe"

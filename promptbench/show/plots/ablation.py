@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from promptbench.config import UsageError
-from promptbench.plots.source import NothingToShow, Source, about, name, over, overall
 from promptbench.results.result import Result
+from promptbench.show.plots.source import NothingToShow, Source, about, name, over, overall
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,7 +110,7 @@ def _text(value: str) -> str:
 
 def draw(data: dict[str, Any]) -> Figure:
     """A line per column over evenly spaced values."""
-    from promptbench.plots.style import finish, new_figure, style_of
+    from promptbench.show.plots.style import finish, new_figure, style_of
 
     figure, axes = new_figure(2.5)
     names = [series["column"] for series in data["series"]]

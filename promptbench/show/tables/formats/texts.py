@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from promptbench.lines import Cell, Comparison, Line, Seed, Table
 from promptbench.protocol import Column
 from promptbench.results.spec import Spec
+from promptbench.show.tables.table import Cell, Comparison, Line, Seed, Table
 
 MARKS = {
     "transferred": ("†", "recipe transferred from another protocol or backbone"),

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from promptbench.config import UsageError
-from promptbench.lines import Line
-from promptbench.plots.source import Source, about, column_of, metric_of, name, over
 from promptbench.protocol import Column
+from promptbench.show.plots.source import Source, about, column_of, metric_of, name, over
+from promptbench.show.tables.table import Line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,7 +77,7 @@ def _difference(value: float | None, reference: float | None) -> float | None:
 
 def draw(data: dict[str, Any]) -> Figure:
     """One band per dataset, with a mark per method."""
-    from promptbench.plots.style import finish, new_figure, style_of
+    from promptbench.show.plots.style import finish, new_figure, style_of
 
     rows, methods = len(data["datasets"]), len(data["series"])
     figure, axes = new_figure(1.2 + rows * max(0.2, 0.05 * methods))

@@ -1,0 +1,1 @@
+"""Comparison tables: rows from results, tables from rows, text from tables."""
