@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from promptbench import conformance, registry
+from promptbench import registry
+from promptbench.checks.plugin import kit
 from promptbench.cli import main
 from promptbench.clip.load import load_backbone
 from promptbench.config import UsageError
@@ -205,7 +206,7 @@ def test_a_method_that_keeps_the_contract(check: Check, tiny_name: str) -> None:
     assert [line for line in lines if not line.startswith("ok    ")] == [
         "skip  image features are the same for other classes: it has a forward of its own"
     ]
-    assert last == f"Word keeps the contract: {len(conformance.CHECKS) - 1} checks hold, 1 skipped"
+    assert last == f"Word keeps the contract: {len(kit.CHECKS) - 1} checks hold, 1 skipped"
     assert "ok    the loss is finite and named" in lines
 
 
@@ -218,7 +219,7 @@ def test_a_broken_method_fails_the_check_that_it_should_and_no_other(broken: str
     assert code == 1 and len(failures) == 1, failures
     assert failures[0].startswith(name) and says in failures[0]
     assert re.fullmatch(r"Word fails 1 of \d+ checks(, \d+ skipped)?", lines[-1])
-    assert len(lines) == 2 + len(conformance.CHECKS)
+    assert len(lines) == 2 + len(kit.CHECKS)
 
 
 def test_all_failures_are_told(check: Check) -> None:
@@ -239,12 +240,12 @@ def test_one_check_cannot_spoil_the_backbone_for_the_next(check: Check) -> None:
     code, lines = check(GOOD.replace(*BROKEN["making it changes CLIP"][:2]))
     assert code == 1 and "ok    the loss is finite and named" in lines
     cls = registry.load("methods", "word")
-    assert len(conformance.check_method(cls, backbone)) == 1
+    assert len(kit.check_method(cls, backbone)) == 1
     assert all((tensor == clip[name]).all() for name, tensor in backbone.clip.state_dict().items())
 
 
 def test_settings_and_presets_are_those_asked_for(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conformance, "CHECKS", (conformance.MADE,))
+    monkeypatch.setattr(kit, "CHECKS", (kit.MADE,))
     quiet = GOOD.replace(
         "self.config.scale * self.ctx", "self.config.scale * self.ctx if self.config.scale < 2 else 1 / 0"
     )

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import promptbench as pb
-from promptbench import conformance
+from promptbench.checks.plugin import kit
 from promptbench.cli import main
 from promptbench.clip import prompts
 from promptbench.clip import text_tower as text
@@ -34,7 +34,7 @@ from promptbench.training.fit import fit
 FOLDER = Path(__file__).parent / "plugins"
 PLUGINS = ("clip_lora_like", "decoupled_like", "tip_adapter_f")
 METHODS = (*PLUGINS, "promptsrc")
-CLASSES = conformance.CLASSES
+CLASSES = kit.CLASSES
 Make = Callable[..., Any]
 
 
@@ -46,7 +46,7 @@ def make(plugin_file: Callable[[Path], type[Method]], tiny: pb.Backbone) -> Make
         if name in PLUGINS:
             plugin_file(FOLDER / f"{name}.py")
         method = pb.create_method(name, backbone, CLASSES, seed=seed, **config)
-        images, labels = conformance.batch(backbone)
+        images, labels = kit.batch(backbone)
         show_training_images(method, [(Images(images[:4]), labels[:4]), (Images(images[4:]), labels[4:])], seed)
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
@@ -59,12 +59,12 @@ def make(plugin_file: Callable[[Path], type[Method]], tiny: pb.Backbone) -> Make
 
 @pytest.fixture
 def images(tiny: pb.Backbone) -> Tensor:
-    return conformance.batch(tiny)[0]
+    return kit.batch(tiny)[0]
 
 
 @pytest.fixture
 def labels(tiny: pb.Backbone) -> Tensor:
-    return conformance.batch(tiny)[1]
+    return kit.batch(tiny)[1]
 
 
 def close(measured: Tensor, expected: Tensor, tolerance: float) -> None:
@@ -83,12 +83,12 @@ def test_these_are_all_the_plugins() -> None:
     assert tuple(sorted(path.stem for path in FOLDER.glob("*.py"))) == PLUGINS
 
 
-@pytest.mark.parametrize("check", conformance.CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+@pytest.mark.parametrize("check", kit.CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
 @pytest.mark.parametrize("name", PLUGINS)
 def test_plugin_keeps_the_contract(
-    name: str, check: conformance.Check, tiny: pb.Backbone, plugin_file: Callable[[Path], type[Method]]
+    name: str, check: kit.Check, tiny: pb.Backbone, plugin_file: Callable[[Path], type[Method]]
 ) -> None:
-    assert not conformance.run_check(check, plugin_file(FOLDER / f"{name}.py"), tiny)
+    assert not kit.run_check(check, plugin_file(FOLDER / f"{name}.py"), tiny)
 
 
 def train(method: Method, images: Tensor, labels: Tensor, epochs: int = 2, seed: int = 3) -> TrainingOutcome:

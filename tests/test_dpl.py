@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import promptbench as pb
-from promptbench import conformance, registry
+from promptbench import registry
+from promptbench.checks.plugin import kit
+from promptbench.checks.plugin.subject import vit_b16
 from promptbench.clip.load import load_backbone
 from promptbench.config import UsageError
 from promptbench.training.fit import fit
-from promptbench.weightless import vit_b16
 
 NAMES = ("dog", "golden_retriever", "2012 Ferrari 458 Italia Coupe")
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -238,8 +239,8 @@ def test_every_preset_keeps_the_contract(clip: pb.Backbone, pixels: Tensor, pres
     config = partial(DPL.Config, **DPL.presets[preset].config)
     cls = type("Preset", (DPL,), {"Config": config, "__module__": DPL.__module__})
     for name in ("prediction_has_its_shape", "gradients_reach_everything_learned", "other_classes"):
-        check = next(check for check in conformance.CHECKS if check.__name__ == f"check_{name}")
-        assert not conformance.run_check(check, cls, clip)
+        check = next(check for check in kit.CHECKS if check.__name__ == f"check_{name}")
+        assert not kit.run_check(check, cls, clip)
     method = make(clip, preset)
     sum(method.loss(pixels, LABELS).values()).backward()  # type: ignore[union-attr]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())

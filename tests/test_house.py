@@ -50,17 +50,10 @@ FACES = {"dataset", "prompts"}
 """Modules that only pass on what has moved into a room, for plugins of other people."""
 
 STILL_FLAT: set[str] = {
-    "behaviour_checks",
     "commands",
-    "conformance",
-    "dataset_checks",
     "flags",
     "listing",
     "progress",
-    "source_checks",
-    "specimen",
-    "verification",
-    "weightless",
 }
 """Modules directly in `promptbench/` that have no room yet."""
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 import promptbench as pb
-from promptbench import conformance, registry
+from promptbench import registry
+from promptbench.checks.plugin import kit
 from promptbench.clip.images import Images
 from promptbench.method import Method
 from promptbench.training.fit import loss_of
@@ -39,12 +40,12 @@ def test_there_are_methods_with_texts_for_every_image() -> None:
 def test_groups_of_images_change_nothing(
     name: str, size: int, tiny: pb.Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method = pb.create_method(name, tiny, conformance.CLASSES)
+    method = pb.create_method(name, tiny, kit.CLASSES)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in method.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    pixels, labels = conformance.batch(tiny)
+    pixels, labels = kit.batch(tiny)
     assert len(labels) % 4  # the last group is smaller
     with torch.no_grad():
         features = tiny.encode_image(pixels)
@@ -61,8 +62,8 @@ def test_groups_of_images_change_nothing(
 
 
 def test_groups_keep_float32_where_the_rest_is_bfloat16(tiny: pb.Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    method = pb.create_method("cocoop", tiny, conformance.CLASSES)
-    pixels, labels = conformance.batch(tiny)
+    method = pb.create_method("cocoop", tiny, kit.CLASSES)
+    pixels, labels = kit.batch(tiny)
     images = Images(None, tiny.encode_image(pixels))
     whole = outcome(method, images, labels, half=True)[1]
     monkeypatch.setattr(method, "images_at_once", lambda: 1)
@@ -74,4 +75,4 @@ def test_groups_keep_float32_where_the_rest_is_bfloat16(tiny: pb.Backbone, monke
 
 def test_a_small_budget_makes_groups(tiny: pb.Backbone) -> None:
     small = pb.Backbone(tiny.clip, tokenizer=tiny.tokenizer, memory_budget=1)
-    assert pb.create_method("cocoop", small, conformance.CLASSES).images_at_once() == 1
+    assert pb.create_method("cocoop", small, kit.CLASSES).images_at_once() == 1

@@ -12,14 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import promptbench as pb
-from promptbench import conformance, registry
+from promptbench import registry
+from promptbench.checks.plugin import kit
 from promptbench.clip import prompts
 
 
-@pytest.mark.parametrize("check", conformance.CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+@pytest.mark.parametrize("check", kit.CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
 @pytest.mark.parametrize("name", registry.names("methods"))
-def test_method_keeps_the_contract(name: str, check: conformance.Check, tiny: pb.Backbone) -> None:
-    assert not conformance.run_check(check, registry.load("methods", name), tiny)
+def test_method_keeps_the_contract(name: str, check: kit.Check, tiny: pb.Backbone) -> None:
+    assert not kit.run_check(check, registry.load("methods", name), tiny)
 
 
 @pytest.mark.parametrize("name", registry.names("methods"))
@@ -148,8 +149,8 @@ BROKEN: dict[type[pb.Method], str] = {
 }
 
 
-def named(name: str) -> conformance.Check:
-    return next(check for check in conformance.CHECKS if check.__name__ == f"check_{name}")
+def named(name: str) -> kit.Check:
+    return next(check for check in kit.CHECKS if check.__name__ == f"check_{name}")
 
 
 ABOUT_THE_FILE = ("docstring_names_paper_and_code", "source_leaves_the_framework_its_work")
@@ -157,12 +158,12 @@ ABOUT_THE_FILE = ("docstring_names_paper_and_code", "source_leaves_the_framework
 
 @pytest.mark.parametrize("check", BROKEN.values())
 def test_the_kit_passes_a_method_that_keeps_the_contract(check: str, tiny: pb.Backbone) -> None:
-    assert not conformance.run_check(named(check), Plain, tiny)
+    assert not kit.run_check(named(check), Plain, tiny)
 
 
 @pytest.mark.parametrize("cls", BROKEN, ids=lambda cls: cls.__name__)
 def test_the_kit_notices_a_broken_method(cls: type[pb.Method], tiny: pb.Backbone) -> None:
-    failures = conformance.run_check(named(BROKEN[cls]), cls, tiny)
+    failures = kit.run_check(named(BROKEN[cls]), cls, tiny)
     assert failures and all(failure.startswith(f"{cls.__name__}, ") for failure in failures)
 
 
@@ -185,7 +186,7 @@ def test_the_kit_reads_the_source(
     path = tmp_path / "bad_source.py"
     path.write_text(BAD_SOURCE)
     cls = plugin_file(path)
-    found = [failure for name in ABOUT_THE_FILE for failure in conformance.run_check(named(name), cls, tiny)]
+    found = [failure for name in ABOUT_THE_FILE for failure in kit.run_check(named(name), cls, tiny)]
     for complaint in ("arXiv", "URL", "line 9 prints", ".cuda()", ".to()", "768", "promptbench.training.fit"):
         assert any(complaint in failure for failure in found), complaint
-    assert len(conformance.check_method(cls, tiny)) >= len(found)
+    assert len(kit.check_method(cls, tiny)) >= len(found)

@@ -12,11 +12,12 @@ from promptbench.methods.mutual import Mutual, other_classes
 from torch import Tensor
 
 import promptbench as pb
-from promptbench import conformance, registry
+from promptbench import registry
+from promptbench.checks.plugin import kit
+from promptbench.checks.plugin.subject import vit_b16
 from promptbench.clip.text_tower import mean_length
 from promptbench.config import UsageError
 from promptbench.method import fit_to_backbone, instantiate
-from promptbench.weightless import vit_b16
 
 CLASSES = ("golden retriever", "pizza", "jack-o'-lantern", "sea_lion", "annual crop land", "Boeing 737-800")
 OTHER_CLASSES = ("tabby cat", "abbey", "2012 Ferrari 458 Italia Coupe")
@@ -33,7 +34,7 @@ def tiny(tiny_name: str) -> pb.Backbone:
 
 @pytest.fixture(scope="module")
 def images(tiny: pb.Backbone) -> Tensor:
-    return conformance.batch(tiny)[0][:4]
+    return kit.batch(tiny)[0][:4]
 
 
 def make(tiny: pb.Backbone, preset: str = "", moved: bool = True, **config: object) -> Any:
@@ -285,10 +286,10 @@ def test_every_setting_says_where_it_comes_from_and_the_method_what_it_is() -> N
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_keeps_the_contract(preset: str, tiny: pb.Backbone) -> None:
     config = fit_to_backbone(Mutual.Config(**(Mutual.presets[preset].config if preset else {})), tiny, explicit=())
-    images, labels = conformance.batch(tiny)
-    one, other = (instantiate(Mutual, config, tiny, conformance.CLASSES, seed=2) for _ in range(2))
+    images, labels = kit.batch(tiny)
+    one, other = (instantiate(Mutual, config, tiny, kit.CLASSES, seed=2) for _ in range(2))
     for method in (one, other):
-        conformance.take_steps(method, images, labels, steps=2)
+        kit.take_steps(method, images, labels, steps=2)
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
-    alone = torch.cat([conformance.predict(one, image.unsqueeze(0)).logits for image in images])
-    torch.testing.assert_close(conformance.predict(one, images).logits, alone, atol=LOGITS, rtol=0)
+    alone = torch.cat([kit.predict(one, image.unsqueeze(0)).logits for image in images])
+    torch.testing.assert_close(kit.predict(one, images).logits, alone, atol=LOGITS, rtol=0)

@@ -17,6 +17,11 @@ import torch
 
 import promptbench as pb
 from promptbench.checkpoints.official import read_official
+from promptbench.checks.installation import figures, parity, splits
+from promptbench.checks.installation.check import COULD_NOT, FAIL, PASS, Check, shown
+from promptbench.checks.installation.figures import Figure, judge
+from promptbench.checks.installation.report import without_paths
+from promptbench.checks.installation.small_clip import CLASS_NAMES, small_backbone
 from promptbench.cli import main
 from promptbench.data.dataset import open_dataset
 from promptbench.results.result import Result, read_results
@@ -24,11 +29,6 @@ from promptbench.runs.plan import plan_runs
 from promptbench.runs.request import Request
 from promptbench.runs.session import Bench
 from promptbench.suite import load_suite
-from promptbench.verification import figures, parity, splits
-from promptbench.verification.check import COULD_NOT, FAIL, PASS, Check, shown
-from promptbench.verification.figures import Figure, judge
-from promptbench.verification.report import without_paths
-from promptbench.verification.small_clip import CLASS_NAMES, small_backbone
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden"

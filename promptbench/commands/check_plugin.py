@@ -12,7 +12,7 @@ from promptbench.config import UsageError, build, parse_assignment
 from promptbench.flags import add_list
 
 if TYPE_CHECKING:
-    from promptbench.conformance import Outcome
+    from promptbench.checks.plugin.kit import Outcome
 
 HELP = "check a method in a file of your own, and say what fails"
 EXAMPLE = "promptbench check-plugin my_method.py --set depth=2"
@@ -81,8 +81,8 @@ def report(cls: type[Any], outcomes: Iterable[Outcome]) -> int:
 
 def examine_method(cls: type[Any], name: str, options: argparse.Namespace) -> Iterable[Outcome]:
     """The conformance kit over a method, with the settings asked for."""
+    from promptbench.checks.plugin.kit import examine, specimen
     from promptbench.clip.load import load_backbone
-    from promptbench.conformance import examine, specimen
     from promptbench.method import fit_to_backbone
     from promptbench.recipe import find_preset
 
@@ -98,13 +98,13 @@ def examine_method(cls: type[Any], name: str, options: argparse.Namespace) -> It
 
 def examine_dataset(cls: type[Any], name: str, options: argparse.Namespace) -> Iterable[Outcome]:
     """What can be said of a dataset."""
-    from promptbench.conformance import observe
+    from promptbench.checks.plugin.kit import observe
+    from promptbench.checks.plugin.source import OF_DATASETS
     from promptbench.data.dataset import data_roots
-    from promptbench.dataset_checks import CHECKS
 
     dataset = cls(build(cls.Config, assigned(options.set or [], name), f"dataset '{name}'"), roots=data_roots())
     print(f"The dataset {cls.__name__}, data roots from PROMPTBENCH_DATA", flush=True)
-    return (observe(check, dataset, cls) for check in CHECKS)
+    return (observe(check, dataset, cls) for check in OF_DATASETS)
 
 
 def examine_protocol(cls: type[Any], name: str, options: argparse.Namespace) -> Iterable[Outcome]:

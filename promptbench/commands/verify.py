@@ -11,8 +11,8 @@ from promptbench.flags import OUTPUT, add_places, bench_of, integer
 from promptbench.training.numerics import resolve_device
 
 if TYPE_CHECKING:
+    from promptbench.checks.installation.check import Check
     from promptbench.runs.session import Bench
-    from promptbench.verification.check import Check
 
 HELP = "check this installation, your data and zero-shot figures against reference numbers"
 EXAMPLE = "promptbench verify --data-root /data"
@@ -40,10 +40,10 @@ def execute(options: argparse.Namespace) -> int:
     """`verify`: 1 where a check failed; what could not be checked is no failure."""
     from dataclasses import replace
 
+    from promptbench.checks.installation.check import FAIL
+    from promptbench.checks.installation.report import SUFFIXES, check_place, environment, summary, write_report
     from promptbench.results.result import check_writable
     from promptbench.suite import load_suite
-    from promptbench.verification.check import FAIL
-    from promptbench.verification.report import SUFFIXES, check_place, environment, summary, write_report
 
     changes = {name: value for name in ("backbone", "threads") if (value := getattr(options, name)) is not None}
     suite = replace(load_suite(options.suite), **changes)
@@ -63,10 +63,10 @@ def execute(options: argparse.Namespace) -> int:
 
 def all_checks(bench: Bench, train: bool) -> Iterator[Check]:
     """Every check, cheap ones first."""
+    from promptbench.checks.installation.figures import check_figures
+    from promptbench.checks.installation.parity import check_parity
+    from promptbench.checks.installation.splits import check_absent, check_splits
     from promptbench.data.get.status import inspect
-    from promptbench.verification.figures import check_figures
-    from promptbench.verification.parity import check_parity
-    from promptbench.verification.splits import check_absent, check_splits
 
     yield from check_parity()
     entries = {entry.name: entry for entry in bench.suite.entries()}

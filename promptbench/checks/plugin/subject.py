@@ -11,12 +11,14 @@ import textwrap
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.images import Images
+from promptbench.clip.text_tower import Tokens
 from promptbench.method import Method, MethodConfig, Prediction, fit_to_backbone, instantiate, show_training_images
 
 CLASSES = ("golden retriever", "jack-o'-lantern", "sea_lion")
@@ -150,3 +152,25 @@ def some(names: Iterable[str], most: int = 3) -> str:
     """`a, b, c and 4 more`."""
     listed: Sequence[str] = list(names)
     return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+
+
+class WeightlessBackbone(Backbone):
+    """A backbone on the meta device: it tokenises, and its embeddings have a shape and no values."""
+
+    def embed_text(self, texts: Sequence[str]) -> Tokens:
+        ids = self.tokenizer(list(texts), context_length=self.context_length)
+        eot = ids.argmax(dim=-1)
+        ids = ids[:, : int(eot.max()) + 1]
+        return Tokens(torch.empty(*ids.shape, self.text_width, device="meta"), eot, ids)
+
+
+@cache
+def vit_b16() -> Backbone:
+    """OpenAI's ViT-B/16 as open_clip describes it."""
+    import open_clip
+
+    config = open_clip.get_model_config("ViT-B-16")
+    assert config is not None  # open_clip's own
+    with torch.device("meta"):
+        clip = open_clip.CLIP(**config)
+    return WeightlessBackbone(clip, open_clip.get_tokenizer("ViT-B-16"), name="ViT-B-16")

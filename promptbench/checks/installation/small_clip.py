@@ -56,7 +56,7 @@ LABELS = (2, 0, 11, 5, 7, 2)
 
 def small_backbone(seed: int = SEED) -> Backbone:
     """The CLIP of the reference numbers, float32, on the CPU."""
-    config = resources.files("promptbench.verification").joinpath("small-clip.json")
+    config = resources.files("promptbench.checks.installation").joinpath("small-clip.json")
     backbone: Backbone = load_backbone(f"{config}:random")
     state = backbone.clip.state_dict()
     backbone.clip.load_state_dict({name: weight(name, tuple(tensor.shape), seed) for name, tensor in state.items()})

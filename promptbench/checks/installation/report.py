@@ -16,12 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from promptbench.checks.installation.check import COULD_NOT, FAIL, PASS, Check, shown
 from promptbench.config import UsageError
 from promptbench.runs.plan import available_cores
 from promptbench.runs.session import Bench
 from promptbench.storage.atomic import write_atomically
 from promptbench.storage.versions import git_commit, library_versions, utc_now
-from promptbench.verification.check import COULD_NOT, FAIL, PASS, Check, shown
 
 SCHEMA = 1
 SUFFIXES = (".json", ".md")

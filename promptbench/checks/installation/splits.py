@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from promptbench.checks.installation.check import Check, could_not, equality
 from promptbench.data.dataset import Dataset
 from promptbench.data.get.status import Status
 from promptbench.data.sampling import SAMPLERS, digest, split_base_new
 from promptbench.data.splits import SPLITS, Item
-from promptbench.verification.check import Check, could_not, equality
 
 SHOTS = 16
 SEEDS = (1, 2, 3)

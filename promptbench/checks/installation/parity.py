@@ -19,11 +19,17 @@ from PIL import Image
 from torch import Tensor
 
 from promptbench.checkpoints.official import official_parameters
+from promptbench.checks.installation.check import FAIL, PASS, Check
+from promptbench.checks.installation.small_clip import (
+    CLASS_NAMES,
+    LABELS,
+    NEW_CLASS_NAMES,
+    build_images,
+    small_backbone,
+)
 from promptbench.clip.backbone import Backbone
 from promptbench.data.transforms import evaluation_transform
 from promptbench.method import Method, create_method
-from promptbench.verification.check import FAIL, PASS, Check
-from promptbench.verification.small_clip import CLASS_NAMES, LABELS, NEW_CLASS_NAMES, build_images, small_backbone
 
 FEATURES = 1e-5  # how far apart features may be, and so on
 LOGITS = 1e-4
@@ -113,7 +119,7 @@ def three_steps(
 
 def read(name: str) -> Numbers:
     """The stored numbers of a case."""
-    path = resources.files("promptbench.verification").joinpath("golden").joinpath(f"{name}.npz")
+    path = resources.files("promptbench.checks.installation").joinpath("golden").joinpath(f"{name}.npz")
     with path.open("rb") as file, np.load(file) as stored:
         return {key: torch.from_numpy(stored[key]) for key in stored.files}
 

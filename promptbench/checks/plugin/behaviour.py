@@ -8,9 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from promptbench.clip.images import Images
-from promptbench.method import Method, Prediction, fit_to_backbone
-from promptbench.specimen import (
+from promptbench.checks.plugin.subject import (
     CLASSES,
     OTHER_CLASSES,
     NotConcerned,
@@ -23,9 +21,11 @@ from promptbench.specimen import (
     raised,
     some,
     take_steps,
+    vit_b16,
     weights_of,
 )
-from promptbench.weightless import vit_b16
+from promptbench.clip.images import Images
+from promptbench.method import Method, Prediction, fit_to_backbone
 
 ROUNDING = 1e-4  # of logits up to 100, when the same image comes in another batch
 HALF = 0.01  # of the largest logit, when learned tensors were stored in half precision

@@ -13,11 +13,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from promptbench import behaviour_checks as behaviour
-from promptbench import source_checks as source
+from promptbench.checks.plugin import behaviour, source
+from promptbench.checks.plugin.subject import (
+    CLASSES,
+    NotConcerned,
+    Specimen,
+    batch,
+    predict,
+    raised,
+    specimen,
+    take_steps,
+)
 from promptbench.clip.backbone import Backbone
 from promptbench.method import Method, MethodConfig
-from promptbench.specimen import CLASSES, NotConcerned, Specimen, batch, predict, raised, specimen, take_steps
 
 __all__ = ["CHECKS", "CLASSES", "batch", "check_method", "examine", "predict", "run_check", "specimen", "take_steps"]
 

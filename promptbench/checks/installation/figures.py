@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
+from promptbench.checks.installation.check import COULD_NOT, FAIL, PASS, Check, could_not
+from promptbench.checks.installation.splits import NO_SPLIT_FILE, SEEDS
 from promptbench.config import UsageError
 from promptbench.data.get.status import Status
 from promptbench.metrics.accuracy import harmonic_mean
@@ -24,8 +26,6 @@ from promptbench.runs.session import Bench
 from promptbench.suite import Suite
 from promptbench.sweep.loop import run_all
 from promptbench.sweep.preflight import check_finished, preflight
-from promptbench.verification.check import COULD_NOT, FAIL, PASS, Check, could_not
-from promptbench.verification.splits import NO_SPLIT_FILE, SEEDS
 
 TRAINED_METHODS = ("coop", "maple")
 TRAINED_DATASETS = ("eurosat", "dtd")

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 
 import yaml
 
+from promptbench.checks.plugin.subject import NotConcerned, Specimen, some
 from promptbench.config import UsageError, build, to_mapping
+from promptbench.data.dataset import Dataset, DatasetInfo
 from promptbench.method import MethodConfig
 from promptbench.recipe import resolve
-from promptbench.specimen import NotConcerned, Specimen
 
-FRAMEWORK = ("cli", "features", "loading", "planning", "results", "runner", "training", "trainings")
+FRAMEWORK = ("checkpoints", "checks", "cli", "experiment", "results", "runs", "show", "sweep", "training")
 PLACING = ("bfloat16", "cpu", "cuda", "half", "to")
 PRECISIONS = ("bfloat16", "float16", "half")
 WIDTHS = (512, 768, 1024)
@@ -78,7 +79,7 @@ def complaint_of(node: ast.AST) -> str:
         return f"has the literal {node.value}: ask the backbone for widths (text_width, vision_width, embed_dim)"
     if isinstance(node, ast.Constant) and isinstance(node.value, str) and DEVICE.fullmatch(node.value):
         return f"names the device '{node.value}': take that of a tensor at hand, or of the backbone"
-    modules = {name.removeprefix("promptbench.") for name in imported(node)} & set(FRAMEWORK)
+    modules = {name.removeprefix("promptbench.").partition(".")[0] for name in imported(node)} & set(FRAMEWORK)
     return f"imports promptbench.{modules.pop()}: a method imports no training, runner or results" if modules else ""
 
 
@@ -133,3 +134,41 @@ def check_recipes_and_presets_resolve(specimen: Specimen) -> Iterator[str]:
             else:
                 failures += lost_in_yaml(config, f"the settings of {label} for {protocol}, {dataset}")
     yield from dict.fromkeys(failures)
+
+
+def check_facts_are_filled_in(dataset: Dataset) -> Iterator[str]:
+    """Its facts are filled in."""
+    info = getattr(dataset, "info", None)
+    if not isinstance(info, DatasetInfo):
+        yield "it has no facts; write `info = DatasetInfo(title=..., classes=..., ...)`"
+        return
+    if not info.title:
+        yield "its `info` has no title; give the name that tables print"
+    templates = [info.template] if isinstance(info.template, str) else info.template
+    wrong = [template for template in templates if template.count("{}") != 1]
+    if wrong:
+        yield f"the template {wrong[0]!r} has no place, or several, for the class name; write one {{}} in it"
+
+
+def check_splits_can_be_read(dataset: Dataset) -> Iterator[str]:
+    """Its splits can be read: labels count from 0, class names differ, the first image opens."""
+    try:
+        items = dataset.items("train") or dataset.items("test")
+    except UsageError as error:
+        raise NotConcerned(str(error)) from error
+    if not items:
+        yield "it has neither training nor test images; see `read`"
+        return
+    labels = sorted({item.label for item in items})
+    if labels != list(range(len(labels))):
+        yield f"its labels are {some(map(str, labels))}; count them from 0, without a gap"
+    if dataset.info.classes not in (0, len(labels)):
+        yield f"`info` says {dataset.info.classes} classes, and its items have {len(labels)}; correct one of them"
+    try:
+        assert len(dataset.class_names) == len(labels)
+        dataset.open(items[0])
+    except UsageError as error:
+        yield str(error)
+
+
+OF_DATASETS = (check_facts_are_filled_in, check_splits_can_be_read)
