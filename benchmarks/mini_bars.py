@@ -89,8 +89,8 @@ def run(
     suite: Any, output: Path, methods: list[str], seeds: Sequence[int], assignments: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, float]]:
     """Per dataset and on average, means over seeds: base, new, h, and seconds of training."""
+    from promptbench.cli.progress import reporter
     from promptbench.metrics.accuracy import harmonic_mean
-    from promptbench.progress import reporter
     from promptbench.results.result import find, read_result
     from promptbench.runs.plan import plan_runs
     from promptbench.runs.request import Request

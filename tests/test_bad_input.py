@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from promptbench import registry
-from promptbench.cli import main
+from promptbench.cli.main import main
 from promptbench.clip.load import load_backbone
 
 _spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from promptbench.cli import main
+from promptbench.cli.main import main
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.images import ImageFeatures
 from promptbench.config import UsageError

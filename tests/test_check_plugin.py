@@ -12,7 +12,7 @@ import pytest
 
 from promptbench import registry
 from promptbench.checks.plugin import kit
-from promptbench.cli import main
+from promptbench.cli.main import main
 from promptbench.clip.load import load_backbone
 from promptbench.config import UsageError
 
@@ -352,7 +352,7 @@ def test_a_built_in_file_is_checked_as_what_it_is(
 
 def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     (tmp_path / "coop.py").write_text(GOOD)
-    from promptbench.commands.check_plugin import plugins_in
+    from promptbench.cli.commands.check_plugin import plugins_in
 
     with pytest.raises(UsageError, match="'coop' is already one of the methods .*; rename "):
         plugins_in(tmp_path / "coop.py")

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from promptbench import registry
-from promptbench.cli import main
+from promptbench.cli.main import main
 from promptbench.results.result import Result, read_results
 from promptbench.training.numerics import peak_memory_restarts
 
@@ -356,7 +356,7 @@ def test_suites_are_described(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_and_lists_are_fast_and_import_no_torch() -> None:
     code = (
         "import sys, time; began = time.perf_counter()\n"
-        "from promptbench.cli import main\n"
+        "from promptbench.cli.main import main\n"
         "for words in (['--help'], ['run', '--help']):\n"
         "    try: main(words)\n"
         "    except SystemExit as left: assert not left.code\n"

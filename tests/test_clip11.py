@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from promptbench import registry
-from promptbench.cli import main
-from promptbench.flags import protocols_of
+from promptbench.cli.flags import protocols_of
+from promptbench.cli.main import main
 from promptbench.metrics.accuracy import accuracy
 from promptbench.metrics.ood import SCORES, detection
 from promptbench.results.predictions import load_predictions

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from promptbench.benchmarks import mini_bars
 
-from promptbench import cli
+from promptbench.cli import main
 from promptbench.results.result import read_results
 
 MINI = Path(__file__).parents[1] / "results" / "mini"
@@ -23,7 +23,7 @@ def test_there_are_results_and_tables() -> None:
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda path: path.stem)
 def test_a_table_is_rebuilt_from_its_results(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["table", "--protocol", table.stem, "--results", str(MINI)]) == 0
+    assert main.main(["table", "--protocol", table.stem, "--results", str(MINI)]) == 0
     assert capsys.readouterr().out == table.read_text(encoding="utf-8")
 
 
@@ -43,6 +43,6 @@ def test_the_bars_follow_from_the_figures_beside_them() -> None:
 
 
 def test_zero_shot_stands_in_every_table_of_the_mini_suite(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["table", "--results", str(MINI), "--method", "coop", "--dataset", "mini_neon"]) == 0
+    assert main.main(["table", "--results", str(MINI), "--method", "coop", "--dataset", "mini_neon"]) == 0
     out = capsys.readouterr().out
     assert "| zeroshot " in out and "| zeroshot@generic " in out and "| maple" not in out

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 import promptbench as pb
 from promptbench.checks.plugin import kit
-from promptbench.cli import main
+from promptbench.cli.main import main
 from promptbench.clip import prompts
 from promptbench.clip import text_tower as text
 from promptbench.config import UsageError

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from promptbench import registry
-from promptbench.cli import main
+from promptbench.cli.main import main
 from promptbench.config import UsageError
 from promptbench.data import sampling
 from promptbench.data.dataset import Download, Sources, open_dataset

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from promptbench.cli import main
+from promptbench.cli.main import main
 from promptbench.runs.listener import Work
 
 HERE = Path(__file__).parent

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from promptbench.cli import main
+from promptbench.cli.main import main
 from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.results.predictions import save_predictions
 from promptbench.results.result import Result, Spec, write_result

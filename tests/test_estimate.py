@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from promptbench.cli import main, parser
+from promptbench.cli.flags import request_of
+from promptbench.cli.main import main, parser
 from promptbench.data.selection import open_selection
-from promptbench.flags import request_of
 from promptbench.results.result import Result, result_path
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.session import Bench
@@ -65,7 +65,7 @@ def test_memory_is_right_within_a_factor_of_two(tmp_path: Path) -> None:
     words = [*DIAGRAMS, "--method", "maple", "--set", "maple.epochs=1", "--output", str(tmp_path)]
     words += ["--shots", "2"]
     bench, (run,) = planned(tmp_path, *words)
-    code = "import sys; from promptbench.cli import main; sys.exit(main())"
+    code = "import sys; from promptbench.cli.main import main; sys.exit(main())"
     dry = subprocess.run([sys.executable, "-c", code, *words, "--dry-run"], capture_output=True, text=True, check=True)
     gib = float(dry.stdout.rpartition("up to ")[2].split()[0])
     subprocess.run([sys.executable, "-c", code, *words], capture_output=True, check=True)

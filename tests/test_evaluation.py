@@ -11,13 +11,13 @@ import pytest
 import torch
 
 import promptbench as pb
+from promptbench.cli.flags import request_of
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.images import Images
 from promptbench.data import features
 from promptbench.data.batches import pixel_batches
 from promptbench.data.dataset import open_dataset
 from promptbench.data.selection import open_selection
-from promptbench.flags import request_of
 from promptbench.runs import evaluate
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.session import Bench
@@ -39,7 +39,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def plan(root: Path, tiny_name: str, tmp_path: Path) -> Any:
     """A function from words of the command line to a bench and its runs."""
-    from promptbench.cli import parser
+    from promptbench.cli.main import parser
 
     def planned(*words: str) -> tuple[Bench, list[Run]]:
         call = ["run", "--suite", "clip11", "--backbone", tiny_name, "--shots", "2", "--seeds", "1", "--device", "cpu"]

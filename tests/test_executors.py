@@ -27,9 +27,9 @@ import pytest
 import torch
 
 from promptbench import registry
-from promptbench.cli import main, parser
+from promptbench.cli.flags import bench_of, request_of
+from promptbench.cli.main import main, parser
 from promptbench.config import UsageError
-from promptbench.flags import bench_of, request_of
 from promptbench.runs import plan
 from promptbench.sweep import loop
 from promptbench.sweep import loop as sweep_job
@@ -603,7 +603,7 @@ def test_a_node_with_other_cores_does_the_runs_that_were_planned(
             yield whole.standing()
 
     monkeypatch.setattr(plan, "available_cores", lambda: 5)
-    monkeypatch.setattr("promptbench.commands.run.choose", lambda *_: Idle())
+    monkeypatch.setattr("promptbench.cli.commands.run.choose", lambda *_: Idle())
     at = call.index("--threads")
     words = [*call[:at], *call[at + 2 :], "--suite", "clip11", "--executor", "slurm"]
     assert main([*words, "--output", str(tmp_path)]) == 2  # since nothing was done

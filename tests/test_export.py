@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 import promptbench as pb
 from promptbench.checkpoints import card, export
 from promptbench.checkpoints.load import Trained
-from promptbench.cli import main
+from promptbench.cli.main import main
 from promptbench.config import UsageError
 from promptbench.results.result import read_result
 

@@ -106,6 +106,6 @@ def test_no_result_makes_an_empty_frame() -> None:
 
 
 def test_pandas_is_imported_when_a_frame_is_asked_for() -> None:
-    code = "import sys, promptbench as pb, promptbench.cli; pb.read_results; assert 'pandas' not in sys.modules; "
+    code = "import sys, promptbench as pb, promptbench.cli.main; pb.read_results; assert 'pandas' not in sys.modules; "
     code += "pb.to_frame; assert 'pandas' in sys.modules and 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from promptbench.cli import main
+from promptbench.cli.main import main
 from promptbench.config import UsageError
 from promptbench.data.decode import open_image
 from promptbench.data.sampling import read_coop

@@ -49,18 +49,18 @@ DOWNWARDS = (
 FACES = {"dataset", "prompts"}
 """Modules that only pass on what has moved into a room, for plugins of other people."""
 
-STILL_FLAT: set[str] = {
-    "commands",
-    "flags",
-    "listing",
-    "progress",
-}
+STILL_FLAT: set[str] = set()
 """Modules directly in `promptbench/` that have no room yet."""
 
 UPWARDS: set[tuple[str, str]] = {
+    ("checks.installation.figures", "cli.progress"),
+    ("data.get.status", "cli.text"),
+    ("experiment", "cli.progress"),
     ("results.diff", "show.tables.table"),
     ("results.predictions", "runs.evaluate"),
     ("storage.unpickle", "data.splits"),
+    ("sweep.loop", "cli.progress"),
+    ("sweep.tune", "cli.text"),
 }
 """Pairs of modules, the first of which imports the second though it stands above it."""
 

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 import promptbench as pb
-from promptbench import cli
+from promptbench.cli import main
 from promptbench.clip.images import Images
 from promptbench.config import UsageError
 
@@ -50,7 +50,7 @@ def test_the_table_has_a_dash_and_the_reason_for_new_classes(
 ) -> None:
     make_fake.make_split_folders(tmp_path / "birds", ("crow", "eagle", "finch", "gull"))
     words = ["run", "--method", "linear_probe", "--dataset", f"folder:{tmp_path / 'birds'}", "--shots", "2"]
-    assert cli.main([*words, "--backbone", tiny_name, "--output", str(tmp_path / "out")]) == 0
+    assert main.main([*words, "--backbone", tiny_name, "--output", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     row = next(line for line in out.splitlines() if "linear_probe" in line)
     assert row.split("|")[4].strip().startswith("–")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from promptbench.cli import main
+from promptbench.cli.main import main
 from promptbench.results.result import (
     Result,
     Spec,

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from promptbench import cli
+from promptbench.cli import main
 from promptbench.config import UsageError
 from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.results.result import Result, write_result
@@ -269,7 +269,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["--backbone", f"{DATA / 'tiny-clip.json'}:random", "--dataset", f"folder:{folder / 'squares'}"]
     words += ["--protocol", "few_shot", "--shots", "1", "--seeds", "1", "--threads", "1"]
     words += ["--set", "gallop.epochs=1", "gallop.batch=2", "--output", str(folder / "out")]
-    assert cli.main(["run", "--method", "gallop", *words]) == 0
+    assert main.main(["run", "--method", "gallop", *words]) == 0
     (path,) = (folder / "out" / "results").rglob("gallop-*.json")
     return path
 
@@ -282,7 +282,7 @@ def test_the_heat_map_is_the_cosines_of_the_trained_method(trained: Path, tmp_pa
     image = trained.parents[4] / "squares" / "test" / "red" / "0.png"
     picture = tmp_path / "map.png"
     words = ["plot", "heatmap", "--run", str(trained), "--image", str(image), "-o", str(picture), "--data"]
-    assert cli.main([*words, "--class", "blue"]) == 0
+    assert main.main([*words, "--class", "blue"]) == 0
     data = json.loads(picture.with_suffix(".json").read_text())
     run = pb.load(trained)
     (pixels,) = run.batches(str(image))
@@ -300,7 +300,7 @@ def test_the_heat_map_is_the_cosines_of_the_trained_method(trained: Path, tmp_pa
 
 def test_a_heat_map_says_what_it_lacks(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def said(*words: str) -> str:
-        assert cli.main(["plot", "heatmap", *words, "-o", str(tmp_path / "x.png")]) == 2
+        assert main.main(["plot", "heatmap", *words, "-o", str(tmp_path / "x.png")]) == 2
         return capsys.readouterr().err
 
     assert "name its result file with --run" in said()
@@ -447,7 +447,7 @@ def test_mistakes_are_one_sentence(
         *(() if "--results" in words else ("--results", str(tmp_path))),
         *(() if "-o" in words else ("-o", "x.png")),
     ]
-    assert cli.main(["plot", *words, *more]) == 2
+    assert main.main(["plot", *words, *more]) == 2
     error = capsys.readouterr().err
     assert sentence in error and error.count("\n") == 1
     assert not (tmp_path / "x.png").exists()

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import promptbench as pb
 from promptbench import registry
-from promptbench.cli import main
+from promptbench.cli.main import main
 from promptbench.config import UsageError
 from promptbench.data.batches import training_batches
 from promptbench.data.dataset import Dataset, open_dataset

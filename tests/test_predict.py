@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 import promptbench as pb
 from promptbench import registry
 from promptbench.checkpoints.load import Trained
-from promptbench.cli import main
+from promptbench.cli.main import main
 from promptbench.config import UsageError
 from promptbench.results.predictions import load_predictions
 from promptbench.results.result import predictions_path, read_result
@@ -301,7 +301,7 @@ def test_a_plugin_is_used_from_its_file_and_warned_of_where_it_changed(
 def test_predict_prints_a_table_quietly_and_without_the_trainer(runs: Callable[[str], Path], birds: Path) -> None:
     images = [str(birds / "robin" / "00.png"), str(birds / "wren")]
     code = (
-        "import sys\nfrom promptbench.cli import main\ncode = main(sys.argv[1:])\n"
+        "import sys\nfrom promptbench.cli.main import main\ncode = main(sys.argv[1:])\n"
         "assert not {'pytorch_lightning', 'sklearn', 'pandas'} & set(sys.modules)\nsys.exit(code)"
     )
     call = ["predict", "--run", str(runs("coop")), "--device", "cpu", *images]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from promptbench.progress import Overview
+from promptbench.cli.progress import Overview
 from promptbench.results.result import Result, predictions_path, write_result
 from promptbench.results.spec import Spec
 from promptbench.sweep.status import standing_of

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from promptbench import registry
+from promptbench.cli.flags import protocols_of
 from promptbench.data.selection import Selection
-from promptbench.flags import protocols_of
 from promptbench.metrics.ood import SCORES, detection
 from promptbench.protocol import Column, Evaluation, Outcome, Protocol
 from promptbench.suite import DatasetEntry, Suite, load_suite, suite_names

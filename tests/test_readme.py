@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from promptbench import cli, registry
+from promptbench import registry
+from promptbench.cli import main
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -23,7 +24,7 @@ SHORT = ["--seeds", "1", "--dataset", "mini_fabrics", "--set", "clip_adapter.epo
 
 
 def run(command: str, *extra: str) -> int:
-    return cli.main([*shlex.split(command)[1:], *extra])
+    return main.main([*shlex.split(command)[1:], *extra])
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_the_check_of_the_readme_passes_its_plugin(workplace: Path, capsys: pyte
 def test_a_command_within_a_sentence_exists_with_its_flags(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = [word for word in shlex.split(command)[1:] if word != "..."]
     with pytest.raises(SystemExit):
-        cli.main([words[0], *words[1:2] * (words[0] in ("data", "results", "mini", "cache")), "--help"])
+        main.main([words[0], *words[1:2] * (words[0] in ("data", "results", "mini", "cache")), "--help"])
     text = capsys.readouterr().out
     assert all(word in text for word in words if word.startswith("-"))
 
@@ -95,7 +96,7 @@ def test_the_plugin_of_the_readme_runs_and_its_table_is_printed(
 
 def test_a_trained_prompt_is_exported_loaded_and_used_as_the_readme_says(workplace: Path) -> None:
     call = ["run", "--method", "coop", "--dataset", "mini_fabrics", "--seeds", "1", "--set", "coop.epochs=1"]
-    assert cli.main([*call, "--output", "here"]) == 0
+    assert main.main([*call, "--output", "here"]) == 0
     (result,) = (workplace / "here").rglob("coop-*.json")
     export = next(command for command in INLINE if command.split()[1] == "export")
     assert run(export.replace("RESULT", str(result))) == 0

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from promptbench import cli
-from promptbench.commands.regenerate import items_of, lists_in
+from promptbench.cli import main
+from promptbench.cli.commands.regenerate import items_of, lists_in
 from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.results.result import Result, predictions_path, write_result
 from promptbench.results.spec import Spec
@@ -55,7 +55,7 @@ def folder(tmp_path: Path) -> Path:
 
 def said(capsys: pytest.CaptureFixture[str], folder: Path, *flags: str) -> tuple[int, dict[str, str]]:
     """The exit code, and the first word or two about each file."""
-    code = cli.main(["regenerate", str(folder), *flags])
+    code = main.main(["regenerate", str(folder), *flags])
     lines = capsys.readouterr().out.splitlines()
     return code, dict(line.removeprefix(f"{folder}/").partition(".\n")[0].split(": ", 1) for line in lines)
 
@@ -78,7 +78,7 @@ def test_what_is_listed_is_built_and_checks(folder: Path, capsys: pytest.Capture
 def test_a_table_is_what_the_command_prints(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said(capsys, folder)
     words = ["--results", str(folder), "--protocol", "base2new", "--format", "csv", "--method", "maple"]
-    assert cli.main(["table", *words]) == 0
+    assert main.main(["table", *words]) == 0
     assert (folder / "wide.csv").read_text(encoding="utf-8") == capsys.readouterr().out
 
 
@@ -156,7 +156,7 @@ def test_mistakes_in_the_list_are_one_sentence(
     text: str, sentence: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "regenerate.yaml").write_text(text, encoding="utf-8")
-    assert cli.main(["regenerate", str(folder)]) == 2
+    assert main.main(["regenerate", str(folder)]) == 2
     error = capsys.readouterr().err
     assert sentence in error and error.count("\n") == 1
 
@@ -165,12 +165,12 @@ def test_without_a_list_it_says_where_to_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["regenerate"]) == 2
+    assert main.main(["regenerate"]) == 2
     assert "There is no regenerate.yaml in results or below it; name a folder" in capsys.readouterr().err
 
 
 def test_the_committed_tables_and_plots_follow_from_the_committed_results(capsys: pytest.CaptureFixture[str]) -> None:
-    code = cli.main(["regenerate", "--check", str(RESULTS)])
+    code = main.main(["regenerate", "--check", str(RESULTS)])
     out = capsys.readouterr().out
     assert code == 0, out
     assert f"{RESULTS / 'mini' / 'base2new.md'}: the same" in out

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from promptbench import cli
+from promptbench.cli import main
 from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.results.result import Result, write_result
 from promptbench.results.spec import Spec, to_plain
@@ -217,7 +217,7 @@ class TestCommand:
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setattr(pictures, "drawable", lambda: False)
-        assert cli.main(["report", "-o", "sub/r.html", "--title", "Ours & yours", "--method", "coop"]) == 0
+        assert main.main(["report", "-o", "sub/r.html", "--title", "Ours & yours", "--method", "coop"]) == 0
         assert capsys.readouterr().out == f"wrote sub/r.html. {pictures.NO_MATPLOTLIB}\n"
         text = Path("sub/r.html").read_text(encoding="utf-8")
         assert "Ours &amp; yours" in text and "<p>No plots: " in text and "<img" not in text
@@ -229,13 +229,13 @@ class TestCommand:
         monkeypatch.setattr(pictures, "drawable", lambda: False)
         thesis = Path("thesis.html")
         thesis.write_text("years of work", encoding="utf-8")
-        assert cli.main(["report", "-o", "thesis.html"]) == 2
+        assert main.main(["report", "-o", "thesis.html"]) == 2
         said = (
             "promptbench: error: thesis.html exists and is no report; name another file, or replace it with --force.\n"
         )
         assert capsys.readouterr().err == said and thesis.read_text(encoding="utf-8") == "years of work"
-        assert cli.main(["report", "-o", "thesis.html", "--force"]) == 0
-        assert cli.main(["report", "-o", "thesis.html", "--dataset", "dtd"]) == 0
+        assert main.main(["report", "-o", "thesis.html", "--force"]) == 0
+        assert main.main(["report", "-o", "thesis.html", "--dataset", "dtd"]) == 0
         assert page.is_report(thesis) and "average" not in thesis.read_text(encoding="utf-8").partition("<script")[0]
 
     @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ class TestCommand:
         ],
     )
     def test_mistakes_are_one_line(self, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-        assert cli.main(["report", *words]) == 2
+        assert main.main(["report", *words]) == 2
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from promptbench.cli import main
+from promptbench.cli.main import main
 
 SLOW = (
     "matplotlib",
@@ -21,7 +21,7 @@ SLOW = (
 )
 LOOK = f"""
 import sys
-from promptbench.cli import main
+from promptbench.cli.main import main
 assert main() == 0
 print("slow:", *[name for name in {SLOW!r} if name in sys.modules], file=sys.stderr)
 """

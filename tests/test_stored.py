@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from promptbench.cli import main
+from promptbench.cli.main import main
 from promptbench.results.result import Result, read_results
 
 SHORT = ("--set", "coop.epochs=1", "coop.batch=8", "--seeds", "1", "--threads", "1")

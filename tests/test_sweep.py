@@ -23,9 +23,9 @@ import pytest
 import torch
 
 from promptbench import registry
-from promptbench.cli import main, parser
+from promptbench.cli.flags import bench_of, request_of
+from promptbench.cli.main import main, parser
 from promptbench.config import UsageError
-from promptbench.flags import bench_of, request_of
 from promptbench.results.result import failure_path, read_results
 from promptbench.runs import run as execution
 from promptbench.runs.plan import plan_runs
@@ -147,7 +147,7 @@ def test_a_script_that_starts_a_sweep_is_not_run_again_in_its_workers(what: tupl
     script = tmp_path / "script.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from promptbench.cli import main\n"
+        "from promptbench.cli.main import main\n"
         "with Path('begun').open('a') as file:\n"
         "    file.write('once\\n')\n"
         f"assert main({words!r}) == 0\n"
@@ -347,7 +347,7 @@ def test_status_imports_no_torch_and_is_fast_on_many_results(tmp_path: Path) -> 
     for number in range(2000):
         (folder / f"coop-{number}.json").write_text("{}")
     code = (
-        "import sys, time; from promptbench.cli import main; began = time.process_time()\n"
+        "import sys, time; from promptbench.cli.main import main; began = time.process_time()\n"
         f"assert main(['status', '--output', {str(tmp_path)!r}]) == 0\n"
         "assert not {'torch', 'numpy', 'pandas', 'rich', 'open_clip'} & set(sys.modules)\n"
         "print(time.process_time() - began)"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from promptbench import cli
+from promptbench.cli import main
 from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.protocol import Column
 from promptbench.results.result import Result, Spec, write_result
@@ -193,7 +193,7 @@ class TestLatex:
         for result in twelve(("coop", "maple", "mine")):
             write_result(tmp_path, result)
         call = ["table", "--results", str(tmp_path), "--format", "latex", "--cite", "--bib", str(tmp_path / "x.bib")]
-        assert cli.main(call) == 0
+        assert main.main(call) == 0
         bib = (tmp_path / "x.bib").read_text(encoding="utf-8")
         assert set(re.findall(r"^@\w+\{(\w+),$", bib, re.MULTILINE)) == {"zhou2022coop", "khattak2023maple"}
         assert "promptbench" not in bib and bib.count("{") == bib.count("}")
@@ -344,7 +344,7 @@ def test_several_protocols_share_one_csv_header() -> None:
 
 
 def test_the_command_offers_every_format() -> None:
-    from promptbench.commands import table
+    from promptbench.cli.commands import table
 
     assert set(table.FORMATS) == set(FORMATS)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from promptbench import cli
+from promptbench.cli import main
 from promptbench.config import UsageError
 from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.results.result import Result, Spec, write_result
@@ -319,7 +319,7 @@ class TestCommand:
         return tmp_path
 
     def run(self, folder: Path, *flags: str) -> int:
-        return cli.main(["table", "--results", str(folder), *flags])
+        return main.main(["table", "--results", str(folder), *flags])
 
     def test_all_protocols_have_their_tables(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.run(folder, "--protocol", "all") == 0

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from promptbench.cli import main
+from promptbench.cli.main import main
 from promptbench.results.result import Result, Spec, read_results
 from promptbench.runs.loggers import log_folder, tracked
 

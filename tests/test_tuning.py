@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from promptbench import cli
+from promptbench.cli import main
 from promptbench.config import UsageError
 from promptbench.data.dataset import Dataset, open_dataset
 from promptbench.data.selection import Selection, class_labels, open_selection
@@ -98,12 +98,12 @@ def test_the_command_finds_the_better_setting_and_reads_no_test_image(
     monkeypatch.setattr(Image, "open", watched)
     words = ["tune", "--method", "coop", "--dataset", f"folder:{birds}", "--backbone", tiny_name, "--shots", "3"]
     words += ["--set", "coop.epochs=2", "coop.batch=4", "--grid", "lr=0.0001,0.05", "--output", str(tmp_path / "out")]
-    assert cli.main(words) == 0
+    assert main.main(words) == 0
     out = capsys.readouterr().out
     assert "pseudo-new" in out and "best: lr: " in out
     assert opened and not [path for path in opened if f"{birds}/test/" in path]
     assert {result.spec.suite for result in read_results(tmp_path / "out" / "tuning")} == {"mini.tune"}
-    assert cli.main(words) == 0  # finished points are not run again
+    assert main.main(words) == 0  # finished points are not run again
     assert capsys.readouterr().out == out
 
 
@@ -121,5 +121,5 @@ def test_a_method_that_cannot_score_new_classes_is_refused(
         "--output",
         str(tmp_path),
     ]
-    assert cli.main(words) == 2
+    assert main.main(words) == 2
     assert "cannot be tuned by H" in capsys.readouterr().err

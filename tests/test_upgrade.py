@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from promptbench import registry
-from promptbench.cli import main
+from promptbench.cli.main import main
 from promptbench.clip.load import load_backbone
 from promptbench.config import UsageError
 from promptbench.data import features

@@ -24,8 +24,8 @@ from torch import Tensor
 
 import promptbench
 from promptbench import registry
-from promptbench.cli import main, parser
-from promptbench.flags import request_of
+from promptbench.cli.flags import request_of
+from promptbench.cli.main import main, parser
 from promptbench.method import Method
 from promptbench.results.result import Result
 from promptbench.runs.plan import plan_runs
@@ -131,7 +131,7 @@ class Framework(Place):
             "PROMPTBENCH_CACHE": str(self.folder / "cache"),
             "OMP_NUM_THREADS": "1",
         }
-        start = "import sys, promptbench, promptbench.cli as cli\n"
+        start = "import sys, promptbench, promptbench.cli.main as cli\n"
         start += f"assert promptbench.__file__ == {str(self.package / '__init__.py')!r}\nsys.exit(cli.main())"
         words = [sys.executable, "-c", start, *self.words(*more, output=output, method=method)]
         done = subprocess.run(words, env=environment, cwd=self.folder, capture_output=True, text=True, timeout=120)

@@ -22,7 +22,7 @@ from promptbench.checks.installation.check import COULD_NOT, FAIL, PASS, Check, 
 from promptbench.checks.installation.figures import Figure, judge
 from promptbench.checks.installation.report import without_paths
 from promptbench.checks.installation.small_clip import CLASS_NAMES, small_backbone
-from promptbench.cli import main
+from promptbench.cli.main import main
 from promptbench.data.dataset import open_dataset
 from promptbench.results.result import Result, read_results
 from promptbench.runs.plan import plan_runs

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from promptbench.cli.describe import recipe_line
+from promptbench.cli.flags import request_of
 from promptbench.config import UsageError
 from promptbench.data import features
 from promptbench.data.selection import open_selection
-from promptbench.flags import request_of
-from promptbench.listing import recipe_line
 from promptbench.method import instantiate
 from promptbench.results.result import Result
 from promptbench.runs.plan import Run, plan_runs
@@ -41,7 +41,7 @@ CALL = [
 @pytest.fixture
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A function from words of the command line to a bench and the run of the method named first."""
-    from promptbench.cli import parser
+    from promptbench.cli.main import parser
 
     def planned(method: str, *words: str) -> tuple[Bench, Run]:
         settings = [f"{method}.augment=true", f"{method}.epochs=3", f"{method}.batch=4"]
@@ -70,7 +70,7 @@ def test_without_the_flag_a_spec_is_as_it_was(plan: Any) -> None:
 
 
 def test_a_method_without_training_and_a_setting_of_its_own_go_first(plan: Any) -> None:
-    from promptbench.cli import parser
+    from promptbench.cli.main import parser
 
     words = ["--method", "zeroshot", "coop", "vpt", "--train-views", "5", "--set", "coop.train_views=2"]
     augmented = ["coop.augment=true", "vpt.augment=true"]

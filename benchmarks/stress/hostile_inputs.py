@@ -46,7 +46,7 @@ from PIL import Image
 from safetensors.torch import load, save
 
 from promptbench.checkpoints.official import load_official_checkpoint
-from promptbench.cli import main as promptbench
+from promptbench.cli.main import main as promptbench
 from promptbench.clip.load import load_backbone
 from promptbench.config import UsageError
 from promptbench.data import sampling

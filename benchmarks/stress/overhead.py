@@ -14,8 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from promptbench.cli import parser as promptbench
-from promptbench.flags import bench_of, request_of
+from promptbench.cli.flags import bench_of, request_of
+from promptbench.cli.main import parser as promptbench
 from promptbench.results.result import Result
 from promptbench.runs.listener import Work
 from promptbench.runs.plan import Run, plan_runs

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from promptbench.cli import parser as promptbench
-from promptbench.flags import bench_of, request_of
+from promptbench.cli.flags import bench_of, request_of
+from promptbench.cli.main import parser as promptbench
 from promptbench.registry import method_code
 from promptbench.results.result import Result, result_path
 from promptbench.results.spec import to_plain

@@ -35,7 +35,7 @@ from promptbench.sweep.status import Standing, standing_of
 from promptbench.training.fit import TrainingDiverged
 
 if TYPE_CHECKING:
-    from promptbench.progress import Overview
+    from promptbench.cli.progress import Overview
     from promptbench.sweep.status import Standing
 
 LOOK_AGAIN = 1.0  # seconds between looks at runs that others do

@@ -15,9 +15,9 @@ from statistics import fmean
 from typing import Any, cast
 
 from promptbench import registry
+from promptbench.cli.text import columns
 from promptbench.config import UsageError, parse_assignment, shown
 from promptbench.data.dataset import Dataset, Item
-from promptbench.listing import columns
 from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.protocol import Evaluation, Plan
 from promptbench.results.result import find, read_result

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from promptbench.checks.installation.check import COULD_NOT, FAIL, PASS, Check, could_not
 from promptbench.checks.installation.splits import NO_SPLIT_FILE, SEEDS
+from promptbench.cli.progress import reporter
 from promptbench.config import UsageError
 from promptbench.data.get.status import Status
 from promptbench.metrics.accuracy import harmonic_mean
-from promptbench.progress import reporter
 from promptbench.results import papers
 from promptbench.results.papers import DIFFERS, REPRODUCED
 from promptbench.results.result import Result, failure_path, find, read_result, stored_results

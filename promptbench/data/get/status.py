@@ -13,10 +13,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from promptbench.cli.text import columns
 from promptbench.config import UsageError
 from promptbench.data.dataset import Dataset
 from promptbench.data.splits import SPLITS, Item
-from promptbench.listing import columns
 
 _DIGITS = 12  # of a digest that is shown
 _NOTHING = "-"

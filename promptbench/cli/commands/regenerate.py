@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from promptbench.commands import plot, table
+from promptbench.cli.commands import plot, table
+from promptbench.cli.flags import Parser
 from promptbench.config import UsageError, load_yaml, unknown
-from promptbench.flags import Parser
 from promptbench.show.plots.kinds import data_path, module_of, to_text, write_picture
 from promptbench.show.plots.style import check_picture
 

@@ -16,9 +16,9 @@ from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Column
 from rich.text import Text
 
-from promptbench.listing import columns
+from promptbench.cli.text import columns, reason, running_lines, summary
 from promptbench.results.result import predictions_path, read_result, result_path
-from promptbench.sweep.status import Standing, reason, running_lines, since, summary
+from promptbench.sweep.status import Standing, since
 
 if TYPE_CHECKING:
     from promptbench.results.result import Result

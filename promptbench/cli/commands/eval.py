@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from promptbench.flags import add_evaluation, add_list, add_places, add_plugin, bench_of, protocols_of
+from promptbench.cli.flags import add_evaluation, add_list, add_places, add_plugin, bench_of, protocols_of
 
 HELP = "evaluate the stored training of a run under other protocols"
 EXAMPLE = "promptbench eval --run promptbench-runs/results/few_shot/dtd/coop-0123456789ab.json --protocol ood"
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """`eval`: 1 where an evaluation failed."""
-    from promptbench.commands.run import carry_out
+    from promptbench.experiment import carry_out
     from promptbench.results.result import folder_of, read_result
     from promptbench.runs.reevaluate import evaluations_of, suite_of
     from promptbench.suite import load_suite

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from promptbench.cli.flags import add_list, integer
 from promptbench.config import UsageError, unknown
-from promptbench.flags import add_list, integer
 
 if TYPE_CHECKING:
     from promptbench.data.dataset import Dataset

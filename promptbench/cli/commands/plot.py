@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from promptbench.cli.flags import OUTPUT, add_list, add_plugin
 from promptbench.config import UsageError, unknown
-from promptbench.flags import OUTPUT, add_list, add_plugin
 from promptbench.show.plots.kinds import KINDS, data_path, module_of, to_text, write_picture
 from promptbench.show.plots.style import check_picture
 

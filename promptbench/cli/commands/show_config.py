@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from promptbench.flags import add_what, request_of
+from promptbench.cli.flags import add_what, request_of
 
 HELP = "show what a run uses, and where each value comes from"
 EXAMPLE = "promptbench show-config --method maple --protocol base2new --dataset dtd --suite clip11"
@@ -13,7 +13,7 @@ add_arguments = add_what
 
 def execute(options: argparse.Namespace) -> int:
     """`show-config`: one block per method and dataset."""
-    from promptbench.listing import show_settings
+    from promptbench.cli.describe import show_settings
     from promptbench.runs.plan import plan_runs
 
     request = request_of(options, companions=False)

@@ -94,7 +94,7 @@ def _as_json(known: Sequence[Entry], held: frozenset[str]) -> str:
 
 
 def _as_text(known: Sequence[Entry], held: frozenset[str]) -> str:
-    from promptbench.listing import columns
+    from promptbench.cli.text import columns
 
     rows = [
         (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from promptbench.cli.flags import OUTPUT, add_list
 from promptbench.config import UsageError, unknown
-from promptbench.flags import OUTPUT, add_list
 
 HELP = "write tables, plots and the runs behind every figure as one HTML page"
 EXAMPLE = "promptbench report -o report.html"
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """`report`: of stored results alone."""
-    from promptbench.commands.table import _chosen
+    from promptbench.cli.commands.table import _chosen
     from promptbench.show.report.page import render
     from promptbench.show.report.pictures import NO_MATPLOTLIB, drawable, pictures
     from promptbench.show.tables.show import View, tables_of

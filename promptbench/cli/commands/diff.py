@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from promptbench.flags import add_list
+from promptbench.cli.flags import add_list
 from promptbench.show.tables.formats.markdown import MARKUP, laid_out
 from promptbench.show.tables.formats.texts import Texts, clean, seeds_text
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from promptbench.cli.flags import OUTPUT, add_list
 from promptbench.config import UsageError, unknown
-from promptbench.flags import OUTPUT, add_list
 
 if TYPE_CHECKING:
     from promptbench.results.result import Result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from promptbench.flags import OUTPUT, add_list, add_what, request_of
+from promptbench.cli.flags import OUTPUT, add_list, add_what, request_of
 
 HELP = "choose settings on held-out images of halves of the training classes"
 EXAMPLE = "promptbench tune --method coop --protocol base2new --grid lr=0.05,0.1,0.2 epochs=25,50"
@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """`tune`: the points of the grid, best first."""
+    from promptbench.cli.progress import reporter
     from promptbench.data.dataset import data_roots
-    from promptbench.progress import reporter
     from promptbench.results.result import check_writable
     from promptbench.sweep.tune import TuningBench, describe, parse_grid, tune
 

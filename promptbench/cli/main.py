@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from promptbench import __version__
-from promptbench.commands import COMMANDS
+from promptbench.cli.commands import COMMANDS
+from promptbench.cli.flags import Parser, known_command
 from promptbench.config import UsageError
-from promptbench.flags import Parser, known_command
 
 LONGEST = 2000  # characters of an error
 INTERRUPTED = "promptbench: interrupted; finished runs are kept, and the same command goes on from here"
@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"promptbench {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in COMMANDS:
-        module = import_module(f"promptbench.commands.{name}")
+        module = import_module(f"promptbench.cli.commands.{name}")
         description = f"{module.HELP[0].upper()}{module.HELP[1:]}."
         sub = commands.add_parser(
             name.replace("_", "-"), help=module.HELP, description=description, epilog=f"Example: {module.EXAMPLE}"

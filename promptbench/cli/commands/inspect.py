@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from promptbench.flags import integer
+from promptbench.cli.flags import integer
 
 if TYPE_CHECKING:
     from promptbench.results.predictions import Predictions
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """`inspect`: one block per evaluation whose images have classes."""
-    from promptbench.listing import columns
+    from promptbench.cli.text import columns
     from promptbench.results.predictions import load_predictions
     from promptbench.results.result import folder_of, predictions_path, read_result
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from promptbench.cli.flags import OUTPUT
 from promptbench.config import UsageError
-from promptbench.flags import OUTPUT
 
 HELP = "show which runs are done, running and failed, here or on other machines"
 EXAMPLE = "promptbench status --output promptbench-runs"
@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """`status`: from the files of an output folder."""
-    from promptbench.listing import columns
-    from promptbench.sweep.status import SHOWN, reason, running_lines, short, standing_of, summary
+    from promptbench.cli.text import columns, reason, running_lines, short, summary
+    from promptbench.sweep.status import SHOWN, standing_of
 
     folder = Path(options.output)
     if not folder.is_dir():

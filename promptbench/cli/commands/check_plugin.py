@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from promptbench.cli.flags import add_list
 from promptbench.config import UsageError, build, parse_assignment
-from promptbench.flags import add_list
 
 if TYPE_CHECKING:
     from promptbench.checks.plugin.kit import Outcome

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from promptbench.flags import OUTPUT, add_places, bench_of, integer
+from promptbench.cli.flags import OUTPUT, add_places, bench_of, integer
 from promptbench.training.numerics import resolve_device
 
 if TYPE_CHECKING:

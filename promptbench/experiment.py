@@ -1,4 +1,4 @@
-"""`promptbench run`."""
+"""What is not finished is done, here or elsewhere."""
 
 from __future__ import annotations
 
@@ -9,94 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from promptbench.config import UsageError
-from promptbench.flags import OUTPUT, add_evaluation, add_list, add_what, bench_of, integer, request_of
 from promptbench.sweep.executors.contract import LOCAL, choose
 
 if TYPE_CHECKING:
-    from promptbench.progress import Overview
+    from promptbench.cli.progress import Overview
     from promptbench.results.result import Result
     from promptbench.runs.plan import Run
     from promptbench.runs.request import Request
     from promptbench.runs.session import Bench
     from promptbench.sweep.loop import Executor
-
-HELP = "train, evaluate, store results and print the table"
-EXAMPLE = "promptbench run --method zeroshot coop maple --protocol base2new --seeds 1 2 3 --set coop.n_ctx=4"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
-    add_what(parser)
-    add_evaluation(parser)
-    add_list(parser, "--grid", dest="points", metavar="M.FIELD=V,V", help="run a method with every combination")
-    parser.add_argument(
-        "--jobs", type=integer(1), metavar="N", help="runs at once; default: 1, on a cluster as many as have room"
-    )
-    parser.add_argument(
-        "--runs-per-gpu", type=integer(1), default=1, metavar="N", help="of --jobs, most on one GPU; default: 1"
-    )
-    executor = "where runs are done: local, ray, ray:ADDRESS, slurm; default: local"
-    parser.add_argument("--executor", default="local", metavar="E", help=executor)
-    add_list(parser, "--executor-option", metavar="KEY=VALUE", help="of ray or slurm, such as partition=gpu time=60")
-    parser.add_argument(
-        "--retry-failed",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="do runs again that failed in an earlier call, or leave them alone; default: again",
-    )
-    parser.add_argument(
-        "--keep-outdated",
-        action="store_true",
-        help="leave finished runs alone whose weights or whose method's code changed since; default: do them again",
-    )
-    parser.add_argument(
-        "--dry-run",
-        nargs="?",
-        const="estimate",
-        choices=("estimate", "list"),
-        help="list the runs and how long they take, told from a few steps of each method; list: without that",
-    )
-
-
-def execute(options: argparse.Namespace) -> int:
-    """`run`: 1 where a run failed."""
-    from promptbench.results.result import stored_results
-    from promptbench.runs.plan import plan_runs
-    from promptbench.sweep.outdated import renew
-    from promptbench.sweep.preflight import check_finished
-
-    if options.executor != LOCAL or options.executor_option:  # this machine needs no more than is there
-        choose(options.executor, options.executor_option or ())  # which says what is wrong, before it is needed
-    request = request_of(options) if options.executor == LOCAL else request_elsewhere(options)
-    runs = plan_runs(request)
-    bench = bench_of(options, request.suite, options.output or OUTPUT, request.device)
-    if options.dry_run:
-        print(foreseen(bench, runs, request, estimate=options.dry_run == "estimate"))
-        return 0
-    results = stored_results(bench.output, [run.spec for run in runs])
-    here = bench if options.executor == LOCAL else replace(bench, device="cpu")  # this machine may have no GPU
-    check_finished(here, runs, results)
-    results = renew(here, runs, results, keep=options.keep_outdated)
-    return carry_out(bench, runs, request.methods, options, request, results)
-
-
-def foreseen(bench: Bench, runs: Sequence[Run], request: Request, estimate: bool) -> str:
-    """The runs of a call, which are finished, and, where that is to be estimated, how long the others take."""
-    from promptbench.listing import describe_runs, grid_points, state_of
-    from promptbench.results.result import stored_results
-    from promptbench.sweep.outdated import outdated
-
-    old = outdated(bench, stored_results(bench.output, [run.spec for run in runs]), may_load=False)
-    states = ["outdated" if run.spec.name in old else state_of(bench.output, run) for run in runs]
-    points = {"grid": grid_points(runs, request)} if request.grid else {}
-    if not estimate or set(states) <= {"done"}:
-        return describe_runs(runs, states, points)
-    from promptbench.sweep.estimate import duration, forecast
-
-    found, said = forecast(bench, runs, again=old)
-    times = ["?" if one is None else duration(one.seconds) if one.seconds else "-" for one in found]
-    return describe_runs(runs, states, {**points, "time": times}) + "\n" + said
 
 
 def carry_out(
@@ -163,7 +84,7 @@ def do(
     if options and request and (elsewhere or ((options.jobs or 1) > 1 and len(todo) > 1)):
         executor = choose(options.executor, options.executor_option or ())
         executor.prepare(bench.device)  # first, for what it starts may take as long as what follows
-    from promptbench.progress import Overview, reporter
+    from promptbench.cli.progress import Overview, reporter
     from promptbench.sweep.loop import announced, run_all
     from promptbench.sweep.outdated import weights_hash
     from promptbench.sweep.preflight import preflight
@@ -197,20 +118,3 @@ def at_once(
     planned = replace(request, suite=replace(request.suite, threads=todo[0].spec.threads))  # nodes differ in cores
     job = loop.Job(planned, bench, names, failures_on_record(bench.output, todo), plugins)
     return loop.carry_out(loop.Sweep(job, todo, options.jobs, options.runs_per_gpu), executor, overview)
-
-
-def request_elsewhere(options: argparse.Namespace) -> Request:
-    """What the command line asks for, of machines that may have a GPU where this one has none.
-
-    Raises:
-        UsageError: It names one of the GPUs of this machine.
-    """
-    from promptbench.training.numerics import check_device
-
-    if not options.device.startswith("cuda"):
-        return request_of(options)
-    if options.device != "cuda":
-        raise UsageError(f"--device {options.device}: with --executor, the nodes choose the GPU; say --device cuda.")
-    check_device(options.precision, options.device)
-    here = argparse.Namespace(**{**vars(options), "device": "cpu", "precision": "32"})
-    return replace(request_of(here), device="cuda", precision=options.precision)

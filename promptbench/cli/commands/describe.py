@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from promptbench.flags import add_plugin
+from promptbench.cli.flags import add_plugin
 
 HELP = "describe a method, dataset, protocol or suite"
 EXAMPLE = "promptbench describe maple"
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """`describe`."""
-    from promptbench.listing import describe
+    from promptbench.cli.describe import describe
 
     print(describe(options.name))
     return 0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptbench import registry
+from promptbench.cli.text import columns
 from promptbench.config import describe_fields, overrides, shown, unknown
 from promptbench.recipe import find_preset, parse_label
 from promptbench.registry import paper_of
@@ -17,14 +18,7 @@ from promptbench.suite import Suite, load_suite, suite_names
 if TYPE_CHECKING:
     from promptbench.runs.plan import Run
     from promptbench.runs.request import Request
-
-
-def columns(rows: Iterable[Sequence[object]], indent: str = "") -> str:
-    """Rows of cells as aligned text."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
-    return "\n".join(indent + line.rstrip() for line in lines)
+    from promptbench.runs.session import Bench
 
 
 def list_kind(kind: str, kinds: Sequence[str]) -> str:
@@ -259,3 +253,21 @@ def show_settings(run: Run, request: Request) -> str:
         for name, value in spec.dataset_options.items()
     ]
     return columns([(name, "=", value, origin) for name, value, origin in rows])
+
+
+def foreseen(bench: Bench, runs: Sequence[Run], request: Request, estimate: bool) -> str:
+    """The runs of a call, which are finished, and, where that is to be estimated, how long the others take."""
+    from promptbench.cli.describe import describe_runs, grid_points, state_of
+    from promptbench.results.result import stored_results
+    from promptbench.sweep.outdated import outdated
+
+    old = outdated(bench, stored_results(bench.output, [run.spec for run in runs]), may_load=False)
+    states = ["outdated" if run.spec.name in old else state_of(bench.output, run) for run in runs]
+    points = {"grid": grid_points(runs, request)} if request.grid else {}
+    if not estimate or set(states) <= {"done"}:
+        return describe_runs(runs, states, points)
+    from promptbench.sweep.estimate import duration, forecast
+
+    found, said = forecast(bench, runs, again=old)
+    times = ["?" if one is None else duration(one.seconds) if one.seconds else "-" for one in found]
+    return describe_runs(runs, states, {**points, "time": times}) + "\n" + said

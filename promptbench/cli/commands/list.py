@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from promptbench.flags import add_plugin
+from promptbench.cli.flags import add_plugin
 
 KINDS = ("methods", "datasets", "protocols", "suites", "backbones")
 HELP = f"list {', '.join(KINDS[:-1])} or {KINDS[-1]}"
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """`list`: imports no plugin and no torch."""
-    from promptbench.listing import list_kind
+    from promptbench.cli.describe import list_kind
 
     print(list_kind(options.kind, KINDS))
     return 0

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from promptbench.cli.flags import integer
 from promptbench.config import UsageError
-from promptbench.flags import integer
 
 if TYPE_CHECKING:
     from promptbench.checkpoints.load import Trained
@@ -88,7 +88,7 @@ def execute(options: argparse.Namespace) -> int:
             first = [str(path), *[""] * (len(best) - 1)]
             rows += [(name, label, f"{p:.4f}") for name, (label, p) in zip(first, best, strict=True)]
     if len(rows) > 1:
-        from promptbench.listing import columns
+        from promptbench.cli.text import columns
 
         print(columns(rows))
     return 0 if count == len(paths) else 1
