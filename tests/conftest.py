@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import make_fake
 import pytest
 import torch
+from shared_paths import TINY
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-DATA = Path(__file__).parent / "data"
-TINY = f"{DATA / 'tiny-clip.json'}:random"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -59,10 +57,6 @@ def plugin_file(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], type[Any]]:
 @pytest.fixture(scope="module")
 def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's own images: three classes of ten, the first two of them base classes."""
-    spec = importlib.util.spec_from_file_location("make_fake", DATA / "make_fake.py")
-    assert spec is not None and spec.loader is not None
-    make_fake = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make_fake)
     folder = tmp_path_factory.mktemp("images") / "birds"
     make_fake.make_folder(folder)
     return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import make_fake
 import pytest
 import torch
 
@@ -22,11 +22,6 @@ from promptbench.metrics.ood import SCORES, detection
 from promptbench.results.predictions import load_predictions
 from promptbench.results.result import Result, read_result, read_results
 from promptbench.suite import load_suite
-
-_spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
-assert _spec is not None and _spec.loader is not None
-make_fake = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(make_fake)
 
 SHORT = ("--set", "coop.epochs=1", "coop.batch=4", "--shots", "2", "--seeds", "1", "--threads", "1")
 SUITE = load_suite("clip11")

@@ -18,6 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from shared_paths import TESTS
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -31,7 +32,7 @@ from promptbench.method import Images, Method, show_training_images
 from promptbench.training.files import TrainingOutcome
 from promptbench.training.fit import fit
 
-FOLDER = Path(__file__).parent / "plugins"
+FOLDER = TESTS / "plugins"
 PLUGINS = ("clip_lora_like", "decoupled_like", "tip_adapter_f")
 METHODS = (*PLUGINS, "promptsrc")
 CLASSES = kit.CLASSES

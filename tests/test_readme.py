@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from shared_paths import REPOSITORY
 
 from promptbench import registry
 from promptbench.cli import main
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = re.findall(r"^    (promptbench .+)$", README, flags=re.MULTILINE)
 INLINE = re.findall(r"`(promptbench [a-z][^`]*)`", README)
-ROOT = Path(__file__).parents[1]
 PLUGIN = next(block for block in BLOCKS if "class CLIPAdapter" in block)
 SHORT = ["--seeds", "1", "--dataset", "mini_fabrics", "--set", "clip_adapter.epochs=1"]
 
@@ -35,7 +35,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "clip_adapter.py").write_text(PLUGIN, encoding="utf-8")
     (tmp_path / "birds.py").write_text(next(block for block in BLOCKS if "class Birds" in block), encoding="utf-8")
     fewer = shutil.ignore_patterns("few_shot", "cross_dataset", "domain_generalization", "mini_co*")  # soon drawn
-    shutil.copytree(ROOT / "results" / "mini" / "results", tmp_path / "promptbench-runs" / "results", ignore=fewer)
+    shutil.copytree(
+        REPOSITORY / "results" / "mini" / "results", tmp_path / "promptbench-runs" / "results", ignore=fewer
+    )
     return tmp_path
 
 
@@ -112,9 +114,7 @@ def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_the_table_of_the_readme_is_part_of_the_committed_one() -> None:
-    committed = (
-        (Path(__file__).parents[1] / "results" / "mini" / "base2new.md").read_text(encoding="utf-8").splitlines()
-    )
+    committed = (REPOSITORY / "results" / "mini" / "base2new.md").read_text(encoding="utf-8").splitlines()
     shown = [line for line in README.splitlines() if line.startswith("|") and "±" in line]
     assert len(shown) > 10 and set(shown) <= set(committed)
 

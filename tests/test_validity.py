@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import make_fake
 import pytest
 import torch
 from safetensors import safe_open
@@ -34,11 +35,6 @@ from promptbench.training import files as trainings
 from promptbench.training import numerics
 from promptbench.training.files import load_training, read_training
 from promptbench.training.numerics import peak_memory_restarts
-
-_spec = importlib.util.spec_from_file_location("make_fake", Path(__file__).parent / "data" / "make_fake.py")
-assert _spec is not None and _spec.loader is not None
-make_fake = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(make_fake)
 
 SUITE = """\
 title: tiny

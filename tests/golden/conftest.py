@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import golden_clip as golden_clip_recipe
+import golden_reference
 import numpy as np
 import pytest
 import torch
@@ -18,27 +18,16 @@ from promptbench.clip.backbone import Backbone
 HERE = Path(__file__).parent
 
 
-def _module(path: Path) -> ModuleType:
-    """A file beside the tests as a module: tests are no package, and nothing of theirs is on the import path."""
-    name = f"promptbench_test_{path.stem}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
 @pytest.fixture(scope="session")
 def golden_recipe() -> ModuleType:
     """The module `golden_clip.py`: weights and images for any seed."""
-    return _module(HERE.parent / "golden_clip.py")
+    return golden_clip_recipe
 
 
 @pytest.fixture(scope="session")
 def reference() -> ModuleType:
     """The module `reference.py`: the plain forward passes."""
-    return _module(HERE / "reference.py")
+    return golden_reference
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,49 @@
+"""The tables committed under results/ follow from the result files beside them, byte for byte."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from promptbench.benchmarks import mini_bars
+from shared_paths import REPOSITORY
+
+from promptbench.cli import main
+from promptbench.results.result import read_results
+
+MINI = REPOSITORY / "results" / "mini"
+TABLES = sorted(MINI.glob("*.md"))
+
+
+def test_there_are_results_and_tables() -> None:
+    results = read_results(MINI)
+    assert {path.stem for path in TABLES} == {result.spec.protocol for result in results}
+    assert not list(MINI.rglob("*.failed.json")) and not list(MINI.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda path: path.stem)
+def test_a_table_is_rebuilt_from_its_results(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["table", "--protocol", table.stem, "--results", str(MINI)]) == 0
+    assert capsys.readouterr().out == table.read_text(encoding="utf-8")
+
+
+def test_committed_results_are_of_a_clean_checkout_and_one_version_of_everything() -> None:
+    results = read_results(MINI)
+    assert all(result.commit and not result.commit.endswith("-dirty") for result in results)
+    assert len({result.conditions["weights_hash"] for result in results}) == 1
+
+
+def test_the_bars_follow_from_the_figures_beside_them() -> None:
+    report = json.loads((MINI / "bars.json").read_text(encoding="utf-8"))
+    again = mini_bars.judge(report["figures"], report["auroc"])
+    assert [(bar.what, bar.measured, bar.holds) for bar in again] == [
+        (bar["what"], bar["measured"], bar["holds"]) for bar in report["bars"]
+    ]
+    assert report["render_seed"] == 2 and len(report["seeds"]) >= 3
+
+
+def test_zero_shot_stands_in_every_table_of_the_mini_suite(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["table", "--results", str(MINI), "--method", "coop", "--dataset", "mini_neon"]) == 0
+    out = capsys.readouterr().out
+    assert "| zeroshot " in out and "| zeroshot@generic " in out and "| maple" not in out

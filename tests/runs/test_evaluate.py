@@ -1,0 +1,148 @@
+"""Scoring: every image encoded once, features reused exactly, dense features cached as they are computed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import make_fake
+import pytest
+import torch
+
+import promptbench as pb
+from promptbench.cli.flags import request_of
+from promptbench.clip.backbone import Backbone
+from promptbench.clip.images import Images
+from promptbench.data import features
+from promptbench.data.batches import pixel_batches
+from promptbench.data.dataset import open_dataset
+from promptbench.data.selection import open_selection
+from promptbench.runs import evaluate
+from promptbench.runs.plan import Run, plan_runs
+from promptbench.runs.session import Bench
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for name in ("imagenet", "dtd", "eurosat", "textures"):
+        make_fake.make(name, folder)
+    return folder
+
+
+@pytest.fixture
+def plan(root: Path, tiny_name: str, tmp_path: Path) -> Any:
+    """A function from words of the command line to a bench and its runs."""
+    from promptbench.cli.main import parser
+
+    def planned(*words: str) -> tuple[Bench, list[Run]]:
+        call = ["run", "--suite", "clip11", "--backbone", tiny_name, "--shots", "2", "--seeds", "1", "--device", "cpu"]
+        request = request_of(parser().parse_args([*call, "--threads", "1", *words]))
+        return Bench(request.suite, tmp_path, (root,)), plan_runs(request)
+
+    return planned
+
+
+def trained(bench: Bench, run: Run) -> Any:
+    """The run's method with moved parameters, and the names that it was trained with."""
+    train = open_selection(bench.dataset, run.plan.train, 1)
+    method = pb.create_method(run.spec.label, bench.backbone, train.class_names, **run.spec.config)
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)), alpha=0.1)
+    return method, train.class_names
+
+
+@pytest.mark.parametrize("label", ["maple", "vpt", "dpl"])
+def test_base_new_and_joint_encode_each_image_once(label: str, plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, (run,) = plan("--method", label, "--dataset", "dtd")
+    method, names = trained(bench, run)
+    seen = 0
+    encode = type(method).encode_images
+
+    def counting(self: Any, images: Any) -> Any:
+        nonlocal seen
+        seen += len(images)
+        return encode(self, images)
+
+    monkeypatch.setattr(type(method), "encode_images", counting)
+    found = evaluate.evaluate(bench, run, method, names)
+    dataset = bench.dataset("dtd")
+    assert seen == len(dataset.items("test")) == len(found.images["joint"].items)
+    monkeypatch.undo()
+    for evaluated in run.plan.evaluations:  # the same as scoring the images by themselves
+        chosen = found.images[evaluated.name]
+        method.set_classes(found.names[evaluated.name])
+        ((images, labels),) = pixel_batches(bench.backbone, dataset, chosen.items, batch=100)
+        with torch.no_grad():
+            logits = method(images).logits
+        assert torch.allclose(found.outcomes[evaluated.name].logits, logits, atol=1e-4)
+        assert torch.equal(found.outcomes[evaluated.name].labels, labels)
+
+
+def test_diagnostics_are_stored_by_evaluation(plan: Any) -> None:
+    bench, (run,) = plan("--method", "dpl", "--dataset", "dtd")
+    found = evaluate.evaluate(bench, run, *trained(bench, run))
+    layers = bench.backbone.vision_depth
+    assert {name.partition("/")[0] for name in found.diagnostics} == {"base", "new", "joint"}
+    shares = {name: share for name, share in found.diagnostics.items() if name.startswith("base/gate/vision/instance/")}
+    assert len(shares) == layers and all(0 < share < 1 for share in shares.values())
+
+
+@pytest.mark.parametrize("label", ["zeroshot", "coop", "cocoop", "gallop"])
+def test_dense_scores_from_the_cache_are_those_from_pixels(
+    label: str, plan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, (run,) = plan("--method", label, "--protocol", "ood", "--dataset", "imagenet")
+    inside = run.plan.evaluations[0]
+    method, _ = trained(bench, run)
+    chosen = open_selection(bench.dataset, inside.selection, 1)
+
+    def outcome() -> Any:
+        return evaluate.Reader(method, dense=True).outcome(chosen, inside.selection, chosen.labels, run.protocol.scores)
+
+    cached = outcome()
+    assert list(cached.scores) == list(run.protocol.scores) and not cached.missing
+    monkeypatch.setattr(features, "DENSE_LIMIT", 0)
+    assert not evaluate.reads_features(method, len(chosen.items), dense=True)
+    fresh = outcome()
+    assert torch.allclose(cached.logits, fresh.logits, atol=1e-4)
+    for name, values in cached.scores.items():
+        assert torch.allclose(values, fresh.scores[name], atol=1e-4), name
+
+
+def test_images_say_whether_dense_features_are_wanted(tiny: Backbone) -> None:
+    pixels = torch.randn(2, 3, tiny.resolution, tiny.resolution)
+    method = pb.create_method("maple", tiny, ["cat", "dog"], depth=2)
+    with torch.no_grad():
+        plain, dense = method(Images(pixels)), method(Images(pixels, dense=True))
+    assert plain.local is None and dense.local is not None
+    assert dense.local.shape == (2, tiny.patches, 2)
+    assert torch.allclose(plain.logits, dense.logits, atol=1e-5)
+
+
+def test_damaged_features_are_computed_again(plan: Any, caplog: pytest.LogCaptureFixture) -> None:
+    bench, _ = plan("--method", "zeroshot", "--dataset", "eurosat")
+    dataset = bench.dataset("eurosat")
+    items = dataset.items("test")
+    first = features.image_features(bench.backbone, dataset, items, dense=True)
+    path = features.cache_dir() / "features" / f"{features.key(bench.backbone, dataset, items, True)}.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-40] + b"x" + content[-39:])
+    again = features.image_features(bench.backbone, dataset, items, dense=True)
+    assert torch.equal(first.cls, again.cls) and first.local is not None and again.local is not None
+    assert torch.equal(first.local, again.local) and "damaged" in caplog.text
+    assert path.read_bytes() == content
+
+
+def test_the_same_weights_in_another_architecture_share_no_features(tiny_name: str, tmp_path: Path, root: Path) -> None:
+    file, _, tag = tiny_name.partition(":")
+    config = json.loads(Path(file).read_text())
+    config["quick_gelu"] = not config.get("quick_gelu", False)
+    (tmp_path / "other.json").write_text(json.dumps(config))
+    one, other = pb.load_backbone(tiny_name), pb.load_backbone(f"{tmp_path / 'other.json'}:{tag}")
+    assert one.weights_hash == other.weights_hash and one.architecture != other.architecture
+    dataset = open_dataset("dtd", roots=[root])
+    items = dataset.items("test")
+    assert features.key(one, dataset, items, False) != features.key(other, dataset, items, False)

@@ -1,0 +1,488 @@
+"""Plots: their data against hand calculations, their pictures drawn, measured and told apart without colour."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from shared_paths import REPOSITORY, SUPPORT, TINY
+
+from promptbench.cli import main
+from promptbench.config import UsageError
+from promptbench.metrics.accuracy import harmonic_mean
+from promptbench.results.result import Result, write_result
+from promptbench.results.spec import Spec
+from promptbench.show.plots import ablation, base_new, cost, gain, ood, seeds, shots
+from promptbench.show.plots.kinds import KINDS, module_of, rounded, to_text, write_picture
+from promptbench.show.plots.source import NothingToShow, Source, read_source
+from promptbench.show.plots.style import COLOURS, MARKS, WIDTH, look, small_print, style_of
+
+MINI = REPOSITORY / "results" / "mini"
+
+
+def make(
+    metrics: Mapping[str, float], *, seed: int = 1, cost: Mapping[str, float] | None = None, **spec: Any
+) -> Result:
+    facts: dict[str, Any] = {
+        "suite": "mini",
+        "protocol": "base2new",
+        "dataset": "mini_neon",
+        "method": "maple",
+        "config": {"n_ctx": 2},
+        "recipe": {"epochs": 5, "origin": "ours"},
+        "shots": 16,
+        "data_seed": seed,
+        "train_seed": seed,
+        "backbone": "mini",
+        "threads": 1,
+    }
+    return Result(
+        spec=Spec(**{**facts, **spec}),
+        conditions={"reconstructed": spec.get("method") == "dpl"},
+        metrics=metrics,
+        cost=cost or {},
+        versions={},
+        commit="",
+        created="2026-01-02T03:04:05+00:00",
+    )
+
+
+def base2new(base: float, new: float | None, **facts: Any) -> Result:
+    if new is None:
+        return make({"base/accuracy": base}, **facts)
+    return make({"base/accuracy": base, "new/accuracy": new, "h": harmonic_mean(base, new)}, **facts)
+
+
+def zeroshot(base: float, new: float, **facts: Any) -> Result:
+    return base2new(base, new, method="zeroshot", config={}, recipe={}, shots=0, **facts)
+
+
+# Two datasets and two seeds, the averages by hand: base (80+70)/2 = 75 and (90+70)/2 = 80, new 50 and 60, so
+# H = 2*75*50/125 = 60 and 2*80*60/140 = 68.571428...; zero-shot: base 62, new 58.
+BY_HAND = [
+    base2new(80, 60, seed=1, cost={"learned_parameters": 1000, "train_seconds": 10.0}),
+    base2new(90, 60, seed=2, cost={"learned_parameters": 1000, "train_seconds": 20.0}),
+    base2new(70, 40, seed=1, dataset="mini_fabrics", cost={"learned_parameters": 1000, "train_seconds": 30.0}),
+    base2new(70, 60, seed=2, dataset="mini_fabrics", cost={"learned_parameters": 1000, "train_seconds": 40.0}),
+    zeroshot(64, 56, cost={"learned_parameters": 0, "train_seconds": 0.0}),
+    zeroshot(60, 60, dataset="mini_fabrics", cost={"learned_parameters": 0, "train_seconds": 0.0}),
+]
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Any:
+    """Writes results, and reads them as a plot does."""
+
+    def write(results: Sequence[Result], protocol: str = "base2new", **more: Any) -> Source:
+        for result in results:
+            write_result(tmp_path, result)
+        return read_source([tmp_path], protocol, **more)
+
+    return write
+
+
+def test_base_new_is_the_tables_average(stored: Any) -> None:
+    data = base_new.data(stored(BY_HAND))
+    assert data["points"] == [
+        {"method": "zeroshot", "mean": [62, 58], "std": [None, None]},
+        {"method": "maple", "mean": [77.5, 55], "std": [2.5, 5]},
+    ]
+    assert (data["x"], data["y"]) == tuple(f"{what} accuracy, mean of 2 datasets (%)" for what in ("base", "new"))
+    assert data["n"] == {"zeroshot": "1", "maple": "2"} and data["shots"] == [16]
+
+
+def test_seeds_are_averaged_one_by_one(stored: Any) -> None:
+    rows = {row["method"]: row for row in seeds.data(stored(BY_HAND))["rows"]}
+    assert rows["maple"]["by_seed"] == pytest.approx({"1": 60, "2": 68.57142857142857})
+    assert rows["maple"]["mean"] == pytest.approx(2 * 77.5 * 55 / 132.5)
+    assert rows["maple"]["std"] == pytest.approx(4.285714285714286)
+
+
+@pytest.mark.parametrize("module", [seeds, base_new, cost])
+def test_a_plot_of_methods_without_its_figure_is_refused(module: Any, stored: Any) -> None:
+    with pytest.raises(NothingToShow, match="None of maple has the figure that the plot (seeds|base-new|cost) shows"):
+        module.data(stored([base2new(80, 60), base2new(70, None, dataset="mini_fabrics")]))  # no average
+
+
+def test_a_seed_without_every_dataset_is_no_ring(stored: Any) -> None:
+    rows = seeds.data(stored([*BY_HAND, base2new(10, 10, seed=3)]))["rows"]
+    assert sorted(rows[1]["by_seed"]) == ["1", "2"]
+
+
+def test_gain_is_the_difference_to_zero_shot_dataset_by_dataset(stored: Any) -> None:
+    data = gain.data(stored(BY_HAND, column="new"))
+    assert data["datasets"] == ["mini_neon", "mini_fabrics", "average"]
+    assert data["series"] == [{"method": "maple", "gain": [60 - 56, 50 - 60, 55 - 58]}]
+    assert data["x"] == "new minus that of zeroshot (points)"
+    other = gain.data(stored([], baseline="maple", column="base"))
+    assert other["series"] == [{"method": "zeroshot", "gain": [64 - 85, 60 - 70, 62 - 77.5]}]
+
+
+def test_gain_on_the_targets_of_one_source_runs_along_the_columns(stored: Any) -> None:
+    names = ("source", "mini_neon", "average")
+    spec = {"protocol": "cross_dataset", "dataset": "mini_shapes"}
+
+    def run(*figures: float, **more: Any) -> Result:
+        metrics = {f"{name}/accuracy": figure for name, figure in zip(names, figures, strict=True)}
+        return Result(
+            **{
+                **vars(make(metrics, **spec, **more)),
+                "conditions": {"images": {"source": 1, "mini_neon": 1}},
+            }
+        )
+
+    data = gain.data(stored([run(90, 50, 50), run(70, 60, 60, method="zeroshot", shots=0)], "cross_dataset"))
+    assert dict(zip(data["datasets"], data["series"][0]["gain"], strict=True)) == {
+        "source": 20,
+        "mini_neon": -10,
+        "average": -10,
+    }
+
+
+def test_cost_is_the_mean_over_runs_against_h(stored: Any) -> None:
+    data = cost.data(stored(BY_HAND))
+    free, paid = data["points"]
+    assert paid["cost"] == {"learned_parameters": 1000, "train_seconds": 25}
+    assert paid["mean"] == pytest.approx(64.33962264150944)
+    assert free["cost"] == {"learned_parameters": 0, "train_seconds": 0}
+    assert data["devices"] == ["cpu, 1 thread"]
+
+
+def test_what_has_no_new_accuracy_is_named_as_left_out(stored: Any) -> None:
+    probe = [base2new(90, None, method="linear_probe", dataset=name) for name in ("mini_neon", "mini_fabrics")]
+    source = stored([*BY_HAND, *probe])
+    for kind in (base_new, cost, seeds, gain):
+        assert kind.data(source)["left_out"] == ["linear_probe"]
+    assert "without such a figure: linear_probe." in small_print(base_new.data(source), [], bars=True).replace(
+        "\n", " "
+    )
+
+
+def few_shot(shots: int | None, accuracy: float, **facts: Any) -> Result:
+    return make({"test/accuracy": accuracy}, protocol="few_shot", shots=shots, **facts)
+
+
+def test_shots_are_in_order_and_all_images_last(stored: Any) -> None:
+    results = [few_shot(number, 10.0 * place) for place, number in enumerate((1, 2, 16, None))]
+    data = shots.data(stored([*results[::-1], few_shot(0, 5.0, method="zeroshot")], "few_shot"))
+    assert data["series"] == [
+        {"method": "zeroshot", "shots": ["0"], "mean": [5.0], "std": [None]},
+        {"method": "maple", "shots": ["1", "2", "16", "all"], "mean": [0, 10, 20, 30], "std": [None] * 4},
+    ]
+    assert data["y"] == "accuracy, dataset mini_neon (%)"
+
+
+def curve(value: float, base: float, *, other: int = 0, **facts: Any) -> Result:
+    config = {"strength_text": value, "strength_vision": value, "carry": other}
+    return base2new(base, base, method="dpl", config=config, **facts)
+
+
+def test_ablation_takes_the_runs_that_differ_in_the_field_alone(stored: Any) -> None:
+    runs = [curve(value, 100 * value, preset="" if value == 0.1 else f"s{value:g}") for value in (0.5, 0.02, 0.1)]
+    runs += [curve(0.9, 1, other=3), curve(0.1, 2, other=4)]
+    data = ablation.data(stored(runs, fields=("dpl.strength_text", "dpl.strength_vision")))
+    assert data["values"] == ["0.02", "0.1", "0.5"]
+    assert data["series"][0] == {
+        "column": "base",
+        "by_value": {"0.02": [2, None], "0.1": [10, None], "0.5": [50, None]},
+    }
+    assert data["method"] == "dpl§" and data["reconstructed"]
+    with pytest.raises(NothingToShow, match="All results of maple have epochs=5, .* needs runs with several values"):
+        ablation.data(stored(BY_HAND, fields=("maple.epochs",)))
+    with pytest.raises(NothingToShow, match="no result of dpl.depth to draw a curve over; it has carry, epochs,"):
+        ablation.data(stored([], fields=("dpl.depth",)))
+    with pytest.raises(UsageError, match="write --field method.field"):
+        ablation.data(stored([], fields=("dpl.carry", "maple.depth")))
+
+
+def test_ablation_over_the_recipe(stored: Any) -> None:
+    runs = [base2new(n, n, seed=seed, recipe={"epochs": n, "origin": "ours"}) for n in (5, 10, 50) for seed in (1, 2)]
+    data = ablation.data(stored(runs, fields=("maple.epochs",)))
+    assert data["values"] == ["5", "10", "50"] and data["series"][0]["by_value"]["10"] == [10, 0]
+    assert set(data["n"].values()) == {"2"}
+
+
+def save(folder: Path, result: Result, scores: Mapping[str, Sequence[float]]) -> None:
+    """Predictions with an MCM score per image."""
+    from promptbench.protocol import Outcome
+    from promptbench.results.predictions import save_predictions
+    from promptbench.runs.evaluate import Evaluated
+
+    outcomes = {
+        name: Outcome(torch.zeros(len(values), 2), torch.zeros(len(values)), {"mcm": torch.tensor(values)})
+        for name, values in scores.items()
+    }
+    images = SimpleNamespace(items=[])
+    found = Evaluated(outcomes, names=dict.fromkeys(scores, ("a", "b")), images=dict.fromkeys(scores, images))
+    save_predictions(folder, result.spec, found)
+
+
+def ood_run(seed: int = 1, method: str = "maple") -> Result:
+    metrics = {"id/accuracy": 90.0, "far/mcm/auroc": 75.0}
+    return make(metrics, protocol="ood", dataset="mini_shapes", seed=seed, method=method)
+
+
+def test_histograms_are_shares_of_images_over_common_bins(stored: Any, tmp_path: Path) -> None:
+    runs = [ood_run(1), ood_run(2)]
+    source = stored(runs, "ood")
+    with pytest.raises(NothingToShow, match="no predictions with the score mcm beside the ood results; make some with"):
+        ood.data(source)
+    save(tmp_path, runs[1], {"id": [0.5, 1.0, 1.0, 1.0], "far": [0.0, 0.5]})
+    data = ood.data(source)
+    (panel,) = data["panels"]
+    assert panel["edges"] == pytest.approx([place / 24 for place in range(25)])
+    assert {place: share for place, share in enumerate(panel["shares"]["id"]) if share} == {12: 25, 23: 75}
+    assert {place: share for place, share in enumerate(panel["shares"]["far"]) if share} == {0: 50, 12: 50}
+    assert panel["auroc"] == {"far": 75.0}
+    assert (data["seeds"], data["n"], data["sets"], data["score"]) == (["2"], {"maple": "1"}, ["far"], "MCM")
+    with pytest.raises(UsageError, match="Unknown score 'mcn'.* Did you mean 'mcm'"):
+        ood.data(stored([], "ood", score="mcn"))
+
+
+def test_histograms_of_many_methods_are_refused(stored: Any, tmp_path: Path) -> None:
+    runs = [ood_run(method=method) for method in ("maple", "coop", "vpt", "ivlp")]
+    source = stored(runs, "ood")
+    for run in runs:
+        save(tmp_path, run, {"id": [0.5, 1.0], "far": [0.0]})
+    with pytest.raises(UsageError, match="at most 3 with --method"):
+        ood.data(source)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The result file of GalLoP, trained for a moment on coloured squares."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("heatmap")
+    for split, name, number in itertools.product(("train", "test"), ("red", "blue"), range(2)):
+        path = folder / "squares" / split / name / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), name).save(path)
+    words = ["--backbone", TINY, "--dataset", f"folder:{folder / 'squares'}"]
+    words += ["--protocol", "few_shot", "--shots", "1", "--seeds", "1", "--threads", "1"]
+    words += ["--set", "gallop.epochs=1", "gallop.batch=2", "--output", str(folder / "out")]
+    assert main.main(["run", "--method", "gallop", *words]) == 0
+    (path,) = (folder / "out" / "results").rglob("gallop-*.json")
+    return path
+
+
+def test_the_heat_map_is_the_cosines_of_the_trained_method(trained: Path, tmp_path: Path) -> None:
+    import base64
+
+    import promptbench as pb
+
+    image = trained.parents[4] / "squares" / "test" / "red" / "0.png"
+    picture = tmp_path / "map.png"
+    words = ["plot", "heatmap", "--run", str(trained), "--image", str(image), "-o", str(picture), "--data"]
+    assert main.main([*words, "--class", "blue"]) == 0
+    data = json.loads(picture.with_suffix(".json").read_text())
+    run = pb.load(trained)
+    (pixels,) = run.batches(str(image))
+    with torch.no_grad():
+        said = {"gallop": run.method, "zeroshot": pb.create_method("zeroshot", run.method.backbone, run.class_names)}
+        local = {name: one(pb.Images(pixels, dense=True)).local[0, :, 0] for name, one in said.items()}
+    assert list(run.class_names) == ["blue", "red"] and data["class"] == "blue"
+    assert [one["method"] for one in data["maps"]] == ["zeroshot", "gallop"]
+    for one in data["maps"]:
+        assert torch.tensor(one["cosines"]).flatten().tolist() == pytest.approx(local[one["method"]].tolist(), abs=2e-6)
+    side = data["image"]["side"]
+    assert base64.b64decode(data["image"]["rgb"]) == bytes([255, 0, 0]) * side**2
+    assert picture.stat().st_size > 5000
+
+
+def test_a_heat_map_says_what_it_lacks(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*words: str) -> str:
+        assert main.main(["plot", "heatmap", *words, "-o", str(tmp_path / "x.png")]) == 2
+        return capsys.readouterr().err
+
+    assert "name its result file with --run" in said()
+    assert "Unknown class of the run 'reed'. Did you mean 'red'?" in said(
+        "--run", str(trained), "--class", "reed", "--image", "x.png"
+    )
+    assert "Cannot read the image" in said("--run", str(trained), "--image", str(tmp_path / "none.png"))
+
+
+def test_the_data_do_not_depend_on_the_order_of_files(stored: Any) -> None:
+    source = stored(BY_HAND)
+    shuffled = Source(**{**vars(source), "results": tuple(random.Random(1).sample(source.results, 6))})
+    for kind in (base_new, gain, seeds, cost):
+        assert to_text(kind.data(source)) == to_text(kind.data(shuffled))
+
+
+def test_the_text_of_the_data_is_sorted_and_rounded() -> None:
+    data = {"b": [1 / 3, -1e-9, 2], "a": {"§": None, "n": True}}
+    assert to_text(data) == '{\n "a": {\n  "n": true,\n  "§": null\n },\n "b": [\n  0.333333,\n  0.0,\n  2\n ]\n}\n'
+    assert str(rounded(-0.0)) == "0.0"
+
+
+def pictures(tmp_path: Path) -> dict[str, dict[str, Any]]:
+    """Data of every kind, with as many methods as there are and long names."""
+    methods = ("zeroshot", "zeroshot@generic", "coop", "cocoop", "vpt", "ivlp", "maple", "promptsrc", "gallop", "dpl")
+    results: list[Result] = []
+    for place, label in enumerate(methods):
+        method, _, preset = label.partition("@")
+        untrained = {"shots": 0} if method == "zeroshot" else {}
+        price = {} if untrained else {"learned_parameters": 10.0**place, "train_seconds": 5.0 + place}
+        facts = {"method": method, "preset": preset, "cost": price, **untrained}
+        for seed, dataset in itertools.product((1, 2), ("mini_neon", "mini_fabrics")):
+            results.append(base2new(70 + place + seed, 60 + 2 * place, seed=seed, dataset=dataset, **facts))
+            for number in (0,) if untrained else (1, 2, 4):
+                one = {**facts, "shots": number, "seed": seed, "dataset": dataset}
+                results.append(
+                    few_shot(number, 50.0 + place + number, **{k: v for k, v in one.items() if k != "shots"})
+                )
+    results += [curve(value, 50 + value, seed=3) for value in (0.1, 0.2)]
+    scores = [ood_run(method=method) for method in ("zeroshot", "maple", "gallop")]
+    for run in scores:
+        save(tmp_path, run, {"id": [0.5, 1.0], "far": [0.0, 0.6]})
+    for result in [*results, *scores]:
+        write_result(tmp_path, result)
+    fields = ("dpl.strength_text", "dpl.strength_vision")
+    data = {
+        kind: module_of(kind).data(read_source([tmp_path], module_of(kind).PROTOCOL, fields=fields))
+        for kind in KINDS
+        if module_of(kind).PROTOCOL
+    }
+    grid = [[0.1, 0.2], [0.3, 0.4]]
+    facts = {name: data["gain"][name] for name in ("protocol", "suite", "backbone", "shots", "seeds", "note")}
+    maps = [{"method": name, "cosines": grid} for name in ("zeroshot", "gallop")]
+    image = {"side": 2, "rgb": "AAAAAAAA" * 2}
+    more = {"kind": "heatmap", "dataset": "mini_neon", "n": {"gallop": "1"}, "reconstructed": False, "class": "a cat"}
+    return {**data, "heatmap": {**facts, **more, "maps": maps, "image": image}}
+
+
+def test_every_picture_is_a_column_wide_with_nothing_clipped_or_covered(tmp_path: Path) -> None:
+    from matplotlib.text import Text
+
+    for kind, data in pictures(tmp_path).items():
+        with look():
+            figure = module_of(kind).draw(json.loads(to_text(data)))
+            figure.draw_without_rendering()
+        assert figure.get_figwidth() == WIDTH == 3.3
+        canvas = figure.bbox.padded(1)
+        texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+        drawn = [text for text in texts if text not in _not_drawn(figure)]
+        assert len(drawn) > 3
+        for text in drawn:
+            box = text.get_window_extent()
+            assert text.get_fontsize() >= 7, (kind, text)
+            assert canvas.x0 <= box.x0 and box.x1 <= canvas.x1, (kind, text)
+            assert canvas.y0 <= box.y0 and box.y1 <= canvas.y1, (kind, text)
+        for labels in _tick_labels(figure):
+            boxes = [label.get_window_extent().padded(-1) for label in labels if label in drawn]
+            assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2)), (kind, labels)
+        for legend in figure.legends:
+            panels = [axes.get_window_extent() for axes in figure.axes]
+            assert not legend.get_window_extent().padded(-1).count_overlaps(panels), kind
+        (small,) = [text for text in texts if "backbone mini" in text.get_text()]
+        assert "rendered" in small.get_text().lower() and "n\N{NO-BREAK SPACE}=" in small.get_text()
+
+
+def _tick_labels(figure: Any) -> list[list[Any]]:
+    """The labels along each axis."""
+    return [axis.get_ticklabels() for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+
+
+def _not_drawn(figure: Any) -> set[Any]:
+    """Labels of ticks beyond the limits, which matplotlib makes and does not draw."""
+    beyond = set()
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+            if not low <= tick.get_loc() <= high:
+                beyond |= {tick.label1, tick.label2}
+    return beyond
+
+
+def test_series_differ_without_colour() -> None:
+    names = [str(number) for number in range(2 * len(MARKS))]
+    looks = [style_of(name, names) for name in names]
+    assert len({(str(one["marker"]), str(one["linestyle"])) for one in looks[: len(MARKS)]}) == len(MARKS)
+    for one in looks:
+        assert (one["markerfacecolor"] == "white") == bool(names.index(names[looks.index(one)]) % 2)
+    assert len(set(COLOURS)) == len(COLOURS)
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_a_picture_is_written_the_same_twice(suffix: str, stored: Any, tmp_path: Path) -> None:
+    data = base_new.data(stored(BY_HAND))
+    first, second = tmp_path / "new" / f"1.{suffix}", tmp_path / f"2.{suffix}"
+    write_picture(data, first)
+    write_picture(json.loads(to_text(data)), second)
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["gian"], "Unknown kind of plot 'gian'. Did you mean 'gain'?"),
+        (["gain", "-o", "x.gif"], "The picture x.gif cannot be written: its name must end in png, svg, pdf."),
+        (["gain", "--column", "neww"], "Unknown column of base2new 'neww'. Did you mean 'new'?"),
+        (["gain", "--protocol", "few_shots"], "Unknown protocol 'few_shots'. Did you mean 'few_shot'?"),
+        (["gain", "--method", "mapel"], "There is no base2new result of 'mapel' in "),
+        (["gain", "--baseline", "nothing"], "There is no result of the baseline 'nothing' to show gains over; "),
+        (
+            ["shots", "--protocol", "base2new"],
+            "The protocol base2new does not compare numbers of shots; few_shot does.",
+        ),
+        (["shots", "--results", str(SUPPORT)], "is not a promptbench result"),
+        (["ablation"], "An ablation needs fields of one method; write --field method.field, such as maple.depth."),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    words: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for result in BY_HAND:
+        write_result(tmp_path, result)
+    more = [
+        *(() if "--results" in words else ("--results", str(tmp_path))),
+        *(() if "-o" in words else ("-o", "x.png")),
+    ]
+    assert main.main(["plot", *words, *more]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_results_of_two_suites_make_no_plot(stored: Any) -> None:
+    with pytest.raises(UsageError, match="A plot shows one suite, and .* has clip11 and mini; name files of one"):
+        stored([*BY_HAND, base2new(1, 1, suite="clip11")])
+
+
+def test_without_matplotlib_one_sentence_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, stored: Any, tmp_path: Path
+) -> None:
+    data = base_new.data(stored(BY_HAND))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(
+        UsageError, match=r"Plots need matplotlib; install it with `pip install 'promptbench-clip\[plots\]'`."
+    ):
+        write_picture(data, tmp_path / "x.png")
+
+
+def test_only_figures_of_one_metric_are_compared(stored: Any) -> None:
+    def run(auroc: float, **more: Any) -> Result:
+        metrics = {"id/accuracy": 90.0, "far/mcm/auroc": auroc, "average/mcm/auroc": auroc, "average/mcm/fpr95": 3.0}
+        facts = vars(make(metrics, protocol="ood", dataset="mini_shapes", **more))
+        return Result(**{**facts, "conditions": {"images": {"id": 1, "far": 1}}})
+
+    source = stored([run(90), run(85, method="zeroshot", shots=0)], "ood")
+    data = gain.data(source)
+    assert (data["datasets"], data["series"][0]["gain"]) == (["far", "average AUROC"], [5, 5])
+    assert data["x"] == "AUROC minus that of zeroshot (points)"
+    assert seeds.data(source)["x"] == "average AUROC, score MCM (%)"
+
+
+def test_the_cost_of_few_shot_figures_is_that_of_their_runs(stored: Any) -> None:
+    runs = [few_shot(shots, 50.0 + shots, cost={"train_seconds": float(shots)}) for shots in (1, 16)]
+    (point,) = cost.data(stored(runs, "few_shot"))["points"]
+    assert (point["mean"], point["cost"]["train_seconds"]) == (66, 16)
