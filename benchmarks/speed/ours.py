@@ -33,7 +33,7 @@ def our_step(method: Method, images: Images, labels: Tensor, optimizer: torch.op
 
 
 def our_evaluation(method: Method, names: ClassNames, chosen: SelectedImages) -> tuple[float, Outcome]:
-    """Seconds, and what the method says of all images, as `evaluation.evaluate` asks it."""
+    """Seconds, and what the method says of all images, as `evaluate.evaluate` asks it."""
     began = time.perf_counter()
     method.set_classes(names)
     outcome = Reader(method).outcome(chosen, SELECTION, [0] * len(chosen.items), ())

@@ -2,8 +2,8 @@
 
     python benchmarks/stress/overhead.py --seeds 20 -o results/measured/overhead.json
 
-Many short runs go through `runner.run_all` in one process with one thread. The overhead is the CPU time of the process
-that was not spent within `execution.execute`, which does one run, over the time that was.
+Many short runs go through `loop.run_all` in one process with one thread. The overhead is the CPU time of the process
+that was not spent within `run.execute`, which does one run, over the time that was.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Under the causal mask the tokens before the class name, [SOS] and the context, cannot see it: their states are the same
 for every class. They are computed once, and each class runs only its own tokens, which attend to the prefix. The
-tokens of all classes are packed, without padding (see `packing`).
+tokens of all classes are packed, without padding (see `Packing`).
 Where a method changes blocks through `layer`, the whole sequences are built and open_clip's blocks run as they are.
 
 Letters as in the rest of the package: S prefixes (images), K classes, n prefix tokens, T tokens of a class after the

@@ -282,7 +282,7 @@ def choose(candidates: Sequence[Published], results: Sequence[Result]) -> tuple[
     and why not; None where nothing is published.
 
     Args:
-        candidates: As `literature.find` gives them.
+        candidates: As `papers.find` gives them.
         results: The records behind one figure of ours. For an average of base2new or few_shot they must be of the very
             datasets that papers average over. An average over the targets of one training has to be made of all
             targets by the caller.

@@ -24,7 +24,7 @@ class Spec:
         sampler: Rule that draws them, or `file:` and the digest of a stored sample.
         data_seed: Seed of the few-shot draw.
         train_seed: Seed of initialisation, order and augmentation.
-        precision: Of the training, one of `precision.PRECISIONS`; images are scored in float32.
+        precision: Of the training, one of `numerics.PRECISIONS`; images are scored in float32.
         threads: CPU threads of the run, which change the last bits of a sum.
         deterministic: Whether torch was held to algorithms that always give the same bits.
         dataset_options: The dataset's own fields, resolved.

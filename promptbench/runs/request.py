@@ -25,7 +25,7 @@ class Request:
         grid: Method or label -> the settings of each of its variants; each runs.
         sampler: The few-shot sampler, or `file:PATH`, which may hold {dataset}, {shots} and {seed}; "" for a preset's
             own or `coop`.
-        precision: One of `precision.PRECISIONS`.
+        precision: One of `numerics.PRECISIONS`.
         device: `cpu`, `cuda` or `cuda:N`.
         deterministic: Whether torch is held to algorithms that always give the same bits.
         flags: What the command line chose itself, such as `shots`, for whoever asks where a value came from.

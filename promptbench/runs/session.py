@@ -26,7 +26,7 @@ class Bench:
         save_predictions: Whether each run keeps its scores of every image.
         may_train: Whether a training that is not stored is made; otherwise it is an error.
         skip_unreadable: Whether images that cannot be read are left out; otherwise they are an error.
-        loggers: Names in `trackers.LOGGERS` that watch each run.
+        loggers: Names in `loggers.LOGGERS` that watch each run.
     """
 
     suite: Suite

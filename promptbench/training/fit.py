@@ -174,7 +174,7 @@ def fit(
         batches: One pass over the training images each time it is iterated.
         steps_per_epoch: Batches in a pass.
         seed: Draws what a method draws in its loss; the global generators are left as they were.
-        precision: One of `precision.PRECISIONS`.
+        precision: One of `numerics.PRECISIONS`.
         device: `cpu`, `cuda` or `cuda:N`.
         progress: Called after every step.
         logger: Called after some `LOGGED_STEPS` of all steps; it changes no number.

@@ -43,7 +43,7 @@ States = Mapping[str, Status]
 
 
 class Figure(NamedTuple):
-    """A figure of a paper, by what `literature.find` asks for."""
+    """A figure of a paper, by what `papers.find` asks for."""
 
     part: str
     label: str

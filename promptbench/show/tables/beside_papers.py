@@ -38,7 +38,7 @@ def with_published(table: Table, published: Sequence[Published]) -> Table:
 
     Args:
         table: Of means over seeds.
-        published: As `literature.load` gives them.
+        published: As `papers.load` gives them.
     """
     rows = [row for row in published if row.protocol == table.protocol and _same_backbone(table.backbone, row)]
     if table.suite == "mini" or not rows:

@@ -1,6 +1,6 @@
 """What an executor is: it carries out a sweep, somewhere, and says how the runs stand while it does.
 
-The runs, and what does them, are the same everywhere (`runner.run_all`); an executor only starts processes that do it.
+The runs, and what does them, are the same everywhere (`loop.run_all`); an executor only starts processes that do it.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def create(address: str, options: Mapping[str, Any]) -> Local:
 
 
 class Local:
-    """Processes of this machine; see `contract.Executor`."""
+    """Processes of this machine; see `loop.Executor`."""
 
     def prepare(self, device: str) -> None:
         """It is here; what workers need is imported meanwhile, by the process that they are forked from."""

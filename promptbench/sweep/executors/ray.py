@@ -68,7 +68,7 @@ def create(address: str, options: Mapping[str, Any]) -> Ray:
 
 @dataclass
 class Ray:
-    """A cluster; see `contract.Executor`."""
+    """A cluster; see `loop.Executor`."""
 
     address: str
     options: Options

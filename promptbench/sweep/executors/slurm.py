@@ -85,7 +85,7 @@ def create(address: str, options: Mapping[str, Any]) -> Slurm:
 
 
 class Slurm:
-    """A Slurm cluster; see `contract.Executor`."""
+    """A Slurm cluster; see `loop.Executor`."""
 
     def __init__(self, options: Options, flags: Mapping[str, Any]) -> None:
         self.options, self.flags = options, flags
