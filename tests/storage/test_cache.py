@@ -231,7 +231,8 @@ def test_the_entries_used_longest_ago_go_first(folder: Path, monkeypatch: pytest
 def test_what_a_living_process_uses_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put("used", 9), put("written", 8), put("free", 7)
     monkeypatch.setenv("PROMPTBENCH_CACHE_GB", "0")
-    code = "import sys, time; from promptbench.storage.cache import hold; hold('used');print('held', flush=True); time.sleep(600)"
+    code = "import time; from promptbench.storage.cache import hold; hold('used'); "
+    code += "print('held', flush=True); time.sleep(600)"
     user = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
         assert user.stdout is not None and user.stdout.readline() == "held\n"
