@@ -94,17 +94,17 @@ def run(
     from promptbench.results.result import find, read_result
     from promptbench.runs.plan import plan_runs
     from promptbench.runs.request import Request
-    from promptbench.runs.session import Bench
+    from promptbench.runs.session import Session
     from promptbench.sweep.loop import run_all
 
     pairs = tuple((seed, seed) for seed in seeds)
     runs = plan_runs(
         Request(suite=suite, methods=tuple(methods), protocols=(CORE,), seeds=pairs, assignments=assignments)
     )
-    bench = Bench(suite, output)
+    session = Session(suite, output)
     todo = [item for item in runs if find(output, item.spec) is None]
     with reporter(total=len(runs), skipped=len(runs) - len(todo)) as listener:
-        run_all(bench, todo, listener)
+        run_all(session, todo, listener)
     found: dict[str, list[Any]] = {}
     for item in runs:
         path = find(output, item.spec)
@@ -131,15 +131,15 @@ def out_of_distribution(suite: Any, output: Path) -> dict[str, float]:
     from promptbench.clip.images import ImageFeatures, Images
     from promptbench.data.features import image_features
     from promptbench.method import create_method
-    from promptbench.runs.session import Bench
+    from promptbench.runs.session import Session
 
-    bench = Bench(suite, output)
-    method = create_method("zeroshot", bench.backbone, bench.dataset(SOURCE).class_names)
+    session = Session(suite, output)
+    method = create_method("zeroshot", session.backbone, session.dataset(SOURCE).class_names)
 
     @torch.no_grad()
     def scores(name: str) -> list[float]:
-        dataset = bench.dataset(name)
-        features = image_features(bench.backbone, dataset, dataset.items("test")).cls
+        dataset = session.dataset(name)
+        features = image_features(session.backbone, dataset, dataset.items("test")).cls
         cosines = method(Images(features=ImageFeatures(features))).cosines
         return cosines.softmax(dim=-1).max(dim=-1).values.tolist()
 

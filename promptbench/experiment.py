@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from promptbench.results.result import Result
     from promptbench.runs.plan import Run
     from promptbench.runs.request import Request
-    from promptbench.runs.session import Bench
+    from promptbench.runs.session import Session
     from promptbench.sweep.loop import Executor
 
 
 def carry_out(
-    bench: Bench,
+    session: Session,
     runs: Sequence[Run],
     methods: Sequence[str] = (),
     options: argparse.Namespace | None = None,
@@ -39,18 +39,18 @@ def carry_out(
     from promptbench.results.result import failure_path, predictions_path, stored_results
     from promptbench.storage.claims import CLAIMS
 
-    output = bench.output
+    output = session.output
     results = dict(stored_results(output, [run.spec for run in runs]) if results is None else results)
-    again = bench.save_predictions  # which a finished run may lack
+    again = session.save_predictions  # which a finished run may lack
     todo = [
         run
         for run in runs
         if run.spec.name not in results or (again and not predictions_path(output, run.spec).exists())
     ]
-    failed = [run for run in todo if failure_path(bench.output, run.spec).exists()]
+    failed = [run for run in todo if failure_path(session.output, run.spec).exists()]
     left = {run.spec.name for run in failed if options is not None and not options.retry_failed}
     todo = [run for run in todo if run.spec.name not in left]
-    failures = do(bench, runs, todo, options, request) if todo else 0
+    failures = do(session, runs, todo, options, request) if todo else 0
     if not todo and (output / CLAIMS).is_dir():  # killed between its last result and its end
         from promptbench.sweep.loop import tidy
 
@@ -59,17 +59,17 @@ def carry_out(
     shown = [results[run.spec.name] for run in runs if run.spec.name in results]
     from promptbench.show.tables.show import print_tables  # it takes pandas, runs do not
 
-    print_tables(shown, [bench.suite], methods, [entry.name for entry in bench.suite.entries()])
+    print_tables(shown, [session.suite], methods, [entry.name for entry in session.suite.entries()])
     if failures:
         of = f"{failures} of {len(todo)} runs" if len(todo) > 1 else "the run"
-        print(f"promptbench: {of} failed; see *.failed.json in {bench.output}", file=sys.stderr)
+        print(f"promptbench: {of} failed; see *.failed.json in {session.output}", file=sys.stderr)
     if left:
         print(f"promptbench: {len(left)} failed before; --retry-failed does them again", file=sys.stderr)
     return 1 if failures or left else 0
 
 
 def do(
-    bench: Bench,
+    session: Session,
     runs: Sequence[Run],
     todo: Sequence[Run],
     options: argparse.Namespace | None,
@@ -78,30 +78,30 @@ def do(
     """Do the runs that are to do, of those of the call; returns how many failed."""
     from promptbench.results.result import check_writable
 
-    check_writable(bench.output)
+    check_writable(session.output)
     elsewhere = options is not None and options.executor != LOCAL
     executor = None
     if options and request and (elsewhere or ((options.jobs or 1) > 1 and len(todo) > 1)):
         executor = choose(options.executor, options.executor_option or ())
-        executor.prepare(bench.device)  # first, for what it starts may take as long as what follows
+        executor.prepare(session.device)  # first, for what it starts may take as long as what follows
     from promptbench.cli.progress import Overview, reporter
     from promptbench.sweep.loop import announced, run_all
     from promptbench.sweep.outdated import weights_hash
     from promptbench.sweep.preflight import preflight
 
-    preflight(replace(bench, device="cpu") if elsewhere else bench, todo)  # this machine may have no GPU
+    preflight(replace(session, device="cpu") if elsewhere else session, todo)  # this machine may have no GPU
     if not elsewhere:
-        weights_hash(bench)  # so that the next call need not load the backbone to compare its weights
-    with announced(bench.output, [run.spec.name for run in todo]):
+        weights_hash(session)  # so that the next call need not load the backbone to compare its weights
+    with announced(session.output, [run.spec.name for run in todo]):
         if executor is None or options is None or request is None:
             with reporter(total=len(runs), skipped=len(runs) - len(todo)) as listener:
-                return run_all(bench, todo, listener)
-        with Overview(todo, bench.output, len(runs)) as overview:
-            return at_once(bench, todo, options, request, overview, executor)
+                return run_all(session, todo, listener)
+        with Overview(todo, session.output, len(runs)) as overview:
+            return at_once(session, todo, options, request, overview, executor)
 
 
 def at_once(
-    bench: Bench,
+    session: Session,
     todo: Sequence[Run],
     options: argparse.Namespace,
     request: Request,
@@ -112,9 +112,9 @@ def at_once(
     from promptbench.sweep import loop
     from promptbench.sweep.loop import failures_on_record
 
-    bench.__dict__.pop("backbone", None)  # the workers have their own
+    session.__dict__.pop("backbone", None)  # the workers have their own
     names = tuple(run.spec.name for run in loop.neighbours(todo))
     plugins = tuple(Path(path).absolute() for path in getattr(options, "plugin", None) or ())
     planned = replace(request, suite=replace(request.suite, threads=todo[0].spec.threads))  # nodes differ in cores
-    job = loop.Job(planned, bench, names, failures_on_record(bench.output, todo), plugins)
+    job = loop.Job(planned, session, names, failures_on_record(session.output, todo), plugins)
     return loop.carry_out(loop.Sweep(job, todo, options.jobs, options.runs_per_gpu), executor, overview)

@@ -76,12 +76,12 @@ def carry_out() -> Callable[[Any, Any], Any]:
     from promptbench.runs.run import execute
     from promptbench.storage.claims import Claims
 
-    def do(bench: Any, run: Any) -> Any:
+    def do(session: Any, run: Any) -> Any:
         silent: Any = Silence()
-        with Claims(bench.output / "claims") as claims:
+        with Claims(session.output / "claims") as claims:
             claim = claims.take(run.spec.digest, {})
             assert claim is not None
             with claim:
-                return execute(bench, run, Work(silent, silent, claims, claim))
+                return execute(session, run, Work(silent, silent, claims, claim))
 
     return do

@@ -14,13 +14,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from promptbench.cli.flags import bench_of, request_of
+from promptbench.cli.flags import request_of, session_of
 from promptbench.cli.main import parser as promptbench
 from promptbench.results.result import Result
 from promptbench.runs.listener import Work
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.run import execute
-from promptbench.runs.session import Bench
+from promptbench.runs.session import Session
 from promptbench.storage.versions import git_commit, library_versions
 from promptbench.sweep.loop import Silent, announced, run_all
 
@@ -44,19 +44,19 @@ def measure(output: Path, seeds: int, epochs: int) -> dict[str, object]:
     words = ["run", "--method", "zeroshot", "coop", "--set", f"coop.epochs={epochs}", "--threads", "1"]
     words += ["--dataset", "mini_fabrics", "mini_shapes", "--seeds", *map(str, range(1, seeds + 1))]
     request = request_of(promptbench().parse_args([*words, "--output", str(output)]))
-    bench = bench_of(promptbench().parse_args(words), request.suite, output, request.device)
+    session = session_of(promptbench().parse_args(words), request.suite, output, request.device)
     runs = plan_runs(request)
     execute_times: list[float] = []
 
-    def timed(bench: Bench, run: Run, work: Work) -> Result:
+    def timed(session: Session, run: Run, work: Work) -> Result:
         began = time.thread_time()
-        result = execute(bench, run, work)
+        result = execute(session, run, work)
         execute_times.append(time.thread_time() - began)
         return result
 
     began = time.process_time()
     with announced(output, [run.spec.name for run in runs]):
-        failures = run_all(bench, runs, Silent(), how=timed)
+        failures = run_all(session, runs, Silent(), how=timed)
     whole = time.process_time() - began
     within = sum(execute_times)
     return {

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from promptbench.cli.flags import bench_of, request_of
+from promptbench.cli.flags import request_of, session_of
 from promptbench.cli.main import parser as promptbench
 from promptbench.registry import method_code
 from promptbench.results.result import Result, result_path
@@ -81,13 +81,13 @@ def make(words: Sequence[str]) -> int:
     """Write a result file for each run that a command plans; returns how many."""
     options = promptbench().parse_args(words)
     request = request_of(options)
-    bench = bench_of(options, request.suite, options.output, request.device)
+    session = session_of(options, request.suite, options.output, request.device)
     runs = plan_runs(request)
     for run in runs:
-        digest = bench.dataset(run.plan.train.dataset).split_digest() if run is runs[0] else "ab" * 32
-        path = result_path(bench.output, run.spec)
+        digest = session.dataset(run.plan.train.dataset).split_digest() if run is runs[0] else "ab" * 32
+        path = result_path(session.output, run.spec)
         path.parent.mkdir(parents=True, exist_ok=True)
-        record = to_plain(made_up(run, bench.backbone.weights_hash, digest))
+        record = to_plain(made_up(run, session.backbone.weights_hash, digest))
         path.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
     return len(runs)
 

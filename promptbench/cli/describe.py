@@ -18,7 +18,7 @@ from promptbench.suite import Suite, load_suite, suite_names
 if TYPE_CHECKING:
     from promptbench.runs.plan import Run
     from promptbench.runs.request import Request
-    from promptbench.runs.session import Bench
+    from promptbench.runs.session import Session
 
 
 def list_kind(kind: str, kinds: Sequence[str]) -> str:
@@ -255,19 +255,19 @@ def show_settings(run: Run, request: Request) -> str:
     return columns([(name, "=", value, origin) for name, value, origin in rows])
 
 
-def foreseen(bench: Bench, runs: Sequence[Run], request: Request, estimate: bool) -> str:
+def foreseen(session: Session, runs: Sequence[Run], request: Request, estimate: bool) -> str:
     """The runs of a call, which are finished, and, where that is to be estimated, how long the others take."""
     from promptbench.cli.describe import describe_runs, grid_points, state_of
     from promptbench.results.result import stored_results
     from promptbench.sweep.outdated import outdated
 
-    old = outdated(bench, stored_results(bench.output, [run.spec for run in runs]), may_load=False)
-    states = ["outdated" if run.spec.name in old else state_of(bench.output, run) for run in runs]
+    old = outdated(session, stored_results(session.output, [run.spec for run in runs]), may_load=False)
+    states = ["outdated" if run.spec.name in old else state_of(session.output, run) for run in runs]
     points = {"grid": grid_points(runs, request)} if request.grid else {}
     if not estimate or set(states) <= {"done"}:
         return describe_runs(runs, states, points)
     from promptbench.sweep.estimate import duration, forecast
 
-    found, said = forecast(bench, runs, again=old)
+    found, said = forecast(session, runs, again=old)
     times = ["?" if one is None else duration(one.seconds) if one.seconds else "-" for one in found]
     return describe_runs(runs, states, {**points, "time": times}) + "\n" + said

@@ -18,7 +18,7 @@ from promptbench.training.numerics import PRECISIONS, check_device, hold_to_bits
 
 if TYPE_CHECKING:
     from promptbench.runs.request import Request
-    from promptbench.runs.session import Bench
+    from promptbench.runs.session import Session
 
 OUTPUT = "promptbench-runs"
 OF_RUNS = ("protocol", "dataset", "seeds", "shots", "backbone", "threads")
@@ -126,14 +126,14 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def bench_of(options: argparse.Namespace, suite: Suite, output: str | Path, device: str) -> Bench:
+def session_of(options: argparse.Namespace, suite: Suite, output: str | Path, device: str) -> Session:
     """What the runs of a call share, from the flags of `add_places` and, where there are, `add_evaluation`."""
     from promptbench.data.dataset import data_roots
-    from promptbench.runs.session import Bench
+    from promptbench.runs.session import Session
 
     loggers = tuple(dict.fromkeys(getattr(options, "logger", None) or ()))
     check_installed(loggers)
-    return Bench(
+    return Session(
         suite,
         Path(output),
         data_roots(options.data_root),

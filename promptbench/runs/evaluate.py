@@ -18,7 +18,7 @@ from promptbench.method import Method, Prediction
 from promptbench.metrics.ood import SCORES, missing, scores_of
 from promptbench.protocol import Evaluation, Outcome
 from promptbench.runs.plan import Run
-from promptbench.runs.session import Bench
+from promptbench.runs.session import Session
 
 if TYPE_CHECKING:
     from promptbench.data.dataset import Dataset
@@ -46,7 +46,7 @@ class Evaluated:
     diagnostics: dict[str, float] = field(default_factory=dict)
 
 
-def evaluate(bench: Bench, run: Run, method: Method, trained: ClassNames) -> Evaluated:
+def evaluate(session: Session, run: Run, method: Method, trained: ClassNames) -> Evaluated:
     """Everything that a run's evaluations say of a trained method.
 
     Args:
@@ -59,8 +59,8 @@ def evaluate(bench: Bench, run: Run, method: Method, trained: ClassNames) -> Eva
     scores = run.protocol.scores
     reader = Reader(method, dense=any(SCORES[name].needs == "local" for name in scores))
     for evaluation in run.plan.evaluations:
-        chosen = open_selection(bench.dataset, evaluation.selection, run.spec.data_seed)
-        shown, labels = shown_names(bench.dataset, evaluation, chosen)
+        chosen = open_selection(session.dataset, evaluation.selection, run.spec.data_seed)
+        shown, labels = shown_names(session.dataset, evaluation, chosen)
         found.names[evaluation.name], found.images[evaluation.name] = shown, chosen
         if not method.transfers and tuple(shown) != tuple(trained):
             reason = method.transfers_reason or "this method scores the classes that it was trained on only"

@@ -16,28 +16,28 @@ from promptbench.runs.evaluate import (
 )
 from promptbench.runs.listener import Work
 from promptbench.runs.plan import Run
-from promptbench.runs.session import Bench
+from promptbench.runs.session import Session
 from promptbench.runs.train import learn, names_digest, prepared, training_facts, training_transform_id
 from promptbench.storage.versions import git_commit, library_versions, utc_now
 from promptbench.training.files import TrainingOutcome, training_key
 from promptbench.training.numerics import peak_memory, peak_memory_restarts
 
 
-def execute(bench: Bench, run: Run, work: Work) -> Result:
+def execute(session: Session, run: Run, work: Work) -> Result:
     """Train, evaluate, write and return the result of one run."""
     spec = run.spec
-    train, method = prepared(bench, run)
-    facts = training_facts(bench, run, train)
+    train, method = prepared(session, run)
+    facts = training_facts(session, run, train)
     key = training_key(spec, facts)
     outcome = TrainingOutcome([], 0.0, 0.0)
     if method.trains:
-        outcome = learn(bench, run, method, train, key, work)
+        outcome = learn(session, run, method, train, key, work)
     began = time.perf_counter()
-    found = evaluate(bench, run, method, train.class_names)
+    found = evaluate(session, run, method, train.class_names)
     seconds = time.perf_counter() - began
     metrics, notes = run.protocol.measure(found.outcomes, run.plan)
-    if bench.save_predictions:
-        save_predictions(bench.output, spec, found)
+    if session.save_predictions:
+        save_predictions(session.output, spec, found)
     result = Result(
         spec=spec,
         conditions={
@@ -63,23 +63,23 @@ def execute(bench: Bench, run: Run, work: Work) -> Result:
             "train_seconds": round(outcome.seconds, 3),
             "train_images_per_second": round(outcome.images_per_second, 1),
             "eval_seconds": round(seconds, 3),
-            **memory_of(bench),
+            **memory_of(session),
         },
         versions=library_versions(),
         commit=git_commit(),
         created=utc_now(),
         losses=outcome.losses,
     )
-    write_result(bench.output, result)
+    write_result(session.output, result)
     return result
 
 
-def memory_of(bench: Bench) -> dict[str, float]:
+def memory_of(session: Session) -> dict[str, float]:
     """The most memory that a run took since it was `prepared`; nothing where only the process' most is known, which
     may be an earlier run's."""
-    if not peak_memory_restarts(bench.device):
+    if not peak_memory_restarts(session.device):
         return {}
-    return {"peak_memory_mb": round(peak_memory(bench.device) / 2**20, 1)}
+    return {"peak_memory_mb": round(peak_memory(session.device) / 2**20, 1)}
 
 
 def evaluation_conditions(found: Evaluated, train: SelectedImages) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from promptbench.suite import Suite
 
 
 @dataclass
-class Bench:
+class Session:
     """The backbone, the opened datasets and the output folder of one call.
 
     Attributes:

@@ -17,56 +17,56 @@ from promptbench.recipe import Recipe
 from promptbench.runs.evaluate import EVALUATION_BATCH, feature_batches, kept_of, reads_features, still_batches
 from promptbench.runs.listener import Busy, Work
 from promptbench.runs.plan import Run
-from promptbench.runs.session import Bench
+from promptbench.runs.session import Session
 from promptbench.training.files import PartialFile, TrainingOutcome, load_training, save_training
 from promptbench.training.fit import fit
 from promptbench.training.numerics import hold_to_bits, restart_peak_memory
 
 
-def prepared(bench: Bench, run: Run) -> tuple[SelectedImages, Method]:
+def prepared(session: Session, run: Run) -> tuple[SelectedImages, Method]:
     """The training images of a run and its method, before any training; its memory is measured from here on."""
     spec = run.spec
     torch.set_num_threads(spec.threads)
     hold_to_bits(spec.deterministic)
-    train = open_selection(bench.dataset, run.plan.train, spec.data_seed)
-    backbone = bench.backbone
-    restart_peak_memory(bench.device)  # what the first run takes to load the backbone is not the run's
+    train = open_selection(session.dataset, run.plan.train, spec.data_seed)
+    backbone = session.backbone
+    restart_peak_memory(session.device)  # what the first run takes to load the backbone is not the run's
     method = instantiate(run.method, run.settings.config, backbone, train.class_names, spec.train_seed)
     show_training_images(method, still_batches(method, train, EVALUATION_BATCH), spec.train_seed)
     return train, method
 
 
-def training_facts(bench: Bench, run: Run, train: SelectedImages) -> dict[str, str]:
+def training_facts(session: Session, run: Run, train: SelectedImages) -> dict[str, str]:
     """What data and weights add to the key of a training."""
     return {
         "classes": run.plan.train.classes,
         "sample": train.sample_digest(),
         "split": train.dataset.split_digest(),
         "names": names_digest(train.class_names),
-        "weights": bench.backbone.weights_hash,
-        "architecture": bench.backbone.architecture,
+        "weights": session.backbone.weights_hash,
+        "architecture": session.backbone.architecture,
     }
 
 
-def training_path(bench: Bench, key: str) -> Path:
+def training_path(session: Session, key: str) -> Path:
     """Where the learned tensors of a training are kept."""
-    return bench.output / "trainings" / f"{key[:32]}.safetensors"
+    return session.output / "trainings" / f"{key[:32]}.safetensors"
 
 
-def learn(bench: Bench, run: Run, method: Method, train: SelectedImages, key: str, work: Work) -> TrainingOutcome:
+def learn(session: Session, run: Run, method: Method, train: SelectedImages, key: str, work: Work) -> TrainingOutcome:
     """Load the learned tensors of an equal training, or train and store them.
 
     Raises:
         Busy: Another process is at this training.
     """
     spec = run.spec
-    path = training_path(bench, key)
+    path = training_path(session, key)
     partial = PartialFile(path.with_suffix(".partial"), key)
     stored = load_training(path, method)
     if stored is not None:
         partial.remove()  # killed between the two
         return stored
-    if not bench.may_train:
+    if not session.may_train:
         raise UsageError(
             f"The training of {spec.label} on '{spec.dataset}' is not in {path.parent}, or weights, images or "
             "libraries have changed since; train it again with `promptbench run`."
@@ -78,14 +78,14 @@ def learn(bench: Bench, run: Run, method: Method, train: SelectedImages, key: st
         stored = load_training(path, method)
         if stored is not None:  # since the first look
             return stored
-        outcome = train_method(bench, run, method, train, partial, work)
+        outcome = train_method(session, run, method, train, partial, work)
         save_training(path, method, outcome, spec)
         partial.remove()
     return outcome
 
 
 def train_method(
-    bench: Bench,
+    session: Session,
     run: Run,
     method: Method,
     train: SelectedImages,
@@ -103,9 +103,9 @@ def train_method(
         len(batches),
         seed=spec.train_seed,
         precision=spec.precision,
-        device=bench.device,
+        device=session.device,
         progress=work.step,
-        logger=work.tracker.step if bench.loggers else None,
+        logger=work.tracker.step if session.loggers else None,
         partial=partial,
     )
 

@@ -33,7 +33,7 @@ from promptbench.recipe import Recipe
 from promptbench.results.result import find
 from promptbench.runs.evaluate import EVALUATION_BATCH, FEATURE_BATCH, kept_of, reads_features, shown_names
 from promptbench.runs.plan import Run
-from promptbench.runs.session import Bench
+from promptbench.runs.session import Session
 from promptbench.runs.train import kept_for_training, training_facts, training_path
 from promptbench.sweep.status import duration
 from promptbench.training.files import training_key
@@ -99,7 +99,7 @@ def measured(full: Size, seconds: Callable[[Size], tuple[float, ...]]) -> tuple[
 class Calibration:
     """Measures the parts of one run; each time with a method of its own, and nothing that it learns is kept."""
 
-    bench: Bench
+    session: Session
     run: Run
 
     def training(self, train: SelectedImages, recipe: Recipe, features: bool) -> tuple[float, int]:
@@ -111,7 +111,7 @@ class Calibration:
         full = Size(len(train.class_names), min(recipe.batch, len(train.items)))
         steps = min(STEPS, max(1, len(train.items) // recipe.batch))
         size, (step,) = measured(full, lambda size: (self.step(train, recipe, features, size, steps),))
-        return step * full.times(size), 0 if size == full else self.bench.backbone.memory_budget
+        return step * full.times(size), 0 if size == full else self.session.backbone.memory_budget
 
     def step(self, train: SelectedImages, recipe: Recipe, features: bool, size: Size, steps: int) -> float:
         """Seconds of one of so many steps of an epoch, with its share of what an epoch takes besides."""
@@ -126,7 +126,7 @@ class Calibration:
         own = [item for item in train.items if item.label < size.classes]
         items = list(itertools.islice(itertools.cycle(own), steps * size.images))
         batches = few_batches(method, few, train.dataset, items, features, seed)
-        fit(method, few, batches, steps, seed=seed, precision=precision, device=self.bench.device, progress=ended)
+        fit(method, few, batches, steps, seed=seed, precision=precision, device=self.session.device, progress=ended)
         return (ends[-1] - ends[steps - 1]) / (len(ends) - steps)  # images are decoded in the first epoch
 
     def scoring(self, chosen: SelectedImages, features: bool, dense: bool) -> tuple[float, float]:
@@ -159,7 +159,7 @@ class Calibration:
 
     def encoding(self, chosen: SelectedImages, dense: bool) -> float:
         """Seconds that the frozen tower takes for one image, its decoding included."""
-        encode = partial(self.bench.backbone.encode_image, local=dense)
+        encode = partial(self.session.backbone.encode_image, local=dense)
         full = Size(1, min(EVALUATION_BATCH, len(chosen.items)))
         size, (seconds,) = measured(full, lambda size: (self._seconds(self._read, chosen, size.images, encode),))
         return seconds / size.images
@@ -174,7 +174,7 @@ class Calibration:
     def _method(self, names: ClassNames, images: int = 0) -> Method:
         """The method for some classes; where it looks at training images first, it has seen drawn ones."""
         run, seed = self.run, self.run.spec.train_seed
-        method = instantiate(run.method, run.settings.config, self.bench.backbone, names, seed)
+        method = instantiate(run.method, run.settings.config, self.session.backbone, names, seed)
         if run.method.prepare is not Method.prepare:
             images = images or 2 * len(names)
             drawn = drawn_images(method, images, method.reads_dense)
@@ -183,7 +183,7 @@ class Calibration:
 
     def _read(self, chosen: SelectedImages, count: int, look: Callable[[Images], Any]) -> None:
         """Decode the first images of an evaluation and look at them, all at once."""
-        backbone = self.bench.backbone
+        backbone = self.session.backbone
         for images, _ in pixel_batches(backbone, chosen.dataset, chosen.items[:count], count):
             look(images.to(backbone.device))
 
@@ -193,8 +193,8 @@ class Calibration:
         for _ in range(2):
             began = time.perf_counter()
             what(*given)
-            if self.bench.device.startswith("cuda"):
-                torch.cuda.synchronize(self.bench.device)
+            if self.session.device.startswith("cuda"):
+                torch.cuda.synchronize(self.session.device)
         return time.perf_counter() - began
 
 
@@ -232,7 +232,7 @@ def drawn_features(method: Method, count: int, dense: bool) -> ImageFeatures:
 class Forecast:
     """Estimates of the runs of one call, one after the other."""
 
-    bench: Bench
+    session: Session
     again: Collection[str] = ()  # runs that are done anew
     stopped: bool = False  # the backbone cannot be loaded
     _known: dict[Any, Any] = field(default_factory=dict)  # what was measured
@@ -246,15 +246,15 @@ class Forecast:
         """
         spec = run.spec
         found = Estimate()
-        if spec.name not in self.again and find(self.bench.output, spec) is not None:
+        if spec.name not in self.again and find(self.session.output, spec) is not None:
             return found
         torch.set_num_threads(spec.threads)
         hold_to_bits(spec.deterministic)  # which features are kept by
-        train = open_selection(self.bench.dataset, run.plan.train, spec.data_seed)
+        train = open_selection(self.session.dataset, run.plan.train, spec.data_seed)
         self.stopped = True
-        backbone = self.bench.backbone
+        backbone = self.session.backbone
         self.stopped = False
-        calibration = Calibration(self.bench, run)
+        calibration = Calibration(self.session, run)
         method = instantiate(run.method, run.settings.config, backbone, train.class_names, spec.train_seed)
         if run.method.prepare is not Method.prepare:
             if method.frozen_image_tower:
@@ -263,7 +263,7 @@ class Forecast:
             found.training += self._once((*_method(run), *size), partial(calibration.preparing, train))
         more = self._train(calibration, method, train, found) if method.trains else 0.0
         self._evaluate(calibration, method, found)
-        found.memory = peak_memory(self.bench.device) + more
+        found.memory = peak_memory(self.session.device) + more
         return found
 
     def _train(self, calibration: Calibration, method: Method, train: SelectedImages, found: Estimate) -> float:
@@ -271,8 +271,8 @@ class Forecast:
         run = calibration.run
         recipe, spec = run.settings.recipe, run.spec
         assert recipe is not None
-        name = training_key(spec, training_facts(self.bench, run, train))
-        if name in self._counted or training_path(self.bench, name).exists():
+        name = training_key(spec, training_facts(self.session, run, train))
+        if name in self._counted or training_path(self.session, name).exists():
             return 0.0
         self._counted.add(name)
         reads = kept_for_training(recipe, method, train)
@@ -281,7 +281,7 @@ class Forecast:
             kept = kept_of(method, method.reads_dense, views, spec.train_seed)
             items = train.items if recipe.augment else train.pool
             self._encode(train, items, kept, calibration, found)
-            waiting = kept.size(self.bench.backbone, len(items))
+            waiting = kept.size(self.session.backbone, len(items))
         else:
             image = train.dataset.open(train.items[0])
             waiting = min(MEMORY, 3 * image.width * image.height * len(train.items))
@@ -299,8 +299,8 @@ class Forecast:
         wide = any(SCORES[name].needs == "local" for name in run.protocol.scores)
         for evaluation in run.plan.evaluations:
             selection = evaluation.selection
-            chosen = open_selection(self.bench.dataset, selection, run.spec.data_seed)
-            names, _ = shown_names(self.bench.dataset, evaluation, chosen)
+            chosen = open_selection(self.session.dataset, selection, run.spec.data_seed)
+            names, _ = shown_names(self.session.dataset, evaluation, chosen)
             if not method.transfers and tuple(names) != tuple(method.class_names):
                 continue
             dense = wide or method.reads_dense
@@ -318,14 +318,14 @@ class Forecast:
         self, chosen: SelectedImages, items: Sequence[Any], kept: Kept, calibration: Calibration, found: Estimate
     ) -> None:
         """Add the encoding of images, unless their features are kept."""
-        name = key(self.bench.backbone, chosen.dataset, items, kept=kept)
+        name = key(self.session.backbone, chosen.dataset, items, kept=kept)
         if name in self._counted or path_of(name).exists():
             return
         self._counted.add(name)
         place = ("encoding", chosen.dataset.name, kept.dense)
         seconds: float = self._once(place, partial(calibration.encoding, chosen, kept.dense))
         found.images += seconds * len(items) * max(1, kept.views)
-        found.kept += kept.size(self.bench.backbone, len(items))
+        found.kept += kept.size(self.session.backbone, len(items))
 
     def _once(self, what: Any, measure: Callable[[], Any]) -> Any:
         if what not in self._known:
@@ -337,14 +337,14 @@ def _method(run: Run) -> tuple[str, str]:
     return run.spec.label, repr(run.spec.config)
 
 
-def forecast(bench: Bench, runs: Iterable[Run], again: Collection[str] = ()) -> tuple[list[Estimate | None], str]:
+def forecast(session: Session, runs: Iterable[Run], again: Collection[str] = ()) -> tuple[list[Estimate | None], str]:
     """An estimate of each run, and a sentence that sums them up; None of runs that cannot be estimated.
 
     Args:
         again: Names of runs that are done anew, whatever is there.
     """
     began = time.perf_counter()
-    ahead = Forecast(bench, again=again)
+    ahead = Forecast(session, again=again)
     found: list[Estimate | None] = []
     reasons: dict[tuple[str, str], str] = {}
     for run in runs:

@@ -28,7 +28,7 @@ from promptbench.runs.listener import Busy, Listener, Work
 from promptbench.runs.loggers import tracked
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.request import Request
-from promptbench.runs.session import Bench
+from promptbench.runs.session import Session
 from promptbench.storage.atomic import remove_drafts, write_atomically
 from promptbench.storage.claims import CLAIMS, Claim, Claims, now
 from promptbench.sweep.status import Standing, standing_of
@@ -48,11 +48,11 @@ UNEXPLAINED = 6  # deaths of processes at no run that is known
 
 
 def run_all(
-    bench: Bench,
+    session: Session,
     runs: Iterable[Run],
     listener: Listener,
     known: Mapping[str, int] | None = None,
-    how: Callable[[Bench, Run, Work], Result] | None = None,
+    how: Callable[[Session, Run, Work], Result] | None = None,
 ) -> int:
     """Do every run that is not finished; returns how many failed. Ctrl-C passes through, and loses nothing finished.
 
@@ -67,9 +67,9 @@ def run_all(
     from promptbench.runs.run import execute  # seconds to import, for those that do runs themselves
 
     pending = [(run, "") for run in runs]  # with the claim that it waits for
-    known = failures_on_record(bench.output, [run for run, _ in pending]) if known is None else known
+    known = failures_on_record(session.output, [run for run, _ in pending]) if known is None else known
     failures = 0
-    with Claims(bench.output / CLAIMS) as claims:
+    with Claims(session.output / CLAIMS) as claims:
         while pending:
             waiting: list[tuple[Run, str]] = []
             for run, awaited in pending:
@@ -79,7 +79,7 @@ def run_all(
                     continue
                 with claim:
                     try:
-                        failures += not settled(bench, run, listener, known, (claims, claim), how or execute)
+                        failures += not settled(session, run, listener, known, (claims, claim), how or execute)
                     except Busy as busy:
                         waiting.append((run, str(busy)))
             if len(waiting) == len(pending):
@@ -118,35 +118,35 @@ def failures_on_record(output: Path, runs: Iterable[Run]) -> dict[str, int]:
 
 
 def settled(
-    bench: Bench,
+    session: Session,
     run: Run,
     listener: Listener,
     known: Mapping[str, int],
     held: tuple[Claims, Claim],
-    how: Callable[[Bench, Run, Work], Result],
+    how: Callable[[Session, Run, Work], Result],
 ) -> bool:
     """Do a run that this process holds, unless another was faster; whether it has a result."""
-    if bench.is_finished(run.spec):
+    if session.is_finished(run.spec):
         listener.elsewhere(run)
         return True
-    tried = failures_on_record(bench.output, [run]).get(run.spec.name)
+    tried = failures_on_record(session.output, [run]).get(run.spec.name)
     if tried != known.get(run.spec.name) and tried is not None:
         listener.elsewhere(run)
         return False
     listener.started(run)
     try:
-        with tracked(bench.loggers, bench.output, run.spec) as tracker:
-            result = how(bench, run, Work(listener, tracker, *held))
+        with tracked(session.loggers, session.output, run.spec) as tracker:
+            result = how(session, run, Work(listener, tracker, *held))
             tracker.finished(result.metrics)
     except Busy:
         raise
     except Exception as error:  # one failed run must not end a sweep
-        if cannot_write(error, bench.output):
+        if cannot_write(error, session.output):
             said = str(error).rstrip(".")
             raise UsageError(f"{said}; what is finished is kept, and the same command goes on from here.") from error
         reason = str(error) if isinstance(error, (UsageError, TrainingDiverged)) else f"{type(error).__name__}: {error}"
         trace, place = traceback.format_exc(), place_of(run, error)
-        write_failure(bench.output, run.spec, reason=reason, traceback=trace, where=place)
+        write_failure(session.output, run.spec, reason=reason, traceback=trace, where=place)
         listener.failed(run, reason)
         return False
     listener.finished(run, result)
@@ -182,14 +182,14 @@ class Job:
 
     Attributes:
         request: What was asked for.
-        bench: What the runs share; the worker opens datasets and backbone itself.
+        session: What the runs share; the worker opens datasets and backbone itself.
         names: Of the runs to do, in order.
         known: The failures that are to be tried again, as `failures_on_record` gives them.
         plugins: Files with methods, datasets or protocols.
     """
 
     request: Request
-    bench: Bench
+    session: Session
     names: tuple[str, ...]
     known: Mapping[str, int]
     plugins: tuple[Path, ...]
@@ -223,9 +223,9 @@ class Sweep:
     """
 
     def __init__(self, job: Job, runs: Sequence[Run], jobs: int | None = None, per_gpu: int = 1) -> None:
-        self.job, self.jobs, self.per_gpu = replace(job, bench=replace(job.bench, _datasets={})), jobs, per_gpu
+        self.job, self.jobs, self.per_gpu = replace(job, session=replace(job.session, _datasets={})), jobs, per_gpu
         self.runs = {run.spec.name: run for run in runs}
-        self.output = job.bench.output
+        self.output = job.session.output
         self.deaths: Counter[str] = Counter()
 
     def at_once(self, most: int) -> int:
@@ -240,22 +240,22 @@ class Sweep:
         """The runs with neither a result nor a failure of this call."""
         failed = self.failed()
         return [
-            name for name, run in self.runs.items() if name not in failed and not self.job.bench.is_finished(run.spec)
+            name for name, run in self.runs.items() if name not in failed and not self.job.session.is_finished(run.spec)
         ]
 
     def settled(self, standing: Standing) -> bool:
         """Whether no run is left, as far as a look at names tells; False where each has more than a result to write."""
         left = self.runs.keys() - standing.done
-        return not self.job.bench.save_predictions and left.issubset(self.failed() if left else ())
+        return not self.job.session.save_predictions and left.issubset(self.failed() if left else ())
 
     def failed(self) -> list[str]:
         """The runs that failed in this call."""
-        bench, known = self.job.bench, self.job.known
-        now = failures_on_record(bench.output, self.runs.values())
+        session, known = self.job.session, self.job.known
+        now = failures_on_record(session.output, self.runs.values())
         return [
             name
             for name, when in now.items()
-            if known.get(name) != when and not bench.is_finished(self.runs[name].spec)
+            if known.get(name) != when and not session.is_finished(self.runs[name].spec)
         ]
 
     def died(self, name: str, how: str, words: str) -> None:

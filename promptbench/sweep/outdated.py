@@ -31,14 +31,14 @@ from promptbench.storage.claims import CLAIMS, Claims
 if TYPE_CHECKING:
     from promptbench.results.spec import Spec
     from promptbench.runs.plan import Run
-    from promptbench.runs.session import Bench
+    from promptbench.runs.session import Session
 
 log = logging.getLogger(__name__)
 
 OUTDATED = "outdated"  # folder in the output folder
 
 
-def outdated(bench: Bench, results: Mapping[str, Result], may_load: bool = True) -> dict[str, str]:
+def outdated(session: Session, results: Mapping[str, Result], may_load: bool = True) -> dict[str, str]:
     """Those of the results that were made otherwise than a run of today would be: name to what differs, in words.
 
     What a result does not say, such as an older one of its method's code, counts as the same.
@@ -48,31 +48,31 @@ def outdated(bench: Bench, results: Mapping[str, Result], may_load: bool = True)
         may_load: Whether the backbone may be loaded to compare its weights.
     """
     found: dict[str, str] = {}
-    weights = weights_hash(bench, may_load) if results else ""
+    weights = weights_hash(session, may_load) if results else ""
     codes = {method: method_code(method) for method in {result.spec.method for result in results.values()}}
     for name, result in results.items():
         before, method = result.conditions, result.spec.method
         if weights and before.get("weights_hash", weights) != weights:
-            found[name] = f"made with other weights of '{bench.suite.backbone}' than today's"
+            found[name] = f"made with other weights of '{session.suite.backbone}' than today's"
         elif _other_code(before.get("method_code"), codes[method]):
             found[name] = f"made before the code of '{method}' was changed"
     return found
 
 
-def renew(bench: Bench, runs: Sequence[Run], results: dict[str, Result], keep: bool = False) -> dict[str, Result]:
+def renew(session: Session, runs: Sequence[Run], results: dict[str, Result], keep: bool = False) -> dict[str, Result]:
     """The results that stand, after those that are outdated were moved away and that was said, a line for each cause.
 
     Args:
         keep: Only say it.
     """
-    causes = outdated(bench, results)
+    causes = outdated(session, results)
     if not causes:
         return results
     if keep:
         _say(causes, "they are kept, as asked for")
         return results
-    _say(causes, f"they run again, and their old results are kept in {bench.output / OUTDATED}")
-    set_aside(bench, runs, causes)
+    _say(causes, f"they run again, and their old results are kept in {session.output / OUTDATED}")
+    set_aside(session, runs, causes)
     return {name: result for name, result in results.items() if name not in causes}
 
 
@@ -89,12 +89,12 @@ def _say(causes: Mapping[str, str], consequence: str) -> None:
         log.warning("finished runs %s: %d; %s", cause, list(causes.values()).count(cause), consequence)
 
 
-def set_aside(bench: Bench, runs: Sequence[Run], causes: Mapping[str, str]) -> None:
+def set_aside(session: Session, runs: Sequence[Run], causes: Mapping[str, str]) -> None:
     """Move the files of outdated runs away, so that they are done again.
 
     Of several processes one moves them; what another has just done again stays.
     """
-    with Claims(bench.output / CLAIMS) as claims:
+    with Claims(session.output / CLAIMS) as claims:
         for run in runs:
             if run.spec.name not in causes:
                 continue
@@ -102,9 +102,9 @@ def set_aside(bench: Bench, runs: Sequence[Run], causes: Mapping[str, str]) -> N
             if claim is None:  # another process does it again already
                 continue
             with claim:
-                path = result_path(bench.output, run.spec)
-                if path.exists() and outdated(bench, {run.spec.name: read_result(path)}):
-                    _move(bench.output, run.spec)
+                path = result_path(session.output, run.spec)
+                if path.exists() and outdated(session, {run.spec.name: read_result(path)}):
+                    _move(session.output, run.spec)
 
 
 def _move(output: Path, spec: Spec) -> None:
@@ -123,7 +123,7 @@ def _move(output: Path, spec: Spec) -> None:
         ) from error
 
 
-def weights_hash(bench: Bench, may_load: bool = True) -> str:
+def weights_hash(session: Session, may_load: bool = True) -> str:
     """The hash of the backbone's weights as they are now; "" where it is not known.
 
     It is remembered for the files behind the name, by their places, sizes and times of change, so that the backbone is
@@ -133,22 +133,22 @@ def weights_hash(bench: Bench, may_load: bool = True) -> str:
     Args:
         may_load: Whether the backbone is loaded where nothing is remembered.
     """
-    memo = _memo(bench.suite.backbone)
+    memo = _memo(session.suite.backbone)
     if memo is None:
         return ""
     remembered = _remembered(memo)
     if remembered or not may_load:
         return remembered
-    return remember(bench)
+    return remember(session)
 
 
-def remember(bench: Bench) -> str:
+def remember(session: Session) -> str:
     """Load the backbone, if it is not yet, and remember the hash of its weights; "" where that cannot be."""
-    memo = _memo(bench.suite.backbone)
+    memo = _memo(session.suite.backbone)
     if memo is None:
         return ""
     try:
-        found = bench.backbone.weights_hash
+        found = session.backbone.weights_hash
     except UsageError:  # whoever needs the weights says so
         return ""
     with contextlib.suppress(OSError):

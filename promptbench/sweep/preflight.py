@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from promptbench.data.dataset import Dataset
     from promptbench.data.selection import Selection
     from promptbench.runs.plan import Run
-    from promptbench.runs.session import Bench
+    from promptbench.runs.session import Session
 
 log = logging.getLogger(__name__)
 
 
-def preflight(bench: Bench, runs: Sequence[Run]) -> None:
+def preflight(session: Session, runs: Sequence[Run]) -> None:
     """Look at the environment, at all data and at all prompts of the runs.
 
     Raises:
@@ -34,11 +34,11 @@ def preflight(bench: Bench, runs: Sequence[Run]) -> None:
     """
     limit()
     partial_seconds()
-    check_images(bench, runs)
-    check_prompts(bench, runs)
+    check_images(session, runs)
+    check_prompts(session, runs)
 
 
-def check_images(bench: Bench, runs: Iterable[Run]) -> None:
+def check_images(session: Session, runs: Iterable[Run]) -> None:
     """Raise a UsageError where an image that a run looks at is not there."""
     seen: set[tuple[Selection, int | None]] = set()
     warned: set[Selection] = set()
@@ -49,7 +49,7 @@ def check_images(bench: Bench, runs: Iterable[Run]) -> None:
             if key in seen:
                 continue
             seen.add(key)
-            chosen = open_selection(bench.dataset, selection, run.spec.data_seed)
+            chosen = open_selection(session.dataset, selection, run.spec.data_seed)
             chosen.dataset.check(chosen.items)
             if selection in trained and selection not in warned:
                 warned.add(selection)
@@ -71,7 +71,7 @@ def warn_of_few_images(names: Sequence[str], labels: Iterable[int], selection: S
         )
 
 
-def check_prompts(bench: Bench, runs: Iterable[Run]) -> None:
+def check_prompts(session: Session, runs: Iterable[Run]) -> None:
     """Raise a UsageError where the prompts of a run do not fit the backbone, those of its evaluations included."""
     seen: set[tuple[object, ...]] = set()
     for run in runs:
@@ -80,16 +80,16 @@ def check_prompts(bench: Bench, runs: Iterable[Run]) -> None:
         if key in seen:
             continue
         seen.add(key)
-        train = open_selection(bench.dataset, run.plan.train, spec.data_seed)
-        method = instantiate(run.method, run.settings.config, bench.backbone, train.class_names, spec.train_seed)
+        train = open_selection(session.dataset, run.plan.train, spec.data_seed)
+        method = instantiate(run.method, run.settings.config, session.backbone, train.class_names, spec.train_seed)
         for evaluation in run.plan.evaluations:
-            chosen = open_selection(bench.dataset, evaluation.selection, spec.data_seed)
-            names, _ = shown_names(bench.dataset, evaluation, chosen)
+            chosen = open_selection(session.dataset, evaluation.selection, spec.data_seed)
+            names, _ = shown_names(session.dataset, evaluation, chosen)
             if method.transfers or tuple(names) == tuple(train.class_names):
                 method.set_classes(names)
 
 
-def check_finished(bench: Bench, runs: Iterable[Run], results: Mapping[str, Result]) -> None:
+def check_finished(session: Session, runs: Iterable[Run], results: Mapping[str, Result]) -> None:
     """Raise a UsageError where images changed since a run on them was finished, or it had left unreadable ones out.
 
     The split files of public datasets are fixed; the splits of folders, and those that are generated, follow from the
@@ -100,11 +100,11 @@ def check_finished(bench: Bench, runs: Iterable[Run], results: Mapping[str, Resu
     """
     digests: dict[str, str | None] = {}
     for run in runs:
-        dataset = bench.dataset(run.plan.train.dataset)
+        dataset = session.dataset(run.plan.train.dataset)
         if run.spec.name not in results:
             continue
-        path, conditions = result_path(bench.output, run.spec), results[run.spec.name].conditions
-        if conditions.get("skipped") and not bench.skip_unreadable:
+        path, conditions = result_path(session.output, run.spec), results[run.spec.name].conditions
+        if conditions.get("skipped") and not session.skip_unreadable:
             raise UsageError(
                 f"{path} was made without some images that could not be read; repair them and move that file away, "
                 "or say --on-bad-image skip again."

@@ -24,7 +24,7 @@ from promptbench.results.result import find, read_result
 from promptbench.runs.listener import Listener
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.request import Request
-from promptbench.runs.session import Bench
+from promptbench.runs.session import Session
 from promptbench.sweep.loop import run_all
 from promptbench.sweep.preflight import preflight
 
@@ -76,19 +76,21 @@ class WithoutTest:
             raise PermissionError(f"tuning may not read the {split} images of '{self._dataset.name}'")
 
 
-class TuningBench(Bench):
-    """A bench whose datasets have no test images."""
+class TuningSession(Session):
+    """A session whose datasets have no test images."""
 
     def dataset(self, name: str) -> Dataset:
         """Training and validation images of a dataset."""
         return cast(Dataset, WithoutTest(super().dataset(name)))
 
 
-def tune(bench: TuningBench, request: Request, grid: Mapping[str, Sequence[Any]], listener: Listener) -> list[Trial]:
+def tune(
+    session: TuningSession, request: Request, grid: Mapping[str, Sequence[Any]], listener: Listener
+) -> list[Trial]:
     """Every point of the grid, best harmonic mean first.
 
     Args:
-        bench: Its output folder keeps the runs, so that an interrupted search goes on.
+        session: Its output folder keeps the runs, so that an interrupted search goes on.
         request: For one method and one protocol.
         grid: Field of the method's Config or Recipe -> values; empty for multiples of the recipe's lr and epochs.
         listener: Told of every run.
@@ -105,11 +107,11 @@ def tune(bench: TuningBench, request: Request, grid: Mapping[str, Sequence[Any]]
     for point in points:
         assignments = {**request.assignments, label: {**request.assignments.get(label, {}), **point}}
         runs = [pseudo(run) for run in plan_runs(replace(request, assignments=assignments))]
-        todo = [run for run in runs if find(bench.output, run.spec) is None]
-        preflight(bench, todo)
-        if run_all(bench, todo, listener):
-            raise UsageError(f"A run with {point} failed; its record is in {bench.output}.")
-        trials.append(judge(point, bench, runs))
+        todo = [run for run in runs if find(session.output, run.spec) is None]
+        preflight(session, todo)
+        if run_all(session, todo, listener):
+            raise UsageError(f"A run with {point} failed; its record is in {session.output}.")
+        trials.append(judge(point, session, runs))
     return sorted(trials, key=lambda trial: -trial.h)
 
 
@@ -154,11 +156,11 @@ def pseudo(run: Run) -> Run:
     )
 
 
-def judge(point: Mapping[str, Any], bench: Bench, runs: Sequence[Run]) -> Trial:
+def judge(point: Mapping[str, Any], session: Session, runs: Sequence[Run]) -> Trial:
     """The trial's averages: over seeds within a dataset, then over datasets."""
     by_dataset: dict[str, list[Mapping[str, float]]] = {}
     for run in runs:
-        path = find(bench.output, run.spec)
+        path = find(session.output, run.spec)
         assert path is not None  # every run has just succeeded
         by_dataset.setdefault(run.spec.dataset, []).append(read_result(path).metrics)
 

@@ -28,7 +28,7 @@ from promptbench.data.dataset import open_dataset
 from promptbench.results.result import Result, read_results
 from promptbench.runs.plan import plan_runs
 from promptbench.runs.request import Request
-from promptbench.runs.session import Bench
+from promptbench.runs.session import Session
 from promptbench.suite import load_suite
 
 QUANTITIES = 5  # of a case of parity
@@ -418,5 +418,5 @@ def test_values_as_they_are_printed(value: float | str | None, text: str) -> Non
     ],
 )
 def test_paths_are_cut(text: str, left: str) -> None:
-    bench = Bench(load_suite("clip11"), Path("/home/jo/runs"), (Path("/home/jo/clip data"),))
-    assert without_paths(text, bench) == left
+    session = Session(load_suite("clip11"), Path("/home/jo/runs"), (Path("/home/jo/clip data"),))
+    assert without_paths(text, session) == left

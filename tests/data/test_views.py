@@ -18,7 +18,7 @@ from promptbench.data.selection import open_selection
 from promptbench.method import instantiate
 from promptbench.results.result import Result
 from promptbench.runs.plan import Run, plan_runs
-from promptbench.runs.session import Bench
+from promptbench.runs.session import Session
 from promptbench.runs.train import batches_of, kept_for_training
 from promptbench.show.tables.rows import rows
 from promptbench.storage import cache
@@ -40,22 +40,22 @@ CALL = [
 
 @pytest.fixture
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function from words of the command line to a bench and the run of the method named first."""
+    """A function from words of the command line to a session and the run of the method named first."""
     from promptbench.cli.main import parser
 
-    def planned(method: str, *words: str) -> tuple[Bench, Run]:
+    def planned(method: str, *words: str) -> tuple[Session, Run]:
         settings = [f"{method}.augment=true", f"{method}.epochs=3", f"{method}.batch=4"]
         request = request_of(parser().parse_args([*CALL, "--method", method, "--set", *settings, *words]))
         (run,) = (run for run in plan_runs(request) if run.spec.label == method)
-        return Bench(request.suite, tmp_path / "runs"), run
+        return Session(request.suite, tmp_path / "runs"), run
 
     return planned
 
 
-def training(bench: Bench, run: Run) -> tuple[Any, Any, Any]:
+def training(session: Session, run: Run) -> tuple[Any, Any, Any]:
     """Recipe, method and training images of a run."""
-    train = open_selection(bench.dataset, run.plan.train, run.spec.data_seed)
-    method = instantiate(run.method, run.settings.config, bench.backbone, train.class_names, run.spec.train_seed)
+    train = open_selection(session.dataset, run.plan.train, run.spec.data_seed)
+    method = instantiate(run.method, run.settings.config, session.backbone, train.class_names, run.spec.train_seed)
     return run.settings.recipe, method, train
 
 
@@ -102,8 +102,8 @@ def test_as_many_views_as_epochs_train_the_same(method: str, plan: Any, carry_ou
 @pytest.mark.parametrize("method", ["coop", "maple"])
 def test_epochs_take_the_views_in_turn(method: str, plan: Any) -> None:
     """Epoch 2 of two views sees the images of epoch 0, in an order of its own."""
-    bench, run = plan(method, "--train-views", "2")
-    recipe, built, train = training(bench, run)
+    session, run = plan(method, "--train-views", "2")
+    recipe, built, train = training(session, run)
     assert kept_for_training(recipe, built, train) == (method == "coop")
 
     def epoch(number: int, views: int) -> torch.Tensor:
@@ -121,18 +121,18 @@ def test_epochs_take_the_views_in_turn(method: str, plan: Any) -> None:
 
 
 def test_views_are_encoded_once_for_all_methods_and_epochs(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "cache_dir", lambda: Path(bench.output))
-    bench, run = plan("coop", "--train-views", "2")
+    monkeypatch.setattr(features, "cache_dir", lambda: Path(session.output))
+    session, run = plan("coop", "--train-views", "2")
     count = 0
-    encode = type(bench.backbone).encode_image
+    encode = type(session.backbone).encode_image
 
     def counting(self: Any, images: Any, *rest: Any, **named: Any) -> Any:
         nonlocal count
         count += 0 if getattr(images, "features", None) is not None else len(images)
         return encode(self, images, *rest, **named)
 
-    monkeypatch.setattr(type(bench.backbone), "encode_image", counting)
-    recipe, method, train = training(bench, run)
+    monkeypatch.setattr(type(session.backbone), "encode_image", counting)
+    recipe, method, train = training(session, run)
     for _ in range(3):
         list(batches_of(recipe, method, train, seed=1))
     assert count == 2 * len(train.items)
@@ -144,10 +144,10 @@ def test_views_are_encoded_once_for_all_methods_and_epochs(plan: Any, monkeypatc
 
 
 def test_a_view_does_not_depend_on_how_many_there_are(plan: Any) -> None:
-    bench, run = plan("coop")
-    _, _, train = training(bench, run)
+    session, run = plan("coop")
+    _, _, train = training(session, run)
     few, many = (
-        features.encode(bench.backbone, train.dataset, train.items, features.Kept(views=views, seed=1)).cls
+        features.encode(session.backbone, train.dataset, train.items, features.Kept(views=views, seed=1)).cls
         for views in (2, 3)
     )
     assert torch.equal(few, many[: len(few)]) and len(many) == 3 * len(train.items)

@@ -289,19 +289,19 @@ def test_what_a_result_does_not_say_counts_as_the_same() -> None:
 def test_another_process_that_did_it_again_is_not_set_back(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(list(RUN)) == 0
     (path,) = OUT.rglob("results/**/coop-*.json")
-    result, bench = read_result(path), _bench()
+    result, session = read_result(path), _bench()
     run = type("Run", (), {"spec": result.spec})()
-    outdated.set_aside(bench, [run], {result.name: "was outdated when this process looked"})
+    outdated.set_aside(session, [run], {result.name: "was outdated when this process looked"})
     assert path.exists() and not (OUT / "outdated").exists()
 
 
 def _bench() -> Any:
-    from promptbench.runs.session import Bench
+    from promptbench.runs.session import Session
     from promptbench.suite import load_suite
 
     suite = load_suite("mini")
     object.__setattr__(suite, "backbone", f"{ARCHITECTURE}:weights.pt")
-    return Bench(suite, OUT)
+    return Session(suite, OUT)
 
 
 def test_finished_runs_are_read_once_and_their_images_looked_at_once(

@@ -20,7 +20,7 @@ from promptbench.data.dataset import open_dataset
 from promptbench.data.selection import open_selection
 from promptbench.runs import evaluate
 from promptbench.runs.plan import Run, plan_runs
-from promptbench.runs.session import Bench
+from promptbench.runs.session import Session
 
 
 @pytest.fixture(scope="module")
@@ -33,21 +33,21 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def plan(root: Path, tiny_name: str, tmp_path: Path) -> Any:
-    """A function from words of the command line to a bench and its runs."""
+    """A function from words of the command line to a session and its runs."""
     from promptbench.cli.main import parser
 
-    def planned(*words: str) -> tuple[Bench, list[Run]]:
+    def planned(*words: str) -> tuple[Session, list[Run]]:
         call = ["run", "--suite", "clip11", "--backbone", tiny_name, "--shots", "2", "--seeds", "1", "--device", "cpu"]
         request = request_of(parser().parse_args([*call, "--threads", "1", *words]))
-        return Bench(request.suite, tmp_path, (root,)), plan_runs(request)
+        return Session(request.suite, tmp_path, (root,)), plan_runs(request)
 
     return planned
 
 
-def trained(bench: Bench, run: Run) -> Any:
+def trained(session: Session, run: Run) -> Any:
     """The run's method with moved parameters, and the names that it was trained with."""
-    train = open_selection(bench.dataset, run.plan.train, 1)
-    method = pb.create_method(run.spec.label, bench.backbone, train.class_names, **run.spec.config)
+    train = open_selection(session.dataset, run.plan.train, 1)
+    method = pb.create_method(run.spec.label, session.backbone, train.class_names, **run.spec.config)
     with torch.no_grad():
         for parameter in method.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)), alpha=0.1)
@@ -56,8 +56,8 @@ def trained(bench: Bench, run: Run) -> Any:
 
 @pytest.mark.parametrize("label", ["maple", "vpt", "dpl"])
 def test_base_new_and_joint_encode_each_image_once(label: str, plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench, (run,) = plan("--method", label, "--dataset", "dtd")
-    method, names = trained(bench, run)
+    session, (run,) = plan("--method", label, "--dataset", "dtd")
+    method, names = trained(session, run)
     seen = 0
     encode = type(method).encode_images
 
@@ -67,14 +67,14 @@ def test_base_new_and_joint_encode_each_image_once(label: str, plan: Any, monkey
         return encode(self, images)
 
     monkeypatch.setattr(type(method), "encode_images", counting)
-    found = evaluate.evaluate(bench, run, method, names)
-    dataset = bench.dataset("dtd")
+    found = evaluate.evaluate(session, run, method, names)
+    dataset = session.dataset("dtd")
     assert seen == len(dataset.items("test")) == len(found.images["joint"].items)
     monkeypatch.undo()
     for evaluated in run.plan.evaluations:  # the same as scoring the images by themselves
         chosen = found.images[evaluated.name]
         method.set_classes(found.names[evaluated.name])
-        ((images, labels),) = pixel_batches(bench.backbone, dataset, chosen.items, batch=100)
+        ((images, labels),) = pixel_batches(session.backbone, dataset, chosen.items, batch=100)
         with torch.no_grad():
             logits = method(images).logits
         assert torch.allclose(found.outcomes[evaluated.name].logits, logits, atol=1e-4)
@@ -82,9 +82,9 @@ def test_base_new_and_joint_encode_each_image_once(label: str, plan: Any, monkey
 
 
 def test_diagnostics_are_stored_by_evaluation(plan: Any) -> None:
-    bench, (run,) = plan("--method", "dpl", "--dataset", "dtd")
-    found = evaluate.evaluate(bench, run, *trained(bench, run))
-    layers = bench.backbone.vision_depth
+    session, (run,) = plan("--method", "dpl", "--dataset", "dtd")
+    found = evaluate.evaluate(session, run, *trained(session, run))
+    layers = session.backbone.vision_depth
     assert {name.partition("/")[0] for name in found.diagnostics} == {"base", "new", "joint"}
     shares = {name: share for name, share in found.diagnostics.items() if name.startswith("base/gate/vision/instance/")}
     assert len(shares) == layers and all(0 < share < 1 for share in shares.values())
@@ -94,10 +94,10 @@ def test_diagnostics_are_stored_by_evaluation(plan: Any) -> None:
 def test_dense_scores_from_the_cache_are_those_from_pixels(
     label: str, plan: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench, (run,) = plan("--method", label, "--protocol", "ood", "--dataset", "imagenet")
+    session, (run,) = plan("--method", label, "--protocol", "ood", "--dataset", "imagenet")
     inside = run.plan.evaluations[0]
-    method, _ = trained(bench, run)
-    chosen = open_selection(bench.dataset, inside.selection, 1)
+    method, _ = trained(session, run)
+    chosen = open_selection(session.dataset, inside.selection, 1)
 
     def outcome() -> Any:
         return evaluate.Reader(method, dense=True).outcome(chosen, inside.selection, chosen.labels, run.protocol.scores)
@@ -123,14 +123,14 @@ def test_images_say_whether_dense_features_are_wanted(tiny: Backbone) -> None:
 
 
 def test_damaged_features_are_computed_again(plan: Any, caplog: pytest.LogCaptureFixture) -> None:
-    bench, _ = plan("--method", "zeroshot", "--dataset", "eurosat")
-    dataset = bench.dataset("eurosat")
+    session, _ = plan("--method", "zeroshot", "--dataset", "eurosat")
+    dataset = session.dataset("eurosat")
     items = dataset.items("test")
-    first = features.image_features(bench.backbone, dataset, items, dense=True)
-    path = features.cache_dir() / "features" / f"{features.key(bench.backbone, dataset, items, True)}.safetensors"
+    first = features.image_features(session.backbone, dataset, items, dense=True)
+    path = features.cache_dir() / "features" / f"{features.key(session.backbone, dataset, items, True)}.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[:-40] + b"x" + content[-39:])
-    again = features.image_features(bench.backbone, dataset, items, dense=True)
+    again = features.image_features(session.backbone, dataset, items, dense=True)
     assert torch.equal(first.cls, again.cls) and first.local is not None and again.local is not None
     assert torch.equal(first.local, again.local) and "damaged" in caplog.text
     assert path.read_bytes() == content

@@ -24,7 +24,7 @@ from promptbench.config import UsageError
 from promptbench.data import features
 from promptbench.data.dataset import Dataset, open_dataset
 from promptbench.data.features import Kept
-from promptbench.runs.session import Bench
+from promptbench.runs.session import Session
 from promptbench.storage import atomic
 from promptbench.storage import cache as cached
 from promptbench.storage.claims import Claims
@@ -391,8 +391,8 @@ def test_clear_of_an_unknown_name_offers_the_nearest(folder: Path, capsys: pytes
 def test_remembered_hashes_of_weights_are_entries(
     folder: Path, tiny_name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bench = Bench(replace(load_suite("mini"), backbone=tiny_name), tmp_path)
-    assert (remembered := weights_hash(bench)) and (path := next((folder / "weights").iterdir())).is_file()
+    session = Session(replace(load_suite("mini"), backbone=tiny_name), tmp_path)
+    assert (remembered := weights_hash(session)) and (path := next((folder / "weights").iterdir())).is_file()
     (entry,) = cached.entries()
     assert path.read_text().split(" ")[0] == remembered
     assert (entry.kind, entry.name, entry.size) == ("weights", f"weights-{path.name}", path.stat().st_size)

@@ -19,7 +19,7 @@ from promptbench.cli.main import main, parser
 from promptbench.data.selection import open_selection
 from promptbench.results.result import Result, result_path
 from promptbench.runs.plan import Run, plan_runs
-from promptbench.runs.session import Bench
+from promptbench.runs.session import Session
 from promptbench.sweep import estimate
 from promptbench.sweep.estimate import Calibration, Estimate, Forecast, Size, duration, forecast, measured
 
@@ -27,10 +27,10 @@ CALL = ["run", "--seeds", "1", "--device", "cpu", "--threads", "1"]
 DIAGRAMS = [*CALL, "--dataset", "mini_diagrams"]
 
 
-def planned(folder: Path, *words: str) -> tuple[Bench, list[Run]]:
-    """A bench and the runs of the methods named, without the suite's companions."""
+def planned(folder: Path, *words: str) -> tuple[Session, list[Run]]:
+    """A session and the runs of the methods named, without the suite's companions."""
     request = request_of(parser().parse_args(list(words)), companions=False)
-    return Bench(request.suite, folder), plan_runs(request)
+    return Session(request.suite, folder), plan_runs(request)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,12 +47,12 @@ def test_seconds_are_right_within_a_factor_of_two(
     method: str, epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, carry_out: Callable[..., Result]
 ) -> None:
     """Both in processor time, one right after the other, so that other work on the machine counts little."""
-    bench, (run,) = planned(tmp_path, *DIAGRAMS, "--method", method, "--set", f"{method}.epochs={epochs}")
-    assert bench.backbone.weights_hash  # loaded, which no estimate counts
+    session, (run,) = planned(tmp_path, *DIAGRAMS, "--method", method, "--set", f"{method}.epochs={epochs}")
+    assert session.backbone.weights_hash  # loaded, which no estimate counts
     monkeypatch.setattr(time, "perf_counter", time.process_time)
-    said = Forecast(bench).of(run)
+    said = Forecast(session).of(run)
     began = time.process_time()
-    cost = carry_out(bench, run).cost
+    cost = carry_out(session, run).cost
     taken = time.process_time() - began
     assert taken / 2 < said.seconds < taken * 2, (said, cost)
     assert cost["train_seconds"] / 2 < said.training < cost["train_seconds"] * 2, (said, cost)
@@ -64,7 +64,7 @@ def test_memory_is_right_within_a_factor_of_two(tmp_path: Path) -> None:
     """Of a process of its own; what this one needs for pytest is within the factor."""
     words = [*DIAGRAMS, "--method", "maple", "--set", "maple.epochs=1", "--output", str(tmp_path)]
     words += ["--shots", "2"]
-    bench, (run,) = planned(tmp_path, *words)
+    session, (run,) = planned(tmp_path, *words)
     code = "import sys; from promptbench.cli.main import main; sys.exit(main())"
     dry = subprocess.run([sys.executable, "-c", code, *words, "--dry-run"], capture_output=True, text=True, check=True)
     gib = float(dry.stdout.rpartition("up to ")[2].split()[0])
@@ -74,22 +74,22 @@ def test_memory_is_right_within_a_factor_of_two(tmp_path: Path) -> None:
 
 
 def test_what_is_done_costs_nothing(tmp_path: Path, carry_out: Callable[..., Result]) -> None:
-    bench, (run,) = planned(tmp_path, *DIAGRAMS, "--method", "coop", "--set", "coop.epochs=1")
-    carry_out(bench, run)
-    assert Forecast(bench).of(run) == Estimate()
-    assert Forecast(bench, again=[run.spec.name]).of(run).evaluation > 0
-    result_path(bench.output, run.spec).unlink()
-    rest = Forecast(bench).of(run)  # the training and the features are still there
+    session, (run,) = planned(tmp_path, *DIAGRAMS, "--method", "coop", "--set", "coop.epochs=1")
+    carry_out(session, run)
+    assert Forecast(session).of(run) == Estimate()
+    assert Forecast(session, again=[run.spec.name]).of(run).evaluation > 0
+    result_path(session.output, run.spec).unlink()
+    rest = Forecast(session).of(run)  # the training and the features are still there
     assert rest.training == rest.images == rest.kept == 0 < rest.evaluation
 
 
 def test_shared_trainings_and_features_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["--suite", "ablation_mutual", "--protocol", "base2new", "candidates", "--method", "coop", "cocoop"]
-    bench, runs = planned(tmp_path, *DIAGRAMS, *words)
+    session, runs = planned(tmp_path, *DIAGRAMS, *words)
     monkeypatch.setattr(Calibration, "training", lambda *_: (1.0, 0))
     monkeypatch.setattr(Calibration, "encoding", lambda *_: 1.0)
     monkeypatch.setattr("promptbench.sweep.estimate.path_of", lambda name: tmp_path / name)
-    ahead = Forecast(bench)
+    ahead = Forecast(session)
     by_run = {(run.spec.protocol, run.spec.label): ahead.of(run) for run in runs}
     epochs = {run.spec.label: run.settings.recipe for run in runs}
     for label in ("coop", "cocoop"):
@@ -106,16 +106,16 @@ def test_views_are_encoded_as_often_as_there_are(tmp_path: Path, monkeypatch: py
     augmented = [*DIAGRAMS, "--method", "coop", "--set", "coop.augment=true", "coop.epochs=7"]
     counts = []
     for words in ([], ["--train-views", "2"], ["--train-views", "5"], ["--train-views", "50"]):
-        bench, (run,) = planned(tmp_path, *augmented, *words)
-        counts.append(Forecast(bench).of(run).images)
-    train = open_selection(bench.dataset, run.plan.train, 1)
+        session, (run,) = planned(tmp_path, *augmented, *words)
+        counts.append(Forecast(session).of(run).images)
+    train = open_selection(session.dataset, run.plan.train, 1)
     assert [count - counts[0] for count in counts] == [views * len(train.items) for views in (0, 2, 5, 7)]
 
 
 def test_what_is_too_slow_is_scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a limit that no step keeps, only the smallest size runs, and the memory of text is added."""
-    bench, (run,) = planned(tmp_path, *DIAGRAMS, "--method", "coop", "--set", "coop.batch=32")
-    train = open_selection(bench.dataset, run.plan.train, 1)
+    session, (run,) = planned(tmp_path, *DIAGRAMS, "--method", "coop", "--set", "coop.batch=32")
+    train = open_selection(session.dataset, run.plan.train, 1)
     recipe = run.settings.recipe
     assert recipe is not None
     sizes: list[Size] = []
@@ -125,13 +125,13 @@ def test_what_is_too_slow_is_scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return 3.0
 
     monkeypatch.setattr(Calibration, "step", step)
-    seconds, unseen = Calibration(bench, run).training(train, recipe, features=True)
-    assert sizes == [Size(estimate.CLASSES, estimate.IMAGES)] and unseen == bench.backbone.memory_budget
+    seconds, unseen = Calibration(session, run).training(train, recipe, features=True)
+    assert sizes == [Size(estimate.CLASSES, estimate.IMAGES)] and unseen == session.backbone.memory_budget
     full = Size(len(train.class_names), 32)
     assert seconds == 3.0 * full.classes * full.images / (estimate.CLASSES * estimate.IMAGES)
     monkeypatch.setattr(estimate, "LONGEST", 1e9)
     sizes.clear()
-    assert Calibration(bench, run).training(train, recipe, features=True) == (3.0, 0)
+    assert Calibration(session, run).training(train, recipe, features=True) == (3.0, 0)
     assert sizes[-1] == full
 
 
@@ -162,19 +162,19 @@ def test_scaling_by_classes_and_images_is_an_upper_bound(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "perf_counter", time.process_time)
-    bench, (run,) = planned(tmp_path, *DIAGRAMS, "--method", method)
-    train = open_selection(bench.dataset, run.plan.train, 1)
+    session, (run,) = planned(tmp_path, *DIAGRAMS, "--method", method)
+    train = open_selection(session.dataset, run.plan.train, 1)
     recipe, features = run.settings.recipe, method != "maple"
     assert recipe is not None
-    real, _ = Calibration(bench, run).training(train, recipe, features)
+    real, _ = Calibration(session, run).training(train, recipe, features)
     monkeypatch.setattr(estimate, "LONGEST", 0.0)
-    scaled, _ = Calibration(bench, run).training(train, recipe, features)
+    scaled, _ = Calibration(session, run).training(train, recipe, features)
     assert scaled > 0.8 * real
 
 
 def test_a_method_that_looks_at_its_training_images_first_is_estimated(tmp_path: Path) -> None:
-    bench, (run,) = planned(tmp_path, *DIAGRAMS, "--method", "linear_probe")
-    said = Forecast(bench).of(run)
+    session, (run,) = planned(tmp_path, *DIAGRAMS, "--method", "linear_probe")
+    said = Forecast(session).of(run)
     assert said.training > 0 and said.evaluation > 0
 
 
@@ -208,7 +208,7 @@ def test_without_data_the_runs_are_listed_all_the_same(
 def test_one_unknown_dataset_spoils_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from promptbench.config import UsageError
 
-    bench, runs = planned(tmp_path, *CALL, "--dataset", "mini_diagrams", "mini_neon", "--method", "zeroshot")
+    session, runs = planned(tmp_path, *CALL, "--dataset", "mini_diagrams", "mini_neon", "--method", "zeroshot")
     original = Forecast.of
 
     def of(self: Forecast, run: Run) -> Estimate:
@@ -217,29 +217,29 @@ def test_one_unknown_dataset_spoils_no_other(tmp_path: Path, monkeypatch: pytest
         return original(self, run)
 
     monkeypatch.setattr(Forecast, "of", of)
-    found, said = forecast(bench, runs)
+    found, said = forecast(session, runs)
     assert [one is None for one in found] == [run.spec.dataset == "mini_neon" for run in runs]
     assert said.splitlines()[1] == "no estimate of 1 runs: no neon"
 
 
 def test_a_method_that_fails_is_listed_without_an_estimate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench, runs = planned(tmp_path, *DIAGRAMS, "--method", "zeroshot", "coop", "--set", "coop.epochs=1")
+    session, runs = planned(tmp_path, *DIAGRAMS, "--method", "zeroshot", "coop", "--set", "coop.epochs=1")
     monkeypatch.setattr(Calibration, "training", lambda *_: 1 / 0)
-    found, said = forecast(bench, runs)
+    found, said = forecast(session, runs)
     assert [one is None for one in found] == [run.spec.label == "coop" for run in runs]
     assert "no estimate of 1 runs: ZeroDivisionError" in said
 
 
 def test_a_backbone_that_cannot_be_loaded_is_tried_once(tmp_path: Path) -> None:
-    bench, runs = planned(tmp_path, *DIAGRAMS, "--method", "zeroshot", "coop", "--backbone", "ViT-B-32:nonsense")
-    found, said = forecast(bench, runs)
+    session, runs = planned(tmp_path, *DIAGRAMS, "--method", "zeroshot", "coop", "--backbone", "ViT-B-32:nonsense")
+    found, said = forecast(session, runs)
     assert found == [None, None] and "no estimate of 2 runs: 'nonsense' is neither a weight file" in said
 
 
 def test_the_random_generators_stay_as_they_were(tmp_path: Path) -> None:
-    bench, (run,) = planned(tmp_path, *DIAGRAMS, "--method", "maple", "--set", "maple.epochs=1")
+    session, (run,) = planned(tmp_path, *DIAGRAMS, "--method", "maple", "--set", "maple.epochs=1")
     before = torch.get_rng_state()
-    assert Forecast(bench).of(run).training > 0
+    assert Forecast(session).of(run).training > 0
     assert torch.equal(before, torch.get_rng_state())
     assert replace(Estimate(), training=1.0, images=2.0, evaluation=3.0).seconds == 6.0
 

@@ -24,7 +24,7 @@ import torch
 from shared_paths import TINY
 
 from promptbench import registry
-from promptbench.cli.flags import bench_of, request_of
+from promptbench.cli.flags import request_of, session_of
 from promptbench.cli.main import main, parser
 from promptbench.config import UsageError
 from promptbench.results.result import failure_path, read_results
@@ -159,7 +159,7 @@ def test_a_run_that_ends_its_processes_is_tried_twice(what: tuple[str, ...], tmp
     (*_, run) = runs = plan_runs(request)
     names = tuple(run.spec.name for run in runs)
     found = sweep_job.Sweep(
-        sweep_job.Job(request, bench_of(options, request.suite, tmp_path, "cpu"), names, {}, ()), runs
+        sweep_job.Job(request, session_of(options, request.suite, tmp_path, "cpu"), names, {}, ()), runs
     )
     found.died(run.spec.name, sweep_job.ended_with(-9), "its last words")
     assert run.spec.name in found.unfinished() and not found.failed()
@@ -233,11 +233,11 @@ def test_a_failure_of_another_process_is_counted_and_not_repeated(
 ) -> None:
     execute, at = execution.execute, []
 
-    def fail(bench: Any, run: Any, work: Any) -> Any:
+    def fail(session: Any, run: Any, work: Any) -> Any:
         at.append(run.spec.label)
         if run.spec.method == "coop":
             raise RuntimeError("it broke")
-        return execute(bench, run, work)
+        return execute(session, run, work)
 
     monkeypatch.setattr(execution, "execute", fail)
     call = ["run", "--method", "coop", *what, *SHORT, "--output", str(tmp_path)]

@@ -228,8 +228,8 @@ def test_memory_and_time_are_those_of_the_gpu_in_use(monkeypatch: pytest.MonkeyP
     restart_peak_memory("cuda:1")
     assert waited == ["cuda:1"]
     waited.clear()
-    bench: Any = SimpleNamespace(device="cuda:1")
-    assert Calibration(bench, bench)._seconds(lambda: None) >= 0 and waited == ["cuda:1", "cuda:1"]
+    session: Any = SimpleNamespace(device="cuda:1")
+    assert Calibration(session, session)._seconds(lambda: None) >= 0 and waited == ["cuda:1", "cuda:1"]
 
 
 def test_torch_is_held_to_bits(monkeypatch: pytest.MonkeyPatch) -> None:

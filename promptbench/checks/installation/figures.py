@@ -22,7 +22,7 @@ from promptbench.results.papers import DIFFERS, REPRODUCED
 from promptbench.results.result import Result, failure_path, find, read_result, stored_results
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.request import Request
-from promptbench.runs.session import Bench
+from promptbench.runs.session import Session
 from promptbench.suite import Suite
 from promptbench.sweep.loop import run_all
 from promptbench.sweep.preflight import check_finished, preflight
@@ -52,11 +52,11 @@ class Figure(NamedTuple):
     metric: str = "accuracy"
 
 
-def check_figures(bench: Bench, states: States, train: bool) -> Iterator[Check]:
+def check_figures(session: Session, states: States, train: bool) -> Iterator[Check]:
     """Everything that needs images and the backbone.
 
     Args:
-        bench: Of the suite; its output folder keeps the results.
+        session: Of the suite; its output folder keeps the results.
         states: What is there of each of its datasets, by name.
         train: Whether methods are trained, too.
     """
@@ -64,27 +64,27 @@ def check_figures(bench: Bench, states: States, train: bool) -> Iterator[Check]:
     obstacle = "" if any(not _obstacle(state, ("test",)) for state in states.values()) else NOTHING
     if not obstacle:
         try:
-            bench.backbone  # noqa: B018 - loaded once, or not at all
+            session.backbone  # noqa: B018 - loaded once, or not at all
         except UsageError as error:
             obstacle = str(error)
     if obstacle:
         yield from (could_not(part, "all figures", obstacle) for part in parts)
         return
-    yield from check_zero_shot(bench, states)
+    yield from check_zero_shot(session, states)
     if train:
-        yield from check_training(bench, states)
+        yield from check_training(session, states)
 
 
-def check_zero_shot(bench: Bench, states: States) -> Iterator[Check]:
+def check_zero_shot(session: Session, states: States) -> Iterator[Check]:
     """Zero-shot accuracies of every dataset that is there, and their averages where all are."""
     part = "zero-shot"
-    names = _of(bench.suite, "base2new")
+    names = _of(session.suite, "base2new")
     done: list[Result] = []
     for name in names:
         obstacle = _obstacle(states[name], ("test",))
         if not obstacle:
             for protocol in KEYS:
-                results, checks = measure(bench, Figure(part, "zeroshot", protocol, name), [ZERO_SHOT_SEED])
+                results, checks = measure(session, Figure(part, "zeroshot", protocol, name), [ZERO_SHOT_SEED])
                 yield from checks
                 if protocol == "base2new":
                     done += results
@@ -94,10 +94,10 @@ def check_zero_shot(bench: Bench, states: States) -> Iterator[Check]:
         yield from _averages(done)
     elif done:
         yield could_not(part, AVERAGE, f"{len(done)} of {len(names)} datasets were run")
-    yield from _check_domains(bench, states)
+    yield from _check_domains(session, states)
 
 
-def check_training(bench: Bench, states: States) -> Iterator[Check]:
+def check_training(session: Session, states: States) -> Iterator[Check]:
     """Two methods from base to new classes, three seeds each."""
     for name in TRAINED_DATASETS:
         obstacle = _obstacle(states[name], ("train", "test")) if name in states else f"the suite lacks {name}"
@@ -105,14 +105,14 @@ def check_training(bench: Bench, states: States) -> Iterator[Check]:
             yield could_not("training", name, obstacle)
             continue
         for label in TRAINED_METHODS:
-            yield from measure(bench, Figure("training", label, "base2new", name), SEEDS)[1]
+            yield from measure(session, Figure("training", label, "base2new", name), SEEDS)[1]
 
 
-def measure(bench: Bench, figure: Figure, seeds: Sequence[int]) -> tuple[list[Result], list[Check]]:
+def measure(session: Session, figure: Figure, seeds: Sequence[int]) -> tuple[list[Result], list[Check]]:
     """The results of a method on one dataset, and all figures of the protocol judged."""
     part, label, protocol, dataset, _ = figure
-    suite = bench.suite.with_datasets(protocol, [dataset])  # the protocols in KEYS are named like their roles
-    results, checks = run(bench, _request(bench, suite, label, protocol, seeds), part, dataset)
+    suite = session.suite.with_datasets(protocol, [dataset])  # the protocols in KEYS are named like their roles
+    results, checks = run(session, _request(session, suite, label, protocol, seeds), part, dataset)
     if results:
         for metric, key in KEYS[protocol].items():
             values = [result.metrics[key] for result in results]
@@ -120,22 +120,22 @@ def measure(bench: Bench, figure: Figure, seeds: Sequence[int]) -> tuple[list[Re
     return results, checks
 
 
-def run(bench: Bench, request: Request, part: str, what: str) -> tuple[list[Result], list[Check]]:
+def run(session: Session, request: Request, part: str, what: str) -> tuple[list[Result], list[Check]]:
     """The results of all runs asked for, those that are finished read from their files.
 
     Where something is missing or a run fails, there are no results but checks that say why.
     """
     runs = plan_runs(request)
-    todo = [one for one in runs if not bench.is_finished(one.spec)]
+    todo = [one for one in runs if not session.is_finished(one.spec)]
     try:
-        check_finished(bench, runs, stored_results(bench.output, [one.spec for one in runs]))
-        preflight(bench, todo)
+        check_finished(session, runs, stored_results(session.output, [one.spec for one in runs]))
+        preflight(session, todo)
     except UsageError as error:
         return [], [could_not(part, what, str(error))]
     if todo:
         with reporter(total=len(runs), skipped=len(runs) - len(todo)) as listener:
-            run_all(bench, todo, listener)
-    return _read(bench, runs, part, what)
+            run_all(session, todo, listener)
+    return _read(session, runs, part, what)
 
 
 def judge(figure: Figure, results: Sequence[Result], values: Sequence[float]) -> Check:
@@ -166,9 +166,9 @@ def judge(figure: Figure, results: Sequence[Result], values: Sequence[float]) ->
     )
 
 
-def _check_domains(bench: Bench, states: States) -> Iterator[Check]:
+def _check_domains(session: Session, states: States) -> Iterator[Check]:
     """The shifted versions of the source that are there."""
-    suite = bench.suite
+    suite = session.suite
     part = "zero-shot"
     protocol = "domain_generalization"
     domains = [name for name in _of(suite, "domains") if not _obstacle(states[name], ("test",))]
@@ -179,8 +179,8 @@ def _check_domains(bench: Bench, states: States) -> Iterator[Check]:
     if obstacles:
         yield could_not(part, protocol, "; ".join(obstacles))
         return
-    request = _request(bench, suite.with_datasets("domains", domains), "zeroshot", protocol, [ZERO_SHOT_SEED])
-    results, failed = run(bench, request, part, protocol)
+    request = _request(session, suite.with_datasets("domains", domains), "zeroshot", protocol, [ZERO_SHOT_SEED])
+    results, failed = run(session, request, part, protocol)
     yield from failed
     for result in results:
         for name in domains:
@@ -198,28 +198,28 @@ def _averages(results: Sequence[Result]) -> Iterator[Check]:
         yield judge(Figure("zero-shot", "zeroshot", "base2new", AVERAGE, metric), results, [value])
 
 
-def _read(bench: Bench, runs: Iterable[Run], part: str, what: str) -> tuple[list[Result], list[Check]]:
+def _read(session: Session, runs: Iterable[Run], part: str, what: str) -> tuple[list[Result], list[Check]]:
     """The results of runs that were done; none where one failed, and then a check per failure."""
     results: list[Result] = []
     failed: list[Check] = []
     for one in runs:
-        path = find(bench.output, one.spec)
+        path = find(session.output, one.spec)
         if path is not None:
             results.append(read_result(path))
         else:
-            reason = json.loads(failure_path(bench.output, one.spec).read_text(encoding="utf-8"))["reason"]
+            reason = json.loads(failure_path(session.output, one.spec).read_text(encoding="utf-8"))["reason"]
             of = ", ".join([one.spec.label, one.spec.protocol, what, f"seed {one.spec.train_seed}"])
             failed.append(Check(part=part, what=of, outcome=FAIL, why=f"the run failed: {reason}"))
     return ([], failed) if failed else (results, [])
 
 
-def _request(bench: Bench, suite: Suite, label: str, protocol: str, seeds: Sequence[int]) -> Request:
+def _request(session: Session, suite: Suite, label: str, protocol: str, seeds: Sequence[int]) -> Request:
     return Request(
         suite=suite,
         methods=(label,),
         protocols=(protocol,),
         seeds=tuple((seed, seed) for seed in seeds),
-        device=bench.device,
+        device=session.device,
     )
 
 

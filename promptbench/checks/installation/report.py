@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from promptbench.checks.installation.check import COULD_NOT, FAIL, PASS, Check, shown
 from promptbench.config import UsageError
 from promptbench.runs.plan import available_cores
-from promptbench.runs.session import Bench
+from promptbench.runs.session import Session
 from promptbench.storage.atomic import write_atomically
 from promptbench.storage.versions import git_commit, library_versions, utc_now
 
@@ -30,20 +30,20 @@ _ABSOLUTE = re.compile(r"(?<![\w/.-])~?/(?!/)[^\s,;:'\"()|]+")
 Environment = Mapping[str, Any]
 
 
-def environment(bench: Bench, train: bool) -> dict[str, Any]:
+def environment(session: Session, train: bool) -> dict[str, Any]:
     """What decides the figures and is no check: versions, machine, weights."""
-    backbone = vars(bench).get("backbone")  # loaded if something needed it
+    backbone = vars(session).get("backbone")  # loaded if something needed it
     return {
         "created": utc_now(),
         "commit": git_commit(),
         "versions": library_versions(),
         "platform": platform.platform(),
-        "device": _device(bench.device),
-        "threads": bench.suite.threads or available_cores(),
-        "suite": bench.suite.name,
-        "backbone": ":".join(Path(part).name for part in bench.suite.backbone.split(":")),
+        "device": _device(session.device),
+        "threads": session.suite.threads or available_cores(),
+        "suite": session.suite.name,
+        "backbone": ":".join(Path(part).name for part in session.suite.backbone.split(":")),
         "weights_hash": backbone.weights_hash if backbone is not None else "",
-        "data_roots": [root.name for root in bench.roots],
+        "data_roots": [root.name for root in session.roots],
         "train": train,
     }
 
@@ -67,13 +67,13 @@ def check_place(base: Path) -> None:
         raise UsageError(_unwritable(base, error)) from error
 
 
-def write_report(base: Path, facts: Environment, checks: Sequence[Check], bench: Bench) -> None:
+def write_report(base: Path, facts: Environment, checks: Sequence[Check], session: Session) -> None:
     """Writes `base`.json and `base`.md, in place of earlier ones; what they say of paths is cut to last parts.
 
     Raises:
         UsageError: They cannot be written.
     """
-    public = [replace(check, why=without_paths(check.why, bench)) for check in checks]
+    public = [replace(check, why=without_paths(check.why, session)) for check in checks]
     record = {"schema": SCHEMA, "environment": facts, "summary": summary(checks), "checks": [asdict(c) for c in public]}
     texts = (json.dumps(record, indent=1, allow_nan=False) + "\n", markdown(facts, public))
     try:
@@ -96,9 +96,9 @@ def markdown(facts: Environment, checks: Sequence[Check]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def without_paths(text: str, bench: Bench) -> str:
+def without_paths(text: str, session: Session) -> str:
     """The text with absolute paths cut: data roots and the output folder to their names, others to their last part."""
-    places = sorted({*bench.roots, bench.output.absolute()}, key=lambda place: -len(str(place)))
+    places = sorted({*session.roots, session.output.absolute()}, key=lambda place: -len(str(place)))
     for place in places:
         text = text.replace(str(place), place.name) if place.name else text
     return _ABSOLUTE.sub(_last_part, text)

@@ -1,4 +1,4 @@
-"""A method on the bench: what the conformance kit makes of a class, and what it does with it.
+"""A method on the session: what the conformance kit makes of a class, and what it does with it.
 
 Letters: B images, R resolution in pixels.
 """

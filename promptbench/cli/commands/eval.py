@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from promptbench.cli.flags import add_evaluation, add_list, add_places, add_plugin, bench_of, protocols_of
+from promptbench.cli.flags import add_evaluation, add_list, add_places, add_plugin, protocols_of, session_of
 
 HELP = "evaluate the stored training of a run under other protocols"
 EXAMPLE = "promptbench eval --run promptbench-runs/results/few_shot/dtd/coop-0123456789ab.json --protocol ood"
@@ -30,6 +30,6 @@ def execute(options: argparse.Namespace) -> int:
     result = read_result(options.run)
     suite = suite_of(load_suite(options.suite or result.spec.suite), result.spec)
     runs = evaluations_of(result, protocols_of(suite, options.protocol), suite)
-    bench = bench_of(options, suite, options.output or folder_of(options.run), result.spec.device)
-    bench.may_train = False
-    return carry_out(bench, runs)
+    session = session_of(options, suite, options.output or folder_of(options.run), result.spec.device)
+    session.may_train = False
+    return carry_out(session, runs)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from promptbench.cli.describe import foreseen
-from promptbench.cli.flags import OUTPUT, add_evaluation, add_list, add_what, bench_of, integer, request_of
+from promptbench.cli.flags import OUTPUT, add_evaluation, add_list, add_what, integer, request_of, session_of
 from promptbench.config import UsageError
 from promptbench.experiment import carry_out
 from promptbench.sweep.executors.contract import LOCAL, choose
@@ -64,15 +64,15 @@ def execute(options: argparse.Namespace) -> int:
         choose(options.executor, options.executor_option or ())  # which says what is wrong, before it is needed
     request = request_of(options) if options.executor == LOCAL else request_elsewhere(options)
     runs = plan_runs(request)
-    bench = bench_of(options, request.suite, options.output or OUTPUT, request.device)
+    session = session_of(options, request.suite, options.output or OUTPUT, request.device)
     if options.dry_run:
-        print(foreseen(bench, runs, request, estimate=options.dry_run == "estimate"))
+        print(foreseen(session, runs, request, estimate=options.dry_run == "estimate"))
         return 0
-    results = stored_results(bench.output, [run.spec for run in runs])
-    here = bench if options.executor == LOCAL else replace(bench, device="cpu")  # this machine may have no GPU
+    results = stored_results(session.output, [run.spec for run in runs])
+    here = session if options.executor == LOCAL else replace(session, device="cpu")  # this machine may have no GPU
     check_finished(here, runs, results)
     results = renew(here, runs, results, keep=options.keep_outdated)
-    return carry_out(bench, runs, request.methods, options, request, results)
+    return carry_out(session, runs, request.methods, options, request, results)
 
 
 def request_elsewhere(options: argparse.Namespace) -> Request:

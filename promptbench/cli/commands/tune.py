@@ -24,13 +24,13 @@ def execute(options: argparse.Namespace) -> int:
     from promptbench.cli.progress import reporter
     from promptbench.data.dataset import data_roots
     from promptbench.results.result import check_writable
-    from promptbench.sweep.tune import TuningBench, describe, parse_grid, tune
+    from promptbench.sweep.tune import TuningSession, describe, parse_grid, tune
 
     request = request_of(options, companions=False)
     output = Path(options.output or OUTPUT) / "tuning"
     check_writable(output)
-    bench = TuningBench(request.suite, output, data_roots(options.data_root), request.device)
+    session = TuningSession(request.suite, output, data_roots(options.data_root), request.device)
     with reporter() as listener:
-        trials = tune(bench, request, parse_grid(options.grid or []), listener)
+        trials = tune(session, request, parse_grid(options.grid or []), listener)
     print(describe(trials, request))
     return 0

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from promptbench.cli.flags import OUTPUT, add_places, bench_of, integer
+from promptbench.cli.flags import OUTPUT, add_places, integer, session_of
 from promptbench.training.numerics import resolve_device
 
 if TYPE_CHECKING:
     from promptbench.checks.installation.check import Check
-    from promptbench.runs.session import Bench
+    from promptbench.runs.session import Session
 
 HELP = "check this installation, your data and zero-shot figures against reference numbers"
 EXAMPLE = "promptbench verify --data-root /data"
@@ -47,21 +47,21 @@ def execute(options: argparse.Namespace) -> int:
 
     changes = {name: value for name in ("backbone", "threads") if (value := getattr(options, name)) is not None}
     suite = replace(load_suite(options.suite), **changes)
-    bench = bench_of(options, suite, options.output or OUTPUT, resolve_device(options.device))
+    session = session_of(options, suite, options.output or OUTPUT, resolve_device(options.device))
     given = Path(options.report)
     base = given.with_suffix("") if given.suffix in SUFFIXES else given
     check_place(base)
-    check_writable(bench.output)
+    check_writable(session.output)
     checks = []
-    for check in all_checks(bench, options.train):
+    for check in all_checks(session, options.train):
         print(check.line(), flush=True)
         checks.append(check)
-    write_report(base, environment(bench, options.train), checks, bench)
+    write_report(base, environment(session, options.train), checks, session)
     print(f"\n{summary(checks)}; report: {base}.json, {base}.md")
     return 1 if any(check.outcome == FAIL for check in checks) else 0
 
 
-def all_checks(bench: Bench, train: bool) -> Iterator[Check]:
+def all_checks(session: Session, train: bool) -> Iterator[Check]:
     """Every check, cheap ones first."""
     from promptbench.checks.installation.figures import check_figures
     from promptbench.checks.installation.parity import check_parity
@@ -69,10 +69,10 @@ def all_checks(bench: Bench, train: bool) -> Iterator[Check]:
     from promptbench.data.get.status import inspect
 
     yield from check_parity()
-    entries = {entry.name: entry for entry in bench.suite.entries()}
+    entries = {entry.name: entry for entry in session.suite.entries()}
     states = {}
     for name, entry in entries.items():
-        states[name] = inspect(bench.dataset(name))
-        yield from check_splits(bench.dataset(name), entry.dataset, states[name])
-    yield from check_absent(list(states.values()), bench.roots)
-    yield from check_figures(bench, states, train)
+        states[name] = inspect(session.dataset(name))
+        yield from check_splits(session.dataset(name), entry.dataset, states[name])
+    yield from check_absent(list(states.values()), session.roots)
+    yield from check_figures(session, states, train)

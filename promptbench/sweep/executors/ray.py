@@ -33,7 +33,7 @@ from promptbench.sweep.executors.contract import Parcel, inside, installed, pack
 
 if TYPE_CHECKING:  # nodes set their environment before torch is imported
     from promptbench.runs.plan import Run
-    from promptbench.runs.session import Bench
+    from promptbench.runs.session import Session
     from promptbench.sweep.loop import Sweep
     from promptbench.sweep.status import Standing
 
@@ -135,10 +135,10 @@ class Tasks:
         self.sweep, self.tries = sweep, options.max_retries + 1
         self.stop = threading.Event()
         self.errors: list[BaseException] = []  # that the call ends with
-        bench, root = sweep.job.bench, [Path(options.data_root)] if options.data_root else []
-        job = replace(sweep.job, bench=replace(bench, roots=(*root, *bench.roots)))
+        session, root = sweep.job.session, [Path(options.data_root)] if options.data_root else []
+        job = replace(sweep.job, session=replace(session, roots=(*root, *session.roots)))
         self.parcel = packed(job, options.cache, secrets=True)  # it stays in memory
-        gpu = bench.device.startswith("cuda")
+        gpu = session.device.startswith("cuda")
         threads = 1 if gpu else max(run.spec.threads for run in sweep.runs.values())
         self.needs = {"CPU": float(options.num_cpus or threads), **({"GPU": 1 / sweep.per_gpu} if gpu else {})}
         told: dict[str, Any] = {"num_cpus": self.needs["CPU"], "num_gpus": self.needs.get("GPU", 0)}
@@ -160,14 +160,14 @@ class Tasks:
         from promptbench.sweep import loop
         from promptbench.sweep import loop as sweep
 
-        bench = replace(self.sweep.job.bench, loggers=())  # the nodes write logs
+        session = replace(self.sweep.job.session, loggers=())  # the nodes write logs
         try:
-            loop.run_all(bench, self.sweep.runs.values(), sweep.Silent(), self.sweep.job.known, self.do)
+            loop.run_all(session, self.sweep.runs.values(), sweep.Silent(), self.sweep.job.known, self.do)
         except BaseException as error:  # is raised in the call's own thread
             if not isinstance(error, KeyboardInterrupt):
                 self.errors.append(error)
 
-    def do(self, bench: Bench, run: Run, work: Work) -> Result:
+    def do(self, session: Session, run: Run, work: Work) -> Result:
         """Do a run on a node and write here what it leaves, its result last; how `run_all` does it.
 
         Raises:
@@ -182,15 +182,15 @@ class Tasks:
         if claim is None:
             raise Busy(group)
         with claim:
-            stored = trainings.stored_for(bench.output, run.spec)
+            stored = trainings.stored_for(session.output, run.spec)
             given = {f"trainings/{path.name}": path.read_bytes() for path in stored}
             outcome, files = self.answer(run.spec.name, given, work)
-            for path, name in {inside(bench.output, name, PARTS): name for name in files}.items():
+            for path, name in {inside(session.output, name, PARTS): name for name in files}.items():
                 if files[name] != given.get(name):
                     write_atomically(path, methodcaller("write", files[name]))
                     path.with_suffix(".partial").unlink(missing_ok=True)
         if isinstance(outcome, Result):
-            write_result(bench.output, outcome)
+            write_result(session.output, outcome)
             return outcome
         error = UsageError(outcome["reason"])
         error.where = outcome["where"]  # type: ignore[attr-defined]
@@ -222,26 +222,26 @@ class Tasks:
 
 
 @cache
-def opened(parcel: Parcel) -> tuple[Bench, dict[str, Run]]:
+def opened(parcel: Parcel) -> tuple[Session, dict[str, Run]]:
     """A job and its runs; a process that does several of them keeps backbone and datasets loaded."""
     job = parcel.open()
-    return job.bench, {run.spec.name: run for run in job.runs()}
+    return job.session, {run.spec.name: run for run in job.runs()}
 
 
 def perform(parcel: Parcel, name: str, given: Mapping[str, bytes]) -> tuple[Any, dict[str, bytes]]:
     """Do a run on a node: its result or the record of its failure, and the files that it leaves."""
     parcel.check_versions()
-    bench, runs = opened(parcel)
+    session, runs = opened(parcel)
     from promptbench.sweep import loop
     from promptbench.sweep import loop as sweep
 
     with tempfile.TemporaryDirectory(prefix="promptbench-ray-") as folder:
-        bench.output = Path(folder)
+        session.output = Path(folder)
         for path, content in given.items():
-            write_atomically(bench.output / path, methodcaller("write", content))
-        loop.run_all(bench, [runs[name]], sweep.Silent())
+            write_atomically(session.output / path, methodcaller("write", content))
+        loop.run_all(session, [runs[name]], sweep.Silent())
         files = {}
-        for place in bench.output.rglob("*"):
+        for place in session.output.rglob("*"):
             path = place.relative_to(folder).as_posix()
             if path.startswith(PARTS) and place.is_file() and place.suffix != ".partial":
                 files[path] = place.read_bytes()

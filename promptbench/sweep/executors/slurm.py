@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptbench.config import UsageError, build
 from promptbench.runs.plan import Run
-from promptbench.runs.session import Bench
+from promptbench.runs.session import Session
 from promptbench.storage.claims import alone
 from promptbench.sweep.executors.contract import Parcel, installed, no_address, packed, plain
 
@@ -147,7 +147,7 @@ class Tasks:
         self.worker = Worker(packed(sweep.job, options.cache), self.folder, options.stage)
         self.open: list[Any] = []
         self.executor: Any
-        gpus = int(sweep.job.bench.device.startswith("cuda"))
+        gpus = int(sweep.job.session.device.startswith("cuda"))
         threads = max(run.spec.threads for run in sweep.runs.values())
         try:
             if options.cluster == "slurm":
@@ -259,8 +259,8 @@ class Worker:
 
         runs = job.runs()
         if self.stage:
-            job = replace(job, bench=staged(job.bench, runs, Path(os.path.expandvars(self.stage))))
-        run_all(job.bench, runs, Noting(note), job.known)
+            job = replace(job, session=staged(job.session, runs, Path(os.path.expandvars(self.stage))))
+        run_all(job.session, runs, Noting(note), job.known)
 
     def checkpoint(self) -> Any:
         """What to do when the task was queued again: the same; the runs go on from their notes."""
@@ -269,8 +269,8 @@ class Worker:
         return submitit.helpers.DelayedSubmission(self)
 
 
-def staged(bench: Bench, runs: Iterable[Run], stage: Path) -> Bench:
-    """The bench, with the folders of the runs' datasets that lie below a data root copied below another folder.
+def staged(session: Session, runs: Iterable[Run], stage: Path) -> Session:
+    """The session, with the folders of the runs' datasets that lie below a data root copied below another folder.
 
     A dataset that cannot be copied is read from where it is.
 
@@ -282,8 +282,8 @@ def staged(bench: Bench, runs: Iterable[Run], stage: Path) -> Bench:
     roots: list[Path] = []
     for name in sorted(names):
         try:
-            folder = bench.dataset(name).folder
-            root = next((root for root in bench.roots if folder.is_relative_to(root) and folder != root), None)
+            folder = session.dataset(name).folder
+            root = next((root for root in session.roots if folder.is_relative_to(root) and folder != root), None)
             if root is not None:
                 place = stage / contents(folder)
                 copy(folder, place / folder.relative_to(root))
@@ -292,7 +292,7 @@ def staged(bench: Bench, runs: Iterable[Run], stage: Path) -> Bench:
             continue
         except (OSError, AttributeError) as error:
             log.warning("the dataset '%s' cannot be copied to %s (%s); it is read from where it is", name, stage, error)
-    return replace(bench, roots=(*roots, *bench.roots), _datasets={})
+    return replace(session, roots=(*roots, *session.roots), _datasets={})
 
 
 def contents(folder: Path) -> str:
