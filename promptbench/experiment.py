@@ -85,13 +85,13 @@ def do(
         executor = choose(options.executor, options.executor_option or ())
         executor.prepare(session.device)  # first, for what it starts may take as long as what follows
     from promptbench.cli.progress import Overview, reporter
+    from promptbench.runs.identity import remembered_backbone
     from promptbench.sweep.loop import announced, run_all
-    from promptbench.sweep.outdated import weights_hash
     from promptbench.sweep.preflight import preflight
 
     preflight(replace(session, device="cpu") if elsewhere else session, todo)  # this machine may have no GPU
     if not elsewhere:
-        weights_hash(session)  # so that the next call need not load the backbone to compare its weights
+        remembered_backbone(session)  # so that the next call need not load the backbone to compare its weights
     with announced(session.output, [run.spec.name for run in todo]):
         if executor is None or options is None or request is None:
             with reporter(total=len(runs), skipped=len(runs) - len(todo)) as listener:

@@ -22,12 +22,10 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from promptbench import registry
 from promptbench.config import UsageError, unknown
 
 _log = logging.getLogger(__name__)
@@ -314,47 +312,7 @@ def _literal(name: str, value: ast.expr) -> dict[str, Any]:
         return {}
 
 
-def method_code(name: str) -> str:
-    """A digest of what a built-in method's module does, whatever its comments, docstrings and sources say.
-
-    Version of Python and SHA-256, as in `3.12:ab...`, since versions read the same code differently. "" for a method
-    that is not built in: the digest of its file is in the spec.
-
-    Raises:
-        UsageError: The name is unknown, or the file cannot be read.
-    """
-    if registry.source_digest("methods", name):
-        return ""
-    path = registry.facts("methods", name).path
-    return f"{sys.version_info.major}.{sys.version_info.minor}:{_code(path, path.stat().st_mtime_ns)}"
-
-
-@lru_cache(maxsize=256)
-def _code(path: Path, changed: int) -> str:
-    tree = _Bare().visit(ast.parse(path.read_text(encoding="utf-8")))
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-
-
-class _Bare(ast.NodeTransformer):
-    """Drops what is only there to be read: docstrings, and what is called a source."""
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return ast.Pass() if text else self.generic_visit(node)
-
-    def visit_Dict(self, node: ast.Dict) -> ast.AST:
-        prose = [isinstance(key, ast.Constant) and key.value == "source" for key in node.keys]
-        pairs = zip(node.values, prose, strict=True)
-        node.values = [ast.Constant("") if is_prose else value for value, is_prose in pairs]
-        return self.generic_visit(node)
-
-    def visit_keyword(self, node: ast.keyword) -> Any:
-        if node.arg == "source":
-            node.value = ast.Constant("")
-        return self.generic_visit(node)
-
-
-def paper_of(facts: registry.PluginFacts) -> str:
+def paper_of(facts: PluginFacts) -> str:
     """Authors, title and venue of the first paper that the docstring names."""
     for paragraph in facts.docstring.split("\n\n")[1:]:
         text = " ".join(paragraph.partition("Code by")[0].split())

@@ -72,7 +72,7 @@ def facts_of(trained: Trained, result: Result, facts: registry.PluginFacts) -> l
         ("method", f"`{spec.label}`"),
         ("paper", paper_of(facts)),
         ("code of its authors", code_of(facts)),
-        ("backbone", f"`{public(spec.backbone)}`, SHA-256 of the weights {conditions.get('weights_hash', 'unknown')}"),
+        ("backbone", f"`{public(spec.backbone)}`, SHA-256 of the weights {spec.weights_hash or 'unknown'}"),
         ("images", images_of(trained, result)),
         ("recipe", f"{overrides(recipe)} (origin: {spec.recipe['origin']})" if recipe else "nothing to train"),
         ("settings", overrides(spec.config) or "none"),

@@ -296,10 +296,10 @@ def of_result(path: Path) -> Source:
     result = read_result(path)
     if result.conditions.get("training_key"):
         return with_result(of_training(training_of(path, result)), str(path), result)
-    templates = result.conditions.get("templates", {})
+    templates = result.spec.templates
     template = templates.get(result.spec.dataset) or next(iter(templates.values()), GENERIC_TEMPLATE)
     none = ClassNames((), template=template)
-    return Source(str(path), result.spec, result, None, none, none, result.conditions.get("weights_hash", ""))
+    return Source(str(path), result.spec, result, None, none, none, result.spec.weights_hash)
 
 
 def of_training(path: Path) -> Source:
@@ -345,13 +345,13 @@ def of_export(folder: Path) -> Source:
         raise UsageError(f"{folder / CLASSES} is missing or damaged; export the run again.") from error
     if not result.conditions.get("training_key"):
         none = ClassNames((), template=shown.template)
-        return Source(str(folder), result.spec, result, None, none, shown, result.conditions.get("weights_hash", ""))
+        return Source(str(folder), result.spec, result, None, none, shown, result.spec.weights_hash)
     return replace(with_result(of_training(folder / PROMPTS), str(folder), result), shown=shown)
 
 
 def with_result(training: Source, place: str, result: Result) -> Source:
     """A training as the result of a run of it names it."""
-    weights = result.conditions.get("weights_hash", training.weights_hash)
+    weights = result.spec.weights_hash or training.weights_hash
     return replace(training, place=place, spec=result.spec, result=result, weights_hash=weights)
 
 

@@ -261,7 +261,7 @@ def foreseen(session: Session, runs: Sequence[Run], request: Request, estimate: 
     from promptbench.results.result import stored_results
     from promptbench.sweep.outdated import outdated
 
-    old = outdated(session, stored_results(session.output, [run.spec for run in runs]), may_load=False)
+    old = outdated(session, runs, stored_results(session.output, [run.spec for run in runs]), may_load=False)
     states = ["outdated" if run.spec.name in old else state_of(session.output, run) for run in runs]
     points = {"grid": grid_points(runs, request)} if request.grid else {}
     if not estimate or set(states) <= {"done"}:

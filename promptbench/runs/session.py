@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.load import load_backbone
@@ -38,6 +39,7 @@ class Session:
     skip_unreadable: bool = False
     loggers: tuple[str, ...] = ()
     _datasets: dict[str, Dataset] = field(default_factory=dict)
+    found: dict[Any, Any] = field(default_factory=dict, repr=False)  # what was looked up of runs; see `identity`
 
     @cached_property
     def backbone(self) -> Backbone:

@@ -31,10 +31,12 @@ from promptbench.method import Method, instantiate, show_training_images
 from promptbench.metrics.ood import SCORES
 from promptbench.recipe import Recipe
 from promptbench.results.result import find
-from promptbench.runs.evaluate import EVALUATION_BATCH, FEATURE_BATCH, kept_of, reads_features, shown_names
+from promptbench.runs.evaluate import shown_names
+from promptbench.runs.identity import identified
+from promptbench.runs.images import EVALUATION_BATCH, FEATURE_BATCH, kept_of, reads_features
 from promptbench.runs.plan import Run
 from promptbench.runs.session import Session
-from promptbench.runs.train import kept_for_training, training_facts, training_path
+from promptbench.runs.train import kept_for_training, training_path
 from promptbench.sweep.status import duration
 from promptbench.training.files import training_key
 from promptbench.training.fit import fit
@@ -271,7 +273,7 @@ class Forecast:
         run = calibration.run
         recipe, spec = run.settings.recipe, run.spec
         assert recipe is not None
-        name = training_key(spec, training_facts(self.session, run, train))
+        name = training_key(identified(self.session, run).spec)
         if name in self._counted or training_path(self.session, name).exists():
             return 0.0
         self._counted.add(name)

@@ -158,7 +158,7 @@ def test_the_card_says_what_was_trained_and_measured(coop: Path, runs: Callable[
         "birds, 2 classes, 2 images of each drawn by `coop` (4 in all)",
         "epochs=2",
         "1 for the images, 1 for the training",
-        "`tiny-clip.json:weights.safetensors`, SHA-256 of the weights " + result.conditions["weights_hash"],
+        "`tiny-clip.json:weights.safetensors`, SHA-256 of the weights " + result.spec.weights_hash,
         "the protocol `base2new` of the suite `mini`",
         f"torch {result.versions['torch']}",
         "No terms of the images of birds are known.",

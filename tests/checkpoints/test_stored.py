@@ -34,7 +34,7 @@ def test_it_keeps_dataset_options_and_says_what_it_was_trained_by(made: Path) ->
     assert main(["eval", "--run", str(path), "--protocol", "few_shot"]) == 0
     path, second = result_of(made, "few_shot", "coop")
     assert second.spec.dataset_options == {"render_seed": 3} and second.spec.trained_by == "base2new"
-    assert second.conditions["split_digest"] == first.conditions["split_digest"]
+    assert second.spec.split_digest == first.spec.split_digest
     assert second.conditions["training_key"] == first.conditions["training_key"]
     assert main(["eval", "--run", str(path), "--protocol", "base2new"]) == 0  # an evaluation of an evaluation
     again = [r for r in read_results(made) if (r.spec.protocol, r.spec.label) == ("base2new", "coop")]

@@ -244,7 +244,7 @@ class TestWithFakeData:
     def test_finished_runs_are_not_done_again(self, verify: Verify, one_case: None, data: Path, tmp_path: Path) -> None:
         make_fake.make("dtd", data)
         _, first = verify("--data-root", str(data))
-        assert first["environment"]["weights_hash"] == read_results(tmp_path / "runs")[0].conditions["weights_hash"]
+        assert first["environment"]["weights_hash"] == read_results(tmp_path / "runs")[0].spec.weights_hash
         files = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.json")}
         _, second = verify("--data-root", str(data))
         assert files and {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.json")} == files

@@ -119,15 +119,20 @@ def test_the_installed_command_trains_evaluates_stores_and_prints(first: tuple[P
 
 def test_results_say_under_which_conditions_they_were_made(first: tuple[Path, Any]) -> None:
     results = read_results(first[0])
-    assert len({result.conditions["weights_hash"] for result in results}) == 1
+    assert len({result.spec.weights_hash for result in results}) == 1
     for result in results:
         spec, conditions = result.spec, result.conditions
         names = ("base", "new", "joint")
         assert set(result.metrics) == {f"{name}/{metric}" for name in names for metric in ("accuracy", "ece")} | {"h"}
-        assert all(len(conditions[name]) == 64 for name in ("weights_hash", "split_digest", "sample_digest"))
+        of_all = [spec.weights_hash, spec.split_digest, spec.architecture]
+        of_all += [*spec.class_names.values(), *spec.contents.values()]
+        assert {len(digest) for digest in of_all} == {64}
+        assert len(spec.sample_digest) == len(spec.trained_names) == (0 if spec.method == "zeroshot" else 64)
+        codes = {spec.method_code, spec.data_code, spec.training_code, spec.evaluation_code}
+        assert len(codes) == 4 and {len(code.partition(":")[2]) for code in codes} == {64}
         assert conditions["sample_size"] == 4 and spec.seeds in {(1, 1), (2, 2)}
         assert spec.shots == (0 if spec.method == "zeroshot" else 2)  # it sees no image
-        assert set(conditions["class_names"]) == set(conditions["templates"]) == set(conditions["images"]) == set(names)
+        assert set(spec.class_names) == set(spec.templates) == set(conditions["images"]) == set(names)
         assert spec.threads == 1 and spec.plugin == "" and result.versions["torch"] == torch.__version__.split("+")[0]
         assert result.cost["eval_seconds"] > 0
         assert result.cost.get("peak_memory_mb", 0.0) > 0 or not peak_memory_restarts("cpu")
@@ -138,7 +143,7 @@ def test_results_say_under_which_conditions_they_were_made(first: tuple[Path, An
             assert conditions["provenance"]["recipe.epochs"] == "--set" and spec.recipe["epochs"] == 2
             assert conditions["provenance"]["recipe.lr"] == "suite mini" and len(result.losses) == 2
             assert (first[0] / "trainings" / f"{conditions['training_key'][:32]}.safetensors").exists()
-    digests = {result.spec.data_seed: result.conditions["sample_digest"] for result in results}
+    digests = {result.spec.data_seed: result.spec.sample_digest for result in results if result.spec.shots}
     assert len(set(digests.values())) == 2  # another seed, another sample
 
 
@@ -184,7 +189,7 @@ def test_seeds_can_be_set_apart(
     assert main([*call, "--data-seed", "7"]) == 0
     results = [result for result in read_results(tmp_path) if result.spec.method == "coop"]
     assert [result.spec.seeds for result in results] in ([(7, 1), (7, 2)], [(7, 2), (7, 1)])
-    assert len({result.conditions["sample_digest"] for result in results}) == 1
+    assert len({result.spec.sample_digest for result in results if result.spec.shots}) == 1
     assert "seeds 7/1, 7/2" in capsys.readouterr().out
     assert main([*call, "--train-seed", "7", "--dry-run"]) == 0
     assert "1/7" in capsys.readouterr().out

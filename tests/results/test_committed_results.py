@@ -31,7 +31,7 @@ def test_a_table_is_rebuilt_from_its_results(table: Path, capsys: pytest.Capture
 def test_committed_results_are_of_a_clean_checkout_and_one_version_of_everything() -> None:
     results = read_results(MINI)
     assert all(result.commit and not result.commit.endswith("-dirty") for result in results)
-    assert len({result.conditions["weights_hash"] for result in results}) == 1
+    assert len({result.spec.weights_hash for result in results}) == 1
 
 
 def test_the_bars_follow_from_the_figures_beside_them() -> None:

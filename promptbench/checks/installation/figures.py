@@ -128,7 +128,7 @@ def run(session: Session, request: Request, part: str, what: str) -> tuple[list[
     runs = plan_runs(request)
     todo = [one for one in runs if not session.is_finished(one.spec)]
     try:
-        check_finished(session, runs, stored_results(session.output, [one.spec for one in runs]))
+        check_finished(session, stored_results(session.output, [one.spec for one in runs]))
         preflight(session, todo)
     except UsageError as error:
         return [], [could_not(part, what, str(error))]

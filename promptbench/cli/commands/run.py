@@ -70,7 +70,7 @@ def execute(options: argparse.Namespace) -> int:
         return 0
     results = stored_results(session.output, [run.spec for run in runs])
     here = session if options.executor == LOCAL else replace(session, device="cpu")  # this machine may have no GPU
-    check_finished(here, runs, results)
+    check_finished(here, results)
     results = renew(here, runs, results, keep=options.keep_outdated)
     return carry_out(session, runs, request.methods, options, request, results)
 

@@ -8,15 +8,16 @@ from dataclasses import fields
 from typing import Any, NamedTuple
 
 from promptbench.results.result import DATA_MET, Result
+from promptbench.results.spec import DATA, MACHINE, SOURCE, Spec, names_of
 from promptbench.show.tables.formats.texts import clean, rounded, seeds_text
 
-DATA = ("sampler", "dataset_plugin", "dataset_options", "evaluated")
-MACHINE = ("backbone", "weights_hash", "transform", "precision", "threads", "device", "deterministic")
+SECTIONS = {DATA: "Data", MACHINE: "Backbone and machine", SOURCE: "What it was made of"}
 SECTION = {
     "config": "Settings of the method",
     "recipe": "Recipe",
-    **dict.fromkeys((*DATA, *DATA_MET), "Data"),
-    **dict.fromkeys(MACHINE, "Backbone and machine"),
+    **dict.fromkeys(("sampler", *DATA_MET), SECTIONS[DATA]),
+    **dict.fromkeys(("backbone", "transform"), SECTIONS[MACHINE]),
+    **{name: section for role, section in SECTIONS.items() for name in names_of(Spec, role)},
 }
 """Of a field of the spec or a condition; any other stands under `Run`."""
 OPENED = ("config", "recipe")  # their items stand under a heading of their own and need no prefix

@@ -98,7 +98,7 @@ def _run(result: Result) -> dict[str, Any]:
         "shots": spec.shots,
         "data_seed": spec.data_seed,
         "train_seed": spec.train_seed,
-        "sample_digest": result.conditions.get("sample_digest", ""),
+        "sample_digest": spec.sample_digest or result.conditions.get("sample_digest", ""),
         "commit": result.commit,
         "created": result.created,
     }
