@@ -131,4 +131,4 @@ def test_the_dataset_of_the_readme_reads_a_split_file(workplace: Path, tiny_name
     command = next(c for c in COMMANDS if "birds.py" in c).replace("/data", str(workplace)).replace(" coop", "")
     assert run(command, "--seeds", "1", "--output", "bird-runs", "--backbone", tiny_name) == 0
     (result,) = (workplace / "bird-runs").rglob("zeroshot-*.json")
-    assert json.loads(result.read_text())["conditions"]["templates"]["base"] == "a photo of a {}, a type of bird."
+    assert json.loads(result.read_text())["spec"]["templates"]["base"] == "a photo of a {}, a type of bird."
