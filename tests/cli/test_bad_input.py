@@ -267,6 +267,7 @@ def test_fewer_images_than_shots_are_said(capsys: pytest.CaptureFixture[str], ca
     assert "'blue_jay' 5" in caplog.text
 
 
+@pytest.mark.slow
 def test_words_the_weights_never_saw_are_said_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -140,6 +140,7 @@ def test_features_of_another_version_or_format_are_not_used(
     assert features.key(backbone, birds, items) != before
 
 
+@pytest.mark.slow
 def test_trainings_of_another_version_format_or_code_are_not_used(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

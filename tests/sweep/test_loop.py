@@ -93,6 +93,7 @@ def leftovers(output: Path) -> list[str]:
     return [path.name for path in output.rglob("*") if path.is_file() and path.suffix not in (".json", ".safetensors")]
 
 
+@pytest.mark.slow
 def test_two_at_once_give_the_numbers_of_one(
     whole: tuple[Path, Any],
     what: tuple[str, ...],
