@@ -178,6 +178,7 @@ def test_a_note_of_another_format_or_training_is_not_used(tmp_path: Path, monkey
 # What changed behind equal names
 
 
+@pytest.mark.slow
 def test_a_run_with_other_weights_behind_the_same_file_name_is_done_again(
     here: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +216,7 @@ def test_a_run_with_other_weights_behind_the_same_file_name_is_done_again(
     assert len(list((OUT / "outdated").rglob("coop-*.json"))) == 2  # nothing is replaced there
 
 
+@pytest.mark.slow
 def test_the_weights_are_hashed_once_for_each_state_of_their_file(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -234,6 +236,7 @@ def test_the_weights_are_hashed_once_for_each_state_of_their_file(
     assert main(list(RUN)) == 0 and len(loaded) == 1
 
 
+@pytest.mark.slow
 def test_a_run_is_done_again_after_the_code_of_its_method_was_changed(
     here: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:

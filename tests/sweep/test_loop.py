@@ -138,6 +138,7 @@ def test_a_call_killed_behind_its_last_result_leaves_nothing_for_good(
     assert not leftovers(output) and not (output / "claims").exists() and numbers(output) == whole[1]
 
 
+@pytest.mark.slow
 def test_a_script_that_starts_a_sweep_is_not_run_again_in_its_workers(what: tuple[str, ...], tmp_path: Path) -> None:
     words = ["run", "--method", "zeroshot", *what, "--jobs", "2", "--output", "runs"]
     script = tmp_path / "script.py"
@@ -362,6 +363,7 @@ def test_jobs_are_capped_by_memory(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     assert local.places(8, "cuda", 2) == (4, ["2", "5"])
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_again_and_again_ends_with_the_same_files(tmp_path: Path) -> None:
     import kill
 
