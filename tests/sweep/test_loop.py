@@ -175,6 +175,7 @@ def test_a_run_that_ends_its_processes_is_tried_twice(what: tuple[str, ...], tmp
         found.died("", sweep_job.ended_with(1), "Traceback\nno torch")
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_workers_too(what: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["run", "--method", "coop", *what, "--jobs", "2", "--output", str(tmp_path), "--set", "coop.epochs=100000"]
     pids: list[int] = []
@@ -230,6 +231,7 @@ def test_a_run_of_another_process_is_left_to_it(
     assert len(waits) >= 3 and numbers(tmp_path) == whole[1] and not leftovers(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_failure_of_another_process_is_counted_and_not_repeated(
     what: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -263,6 +265,7 @@ def later(failures_on_record: Any) -> Any:
     return answer
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_call_in_one_sentence_and_loses_nothing(
     what: tuple[str, ...],
     whole: tuple[Path, Any],

@@ -85,6 +85,7 @@ def test_bfloat16_stays_near_float32(name: str, tiny: pb.Backbone, birds: Datase
             assert method(images).logits.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_images_are_scored_in_float32(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run: another spec and training, the same features, and zero-shot to the bit."""
     monkeypatch.setenv("PROMPTBENCH_CACHE", str(tmp_path / "cache"))
@@ -188,6 +189,7 @@ def test_half_tensors_are_float32_after_a_failure(half_ctx: None, tiny: pb.Backb
     assert method.ctx.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_the_accuracy_of_mini_hardly_moves(tmp_path: Path) -> None:
     call = ["run", "--method", "coop", "--dataset", "mini_fabrics", "--seeds", "1", "--shots", "4", "--threads", "1"]
     call += ["--set", "coop.epochs=5", "coop.batch=8", "--device", "cpu"]
