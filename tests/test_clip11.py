@@ -148,6 +148,7 @@ def test_the_classes_of_stored_predictions_are_shown(
     assert main(["inspect", "--run", f"results/mini/results/{without.name}.json"]) == 2
 
 
+@pytest.mark.slow
 def test_what_sees_no_image_runs_once_whatever_the_shots(
     flags: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

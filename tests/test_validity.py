@@ -510,7 +510,9 @@ def equal(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
     return some.keys() == others.keys() and all(torch.equal(some[name], others[name]) for name in others)
 
 
-@pytest.mark.parametrize("change", ["missing", "shape", "type", "losses", "seconds", "nothing"])
+@pytest.mark.parametrize(
+    "change", slow_but(["missing", "shape", "type", "losses", "seconds", "nothing"], "missing", "nothing")
+)
 def test_nothing_is_loaded_before_all_was_checked(place: Place, tiny: Any, tmp_path: Path, change: str) -> None:
     """Files of earlier versions say nothing of their bytes; theirs too is taken whole or not at all."""
     place.run("--set", "cocoop.epochs=1", method="cocoop")

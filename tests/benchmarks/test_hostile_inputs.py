@@ -74,6 +74,7 @@ def test_nothing_worse_than_a_sentence_comes_of_it(site: Site, kind: str, data: 
     assert attempt(act, site, same_figures) in ("done", "refused", "failed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "door"), [(kind, door) for kind in KINDS for door in KINDS[kind].doors])
 def test_what_is_not_spoilt_comes_in_through_every_door(site: Site, kind: str, door: hostile_inputs.Door) -> None:
     def outcomes() -> Iterator[str]:

@@ -28,6 +28,7 @@ def result_of(output: Path, protocol: str, method: str) -> tuple[Path, Result]:
     return output / "results" / f"{result.name}.json", result
 
 
+@pytest.mark.slow
 def test_it_keeps_dataset_options_and_says_what_it_was_trained_by(made: Path) -> None:
     path, first = result_of(made, "base2new", "coop")
     assert first.spec.dataset_options == {"render_seed": 3}

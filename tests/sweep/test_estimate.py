@@ -43,6 +43,7 @@ def rendered() -> None:
         open_dataset("mini_diagrams").items(split)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "epochs"), [("coop", 40), ("maple", 4), ("cocoop", 10)])
 def test_seconds_are_right_within_a_factor_of_two(
     method: str, epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, carry_out: Callable[..., Result]
@@ -86,6 +87,7 @@ def test_what_is_done_costs_nothing(tmp_path: Path, carry_out: Callable[..., Res
     assert rest.training == rest.images == rest.kept == 0 < rest.evaluation
 
 
+@pytest.mark.slow
 def test_shared_trainings_and_features_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["--suite", "ablation_mutual", "--protocol", "base2new", "candidates", "--method", "coop", "cocoop"]
     session, runs = planned(tmp_path, *DIAGRAMS, *words)

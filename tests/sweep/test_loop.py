@@ -341,6 +341,7 @@ def test_status_shows_what_others_do(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "There is no folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_status_imports_no_torch_and_is_fast_on_many_results(tmp_path: Path) -> None:
     folder = tmp_path / "results" / "base2new" / "dtd"
     folder.mkdir(parents=True)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from shared_paths import TINY
+from short_cases import slow_but
 
 import promptbench as pb
 from promptbench import registry
@@ -68,7 +69,7 @@ def trained(name: str, backbone: pb.Backbone, birds: Dataset, in_: str) -> tuple
     return fit(method, RECIPE, batches, len(batches), seed=3, precision=in_), method, seen
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", slow_but(TRAINED, "coop", "maple"))
 def test_bfloat16_stays_near_float32(name: str, tiny: pb.Backbone, birds: Dataset) -> None:
     whole, fine, _ = trained(name, tiny, birds, "32")
     outcome, method, seen = trained(name, tiny, birds, "bf16-mixed")
