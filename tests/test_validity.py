@@ -21,6 +21,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from short_cases import slow_but
 from torch import Tensor
 
 import promptbench
@@ -180,6 +181,7 @@ def framework(done_before: Framework, tiny_name: str) -> Framework:
     return done_before
 
 
+@pytest.mark.slow
 def test_an_edited_schedule_trains_again(framework: Framework) -> None:
     before = framework.result()
     framework.edit("    return 0.5 * base * (", "    return 5.0 * base * (")
@@ -188,6 +190,7 @@ def test_an_edited_schedule_trains_again(framework: Framework) -> None:
     assert now["losses"][1] != before["losses"][1] and now["metrics"] != before["metrics"]
 
 
+@pytest.mark.slow
 def test_an_edited_sentence_docstring_comment_or_annotation_costs_nothing(framework: Framework) -> None:
     before = framework.states()
     framework.edit("The learning rate of an epoch counted from 0:", "An epoch's rate, from 0:")
@@ -198,6 +201,7 @@ def test_an_edited_sentence_docstring_comment_or_annotation_costs_nothing(framew
     assert framework.states() == before
 
 
+@pytest.mark.slow
 def test_an_edited_metric_evaluates_again_and_trains_nothing(framework: Framework) -> None:
     before, training = framework.result(), framework.training()
     state = training.stat()
@@ -271,6 +275,7 @@ def test_replaced_images_are_evaluated_again(place: Place) -> None:
     assert figures(place.run()) == figures(fresh)
 
 
+@pytest.mark.slow
 def test_a_training_on_replaced_images_is_not_used(place: Place) -> None:
     before = place.run()
     replace_images(place.folder / "birds")
@@ -357,6 +362,7 @@ def test_an_edited_template_makes_new_figures(owls: Owls) -> None:
     assert figures(owls.run(method="zeroshot")) == figures(fresh)
 
 
+@pytest.mark.slow
 def test_a_training_with_another_template_is_not_used(owls: Owls) -> None:
     """A method that learns towards the dataset's own template."""
     settings = ("--set", "promptsrc.teacher=dataset", "promptsrc.epochs=2")
@@ -377,16 +383,19 @@ def other_digit(memo: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     "damage",
-    [
+    slow_but(
+        [
+            other_digit,
+            lambda memo: memo[:64] + b"!" + memo[65:],
+            lambda memo: memo[:-9] + other_digit(memo[-9:]),
+            lambda memo: memo[:129],
+            lambda memo: memo[:64],
+            lambda memo: memo[:65] + memo[130:],  # as earlier versions wrote them
+            lambda memo: b"",
+            lambda memo: b"\xff" + memo[1:],
+        ],
         other_digit,
-        lambda memo: memo[:64] + b"!" + memo[65:],
-        lambda memo: memo[:-9] + other_digit(memo[-9:]),
-        lambda memo: memo[:129],
-        lambda memo: memo[:64],
-        lambda memo: memo[:65] + memo[130:],  # as earlier versions wrote them
-        lambda memo: b"",
-        lambda memo: b"\xff" + memo[1:],
-    ],
+    ),
     ids=["digit", "blank", "checksum", "unchecked", "cut", "older", "empty", "no text"],
 )
 def test_a_damaged_memo_of_weights_costs_no_run(place: Place, damage: Callable[[bytes], bytes]) -> None:
@@ -429,19 +438,23 @@ def flip(path: Path, where: bytes, bit: int = 1) -> None:
 
 @pytest.mark.parametrize(
     "where",
-    [
-        b"seconds",  # of the training: no outcome has a field of that name
+    slow_but(
+        [
+            b"seconds",  # of the training: no outcome has a field of that name
+            b"losses",
+            b'\\"ce\\": 0.6',  # a loss that would be printed
+            b'\\"lr\\": 0.0',
+            b'\\"names\\": [\\"r',
+            b'"weights_hash":"\\"',
+            b'"sha256":"',
+            b'"metadata_sha256',
+            b'"outcome',
+            b'"format',
+            b'"promptbench/',
+        ],
         b"losses",
-        b'\\"ce\\": 0.6',  # a loss that would be printed
-        b'\\"lr\\": 0.0',
-        b'\\"names\\": [\\"r',
-        b'"weights_hash":"\\"',
         b'"sha256":"',
-        b'"metadata_sha256',
-        b'"outcome',
-        b'"format',
-        b'"promptbench/',
-    ],
+    ),
     ids=lambda where: "".join(filter(str.isalnum, where.decode())),
 )
 def test_a_damaged_training_is_done_afresh(place: Place, where: bytes) -> None:
@@ -491,7 +504,9 @@ def equal(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
     return some.keys() == others.keys() and all(torch.equal(some[name], others[name]) for name in others)
 
 
-@pytest.mark.parametrize("change", ["missing", "shape", "type", "losses", "seconds", "nothing"])
+@pytest.mark.parametrize(
+    "change", slow_but(["missing", "shape", "type", "losses", "seconds", "nothing"], "missing", "nothing")
+)
 def test_nothing_is_loaded_before_all_was_checked(place: Place, tiny: Any, tmp_path: Path, change: str) -> None:
     """Files of earlier versions say nothing of their bytes; theirs too is taken whole or not at all."""
     place.run("--set", "cocoop.epochs=1", method="cocoop")
@@ -555,6 +570,7 @@ def hungry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return plugin
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_run(place: Place, hungry: Path) -> None:
     """Nothing of what an earlier run in the process took: coop after hungry, as coop before."""
     first = place.run(output="alone")
@@ -568,6 +584,7 @@ def test_memory_is_that_of_the_run(place: Place, hungry: Path) -> None:
     assert abs(after - before) < 0.2 * MIB, taken
 
 
+@pytest.mark.slow
 def test_memory_is_left_out_where_it_would_be_an_earlier_runs(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(numerics, "CLEAR", place.folder / "no folder" / "clear_refs")
     numerics._forgets.cache_clear()

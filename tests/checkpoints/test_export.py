@@ -96,6 +96,7 @@ def refused(action: Callable[[], object]) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method, classes", [("coop", ()), ("coop", ("--classes", "cat,dog,owl")), ("zeroshot", ())])
 def test_the_code_of_the_card_gives_the_same_logits_without_promptbench(
     method: str, classes: tuple[str, ...], runs: Callable[[str], Path], clip: Path, tmp_path: Path

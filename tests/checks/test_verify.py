@@ -185,6 +185,7 @@ class TestWithoutData:
 
 
 class TestWithFakeData:
+    @pytest.mark.slow
     def test_all_datasets(self, verify: Verify, one_case: None, data: Path, tmp_path: Path) -> None:
         for name in make_fake.PLACES:
             make_fake.make(name, data)
@@ -241,6 +242,7 @@ class TestWithFakeData:
         )
         assert f"| could not | data | eurosat, images |  |  |  | {why} |" in lines
 
+    @pytest.mark.slow
     def test_finished_runs_are_not_done_again(self, verify: Verify, one_case: None, data: Path, tmp_path: Path) -> None:
         make_fake.make("dtd", data)
         _, first = verify("--data-root", str(data))
@@ -284,6 +286,7 @@ class TestWithFakeData:
         assert check["why"].startswith("the run failed: ") and damaged.name in check["why"]
         assert "base2new, food101, h" not in outcomes(report, "zero-shot")
 
+    @pytest.mark.slow
     def test_training(
         self, verify: Verify, one_case: None, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

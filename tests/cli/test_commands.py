@@ -103,6 +103,7 @@ def by_name(folder: Path) -> dict[str, Result]:
     return {result.name: result for result in read_results(folder)}
 
 
+@pytest.mark.slow
 def test_the_installed_command_trains_evaluates_stores_and_prints(first: tuple[Path, Any]) -> None:
     output, done = first
     assert done.returncode == 0, done.stderr
@@ -117,6 +118,7 @@ def test_the_installed_command_trains_evaluates_stores_and_prints(first: tuple[P
     assert kinds == {".json", ".safetensors"} and len(list(output.rglob("*.json"))) == 8
 
 
+@pytest.mark.slow
 def test_results_say_under_which_conditions_they_were_made(first: tuple[Path, Any]) -> None:
     results = read_results(first[0])
     assert len({result.spec.weights_hash for result in results}) == 1
@@ -147,6 +149,7 @@ def test_results_say_under_which_conditions_they_were_made(first: tuple[Path, An
     assert len(set(digests.values())) == 2  # another seed, another sample
 
 
+@pytest.mark.slow
 def test_a_second_call_skips_what_is_finished(
     first: tuple[Path, Any], what: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,6 +166,7 @@ def test_a_second_call_skips_what_is_finished(
     assert files(output) == before
 
 
+@pytest.mark.slow
 def test_equal_specs_give_bit_identical_runs(
     first: tuple[Path, Any], what: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,6 +186,7 @@ def test_equal_specs_give_bit_identical_runs(
         assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_seeds_can_be_set_apart(
     what: tuple[str, ...], birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,6 +200,7 @@ def test_seeds_can_be_set_apart(
     assert "1/7" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_tables_are_printed_in_every_format(first: tuple[Path, Any], capsys: pytest.CaptureFixture[str]) -> None:
     call = ["table", "--results", str(first[0])]
     assert main(call) == 0
@@ -227,6 +233,7 @@ def test_a_method_from_a_file_is_listed_described_and_run(
     assert "3 runs, 2 finished, 1 to do" in capsys.readouterr().out  # another method under the same name
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_recorded_and_the_others_go_on(
     what: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -260,6 +267,7 @@ def test_scores_that_are_not_finite_are_a_failure(
     assert "scores of base images are infinite or NaN" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing_half_written(what: tuple[str, ...], tmp_path: Path) -> None:
     call = ["run", "--method", "coop", *what, "--output", str(tmp_path)]
     long = [*call, "--set", "coop.epochs=100000", "coop.batch=4"]
@@ -285,6 +293,7 @@ def test_ctrl_c_leaves_nothing_half_written(what: tuple[str, ...], tmp_path: Pat
     assert len(read_results(tmp_path)) == 3
 
 
+@pytest.mark.slow
 def test_a_stored_training_is_used_again(
     what: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

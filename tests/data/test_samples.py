@@ -336,6 +336,7 @@ def test_what_coop_does_not_write_is_refused(
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_a_damaged_pickle_is_an_error_or_a_list(datum: Callable[..., Any], tmp_path: Path) -> None:
     generator = random.Random(0)
     whole = pickle.dumps({"train": datums(datum, ITEMS[:3]), "val": []}, 4)

@@ -35,6 +35,7 @@ class _Interrupted(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one(
     tiny: Schedule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

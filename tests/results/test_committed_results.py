@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from promptbench.benchmarks import mini_bars
 from shared_paths import REPOSITORY
+from short_cases import slow_but
 
 from promptbench.cli import main
 from promptbench.results.result import read_results
@@ -22,7 +23,7 @@ def test_there_are_results_and_tables() -> None:
     assert not list(MINI.rglob("*.failed.json")) and not list(MINI.rglob("*.safetensors"))
 
 
-@pytest.mark.parametrize("table", TABLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("table", slow_but(TABLES, *TABLES[:1]), ids=lambda path: path.stem)
 def test_a_table_is_rebuilt_from_its_results(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["table", "--protocol", table.stem, "--results", str(MINI)]) == 0
     assert capsys.readouterr().out == table.read_text(encoding="utf-8")

@@ -94,6 +94,7 @@ def test_settings_of_other_types_are_told_apart() -> None:
     assert list(texts)[:-1] == ["1", "1.0", "true", '"1"', "null"] and pd.isna(texts.iloc[-1])
 
 
+@pytest.mark.slow
 def test_ten_thousand_results_take_little_time() -> None:
     results = [make(float(seed % 90), data_seed=seed) for seed in range(10_000)]
     start = time.process_time()

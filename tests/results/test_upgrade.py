@@ -146,6 +146,7 @@ def test_features_of_another_version_or_format_are_not_used(
     assert features.key(backbone, birds, items) != before
 
 
+@pytest.mark.slow
 def test_trainings_of_another_version_format_or_code_are_not_used(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,6 +185,7 @@ def test_a_note_of_another_format_or_training_is_not_used(tmp_path: Path, monkey
 # What changed behind equal names
 
 
+@pytest.mark.slow
 def test_a_run_with_other_weights_behind_the_same_file_name_is_done_again(
     here: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +223,7 @@ def test_a_run_with_other_weights_behind_the_same_file_name_is_done_again(
     assert len(list((OUT / "outdated").rglob("coop-*.json"))) == 2  # nothing is replaced there
 
 
+@pytest.mark.slow
 def test_the_weights_are_hashed_once_for_each_state_of_their_file(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -240,6 +243,7 @@ def test_the_weights_are_hashed_once_for_each_state_of_their_file(
     assert main(list(RUN)) == 0 and len(loaded) == 1
 
 
+@pytest.mark.slow
 def test_a_run_is_done_again_after_the_code_of_its_method_was_changed(
     here: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:

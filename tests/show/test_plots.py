@@ -359,6 +359,7 @@ def pictures(tmp_path: Path) -> dict[str, dict[str, Any]]:
     return {**data, "heatmap": {**facts, **more, "maps": maps, "image": image}}
 
 
+@pytest.mark.slow
 def test_every_picture_is_a_column_wide_with_nothing_clipped_or_covered(tmp_path: Path) -> None:
     from matplotlib.text import Text
 

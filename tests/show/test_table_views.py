@@ -328,6 +328,7 @@ class TestCommand:
         assert self.run(folder, "--protocol", "few_shot", "base2new", "--format", "json") == 0
         assert [t["protocol"] for t in json.loads(capsys.readouterr().out)["tables"]] == ["few_shot", "base2new"]
 
+    @pytest.mark.slow
     def test_every_flag_works_with_every_format(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         flags = ["--sort", "H", "--delta", "coop", "--per-seed", "--group-by", "epochs", "--with-published"]
         for fmt in ("md", "csv", "csv-long", "latex", "html", "json"):

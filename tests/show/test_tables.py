@@ -437,6 +437,7 @@ def test_two_thousand_results_make_a_table_within_two_seconds() -> None:
     assert time.process_time() - start < 2.0  # measured: 0.4 s on a busy core
 
 
+@pytest.mark.slow
 def test_two_thousand_files_are_read_and_tabulated_within_two_seconds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -276,6 +276,7 @@ def turns(backbone, root):
 """
 
 
+@pytest.mark.slow
 def test_several_processes_write_read_and_evict_together(
     folder: Path,
     dataset: Dataset,
