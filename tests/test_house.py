@@ -212,7 +212,7 @@ def test_no_rooms_import_each_other() -> None:
     assert not circles_in(arrows) or STILL_FLAT
 
 
-@pytest.mark.parametrize("name", sorted(name for name in MODULES if name.startswith(NO_TORCH)))
+@pytest.mark.parametrize("name", [name for name in MODULES if f"{name}.".startswith(tuple(f"{n}." for n in NO_TORCH))])
 def test_what_lists_and_tables_need_imports_nothing_heavy(name: str) -> None:
     waiting, seen = [name], {name}
     while waiting:

@@ -82,11 +82,17 @@ class EpochOrder(Sampler[tuple[int, int]]):
     """A fresh permutation of the training images each epoch, from (seed, epoch) alone."""
 
     def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed, self.epoch = size, seed, 0
+        self.size = size
+        self.seed = seed
+        self.begin_at(0)
+
+    def begin_at(self, epoch: int) -> None:
+        """The epoch whose order comes first, where a training that was killed goes on."""
+        self.first = self.epoch = epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch whose order comes next; Lightning calls it."""
-        self.epoch = epoch
+        """Lightning calls it with the number of the epoch whose order comes next, counted from the first one here."""
+        self.epoch = self.first + epoch
 
     def permutation(self) -> list[int]:
         """The order of this epoch."""
