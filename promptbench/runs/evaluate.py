@@ -86,7 +86,7 @@ class Reader:
 
     def __init__(self, method: Method, dense: bool = False) -> None:
         self.method, self.dense = method, dense
-        self.keeps = type(method).forward is Method.forward and not method.frozen_image_tower and not dense
+        self.keeps = method.encodes_images_apart and not method.frozen_image_tower and not dense
         self.known: dict[tuple[str, str], dict[str, Tensor]] = {}  # by dataset and split: image to its feature (D,)
 
     @torch.no_grad()
@@ -131,7 +131,7 @@ class Reader:
 
 def diagnostics(method: Method, chosen: SelectedImages) -> dict[str, float]:
     """The method's own figures on the first `EVALUATION_BATCH` of the images; nothing is read for a method without."""
-    if type(method).diagnostics is Method.diagnostics:
+    if not method.has_diagnostics:
         return {}
     first = chosen.items[:EVALUATION_BATCH]
     ((images, _),) = pixel_batches(method.backbone, chosen.dataset, first, batch=EVALUATION_BATCH)

@@ -267,7 +267,7 @@ def wrong_with_other_classes(method: Method, images: torch.Tensor) -> Iterator[s
 
 def check_image_features_know_no_classes(specimen: Specimen) -> Iterator[str]:
     """Image features are the same for other classes."""
-    if specimen.cls.forward is not Method.forward:
+    if not specimen.cls.encodes_images_apart:
         raise NotConcerned("it has a forward of its own")
     method, images = specimen.moved(), specimen.images()
     if not method.transfers:
