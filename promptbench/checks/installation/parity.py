@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from promptbench.checkpoints.official import official_parameters
-from promptbench.checks.installation.check import FAIL, PASS, Check
+from promptbench.checks.installation.report import FAIL, PASS, Check
 from promptbench.checks.installation.small_clip import (
     CLASS_NAMES,
     LABELS,
