@@ -79,7 +79,7 @@ class Outcome:
 
 
 class Column(NamedTuple):
-    """One figure of a table.
+    """A column of a table: one figure of each line.
 
     Attributes:
         key: Name of the metric, such as `base/accuracy`.

@@ -112,14 +112,14 @@ class _Part(NamedTuple):
 
 
 class Resolved(NamedTuple):
-    """Values by field, and by field where the value came from, such as "suite mini"."""
+    """The outcome of layers: values by field, and by field where the value came from, such as "suite mini"."""
 
     values: dict[str, Any]
     provenance: dict[str, str]
 
 
 class Settings(NamedTuple):
-    """The settings of one run.
+    """Config and recipe of one run, with the origin of every value.
 
     Attributes:
         config: Instance of the method's Config.

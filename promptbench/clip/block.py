@@ -51,7 +51,7 @@ def is_standard(block: Any) -> bool:
 
 
 def split_heads(block: Any, x: Tensor) -> Tensor:
-    """(..., tokens, d) -> (..., h, tokens, e)."""
+    """Tokens (..., tokens, d) as heads (..., h, tokens, e)."""
     return x.unflatten(-1, (block.attn.num_heads, -1)).transpose(-2, -3)
 
 
@@ -66,7 +66,7 @@ def projected(block: Any, x: Tensor) -> Tensor:
 
 
 def heads(block: Any, x: Tensor) -> tuple[Tensor, KeysValues]:
-    """What `projected` gives, apart, as `queries_keys_values` does."""
+    """Queries, and keys and values, apart, from what `projected` gives of all three in one."""
     q, k, v = x.chunk(3, dim=-1)
     return split_heads(block, q), KeysValues(split_heads(block, k), split_heads(block, v))
 

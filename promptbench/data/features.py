@@ -83,7 +83,7 @@ def image_features(
 
 
 def kept_features(backbone: Backbone, dataset: Dataset, items: Sequence[Item], kept: Kept) -> ImageFeatures:
-    """The same as they are kept: dense ones before their projection, in the precision of their file; see `with_local`.
+    """Features as they are kept: dense ones before their projection, in the precision of their file; see `with_local`.
 
     What is in the cache stays in its file until it is looked at; what is not yet is made in memory first.
     """
@@ -112,7 +112,7 @@ def fits(backbone: Backbone, images: int, half: bool = False) -> bool:
 
 
 def say_size(backbone: Backbone, dataset: Dataset, images: int, kept: Kept) -> None:
-    """Say how much large dense features are going to take."""
+    """Warns of how much of the cache large dense features are going to take."""
     size = kept.size(backbone, images)
     if kept.dense and size >= SAID:
         precision = "half precision" if kept.half else "float32"
@@ -128,7 +128,7 @@ def say_size(backbone: Backbone, dataset: Dataset, images: int, kept: Kept) -> N
 
 @torch.no_grad()
 def encode(backbone: Backbone, dataset: Dataset, items: Sequence[Item], kept: Kept) -> ImageFeatures:
-    """The same, always computed; dense features before their projection, rounded as they are kept."""
+    """Features computed anew, as they are kept: dense ones before their projection, rounded."""
     batches = (
         view_batches(backbone, dataset, items, batch=BATCH, seed=kept.seed, views=kept.views)
         if kept.views

@@ -217,7 +217,7 @@ def fit(
 
 @contextmanager
 def keyboard_interrupt() -> Iterator[None]:
-    """Ctrl-C stays a KeyboardInterrupt: Lightning would switch it off and turn it into an exit of the process."""
+    """A context in which Ctrl-C stays a KeyboardInterrupt: Lightning would turn it into an exit of the process."""
     in_main_thread = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -232,7 +232,7 @@ def keyboard_interrupt() -> Iterator[None]:
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Within it, Lightning says nothing: its hints are for people who configure its Trainer themselves."""
+    """A context in which Lightning says nothing: its hints are for people who configure its Trainer themselves."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -247,7 +247,7 @@ def quiet_lightning() -> Iterator[None]:
 
 
 class Differentiated(torch.autograd.Function):
-    """A number whose gradients with respect to some tensors are known already."""
+    """An autograd function: a number whose gradients with respect to some tensors are known already."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *inputs: Tensor) -> Tensor:
@@ -292,7 +292,7 @@ def scaled(device: torch.device) -> bool:
 
 
 def total(terms: dict[str, Tensor]) -> Tensor:
-    """The sum that is minimised."""
+    """The sum of the loss terms, which is minimised."""
     return torch.stack(list(terms.values())).sum()
 
 
@@ -310,10 +310,3 @@ class TrainingDiverged(RuntimeError):
             f"{what} in epoch {module.epoch + 1} of {recipe.epochs}, step {step + 1} of "
             f"{module.steps_per_epoch}, at learning rate {rate:.3g}; a smaller lr may help"
         )
-
-    @classmethod
-    def again(cls, message: str, where: dict[str, Any]) -> TrainingDiverged:
-        """As another process raised it."""
-        error = cls.__new__(cls, message)
-        error.args, error.where = (message,), where
-        return error

@@ -54,8 +54,10 @@ def check_method(cls: type[Method], backbone: Backbone, config: MethodConfig | N
         backbone: To run it on; a small one does.
         config: Settings to check it with; without any, the defaults of its `Config`.
     """
-    outcomes = examine(specimen(cls, backbone, config))
-    return [f"{cls.__name__}, {holds}: {failure}" for holds, failures, _ in outcomes for failure in failures]
+    sentences: list[str] = []
+    for found in examine(specimen(cls, backbone, config)):
+        sentences += [f"{cls.__name__}, {found.holds}: {failure}" for failure in found.failures]
+    return sentences
 
 
 def run_check(check: Check, cls: type[Method], backbone: Backbone, config: MethodConfig | None = None) -> list[str]:
