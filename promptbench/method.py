@@ -231,14 +231,9 @@ class Method(nn.Module):
         image, local = (image.cls, image.local) if isinstance(image, ImageFeatures) else (image, None)
         with torch.autocast(image.device.type, enabled=False):  # in float32 under any precision
             text = F.normalize(text.float(), dim=-1)
-            cosines = similarity(F.normalize(image.float(), dim=-1).unsqueeze(1), text).squeeze(1)
-            dense = None if local is None else similarity(F.normalize(local.float(), dim=-1), text)
+            cosines = (F.normalize(image.float(), dim=-1).unsqueeze(1) @ text.mT).squeeze(1)
+            dense = None if local is None else F.normalize(local.float(), dim=-1) @ text.mT  # (B, P, K)
             return Prediction(self.backbone.logit_scale.float() * cosines, cosines, dense)
-
-
-def similarity(image: Tensor, text: Tensor) -> Tensor:
-    """Products (B, P, K) of image features (B, P, D) with text features (K, D) or (B, K, D)."""
-    return image @ text.transpose(-1, -2)
 
 
 def create_method(

@@ -21,7 +21,7 @@ from promptbench.clip.backbone import Backbone
 from promptbench.clip.images import ImageFeatures, Images
 from promptbench.data.dataset import Dataset as ImageDataset
 from promptbench.data.dataset import Item
-from promptbench.data.transforms import evaluation_transform, training_transform, view_generator
+from promptbench.data.transforms import EvaluationTransform, TrainingTransform, view_generator
 
 SMALL = 64 * 64  # pixels; smaller images decode faster than a worker process passes them on
 MAX_WORKERS = 8
@@ -55,8 +55,8 @@ class Views(Dataset[tuple[Tensor, int]]):
         views: int = 0,
     ) -> None:
         statistics = (backbone.resolution, backbone.mean, backbone.std)
-        self.evaluation = evaluation_transform(*statistics)
-        self.training = training_transform(*statistics)
+        self.evaluation = EvaluationTransform(*statistics)
+        self.training = TrainingTransform(*statistics)
         self.dataset = dataset
         self.items = items
         self.keep = keep

@@ -48,17 +48,12 @@ class Probe:
         self, encode_image: Callable[[torch.Tensor], torch.Tensor], encode_texts: Callable[[list[str]], torch.Tensor]
     ) -> dict[str, float]:
         """Zero-shot accuracy of every question in percent."""
-        return {name: self._accuracy(q, encode_image, encode_texts) for name, q in self.questions.items()}
-
-    @staticmethod
-    def _accuracy(
-        question: Question,
-        encode_image: Callable[[torch.Tensor], torch.Tensor],
-        encode_texts: Callable[[list[str]], torch.Tensor],
-    ) -> float:
-        features = torch.cat([F.normalize(encode_image(b), dim=-1) for b in preprocess(question.images).split(256)])
-        answers = (features @ encode_texts(question.captions).T).argmax(dim=1).numpy()  # (n,)
-        return round(100 * float((answers == question.labels).mean()), 1)
+        found = {}
+        for name, question in self.questions.items():
+            batches = preprocess(question.images).split(256)
+            features = torch.cat([F.normalize(encode_image(images), dim=-1) for images in batches])
+            found[name] = round(accuracy(features @ encode_texts(question.captions).T, question.labels), 1)
+        return found
 
 
 def _pictures(generator: np.random.Generator, shapes: np.ndarray, style: str, colours: np.ndarray | None) -> np.ndarray:

@@ -8,13 +8,10 @@ A smaller sample is no part of a larger one: each number of shots is drawn anew 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from promptbench.data.selection import Selection
 from promptbench.protocol import Column, Evaluation, Numbers, Plan, Protocol
-
-if TYPE_CHECKING:
-    from promptbench.suite import Suite
+from promptbench.suite import Suite
 
 
 class FewShot(Protocol):

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from promptbench.data.batches import Batches, EpochOrder, FeatureBatches, pixel_batches
 from promptbench.data.class_names import ClassNames
+from promptbench.data.dataset import Dataset
 from promptbench.data.features import Kept, fits, kept_features, with_local
 from promptbench.data.selection import SelectedImages, Selection, class_labels, open_selection
 from promptbench.method import Method, Prediction
@@ -19,9 +20,6 @@ from promptbench.metrics.ood import SCORES, missing, scores_of
 from promptbench.protocol import Evaluation, Outcome
 from promptbench.runs.plan import Run
 from promptbench.runs.session import Session
-
-if TYPE_CHECKING:
-    from promptbench.data.dataset import Dataset
 
 EVALUATION_BATCH = 100  # the field's; accuracy does not depend on it
 FEATURE_BATCH = 256  # a method may make text per image and class of it
