@@ -145,13 +145,16 @@ def shared_path(resblocks: Any, texts: Texts) -> Tensor:
         if i in deep:
             prefix = replace_prompts(prefix, deep[i])
         if i:  # one product for all tokens: for the few rows of the prefix alone, all weights would be read again
-            rows, parts = torch.cat([prefix.flatten(0, 1), x.flatten(0, 2)]), (S * n, S * G * C)
+            rows = torch.cat([prefix.flatten(0, 1), x.flatten(0, 2)])
+            parts = (S * n, S * G * C)
             of_prefix, of_classes = blocks.projected(block, rows).split(parts)
             q, context = blocks.heads(block, of_prefix.unflatten(0, (S, n)))
             queries, own = blocks.heads(block, of_classes.unflatten(0, (S, G, C)))
-            attended = blocks.attend(q, context, prefix_mask), blocks.attend(queries, behind(context, own), mask)
-            rows = blocks.close(block, rows, torch.cat([attended[0].flatten(0, 1), attended[1].flatten(0, 2)]))
-            prefix, x = (t.unflatten(0, size) for t, size in zip(rows.split(parts), ((S, n), (S, G, C)), strict=True))
+            read_by_prefix = blocks.attend(q, context, prefix_mask).flatten(0, 1)
+            read_by_classes = blocks.attend(queries, behind(context, own), mask).flatten(0, 2)
+            rows = blocks.close(block, rows, torch.cat([read_by_prefix, read_by_classes]))
+            of_prefix, of_classes = rows.split(parts)
+            prefix, x = of_prefix.unflatten(0, (S, n)), of_classes.unflatten(0, (S, G, C))
         else:  # class tokens that are the same for all images, and that often need no gradient
             q, context = blocks.queries_keys_values(block, prefix)
             queries, own = blocks.queries_keys_values(block, x)
@@ -169,7 +172,8 @@ def shared_path(resblocks: Any, texts: Texts) -> Tensor:
 
 def full_path(resblocks: Any, texts: Texts) -> Tensor:
     """As `shared_path`, with whole sequences (S * K, L, d) through open_clip's blocks, or through `layer`."""
-    (S, K), (prefix, deep, suffix, eot, layer) = texts.sizes, texts
+    S, K = texts.sizes
+    prefix, deep, suffix, eot, layer = texts
     n = 0 if prefix is None else prefix.shape[1]
     suffix = suffix.expand(S, *suffix.shape[1:])
     x = suffix if prefix is None else torch.cat([prefix.unsqueeze(1).expand(-1, K, -1, -1), suffix], dim=2)

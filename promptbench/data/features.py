@@ -129,12 +129,12 @@ def say_size(backbone: Backbone, dataset: Dataset, images: int, kept: Kept) -> N
 @torch.no_grad()
 def encode(backbone: Backbone, dataset: Dataset, items: Sequence[Item], kept: Kept) -> ImageFeatures:
     """Features computed anew, as they are kept: dense ones before their projection, rounded."""
-    batches = (
-        view_batches(backbone, dataset, items, batch=BATCH, seed=kept.seed, views=kept.views)
-        if kept.views
-        else pixel_batches(backbone, dataset, items, batch=BATCH)
-    )
-    cls, dense, done = [], None, 0
+    if kept.views:
+        batches = view_batches(backbone, dataset, items, batch=BATCH, seed=kept.seed, views=kept.views)
+    else:
+        batches = pixel_batches(backbone, dataset, items, batch=BATCH)
+    cls = []
+    dense, done = None, 0
     for images, _ in batches:
         part = backbone.encode_image(images.to(backbone.device), local=kept.dense)
         cls.append(part.cls.float().cpu())

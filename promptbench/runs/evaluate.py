@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from promptbench.data.batches import Batches, EpochOrder, FeatureBatches, pixel_batches
+from promptbench.clip.images import Images
+from promptbench.data.batches import EpochOrder, FeatureBatches, pixel_batches
 from promptbench.data.class_names import ClassNames
 from promptbench.data.dataset import Dataset
 from promptbench.data.features import Kept, fits, kept_features, with_local
@@ -59,7 +59,8 @@ def evaluate(session: Session, run: Run, method: Method, trained: ClassNames) ->
     for evaluation in run.plan.evaluations:
         chosen = open_selection(session.dataset, evaluation.selection, run.spec.data_seed)
         shown, labels = shown_names(session.dataset, evaluation, chosen)
-        found.names[evaluation.name], found.images[evaluation.name] = shown, chosen
+        found.names[evaluation.name] = shown
+        found.images[evaluation.name] = chosen
         if not method.transfers and tuple(shown) != tuple(trained):
             reason = method.transfers_reason or "this method scores the classes that it was trained on only"
             found.notes[f"{evaluation.name}/"] = reason
@@ -137,30 +138,19 @@ def diagnostics(method: Method, chosen: SelectedImages) -> dict[str, float]:
         return method.diagnostics(images.to(method.backbone.device))
 
 
-def still_batches(method: Method, chosen: SelectedImages, batch: int, dense: bool = False) -> Batches:
-    """The chosen images in order under the evaluation transform: cached features for a frozen tower, else pixels."""
+def still_batches(
+    method: Method, chosen: SelectedImages, batch: int, dense: bool = False
+) -> Iterator[tuple[Images, Tensor]]:
+    """The chosen images in order under the evaluation transform: cached features for a frozen tower, else pixels.
+
+    Nothing is read or encoded before somebody asks for the first batch.
+    """
     dense = dense or method.reads_dense
     if reads_features(method, len(chosen.pool), dense):
-        return LazyFeatures(method, chosen, dense)
-    return pixel_batches(method.backbone, chosen.dataset, chosen.items, batch=batch, dense=dense)
-
-
-class LazyFeatures:
-    """Batches of cached features that are looked up when somebody asks for them."""
-
-    def __init__(self, method: Method, chosen: SelectedImages, dense: bool) -> None:
-        self.method, self.chosen, self.dense = method, chosen, dense
-
-    @cached_property
-    def batches(self) -> FeatureBatches:
-        batch = EVALUATION_BATCH if self.dense else FEATURE_BATCH
-        return feature_batches(self.method, self.chosen, kept_of(self.method, self.dense), batch)
-
-    def __iter__(self) -> Any:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
+        size = EVALUATION_BATCH if dense else FEATURE_BATCH
+        yield from feature_batches(method, chosen, kept_of(method, dense), size)
+    else:
+        yield from pixel_batches(method.backbone, chosen.dataset, chosen.items, batch=batch, dense=dense)
 
 
 def reads_features(method: Method, images: int, dense: bool) -> bool:
@@ -172,9 +162,10 @@ def feature_batches(
     method: Method, chosen: SelectedImages, kept: Kept, batch: int, order: EpochOrder | None = None
 ) -> FeatureBatches:
     """Kept features of the chosen images: of their views, or out of the whole pool, so that halves share it."""
-    backbone, rows = method.backbone, None if kept.views else chosen.chosen
-    features = kept_features(backbone, chosen.dataset, chosen.items if kept.views else chosen.pool, kept)
-    return FeatureBatches(features, chosen.labels, batch, order, rows, finish=partial(with_local, backbone))
+    rows = None if kept.views else chosen.chosen
+    items = chosen.items if kept.views else chosen.pool
+    features = kept_features(method.backbone, chosen.dataset, items, kept)
+    return FeatureBatches(features, chosen.labels, batch, order, rows, finish=partial(with_local, method.backbone))
 
 
 def kept_of(method: Method, dense: bool, views: int = 0, seed: int = 0) -> Kept:

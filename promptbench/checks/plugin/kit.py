@@ -1,7 +1,8 @@
 """What every method must keep, checked on one: for the tests of promptbench, and for yours.
 
-    from promptbench import conformance, load_backbone
-    conformance.check_method(MyMethod, load_backbone("mini"))     # [] or one sentence for each thing that is wrong
+    from promptbench import load_backbone
+    from promptbench.checks.plugin import kit
+    kit.check_method(MyMethod, load_backbone("mini"))     # [] or one sentence for each thing that is wrong
 
 `promptbench check-plugin my_method.py` does the same to a file. The checks follow what a method declares: one that
 trains nothing needs no gradients, one that does not transfer is asked for no other classes. They need neither data nor
