@@ -77,9 +77,8 @@ def load(kind: str, name: str) -> type[Any]:
             f"The entry point {name!r} of promptbench.{kind} names the module {source.module}; name both alike."
         )
     module = _import(kind, name, source)
-    found = {
-        value for key, value in vars(module).items() if not key.startswith("_") and _is_plugin(value, kind, module)
-    }
+    public = [value for key, value in vars(module).items() if not key.startswith("_")]
+    found = {value for value in public if _is_plugin(value, kind, module)}
     if len(found) != 1:
         holds = "no class" if not found else " and ".join(sorted(cls.__name__ for cls in found))
         raise UsageError(
@@ -147,7 +146,10 @@ def add_file(path: str | Path, kind: str = "") -> str:
 
 def added() -> list[tuple[str, Path]]:
     """Kind and path of the files that `add_file` was given, for another process."""
-    return [(kind, path) for kind, files in _files.items() for path in files.values()]
+    pairs: list[tuple[str, Path]] = []
+    for kind, files in _files.items():
+        pairs += [(kind, path) for path in files.values()]
+    return pairs
 
 
 def _kind_of(file: Path) -> str:
@@ -181,10 +183,8 @@ def _in_package(kind: str) -> Iterator[tuple[str, Path]]:
     for folder in (spec and spec.submodule_search_locations) or ():
         for module in pkgutil.iter_modules([folder]):
             if not module.name.startswith("_"):
-                yield (
-                    module.name,
-                    Path(folder, module.name, "__init__.py") if module.ispkg else Path(folder, f"{module.name}.py"),
-                )
+                file = f"{module.name}/__init__.py" if module.ispkg else f"{module.name}.py"
+                yield module.name, Path(folder, file)
 
 
 @functools.cache
@@ -289,13 +289,11 @@ def literals(cls: ast.ClassDef | None) -> dict[str, Any]:
     """Class attributes whose value is a literal, or a call with literal keywords."""
     found: dict[str, Any] = {}
     for node in cls.body if cls else ():
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-        value = node.value if isinstance(node, (ast.Assign, ast.AnnAssign)) else None
-        for target in targets:
-            if isinstance(target, ast.Name) and value is not None:
-                found |= _literal(target.id, value)
+        if not isinstance(node, (ast.Assign, ast.AnnAssign)) or node.value is None:
+            continue
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            if isinstance(target, ast.Name):
+                found |= _literal(target.id, node.value)
     return found
 
 

@@ -70,7 +70,7 @@ def text_features(method: Method) -> Tensor | None:
 
     None for a method that makes its text image by image.
     """
-    if type(method).encode_classes is Method.encode_classes:
+    if not method.has_text_features:
         return None
     return F.normalize(method.text_features().float(), dim=-1).cpu().contiguous()
 

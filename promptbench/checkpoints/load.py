@@ -28,7 +28,7 @@ from promptbench.clip.load import load_backbone
 from promptbench.config import UsageError, build
 from promptbench.data.class_names import GENERIC_TEMPLATE, ClassNames, refuse_same_names
 from promptbench.data.decode import open_image
-from promptbench.data.transforms import EvaluationTransform, evaluation_transform
+from promptbench.data.transforms import EvaluationTransform
 from promptbench.method import Method, instantiate
 from promptbench.results.result import Result, folder_of, read_result
 from promptbench.results.spec import Spec, expect
@@ -170,7 +170,7 @@ def load(run: str | os.PathLike[str], *, device: str = "auto", backbone: str = "
     method = instantiate(cls, config, frozen, names, source.spec.train_seed)
     if source.training is not None:
         fill(method, source.training)
-    transform = evaluation_transform(frozen.resolution, mean=frozen.mean, std=frozen.std)
+    transform = EvaluationTransform(frozen.resolution, mean=frozen.mean, std=frozen.std)
     return Trained(
         method, source.shown, source.spec, source.result, transform, source.trained_on, training=source.training
     )
@@ -189,7 +189,7 @@ def method_of(source: Source) -> type[Method]:
             "promptbench.registry.add_file."
         )
     cls: type[Method] = registry.load("methods", spec.method)
-    if cls.prepare is not Method.prepare:
+    if cls.prepares:
         raise UsageError(
             f"{source.place}: {spec.label} looks at its training images again before it scores others, and they are "
             "not stored; use `promptbench run --save-predictions`."

@@ -67,13 +67,11 @@ def check(visual: Any, name: str, changed: bool) -> None:
     if not changed and is_resnet(visual):
         return
     if not len(resblocks(visual)):
+        way_out = " and gives no dense features; choose a ViT such as ViT-B-16, or CLIP's ResNet."
+        if changed:
+            way_out = "; choose a ViT such as ViT-B-16, or a method that prompts the text alone."
         raise UsageError(
-            f"Backbone '{name}' has an image tower without transformer blocks, so it takes no visual prompts"
-            + (
-                "; choose a ViT such as ViT-B-16, or a method that prompts the text alone."
-                if changed
-                else " and gives no dense features; choose a ViT such as ViT-B-16, or CLIP's ResNet."
-            )
+            f"Backbone '{name}' has an image tower without transformer blocks, so it takes no visual prompts{way_out}"
         )
     if not pooled_by_cls(visual):
         raise UsageError(f"Backbone '{name}' does not read its image feature at [CLS]: prompts cannot enter it here.")
@@ -176,7 +174,7 @@ def whole_sequences(
     layer: Layer | None,
     local: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """As `read_only_prompts`, by open_clip's blocks or by `layer` on all tokens."""
+    """What `read_only_prompts` returns, by open_clip's blocks or by `layer` on all tokens, prompts included."""
     last, tokens, dense = len(tower) - 1, x.shape[1], None
     x = x if prompts is None else torch.cat([x, batch(prompts, x)], dim=1)
     for i, block in enumerate(tower):

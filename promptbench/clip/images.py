@@ -34,10 +34,8 @@ class ImageFeatures:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> ImageFeatures:
         """`function` applied to every tensor that is there."""
-        local, patches, unprojected = (
-            None if t is None else function(t) for t in (self.local, self.patches, self.local_unprojected)
-        )
-        return ImageFeatures(function(self.cls), local, patches, unprojected)
+        dense = [self.local, self.patches, self.local_unprojected]
+        return ImageFeatures(function(self.cls), *(None if tensor is None else function(tensor) for tensor in dense))
 
 
 @dataclass(frozen=True)

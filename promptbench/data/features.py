@@ -83,7 +83,7 @@ def image_features(
 
 
 def kept_features(backbone: Backbone, dataset: Dataset, items: Sequence[Item], kept: Kept) -> ImageFeatures:
-    """The same as they are kept: dense ones before their projection, in the precision of their file; see `with_local`.
+    """Features as they are kept: dense ones before their projection, in the precision of their file; see `with_local`.
 
     What is in the cache stays in its file until it is looked at; what is not yet is made in memory first.
     """
@@ -112,7 +112,7 @@ def fits(backbone: Backbone, images: int, half: bool = False) -> bool:
 
 
 def say_size(backbone: Backbone, dataset: Dataset, images: int, kept: Kept) -> None:
-    """Say how much large dense features are going to take."""
+    """Warns of how much of the cache large dense features are going to take."""
     size = kept.size(backbone, images)
     if kept.dense and size >= SAID:
         precision = "half precision" if kept.half else "float32"
@@ -128,13 +128,13 @@ def say_size(backbone: Backbone, dataset: Dataset, images: int, kept: Kept) -> N
 
 @torch.no_grad()
 def encode(backbone: Backbone, dataset: Dataset, items: Sequence[Item], kept: Kept) -> ImageFeatures:
-    """The same, always computed; dense features before their projection, rounded as they are kept."""
-    batches = (
-        view_batches(backbone, dataset, items, batch=BATCH, seed=kept.seed, views=kept.views)
-        if kept.views
-        else pixel_batches(backbone, dataset, items, batch=BATCH)
-    )
-    cls, dense, done = [], None, 0
+    """Features computed anew, as they are kept: dense ones before their projection, rounded."""
+    if kept.views:
+        batches = view_batches(backbone, dataset, items, batch=BATCH, seed=kept.seed, views=kept.views)
+    else:
+        batches = pixel_batches(backbone, dataset, items, batch=BATCH)
+    cls = []
+    dense, done = None, 0
     for images, _ in batches:
         part = backbone.encode_image(images.to(backbone.device), local=kept.dense)
         cls.append(part.cls.float().cpu())

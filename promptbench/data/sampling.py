@@ -118,12 +118,11 @@ def _refuse_no_shots(shots: int) -> None:
         raise ValueError(f"A few-shot sample takes at least 1 shot per class, not {shots}.")
 
 
-def _coop_train(items: Sequence[L], shots: int, seed: int) -> list[L]:
-    return coop_sample(items, [], shots, seed)[0]
-
-
 SAMPLERS: Mapping[str, Callable[[Sequence[Any], int, int], list[Any]]] = MappingProxyType(
-    {"coop": _coop_train, "stratified": stratified_sample}
+    {
+        "coop": lambda items, shots, seed: coop_sample(items, [], shots, seed)[0],
+        "stratified": stratified_sample,
+    }
 )
 """Rules that draw few-shot training items, by name; each takes the items, the shots and the seed."""
 
@@ -244,7 +243,9 @@ def own_items(listed: Sequence[Item], items: Iterable[Item], where: Callable[[in
         UsageError: An image is unknown, ambiguous, listed twice, or of another class than in the dataset; or none is
             listed.
     """
-    finder, places, found = _Finder(items), dict[str, int](), list[Item]()
+    finder = _Finder(items)
+    places: dict[str, int] = {}
+    found: list[Item] = []
     for index, item in enumerate(listed):
         own = finder.find(item.image, partial(where, index))
         if (own.label, own.class_name) != (item.label, item.class_name):

@@ -100,13 +100,11 @@ def stored_sample(path: Path, dataset: Dataset, split: str, shots: int, seed: in
     Raises:
         UsageError: The file is no sample of this dataset, or says that it has other shots or another seed.
     """
-    from promptbench.data.sampling import read_header, read_sample
-
-    header = read_header(path)
+    header = sampling.read_header(path)
     for name, wanted in (("shots", shots), ("seed", seed)):
         if header.get(name, wanted) != wanted:
             raise UsageError(f"{path} is a sample with {name} {header[name]}, not {wanted}; name it with {{{name}}}.")
-    sample = read_sample(path, dataset.few_shot_pool(split, str(header.get("sampler", "coop"))))
+    sample = sampling.read_sample(path, dataset.few_shot_pool(split, str(header.get("sampler", "coop"))))
     most = max(Counter(item.label for item in sample).values(), default=0)
     if most > shots and header.get("sampler", "coop") == "coop":
         raise UsageError(f"{path} has {most} images of a class, more than {shots} shots.")

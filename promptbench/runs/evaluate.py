@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from promptbench.data.batches import pixel_batches
 from promptbench.data.class_names import ClassNames
+from promptbench.data.dataset import Dataset
 from promptbench.data.selection import SelectedImages, Selection, class_labels, open_selection
 from promptbench.method import Method, Prediction
 from promptbench.metrics.ood import SCORES, missing, scores_of
 from promptbench.protocol import Evaluation, Outcome
 from promptbench.runs.images import EVALUATION_BATCH, FEATURE_BATCH, still_batches
-
-if TYPE_CHECKING:
-    from promptbench.data.dataset import Dataset
-    from promptbench.runs.plan import Run
-    from promptbench.runs.session import Session
+from promptbench.runs.plan import Run
+from promptbench.runs.session import Session
 
 
 @dataclass
@@ -57,7 +54,8 @@ def evaluate(session: Session, run: Run, method: Method, trained: ClassNames) ->
     for evaluation in run.plan.evaluations:
         chosen = open_selection(session.dataset, evaluation.selection, run.spec.data_seed)
         shown, labels = shown_names(session.dataset, evaluation, chosen)
-        found.names[evaluation.name], found.images[evaluation.name] = shown, chosen
+        found.names[evaluation.name] = shown
+        found.images[evaluation.name] = chosen
         if not method.transfers and tuple(shown) != tuple(trained):
             reason = method.transfers_reason or "this method scores the classes that it was trained on only"
             found.notes[f"{evaluation.name}/"] = reason
@@ -82,7 +80,7 @@ class Reader:
 
     def __init__(self, method: Method, dense: bool = False) -> None:
         self.method, self.dense = method, dense
-        self.keeps = type(method).forward is Method.forward and not method.frozen_image_tower and not dense
+        self.keeps = method.encodes_images_apart and not method.frozen_image_tower and not dense
         self.known: dict[tuple[str, str], dict[str, Tensor]] = {}  # by dataset and split: image to its feature (D,)
 
     @torch.no_grad()
@@ -127,7 +125,7 @@ class Reader:
 
 def diagnostics(method: Method, chosen: SelectedImages) -> dict[str, float]:
     """The method's own figures on the first `EVALUATION_BATCH` of the images; nothing is read for a method without."""
-    if type(method).diagnostics is Method.diagnostics:
+    if not method.has_diagnostics:
         return {}
     first = chosen.items[:EVALUATION_BATCH]
     ((images, _),) = pixel_batches(method.backbone, chosen.dataset, first, batch=EVALUATION_BATCH)

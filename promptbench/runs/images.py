@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cached_property, partial
-from typing import Any
+from collections.abc import Iterator
+from functools import partial
 
-from promptbench.data.batches import Batches, EpochOrder, FeatureBatches, pixel_batches
+from torch import Tensor
+
+from promptbench.clip.images import Images
+from promptbench.data.batches import EpochOrder, FeatureBatches, pixel_batches
 from promptbench.data.features import Kept, fits, kept_features, with_local
 from promptbench.data.selection import SelectedImages
 from promptbench.method import Method
@@ -14,30 +17,19 @@ EVALUATION_BATCH = 100  # the field's; accuracy does not depend on it
 FEATURE_BATCH = 256  # a method may make text per image and class of it
 
 
-def still_batches(method: Method, chosen: SelectedImages, batch: int, dense: bool = False) -> Batches:
-    """The chosen images in order under the evaluation transform: cached features for a frozen tower, else pixels."""
+def still_batches(
+    method: Method, chosen: SelectedImages, batch: int, dense: bool = False
+) -> Iterator[tuple[Images, Tensor]]:
+    """The chosen images in order under the evaluation transform: cached features for a frozen tower, else pixels.
+
+    Nothing is read or encoded before somebody asks for the first batch.
+    """
     dense = dense or method.reads_dense
     if reads_features(method, len(chosen.pool), dense):
-        return LazyFeatures(method, chosen, dense)
-    return pixel_batches(method.backbone, chosen.dataset, chosen.items, batch=batch, dense=dense)
-
-
-class LazyFeatures:
-    """Batches of cached features that are looked up when somebody asks for them."""
-
-    def __init__(self, method: Method, chosen: SelectedImages, dense: bool) -> None:
-        self.method, self.chosen, self.dense = method, chosen, dense
-
-    @cached_property
-    def batches(self) -> FeatureBatches:
-        batch = EVALUATION_BATCH if self.dense else FEATURE_BATCH
-        return feature_batches(self.method, self.chosen, kept_of(self.method, self.dense), batch)
-
-    def __iter__(self) -> Any:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
+        size = EVALUATION_BATCH if dense else FEATURE_BATCH
+        yield from feature_batches(method, chosen, kept_of(method, dense), size)
+    else:
+        yield from pixel_batches(method.backbone, chosen.dataset, chosen.items, batch=batch, dense=dense)
 
 
 def reads_features(method: Method, images: int, dense: bool) -> bool:

@@ -136,13 +136,13 @@ class Calibration:
         batch = FEATURE_BATCH if features else EVALUATION_BATCH
         full = Size(len(chosen.class_names), min(batch, len(chosen.items)))
         size, (text, images) = measured(full, lambda size: self._scored(chosen, features, dense, size))
-        together = 1 if self.run.method.forward is Method.forward else size.classes
+        together = 1 if self.run.method.encodes_images_apart else size.classes
         return text / size.classes, images / size.images / together
 
     def _scored(self, chosen: SelectedImages, features: bool, dense: bool, size: Size) -> tuple[float, float]:
         """Seconds of the text of some classes, and of a batch of images."""
         method = self._method(chosen.class_names.select(range(size.classes)))
-        apart = type(method).forward is Method.forward
+        apart = method.encodes_images_apart
 
         def text() -> None:
             method.set_classes(method.class_names)
@@ -177,7 +177,7 @@ class Calibration:
         """The method for some classes; where it looks at training images first, it has seen drawn ones."""
         run, seed = self.run, self.run.spec.train_seed
         method = instantiate(run.method, run.settings.config, self.session.backbone, names, seed)
-        if run.method.prepare is not Method.prepare:
+        if run.method.prepares:
             images = images or 2 * len(names)
             drawn = drawn_images(method, images, method.reads_dense)
             show_training_images(method, [(drawn, torch.arange(images) % len(names))], seed)
@@ -258,7 +258,7 @@ class Forecast:
         self.stopped = False
         calibration = Calibration(self.session, run)
         method = instantiate(run.method, run.settings.config, backbone, train.class_names, spec.train_seed)
-        if run.method.prepare is not Method.prepare:
+        if run.method.prepares:
             if method.frozen_image_tower:
                 self._encode(train, train.pool, kept_of(method, method.reads_dense), calibration, found)
             size = (len(train.class_names), len(train.items))
@@ -296,7 +296,7 @@ class Forecast:
     def _evaluate(self, calibration: Calibration, method: Method, found: Estimate) -> None:
         """Add the evaluations of a run."""
         run = calibration.run
-        own = type(method).forward is Method.forward  # the classes make no difference to its images
+        own = method.encodes_images_apart  # the classes make no difference to its images
         seen: set[tuple[str, str, str]] = set()
         wide = any(SCORES[name].needs == "local" for name in run.protocol.scores)
         for evaluation in run.plan.evaluations:

@@ -26,8 +26,7 @@ from promptbench.cli.main import main
 from promptbench.config import UsageError
 from promptbench.data import sampling
 from promptbench.data.dataset import Download, Sources, open_dataset
-from promptbench.data.get import archives
-from promptbench.data.get.archives import BadArchive, unpack
+from promptbench.data.get.download import BadArchive, unpack
 from promptbench.data.get.prepare import fetch, fetch_split
 from promptbench.data.get.status import absent_items, inspect
 from promptbench.data.sampling import read_sample
@@ -343,7 +342,7 @@ EVIL: dict[str, tuple[Callable[[Path], Path], str]] = {
 def test_an_evil_archive_is_refused_and_writes_nowhere(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archives, "SLACK", 2**20)
+    monkeypatch.setattr("promptbench.data.get.download.SLACK", 2**20)
     make, said = EVIL[name]
     archive = make(tmp_path / "archive")
     with pytest.raises(BadArchive, match=said):

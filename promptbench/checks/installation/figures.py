@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from promptbench.checks.installation.check import COULD_NOT, FAIL, PASS, Check, could_not
+from promptbench.checks.installation.report import COULD_NOT, FAIL, PASS, Check, could_not
 from promptbench.checks.installation.splits import NO_SPLIT_FILE, SEEDS
 from promptbench.cli.progress import reporter
 from promptbench.config import UsageError

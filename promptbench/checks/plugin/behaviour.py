@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 
 import torch
 
@@ -66,7 +67,7 @@ def check_state_is_what_is_learned(specimen: Specimen) -> Iterator[str]:
     for name, parameter in tensors.items():
         if parameter.dtype != torch.float32 or parameter.device != specimen.backbone.device:
             yield f"{name} is {parameter.dtype} on {parameter.device}; make it without dtype and device"
-    grouped = {id(p) for group in method.parameter_groups() for p in group["params"]}
+    grouped = {id(p) for p in chain.from_iterable(group["params"] for group in method.parameter_groups())}
     if grouped != {id(p) for p in tensors.values()}:
         yield "parameter_groups() leaves out learned tensors, or holds others; give each to one group"
     if {id(p) for p in method.official_parameters().values()} - {id(p) for p in tensors.values()}:
@@ -267,7 +268,7 @@ def wrong_with_other_classes(method: Method, images: torch.Tensor) -> Iterator[s
 
 def check_image_features_know_no_classes(specimen: Specimen) -> Iterator[str]:
     """Image features are the same for other classes."""
-    if specimen.cls.forward is not Method.forward:
+    if not specimen.cls.encodes_images_apart:
         raise NotConcerned("it has a forward of its own")
     method, images = specimen.moved(), specimen.images()
     if not method.transfers:

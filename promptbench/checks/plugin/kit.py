@@ -1,7 +1,8 @@
 """What every method must keep, checked on one: for the tests of promptbench, and for yours.
 
-    from promptbench import conformance, load_backbone
-    conformance.check_method(MyMethod, load_backbone("mini"))     # [] or one sentence for each thing that is wrong
+    from promptbench import load_backbone
+    from promptbench.checks.plugin import kit
+    kit.check_method(MyMethod, load_backbone("mini"))     # [] or one sentence for each thing that is wrong
 
 `promptbench check-plugin my_method.py` does the same to a file. The checks follow what a method declares: one that
 trains nothing needs no gradients, one that does not transfer is asked for no other classes. They need neither data nor
@@ -54,8 +55,10 @@ def check_method(cls: type[Method], backbone: Backbone, config: MethodConfig | N
         backbone: To run it on; a small one does.
         config: Settings to check it with; without any, the defaults of its `Config`.
     """
-    outcomes = examine(specimen(cls, backbone, config))
-    return [f"{cls.__name__}, {holds}: {failure}" for holds, failures, _ in outcomes for failure in failures]
+    sentences: list[str] = []
+    for found in examine(specimen(cls, backbone, config)):
+        sentences += [f"{cls.__name__}, {found.holds}: {failure}" for failure in found.failures]
+    return sentences
 
 
 def run_check(check: Check, cls: type[Method], backbone: Backbone, config: MethodConfig | None = None) -> list[str]:
