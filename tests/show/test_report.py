@@ -23,7 +23,7 @@ from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.results.result import Result, write_result
 from promptbench.results.spec import Spec, to_plain
 from promptbench.show.report import page, pictures
-from promptbench.show.report.facts import facts, pooled
+from promptbench.show.report.page import facts, pooled
 from promptbench.show.tables.formats.texts import clean
 from promptbench.show.tables.show import View, tables_of
 from promptbench.suite import load_suite

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 from promptbench.config import UsageError
-from promptbench.show.plots.kinds import KINDS, module_of, to_text
+from promptbench.show.plots.picture import KINDS, look, module_of, to_text
 from promptbench.show.plots.source import Source
 from promptbench.show.tables.table import Table
 from promptbench.suite import Suite
@@ -45,8 +45,6 @@ def drawable() -> bool:
 
 def pictures(table: Table, suites: Sequence[Suite]) -> Iterator[Picture]:
     """The plots of the results in a table; kinds that have nothing to show for them are left out."""
-    from promptbench.show.plots.style import look
-
     source = _source(table, suites)
     for kind in KINDS:
         module = module_of(kind)
@@ -66,12 +64,11 @@ def pictures(table: Table, suites: Sequence[Suite]) -> Iterator[Picture]:
 
 def _source(table: Table, suites: Sequence[Suite]) -> Source:
     suite = next((suite for suite in suites if suite.name == table.suite), None)
-    results = {result.name: result for row in table.rows for result in row.results}
     blocks = [line.group for line in table.lines if line.kind == "block"]
     return Source(
         places=(),
         protocol=table.protocol,
-        results=tuple(results.values()),
+        results=tuple(table.results.values()),
         methods=tuple(dict.fromkeys(row.method for row in table.rows)),
         datasets=tuple(dict.fromkeys([*blocks, *([entry.name for entry in suite.entries()] if suite else [])])),
         suite=suite,

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import chain, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,12 +47,11 @@ def with_published(table: Table, published: Sequence[Published]) -> Table:
         reason = "the mini suite is no public benchmark" if table.suite == "mini" else reason
         return replace(table, remarks=(*table.remarks, f"Published figures: not comparable, {reason}."))
     comparisons: dict[tuple[str, Figure], Comparison] = {}
-    for line in table.lines:
-        for column in table.columns:
-            figure = figure_of(table, line, column)
-            if figure and (line.row.label, figure) not in comparisons:
-                compared = _compared(line, column, figure, published)
-                comparisons |= {(line.row.label, figure): compared} if compared else {}
+    for line, column in product(table.lines, table.columns):
+        figure = figure_of(table, line, column)
+        if figure and (line.row.label, figure) not in comparisons:
+            compared = _compared(line, column, figure, published)
+            comparisons |= {(line.row.label, figure): compared} if compared else {}
     return replace(table, lines=_with_papers(table, rows), comparisons=tuple(comparisons.values()))
 
 
@@ -71,7 +71,7 @@ def figure_of(table: Table, line: Line, column: Column) -> Figure | None:
         return Figure(of_block, metric, score, int(what))
     if what in OF_SOURCE:
         return Figure(_trained_on(line)[0], metric, score, None)
-    dataset = _average(line, {name for result in line.results for name in result.spec.evaluated})
+    dataset = _average(line, set(chain.from_iterable(result.spec.evaluated for result in line.results)))
     return Figure(dataset if what == "average" else what, metric, score, None)
 
 
@@ -151,11 +151,10 @@ def _with_papers(table: Table, rows: Sequence[Published]) -> tuple[Line, ...]:
     """The lines, and at the end of each group those of methods that the table has no row of."""
     places: dict[Figure, tuple[int, str]] = {}
     for number, group in enumerate(table.groups):
-        for line in group:
-            for column in table.columns:
-                figure = figure_of(table, line, column)
-                if figure:
-                    places.setdefault(figure, (number, column.key))
+        for line, column in product(group, table.columns):
+            figure = figure_of(table, line, column)
+            if figure:
+                places.setdefault(figure, (number, column.key))
     own = {row.method for row in table.rows}
     found: dict[int, dict[str, dict[str, Published]]] = {}
     for row in rows:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from promptbench.protocol import Column, Protocol
@@ -42,11 +43,11 @@ class TableLayout:
         """The columns for some results, from left to right."""
         results = list(results)
         places = {name: place for place, name in reversed(list(enumerate(self.order)))}
-        found = {name for result in results for name in result.conditions.get("images", {})}
+        found = set(chain.from_iterable(result.conditions.get("images", {}) for result in results))
         evaluations = sorted(found, key=lambda name: (places.get(name, len(places)), name))
         values: set[Any] = {self.along(result) for result in results}
         along = sorted(values, key=lambda value: (value is None, value or 0))
-        others = {name for result in results for name in result.spec.evaluated}
+        others = set(chain.from_iterable(result.spec.evaluated for result in results))
         return short_titles(self.protocol.columns(self.metric, evaluations, along), others)
 
     def blocks(self, result: Result) -> Mapping[str, Numbers]:
@@ -227,6 +228,11 @@ class Table:
     remarks: tuple[str, ...]
     per_seed: bool = False
     comparisons: tuple[Comparison, ...] = ()
+
+    @property
+    def results(self) -> dict[str, Result]:
+        """The results behind the rows, by name."""
+        return {result.name: result for result in chain.from_iterable(row.results for row in self.rows)}
 
     @property
     def groups(self) -> list[list[Line]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from promptbench.show.tables.formats.texts import Markup, Style, Texts, clean, comparison_texts, heading, texts
 from promptbench.show.tables.rows import MEANS_APART
@@ -40,7 +41,7 @@ PANELS_IN_ROW = 3
 
 def render(tables: Sequence[Table], style: Style) -> str:
     """One float per table, and one for the papers' figures beside it."""
-    return PACKAGES + "\n".join(part for table in tables for part in _floats(table, style))
+    return PACKAGES + "\n".join(chain.from_iterable(_floats(table, style) for table in tables))
 
 
 def escape(text: str) -> str:
