@@ -13,18 +13,16 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptbench.config import UsageError, parse_assignment, unknown
 from promptbench.metrics.accuracy import harmonic_mean
+from promptbench.suite import load_suite
 
 if TYPE_CHECKING:
     from promptbench.results.result import Result
-
-
-__all__ = ["Published", "Verdict", "bib_key", "choose", "compare", "find", "load", "matches"]
 
 METRICS: Mapping[str, tuple[str, ...]] = {
     "base2new": ("base/accuracy", "new/accuracy", "h"),
@@ -38,17 +36,16 @@ COLUMNS = (
     *("recipe", "sampler", "settings", "note", "source"),
 )
 RECIPES = ("", "paper", "authors")
-_SLACK = 1e-9  # of floating point, where printed digits are compared
+_SLACK = 1e-9  # of floating point, where printed digits are compared, and at a margin
 
 NO_VALUE, NOT_COMPARABLE = "no published value", "not comparable"
 REPRODUCED, DIFFERS, INCONCLUSIVE = "reproduced", "differs", "inconclusive"
 MARGIN_AVERAGE, MARGIN_DATASET, MARGIN_ZERO_SHOT = 0.5, 1.5, 0.2  # points
 MIN_SEEDS = 3
 TRAINED_ON_DATASET = ("base2new", "few_shot")  # elsewhere the dataset of a figure is not the one trained on
-_VERDICT_SLACK = 1e-9  # of floating point at a margin
 
 _ENTRY = re.compile(r"^@\w+\{([^,\s]+),.*?^\}", re.MULTILINE | re.DOTALL)
-_OURS = re.compile(r",\s*^\s*promptbench\s*=\s*\{[^}]*\}", re.MULTILINE)  # a field that only this package reads
+_OURS = re.compile(r",\s*^\s*promptbench\s*=\s*\{([^}]*)\}", re.MULTILINE)  # a field that only this package reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +123,7 @@ def load(folder: Path | None = None) -> list[Published]:
             from base and new. It names file and line.
     """
     place = folder or Path(str(resources.files("promptbench.published")))
-    rows = [row for file in sorted(place.glob("*.csv")) for row in _read(file)]
+    rows = list(chain.from_iterable(map(_read, sorted(place.glob("*.csv")))))
     _check_duplicates(rows)
     _check_harmonic_means(rows)
     return sorted(rows, key=lambda row: row.secondary)
@@ -148,10 +145,25 @@ def bib_key(method: str) -> str:
 
 @cache
 def _bib_keys() -> Mapping[str, str]:
+    """The key of each method that an entry says it is the paper of."""
+    keys: dict[str, str] = {}
+    for key, entry in _bibliography().items():
+        methods = _OURS.search(entry)
+        if methods:
+            keys |= dict.fromkeys(methods[1].replace(",", " ").split(), key)
+    return keys
+
+
+@cache
+def _bibliography() -> Mapping[str, str]:
+    """The entries of `papers.bib` by their keys."""
     text = resources.files("promptbench.published").joinpath("papers.bib").read_text(encoding="utf-8")
-    entries = re.findall(r"^@\w+\{([^,\s]+),(.*?)^\}", text, re.MULTILINE | re.DOTALL)
-    listed = {key: re.search(r"^\s*promptbench\s*=\s*\{([^}]*)\}", body, re.MULTILINE) for key, body in entries}
-    return {method: key for key, match in listed.items() if match for method in match[1].replace(",", " ").split()}
+    return {entry[1]: entry[0] for entry in _ENTRY.finditer(text)}
+
+
+def entries(keys: Collection[str]) -> str:
+    """BibTeX entries with these keys, in the order of `papers.bib`, as a file of their own."""
+    return "\n\n".join(_OURS.sub("", entry) for key, entry in _bibliography().items() if key in keys) + "\n"
 
 
 def _read(file: Path) -> Iterator[Published]:
@@ -229,7 +241,7 @@ def _check_duplicates(rows: Sequence[Published]) -> None:
         method = row.labels or row.method
         setting = (method, row.protocol, row.backbone, row.shots, tuple(row.settings.items()))
         same.setdefault((*setting, row.dataset, row.metric, row.score), []).append(row)
-    for one, other in (pair for group in same.values() for pair in combinations(group, 2)):
+    for one, other in chain.from_iterable(combinations(group, 2) for group in same.values()):
         apart = abs(one.value - other.value) > one.rounding + other.rounding + _SLACK
         if apart and not one.note and not other.note:
             raise UsageError(
@@ -337,7 +349,8 @@ def compare(
     if not comparable:
         return Verdict(NOT_COMPARABLE, why=why)
     gap = _mean(ours) - paper.value
-    margin = MARGIN_ZERO_SHOT if zero_shot else MARGIN_AVERAGE if average else MARGIN_DATASET
+    margin = MARGIN_AVERAGE if average else MARGIN_DATASET
+    margin = MARGIN_ZERO_SHOT if zero_shot else margin
     half = paper.rounding if zero_shot else _half_width(ours, paper)
     interval = None if half is None else (gap - half, gap + half)
     enough = zero_shot or len(ours) >= MIN_SEEDS
@@ -347,8 +360,6 @@ def compare(
 
 def _covers(results: Sequence[Result], row: Published) -> tuple[bool, str]:
     """Whether there are results and, for an average over trainings, of all datasets that papers average over."""
-    from promptbench.suite import load_suite
-
     if not results:
         return False, "there are no results"
     if row.protocol in TRAINED_ON_DATASET and row.dataset.startswith("average"):
@@ -406,9 +417,9 @@ def _other_settings(result: Result, row: Published) -> str:
 
 def _placed(interval: tuple[float, float], margin: float) -> str:
     low, high = interval
-    if -margin - _VERDICT_SLACK <= low and high <= margin + _VERDICT_SLACK:
+    if -margin - _SLACK <= low and high <= margin + _SLACK:
         return REPRODUCED
-    return DIFFERS if low > margin + _VERDICT_SLACK or high < -margin - _VERDICT_SLACK else INCONCLUSIVE
+    return DIFFERS if low > margin + _SLACK or high < -margin - _SLACK else INCONCLUSIVE
 
 
 def _half_width(ours: Sequence[float], paper: Published) -> float | None:
@@ -437,10 +448,3 @@ def _mean(values: Sequence[float]) -> float:
     if not values:
         raise ValueError("There is no figure of ours to compare.")
     return math.fsum(values) / len(values)
-
-
-def entries(keys: Collection[str]) -> str:
-    """The entries with these keys, in the file's order, as a file of their own."""
-    text = resources.files("promptbench.published").joinpath("papers.bib").read_text(encoding="utf-8")
-    wanted = [_OURS.sub("", match[0]) for match in _ENTRY.finditer(text) if match[1] in keys]
-    return "\n\n".join(wanted) + "\n"

@@ -11,6 +11,7 @@ a test framework. A check is a generator of what is wrong; the first line of its
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 from promptbench.checks.plugin import behaviour, source
@@ -55,12 +56,16 @@ def check_method(cls: type[Method], backbone: Backbone, config: MethodConfig | N
         config: Settings to check it with; without any, the defaults of its `Config`.
     """
     outcomes = examine(specimen(cls, backbone, config))
-    return [f"{cls.__name__}, {holds}: {failure}" for holds, failures, _ in outcomes for failure in failures]
+    return list(chain.from_iterable(sentences(cls, found) for found in outcomes))
 
 
 def run_check(check: Check, cls: type[Method], backbone: Backbone, config: MethodConfig | None = None) -> list[str]:
     """Failures of one check; an exception on the way is one of them."""
-    found = outcome_of(check, specimen(cls, backbone, config))
+    return sentences(cls, outcome_of(check, specimen(cls, backbone, config)))
+
+
+def sentences(cls: type[Method], found: Outcome) -> list[str]:
+    """The failures that a check of a method found, a sentence each."""
     return [f"{cls.__name__}, {found.holds}: {failure}" for failure in found.failures]
 
 

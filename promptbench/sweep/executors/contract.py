@@ -53,7 +53,7 @@ def choose(text: str, assignments: Sequence[str] = ()) -> Executor:
 
 
 def parsed(assignments: Sequence[str]) -> dict[str, Any]:
-    """`["time=60", "sbatch.reservation=x"]` by key."""
+    """Options of an executor by key, from texts such as `time=60` and `sbatch.reservation=x`."""
     values: dict[str, Any] = {}
     for text in assignments:
         if "=" not in text or text.startswith("="):
@@ -89,11 +89,6 @@ def installed(package: str, name: str) -> None:
         raise UsageError(
             f"--executor {name} needs the package {package}; install it with `pip install promptbench-clip[{name}]`."
         )
-
-
-def plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options without those that are not given."""
-    return {key: value for key, value in options.items() if value not in (None, "")}
 
 
 @dataclass(frozen=True)
