@@ -135,7 +135,7 @@ def check_replaceable(folder: Path, force: bool) -> None:
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """A draft beside the folder, which takes its place once all is written.
+    """Within it, the path of a draft beside the folder, which takes the folder's place once all is written.
 
     Raises:
         UsageError: The place cannot be written.
@@ -164,7 +164,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def card(trained: Trained, result: Result, names: ClassNames, text: Tensor | None, *, plain: bool) -> str:
-    """The card of an export.
+    """The card of an exported checkpoint, `README.md`: what was trained, its figures, how to use it.
 
     Args:
         trained: What is exported.

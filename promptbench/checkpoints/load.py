@@ -149,7 +149,7 @@ class Trained:
 
 
 def load(run: str | os.PathLike[str], *, device: str = "auto", backbone: str = "") -> Trained:
-    """A trained prompt on its backbone.
+    """Load what a run learned: the method on its backbone, ready to score images.
 
     Args:
         run: A result file, a training file (`.safetensors`), a folder of `promptbench export`, or such a folder on the
@@ -226,7 +226,7 @@ def check_weights(source: Source, backbone: Backbone) -> None:
 
 
 def fill(method: Method, training: Path) -> None:
-    """Put learned tensors into a method.
+    """Load the learned tensors of a checkpoint into a method.
 
     Raises:
         UsageError: They are damaged, or others than the method has.
@@ -311,8 +311,8 @@ def of_training(path: Path) -> Source:
         if about.get("format", FORMAT) != FORMAT:
             raise UsageError(f"{path} was written by a newer promptbench ({about['format']}); update promptbench.")
         check_metadata(about)
-        spec, classes = Spec.stored(json.loads(about["spec"])), json.loads(about["classes"])
-        names = _class_names(classes)
+        spec = Spec.stored(json.loads(about["spec"]))
+        names = _class_names(json.loads(about["classes"]))
         return Source(str(path), spec, None, path, names, names, json.loads(about.get("weights_hash", '""')))
     except OSError as error:
         raise UsageError(f"The training {path} cannot be read ({error.strerror or error}).") from error
@@ -340,8 +340,7 @@ def of_export(folder: Path) -> Source:
         )
     result = read_result(folder / RESULT)
     try:
-        classes = json.loads((folder / CLASSES).read_text(encoding="utf-8"))
-        shown = _class_names(classes)
+        shown = _class_names(json.loads((folder / CLASSES).read_text(encoding="utf-8")))
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"{folder / CLASSES} is missing or damaged; export the run again.") from error
     if not result.conditions.get("training_key"):

@@ -59,7 +59,7 @@ class Merged:
 
 @dataclass(frozen=True)
 class _Found:
-    """A result and where it lies."""
+    """A result and where it was found."""
 
     folder: Path
     path: Path
@@ -129,7 +129,7 @@ def _results(root: Path, merged: Merged) -> Iterator[_Found]:
 
 
 def _merge_run(versions: list[_Found], there: _Found | None, output: Path, prefer: str, merged: Merged) -> None:
-    """One run: chosen, then copied with its training and predictions."""
+    """Copies one run, of several versions the one chosen, with its training and predictions."""
     chosen = _chosen(versions if there in versions or there is None else [there, *versions], prefer, merged)
     if chosen is None:
         return

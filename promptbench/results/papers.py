@@ -167,7 +167,7 @@ def entries(keys: Collection[str]) -> str:
 
 
 def _read(file: Path) -> Iterator[Published]:
-    """The rows of one file."""
+    """The published figures in one CSV file."""
     try:
         with open(file, encoding="utf-8", newline="") as lines:
             reader = csv.DictReader(lines, strict=True)
@@ -180,7 +180,7 @@ def _read(file: Path) -> Iterator[Published]:
 
 
 def _row(cells: Mapping[str | None, str | None], where: str) -> Published:
-    """One row, checked by itself."""
+    """The published figure in one row of a file, checked by itself."""
     text = {name: (cells[name] or "").strip() for name in COLUMNS}
     if None in cells or None in cells.values():
         raise UsageError(f"{where}: a row has {len(COLUMNS)} cells; put those with commas in quotes.")
@@ -381,7 +381,10 @@ def _obstacles(result: Result, row: Published) -> Iterator[str]:
     yield f"{spec.label} is not {row.method}" if spec.label not in row.labels else ""
     yield f"protocol {spec.protocol}, not {row.protocol}" if spec.protocol != row.protocol else ""
     yield f"dataset {spec.dataset}, not {row.dataset}" if trained_on and spec.dataset != trained_on else ""
-    yield _other_backbone(spec.backbone, row.backbone)
+    if not row.backbone:
+        yield "the source does not state the backbone"
+    elif not same_backbone(spec.backbone, row.backbone):
+        yield f"backbone {spec.backbone} here, OpenAI's {row.backbone} there"
     yield "the source does not state the settings, or no recipe has them" if not row.recipe else ""
     if not row.zero_shot:
         origin = str(spec.recipe.get("origin", ""))
@@ -393,19 +396,16 @@ def _obstacles(result: Result, row: Published) -> Iterator[str]:
     yield _other_settings(result, row)
 
 
-def _other_backbone(ours: str, theirs: str) -> str:
-    """Papers use OpenAI's weights; a file does not say whose it holds."""
+def same_backbone(ours: str, theirs: str) -> bool:
+    """Whether ours is the backbone of a paper: papers use OpenAI's weights, and a file does not say whose it holds."""
     architecture, _, weights = ours.partition(":")
-    if not theirs:
-        return "the source does not state the backbone"
-    if architecture.removesuffix("-quickgelu") != theirs.replace("/", "-") or weights != "openai":
-        return f"backbone {ours} here, OpenAI's {theirs} there"
-    return ""
+    return weights == "openai" and architecture.removesuffix("-quickgelu") == theirs.replace("/", "-")
 
 
 def _other_settings(result: Result, row: Published) -> str:
     """Fields of the Config that are not the row's: those it names, and those set by hand or by a suite."""
-    config, provenance = result.spec.config, result.conditions.get("provenance") or {}
+    config = result.spec.config
+    provenance = result.conditions.get("provenance") or {}
     chosen = {
         name.removeprefix("config.")
         for name, origin in provenance.items()

@@ -127,7 +127,8 @@ def make_room() -> list[str]:
             remove_drafts(cache_dir(), time.time())
             claims.clear()
             known = entries()
-            excess, gone = sum(entry.size for entry in known) - most, []
+            excess = sum(entry.size for entry in known) - most
+            gone = []
             for entry in reversed(known):
                 if excess <= 0:
                     break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from promptbench.config import UsageError
@@ -16,7 +17,6 @@ from promptbench.storage.cache import limit
 from promptbench.training.files import partial_seconds
 
 if TYPE_CHECKING:
-    from promptbench.data.dataset import Dataset
     from promptbench.data.selection import Selection
     from promptbench.runs.plan import Run
     from promptbench.runs.session import Session
@@ -103,7 +103,8 @@ def check_finished(session: Session, runs: Iterable[Run], results: Mapping[str, 
         dataset = session.dataset(run.plan.train.dataset)
         if run.spec.name not in results:
             continue
-        path, conditions = result_path(session.output, run.spec), results[run.spec.name].conditions
+        path = result_path(session.output, run.spec)
+        conditions = results[run.spec.name].conditions
         if conditions.get("skipped") and not session.skip_unreadable:
             raise UsageError(
                 f"{path} was made without some images that could not be read; repair them and move that file away, "
@@ -112,18 +113,12 @@ def check_finished(session: Session, runs: Iterable[Run], results: Mapping[str, 
         if dataset.info.classes and not str(conditions.get("split_source", "")).startswith("generated"):
             continue
         if dataset.name not in digests:
-            digests[dataset.name] = digest_of(dataset)
+            digests[dataset.name] = None  # where its images are gone: what was measured on them stands
+            with suppress(UsageError):
+                digests[dataset.name] = dataset.split_digest()
         digest = digests[dataset.name]
         if digest is not None and conditions.get("split_digest") not in (None, digest):
             raise UsageError(
                 f"The images of '{dataset.name}' are not those that {path} was made from; "
                 "move that file away, or name another folder with --output."
             )
-
-
-def digest_of(dataset: Dataset) -> str | None:
-    """The digest of a dataset's splits; None where its images are gone: what was measured on them stands."""
-    try:
-        return dataset.split_digest()
-    except UsageError:
-        return None

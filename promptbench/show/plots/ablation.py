@@ -49,7 +49,7 @@ def data(source: Source) -> dict[str, Any]:
 
 
 def _fields(texts: Sequence[str]) -> tuple[str, list[str]]:
-    """The method and the names of its fields."""
+    """The method and the names of its fields, from texts such as `maple.depth`."""
     parts = [text.partition(".") for text in texts]
     if not parts or any(not field for _, _, field in parts) or len({method for method, _, _ in parts}) > 1:
         raise UsageError("An ablation needs fields of one method; write --field method.field, such as maple.depth.")
@@ -97,7 +97,7 @@ def _settings(result: Result) -> dict[str, Any]:
 
 
 def _by_size(value: str) -> tuple[int, float, str]:
-    """Numbers by size, then other values."""
+    """The sort key of a setting's values: numbers by size, then others."""
     try:
         return 0, float(value), value
     except ValueError:
@@ -105,7 +105,7 @@ def _by_size(value: str) -> tuple[int, float, str]:
 
 
 def _text(value: str) -> str:
-    """JSON as an axis shows it."""
+    """A setting's value, stored as JSON, as an axis shows it."""
     plain = json.loads(value)
     if isinstance(plain, str):
         return plain

@@ -88,6 +88,6 @@ def _panel(axes: Any, data: Mapping[str, Any], what: str) -> None:
 
 
 def _short(value: float, _: int) -> str:
-    """1000 as 1k."""
+    """The label of a tick, 1000 as 1k, as matplotlib asks for it."""
     size = sum(value >= limit for limit in (1e3, 1e6, 1e9))
     return f"{value / 1000**size:g}{' kMG'[size].strip()}"

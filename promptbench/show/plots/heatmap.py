@@ -35,7 +35,8 @@ def data(source: Source) -> dict[str, Any]:
         trained = load(source.places[0])
     except UsageError as error:
         raise NothingToShow(str(error)) from error
-    spec, method, names = trained.spec, trained.method, list(trained.set_classes())
+    spec, method = trained.spec, trained.method
+    names = list(trained.set_classes())
     suite = load_suite(spec.suite) if spec.suite in suite_names() else None
     if source.class_name and source.class_name not in names:
         raise unknown("class of the run", source.class_name, names)
@@ -86,7 +87,7 @@ def _as_text(trained: Trained, pixels: torch.Tensor) -> dict[str, Any]:
 
 @torch.no_grad()
 def _prediction(label: str, method: Method, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (K,) and cosines of patches (P, K)."""
+    """What a method says of one image: logits (K,) and cosines of patches (P, K)."""
     prediction = method(Images(pixels.to(method.backbone.device), dense=True))
     if prediction.local is None:
         raise UsageError(f"{label} gives no similarities of patches, so it has no heat map.")
@@ -94,9 +95,10 @@ def _prediction(label: str, method: Method, pixels: torch.Tensor) -> tuple[torch
 
 
 def _grid(cosines: torch.Tensor) -> list[list[float]]:
-    """(P,) as rows of a square."""
+    """Cosines of patches (P,) as the rows of the square that the patches make."""
     side = round(len(cosines) ** 0.5)
-    return [[float(value) for value in row] for row in cosines.reshape(side, side)]
+    rows: list[list[float]] = cosines.reshape(side, side).tolist()
+    return rows
 
 
 def draw(data: dict[str, Any]) -> Figure:

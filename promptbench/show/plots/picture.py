@@ -63,7 +63,7 @@ FORMATS = ("png", "svg", "pdf")
 
 
 def module_of(kind: str) -> ModuleType:
-    """The module of a kind.
+    """The module that draws a kind of plot.
 
     Raises:
         UsageError: There is no such kind.
@@ -79,7 +79,7 @@ def to_text(data: Mapping[str, Any]) -> str:
 
 
 def rounded(value: Any) -> Any:
-    """The value with every float rounded; there is no minus zero."""
+    """Plot data with every float rounded to `DIGITS` decimals; there is no minus zero."""
     if isinstance(value, float):
         return round(value, DIGITS) + 0.0
     if isinstance(value, Mapping):

@@ -57,7 +57,7 @@ class Source:
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """The folders that `run` wrote to, of the places."""
+        """The folders that `run` wrote to; of a result file, the one that it lies in."""
         return tuple(folder_of(place) if place.is_file() else place for place in self.places)
 
     @property
@@ -202,7 +202,7 @@ def column_of(table: Table, wanted: str = "") -> Column:
 
 
 def axis(table: Table, line: Line, column: Column) -> str:
-    """What an axis of that column says, with its unit."""
+    """The label of an axis that shows a column, with its unit."""
     says_what = column.derived or metric_of(column).lower() in column.title.lower()
     return f"{column.title}{'' if says_what else f' {metric_of(column)}'}, {over(table, line)} (%)"
 
@@ -221,5 +221,5 @@ def metric_of(column: Column) -> str:
 
 
 def name(line: Line) -> str:
-    """What a plot calls a line of a table."""
+    """The name of a method in a plot, with the mark of a reconstruction."""
     return line.row.label + RECONSTRUCTED * line.row.reconstructed

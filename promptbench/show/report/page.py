@@ -1,4 +1,4 @@
-"""The page: tables that read as they are, a script that makes them sortable, and the stored facts that it shows.
+"""The page: tables that read as they are, plots of them, a script that makes them sortable, and the facts it shows.
 
 Nothing on it comes from elsewhere, and a policy in its head forbids that: of scripts and styles it allows the page's
 own by their digests, of pictures those that the page holds. The script writes what is stored as text, never as markup.
@@ -9,17 +9,21 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from importlib import resources
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from promptbench import __version__
+from promptbench.config import UsageError
 from promptbench.results.result import DATA_MET, Result
-from promptbench.show.report.pictures import Picture
+from promptbench.show.plots.picture import KINDS, look, module_of, to_text
+from promptbench.show.plots.source import Source
 from promptbench.show.tables.formats.markup import HTML
 from promptbench.show.tables.formats.records import render_json
 from promptbench.show.tables.formats.texts import (
@@ -33,6 +37,7 @@ from promptbench.show.tables.formats.texts import (
     texts,
 )
 from promptbench.show.tables.table import Line, Table
+from promptbench.suite import Suite
 
 MADE_BY = '<meta name="generator" content="promptbench report'
 TITLE = "promptbench report"
@@ -80,6 +85,28 @@ SECTION = {
 """Of a field of the spec or a condition; any other stands under `Run`."""
 OPENED = ("config", "recipe")  # their items stand under a heading of their own and need no prefix
 
+DRAWN = ("points", "rows", "series")  # what kinds call the data of what they draw
+NO_MATPLOTLIB = "No plots: they need matplotlib, `pip install 'promptbench-clip[plots]'`."
+
+
+class Picture(NamedTuple):
+    """A plot of a report, drawn.
+
+    Attributes:
+        kind: As `promptbench plot` takes it.
+        caption: What it shows.
+        svg: The file.
+    """
+
+    kind: str
+    caption: str
+    svg: bytes
+
+    @property
+    def address(self) -> str:
+        """The file itself as an address, so that names and styles in it meet no others on the page."""
+        return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode()
+
 
 def render(
     tables: Sequence[Table],
@@ -88,7 +115,7 @@ def render(
     pictures: Mapping[int, Sequence[Picture]] | None = None,
     remark: str = "",
 ) -> str:
-    """The page.
+    """The report of some tables as one HTML page.
 
     Args:
         tables: Each is a section.
@@ -216,10 +243,47 @@ def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...]
 
 
 def _text(value: Any) -> str:
-    """A text as it is, anything else, and no text at all, as JSON."""
+    """A value of a fact in words: a text as it is, anything else, and no text at all, as JSON."""
     if value is None:
         return "none"
     return clean(value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False))
+
+
+def drawable() -> bool:
+    """Whether plots can be drawn: matplotlib is installed."""
+    return find_spec("matplotlib") is not None
+
+
+def pictures(table: Table, suites: Sequence[Suite]) -> Iterator[Picture]:
+    """The plots of the results in a table; kinds that have nothing to show for them are left out."""
+    source = _source(table, suites)
+    for kind in KINDS:
+        module = module_of(kind)
+        if not module.STORED:
+            continue
+        try:
+            data = json.loads(to_text(module.data(source)))
+        except UsageError:
+            continue
+        if not any(data.get(name) for name in DRAWN):
+            continue
+        file = io.BytesIO()
+        with look():
+            module.draw(data).savefig(file, format="svg", metadata={"Date": None})
+        yield Picture(kind, (module.__doc__ or "").splitlines()[0], file.getvalue())
+
+
+def _source(table: Table, suites: Sequence[Suite]) -> Source:
+    suite = next((suite for suite in suites if suite.name == table.suite), None)
+    blocks = [line.group for line in table.lines if line.kind == "block"]
+    return Source(
+        places=(),
+        protocol=table.protocol,
+        results=tuple(table.results.values()),
+        methods=tuple(dict.fromkeys(row.method for row in table.rows)),
+        datasets=tuple(dict.fromkeys([*blocks, *([entry.name for entry in suite.entries()] if suite else [])])),
+        suite=suite,
+    )
 
 
 def _names(tables: Sequence[Table]) -> list[str]:
@@ -232,7 +296,7 @@ def _names(tables: Sequence[Table]) -> list[str]:
 
 
 def _summary(results: Sequence[Result]) -> str:
-    """How many runs, when, by which version and commit."""
+    """The sentence below the title: how many runs, made when, by which version and commit."""
     days = sorted({result.created[:10] for result in results} - {""})
     versions = sorted({result.versions.get("promptbench", "") for result in results} - {""})
     commits = sorted({result.commit[:10] + result.commit[40:] for result in results} - {""})

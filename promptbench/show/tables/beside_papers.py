@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from promptbench.protocol import Column
-from promptbench.results.papers import METRICS, Published, choose, compare, find
+from promptbench.results.papers import METRICS, Published, choose, compare, find, same_backbone
 from promptbench.show.tables.table import Cell, Comparison, Line, Row, Table
 from promptbench.suite import load_suite
 
@@ -41,7 +41,7 @@ def with_published(table: Table, published: Sequence[Published]) -> Table:
         table: Of means over seeds.
         published: As `papers.load` gives them.
     """
-    rows = [row for row in published if row.protocol == table.protocol and _same_backbone(table.backbone, row)]
+    rows = [row for row in published if row.protocol == table.protocol and same_backbone(table.backbone, row.backbone)]
     if table.suite == "mini" or not rows:
         reason = f"no paper's {table.protocol} figures are known of the backbone {table.backbone}"
         reason = "the mini suite is no public benchmark" if table.suite == "mini" else reason
@@ -91,11 +91,6 @@ def _trained_on(line: Line) -> list[str]:
     return list(dict.fromkeys(result.spec.dataset for result in line.results))
 
 
-def _same_backbone(backbone: str, row: Published) -> bool:
-    architecture, _, weights = backbone.partition(":")
-    return weights == "openai" and architecture.removesuffix("-quickgelu") == row.backbone.replace("/", "-")
-
-
 def _compared(line: Line, column: Column, figure: Figure, published: Sequence[Published]) -> Comparison | None:
     """One figure of ours beside the first row that it may be compared with; None where papers have none."""
     cell = line.cells.get(column.key, Cell())
@@ -127,7 +122,7 @@ def _compared(line: Line, column: Column, figure: Figure, published: Sequence[Pu
     return Comparison(
         line=line,
         column=column,
-        paper=_printed(paper),
+        paper=f"{paper.value:.{paper.digits}f}" + (f" ± {paper.std}" if paper.std is not None else ""),
         origin=_origin(paper),
         source=paper.source,
         verdict=verdict.text,
@@ -135,10 +130,6 @@ def _compared(line: Line, column: Column, figure: Figure, published: Sequence[Pu
         interval=verdict.interval,
         why=verdict.why,
     )
-
-
-def _printed(row: Published) -> str:
-    return f"{row.value:.{row.digits}f}" + (f" ± {row.std}" if row.std is not None else "")
 
 
 def _origin(row: Published) -> str:

@@ -136,7 +136,7 @@ def layout_of(protocol: str, metric: str = "", order: Sequence[str] = ()) -> Tab
 def presentation(
     results: Sequence[Result], suites: Sequence[Suite], methods: Sequence[str], datasets: Sequence[str]
 ) -> dict[str, Any]:
-    """How a table of these results is laid out, as arguments of `build_tables`.
+    """What the suites and the reader say of a table of these results, as arguments of `build_tables`.
 
     A suite speaks for its own datasets: its note stays away from a table of others alone, also where the command line
     has put those in its place.

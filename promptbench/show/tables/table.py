@@ -32,11 +32,11 @@ class TableLayout:
 
     @property
     def subject(self) -> str:
-        """What figures they are where that is not the usual; "" otherwise."""
+        """The metric shown where that is not the protocol's first; "" otherwise."""
         return "" if self.metric == self.protocol.metrics[0] else self.metric
 
     def along(self, result: Result) -> Any:
-        """What of a result runs along the columns."""
+        """The field of a result's spec that runs along the columns, such as its shots; None where none does."""
         return getattr(result.spec, self.protocol.along, None)
 
     def columns(self, results: Iterable[Result]) -> list[Column]:
@@ -93,7 +93,7 @@ class Row:
 
     @cached_property
     def label(self) -> str:
-        """What the table calls the row."""
+        """The row's name in the table: method, preset and what tells it from others of the method."""
         name, at, preset = self.method.partition("@")
         title = next((str(title) for result in self.results if (title := result.conditions.get("title"))), name)
         trained = sorted({result.spec.trained_by for result in self.results} - {""})
@@ -151,7 +151,7 @@ class Line:
 
     @property
     def label(self) -> str:
-        """What the table calls it, without marks."""
+        """The line's name in the table, without marks."""
         if self.published:
             return f"{self.row.method} (published)"
         return f"Δ {self.row.label} − {self.versus}" if self.versus else self.row.label
@@ -249,6 +249,6 @@ def by_size(shots: Iterable[int | None]) -> tuple[int | None, ...]:
 
 
 def population_std(values: Collection[float]) -> float:
-    """The standard deviation with ddof 0."""
+    """The population standard deviation, with ddof 0."""
     mean = math.fsum(values) / len(values)
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))

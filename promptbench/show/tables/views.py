@@ -40,7 +40,7 @@ def sort_by(tables: Sequence[Table], title: str) -> list[Table]:
 
 
 def with_differences(tables: Sequence[Table], reference: str) -> list[Table]:
-    """With a line Δ for every other method at the end of each group: its figures minus those of the reference.
+    """The tables with a line Δ for every other method at the end of each group: its figures minus the reference's.
 
     ± is the population standard deviation of the difference, seed by seed, where both have the same seeds.
 

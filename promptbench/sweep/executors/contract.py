@@ -39,7 +39,7 @@ def choose(text: str, assignments: Sequence[str] = ()) -> Executor:
 
     Args:
         text: `name` or `name:address`.
-        assignments: `key=value` each; a value is read as `--set` reads it.
+        assignments: `key=value` each, such as `time=60` or `sbatch.reservation=x`; a value is read as `--set` reads it.
 
     Raises:
         UsageError: It is unknown, an option is, or its package is not installed.
@@ -48,19 +48,14 @@ def choose(text: str, assignments: Sequence[str] = ()) -> Executor:
     if name not in NAMES:
         raise UsageError(f"--executor: {unknown('executor', name, NAMES)}")
     module = importlib.import_module(f"promptbench.sweep.executors.{name}")
-    executor: Executor = module.create(address, parsed(assignments))
-    return executor
-
-
-def parsed(assignments: Sequence[str]) -> dict[str, Any]:
-    """Options of an executor by key, from texts such as `time=60` and `sbatch.reservation=x`."""
-    values: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for text in assignments:
         if "=" not in text or text.startswith("="):
             raise UsageError(f"--executor-option {text}: write key=value, for instance max_retries=5.")
         path, value = parse_assignment(text)
-        values[".".join(path)] = value
-    return values
+        options[".".join(path)] = value
+    executor: Executor = module.create(address, options)
+    return executor
 
 
 def no_address(name: str, address: str) -> None:
@@ -157,7 +152,7 @@ def _here(path: Path, content: bytes) -> Path:
 
 
 def inside(folder: Path, name: str, parts: tuple[str, ...]) -> Path:
-    """The file of that relative name in a folder.
+    """The path in an output folder of a file that a worker sent.
 
     Args:
         folder: The output folder.

@@ -68,7 +68,7 @@ class Local:
                 forkserver.ensure_running()
 
     def execute(self, sweep: Sweep) -> Iterator[Standing]:
-        """Do the runs in worker processes."""
+        """Do the runs of a sweep in worker processes, and say how they stand meanwhile."""
         jobs, gpus = places(sweep.at_once(1), sweep.job.session.device, sweep.per_gpu)
         workers = Workers(sweep, gpus)
         try:

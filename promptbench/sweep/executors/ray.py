@@ -91,7 +91,7 @@ class Ray:
         self.ours = True
 
     def execute(self, sweep: Sweep) -> Iterator[Standing]:
-        """Do the runs on the nodes."""
+        """Do the runs of a sweep on the nodes of the cluster, and say how they stand meanwhile."""
         self.prepare()
         import ray
 
@@ -127,12 +127,13 @@ class Ray:
 
 
 class Tasks:
-    """The runs of a sweep, as tasks in processes of this call alone."""
+    """The runs of a sweep as Ray tasks, in processes that serve this call alone."""
 
     def __init__(self, sweep: Sweep, options: Options, others: bool) -> None:
         import ray
 
-        self.sweep, self.tries = sweep, options.max_retries + 1
+        self.sweep = sweep
+        self.tries = options.max_retries + 1
         self.stop = threading.Event()
         self.errors: list[BaseException] = []  # that the call ends with
         session = sweep.job.session

@@ -94,7 +94,7 @@ class Slurm:
             raise UsageError("--executor slurm: there is no sbatch and srun here; run this on a cluster's login node.")
 
     def execute(self, sweep: Sweep) -> Iterator[Standing]:
-        """Do the runs in the tasks of an array."""
+        """Do the runs of a sweep in the tasks of a Slurm array, and say how they stand meanwhile."""
         self.prepare()
         if sweep.per_gpu > 1:
             raise UsageError("--runs-per-gpu: with --executor slurm, share a GPU through gres and more tasks.")
@@ -109,10 +109,11 @@ class Slurm:
             while sweep.unfinished() and time.monotonic() < deadline:
                 time.sleep(POLL)
         finally:
-            tasks.cancel()
+            for job in tasks.open:
+                job.cancel(check=False)
 
     def parameters(self, gpus: int, threads: int, jobs: int | None) -> dict[str, Any]:
-        """What sbatch is told, as submitit names it."""
+        """The options of sbatch for a task, as submitit names them."""
         given = {key: value for key, value in vars(self.options).items() if value not in (None, "")}
         told = {key: value for key, value in given.items() if key not in OURS}
         asked = {"gres", "gpus_per_node"} & set(told) or any(name.startswith("gpus") for name in self.flags)
@@ -136,7 +137,8 @@ class Tasks:
     def __init__(self, sweep: Sweep, slurm: Slurm) -> None:
         import submitit
 
-        self.sweep, options = sweep, slurm.options
+        self.sweep = sweep
+        options = slurm.options
         self.folder = sweep.output.absolute() / FOLDER
         self.worker = Worker(packed(sweep.job, options.cache), self.folder, options.stage)
         self.open: list[Any] = []
@@ -204,11 +206,6 @@ class Tasks:
         words = (job.stderr() or str(error)).strip()[-4000:]
         log.warning("task %s died%s; see %s", job.job_id, f" at {name}" if name else "", self.folder)
         self.sweep.died(name, f"state {job.state}", words)
-
-    def cancel(self) -> None:
-        """Cancel the tasks that Slurm still has."""
-        for job in self.open:
-            job.cancel(check=False)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def _markdown(table: Table) -> str:
 
 
 def laid_out(title: str, text: Texts, names: int = NAMES) -> list[str]:
-    """The lines of a section; `names` columns on the left hold names."""
+    """The lines of a section in Markdown, its columns aligned; `names` columns on the left hold names."""
     rows = list(chain.from_iterable(text.body))
     widths = [max(2, *(len(row[place]) for row in [text.head, *rows])) for place in range(len(text.head))]
 

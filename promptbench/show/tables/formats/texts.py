@@ -115,7 +115,7 @@ def remarks(table: Table) -> list[str]:
 
 
 def marks(line: Line) -> str:
-    """The signs behind a line's name; a difference has none of its own."""
+    """The marks of remarks behind a line's name; a difference has none of its own."""
     if line.versus:
         return ""
     found = [mark for origin, (mark, _) in MARKS.items() if origin in line.origins]
@@ -155,7 +155,7 @@ def figure(line: Line, cell: Cell | None, footnotes: dict[str, int]) -> str:
 
 
 def heading(table: Table) -> str:
-    """Protocol, suite, backbone, shots and seeds."""
+    """The title of a table: protocol, suite, backbone, shots and seeds."""
     word = "shot" if table.shots == (1,) else "shots"
     seeds = f"{'seed' if len(table.seeds) == 1 else 'seeds'} {seeds_text(table.seeds, ', ')}"
     subject = f", {table.subject}" if table.subject else ""
@@ -197,7 +197,7 @@ def signed(value: float) -> str:
 
 
 def clean(text: str) -> str:
-    """One line, and nothing that a terminal would act on."""
+    """The text on one line, without anything that a terminal would act on."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
