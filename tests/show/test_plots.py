@@ -21,9 +21,20 @@ from promptbench.metrics.accuracy import harmonic_mean
 from promptbench.results.result import Result, write_result
 from promptbench.results.spec import Spec
 from promptbench.show.plots import ablation, base_new, cost, gain, ood, seeds, shots
-from promptbench.show.plots.kinds import KINDS, module_of, rounded, to_text, write_picture
+from promptbench.show.plots.picture import (
+    COLOURS,
+    KINDS,
+    MARKS,
+    WIDTH,
+    look,
+    module_of,
+    rounded,
+    small_print,
+    style_of,
+    to_text,
+    write_picture,
+)
 from promptbench.show.plots.source import NothingToShow, Source, read_source
-from promptbench.show.plots.style import COLOURS, MARKS, WIDTH, look, small_print, style_of
 
 MINI = REPOSITORY / "results" / "mini"
 

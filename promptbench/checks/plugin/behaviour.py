@@ -67,10 +67,10 @@ def check_state_is_what_is_learned(specimen: Specimen) -> Iterator[str]:
     for name, parameter in tensors.items():
         if parameter.dtype != torch.float32 or parameter.device != specimen.backbone.device:
             yield f"{name} is {parameter.dtype} on {parameter.device}; make it without dtype and device"
-    grouped = {id(p) for p in chain.from_iterable(group["params"] for group in method.parameter_groups())}
-    if grouped != {id(p) for p in tensors.values()}:
+    grouped = chain.from_iterable(group["params"] for group in method.parameter_groups())
+    if set(map(id, grouped)) != set(map(id, tensors.values())):
         yield "parameter_groups() leaves out learned tensors, or holds others; give each to one group"
-    if {id(p) for p in method.official_parameters().values()} - {id(p) for p in tensors.values()}:
+    if not set(map(id, method.official_parameters().values())) <= set(map(id, tensors.values())):
         yield "official_parameters() names tensors that are not learned; leave them out"
 
 

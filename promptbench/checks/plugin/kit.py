@@ -12,6 +12,7 @@ a test framework. A check is a generator of what is wrong; the first line of its
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 from promptbench.checks.plugin import behaviour, source
@@ -55,15 +56,17 @@ def check_method(cls: type[Method], backbone: Backbone, config: MethodConfig | N
         backbone: To run it on; a small one does.
         config: Settings to check it with; without any, the defaults of its `Config`.
     """
-    sentences: list[str] = []
-    for found in examine(specimen(cls, backbone, config)):
-        sentences += [f"{cls.__name__}, {found.holds}: {failure}" for failure in found.failures]
-    return sentences
+    outcomes = examine(specimen(cls, backbone, config))
+    return list(chain.from_iterable(sentences(cls, found) for found in outcomes))
 
 
 def run_check(check: Check, cls: type[Method], backbone: Backbone, config: MethodConfig | None = None) -> list[str]:
     """Failures of one check; an exception on the way is one of them."""
-    found = outcome_of(check, specimen(cls, backbone, config))
+    return sentences(cls, observe(check, specimen(cls, backbone, config).fresh(), cls))
+
+
+def sentences(cls: type[Method], found: Outcome) -> list[str]:
+    """The failures that a check of a method found, a sentence each."""
     return [f"{cls.__name__}, {found.holds}: {failure}" for failure in found.failures]
 
 
@@ -75,14 +78,9 @@ def examine(specimen: Specimen) -> Iterator[Outcome]:
             found = Outcome(holds(check), skipped="it needs what fails above")
             broken.add(check)
         else:
-            found = outcome_of(check, specimen)
+            found = observe(check, specimen.fresh(), specimen.cls)
             broken |= {check} if found.failures else set()
         yield found
-
-
-def outcome_of(check: Check, specimen: Specimen) -> Outcome:
-    """What one check finds, on a backbone of its own."""
-    return observe(check, specimen.fresh(), specimen.cls)
 
 
 def observe(check: Callable[[Any], Iterator[str]], subject: Any, cls: type) -> Outcome:

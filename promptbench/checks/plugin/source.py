@@ -122,7 +122,8 @@ def lost_in_yaml(config: MethodConfig, what: str) -> Iterator[str]:
 
 def check_recipes_and_presets_resolve(specimen: Specimen) -> Iterator[str]:
     """Every recipe and every preset can be resolved."""
-    cls, failures = specimen.cls, []
+    cls = specimen.cls
+    failures: list[str] = []
     if cls.trains and not cls.recipes:
         raise NotConcerned("it has no recipe")
     for protocol, dataset in cls.recipes or [("*", "*")]:

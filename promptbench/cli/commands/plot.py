@@ -8,7 +8,7 @@ from typing import Any
 
 from promptbench.cli.flags import OUTPUT, add_list, add_plugin
 from promptbench.config import UsageError, unknown
-from promptbench.show.plots.kinds import KINDS, data_path, module_of, to_text, write_picture
+from promptbench.show.plots.picture import KINDS, check_picture, data_path, module_of, to_text, write_picture
 
 HELP = "draw stored results"
 EXAMPLE = "promptbench plot base-new --results results/mini -o base-new.png"
@@ -44,8 +44,6 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """`plot`."""
-    from promptbench.show.plots.style import check_picture
-
     path = Path(options.output)
     check_picture(path)
     data = data_of(options)

@@ -27,8 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """`report`: of stored results alone."""
     from promptbench.cli.commands.table import _chosen
-    from promptbench.show.report.page import render
-    from promptbench.show.report.pictures import NO_MATPLOTLIB, drawable, pictures
+    from promptbench.show.report.page import NO_MATPLOTLIB, drawable, pictures, render
     from promptbench.show.tables.show import View, tables_of
     from promptbench.suite import load_suite, suite_names
 

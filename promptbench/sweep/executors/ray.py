@@ -75,7 +75,7 @@ class Ray:
     ours: bool = False  # whether this call has connected
 
     def prepare(self, device: str = "") -> None:
-        """Connect."""
+        """Connect to the cluster, unless this process is connected already."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_task_oom_retries", str(self.options.max_retries))  # without end by default
         import ray
@@ -91,7 +91,7 @@ class Ray:
         self.ours = True
 
     def execute(self, sweep: Sweep) -> Iterator[Standing]:
-        """Do the runs on the nodes."""
+        """Do the runs of a sweep on the nodes of the cluster, and say how they stand meanwhile."""
         self.prepare()
         import ray
 
@@ -127,15 +127,17 @@ class Ray:
 
 
 class Tasks:
-    """The runs of a sweep, as tasks in processes of this call alone."""
+    """The runs of a sweep as Ray tasks, in processes that serve this call alone."""
 
     def __init__(self, sweep: Sweep, options: Options, others: bool) -> None:
         import ray
 
-        self.sweep, self.tries = sweep, options.max_retries + 1
+        self.sweep = sweep
+        self.tries = options.max_retries + 1
         self.stop = threading.Event()
         self.errors: list[BaseException] = []  # that the call ends with
-        session, root = sweep.job.session, [Path(options.data_root)] if options.data_root else []
+        session = sweep.job.session
+        root = [Path(options.data_root)] if options.data_root else []
         job = replace(sweep.job, session=replace(session, roots=(*root, *session.roots)))
         self.parcel = packed(job, options.cache, secrets=True)  # it stays in memory
         gpu = session.device.startswith("cuda")
@@ -156,13 +158,12 @@ class Tasks:
         return places
 
     def attend(self) -> None:
-        """A thread: goes through the runs until none is left."""
-        from promptbench.sweep import loop
-        from promptbench.sweep import loop as sweep
+        """What each thread does: hand run after run to the cluster until none is left."""
+        from promptbench.sweep.loop import Silent, run_all
 
         session = replace(self.sweep.job.session, loggers=())  # the nodes write logs
         try:
-            loop.run_all(session, self.sweep.runs.values(), sweep.Silent(), self.sweep.job.known, self.do)
+            run_all(session, self.sweep.runs.values(), Silent(), self.sweep.job.known, self.do)
         except BaseException as error:  # is raised in the call's own thread
             if not isinstance(error, KeyboardInterrupt):
                 self.errors.append(error)
@@ -174,15 +175,15 @@ class Tasks:
             Busy: Another process is at an equal training, or has taken over the run.
             UsageError: The run failed, or lost its node too often.
         """
-        from promptbench.sweep import loop as sweep
-        from promptbench.training import files as trainings
+        from promptbench.sweep.loop import group_of
+        from promptbench.training.files import stored_for
 
-        group = f"training-{hashlib.sha256(sweep.group_of(run).encode()).hexdigest()[:32]}"
+        group = f"training-{hashlib.sha256(group_of(run).encode()).hexdigest()[:32]}"
         claim = work.claims.take(group, {"kind": "training", "run": run.spec.name})
         if claim is None:
             raise Busy(group)
         with claim:
-            stored = trainings.stored_for(session.output, run.spec)
+            stored = stored_for(session.output, run.spec)
             given = {f"trainings/{path.name}": path.read_bytes() for path in stored}
             outcome, files = self.answer(run.spec.name, given, work)
             for path, name in {inside(session.output, name, PARTS): name for name in files}.items():
@@ -232,14 +233,13 @@ def perform(parcel: Parcel, name: str, given: Mapping[str, bytes]) -> tuple[Any,
     """Do a run on a node: its result or the record of its failure, and the files that it leaves."""
     parcel.check_versions()
     session, runs = opened(parcel)
-    from promptbench.sweep import loop
-    from promptbench.sweep import loop as sweep
+    from promptbench.sweep.loop import Silent, run_all
 
     with tempfile.TemporaryDirectory(prefix="promptbench-ray-") as folder:
         session.output = Path(folder)
         for path, content in given.items():
             write_atomically(session.output / path, methodcaller("write", content))
-        loop.run_all(session, [runs[name]], sweep.Silent())
+        run_all(session, [runs[name]], Silent())
         files = {}
         for place in session.output.rglob("*"):
             path = place.relative_to(folder).as_posix()
