@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from promptbench.checkpoints.load import load
     from promptbench.checkpoints.official import load_official_checkpoint, official_parameters
     from promptbench.clip.backbone import Backbone
-    from promptbench.clip.images import ImageFeatures, Images
+    from promptbench.clip.image_tower import ImageFeatures, Images
     from promptbench.clip.load import load_backbone
     from promptbench.clip.text_tower import Tokens
     from promptbench.data.class_names import ClassNames
@@ -31,13 +31,13 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Backbone": "clip.backbone",
-    "ImageFeatures": "clip.images",
+    "ImageFeatures": "clip.image_tower",
     "Tokens": "clip.text_tower",
     "load_backbone": "clip.load",
     "load": "checkpoints.load",
     "Method": "method",
     "MethodConfig": "method",
-    "Images": "clip.images",
+    "Images": "clip.image_tower",
     "Prediction": "method",
     "create_method": "method",
     "Recipe": "recipe",

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from promptbench import registry
 from promptbench.clip.backbone import Backbone
-from promptbench.clip.images import ImageFeatures, Images
+from promptbench.clip.image_tower import ImageFeatures, Images
 from promptbench.config import UsageError, build
 from promptbench.data.class_names import ClassNames
 from promptbench.recipe import Preset, Recipe, find_preset, parse_label

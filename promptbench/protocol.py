@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from promptbench.data.selection import Selection
-from promptbench.metrics.accuracy import accuracy
-from promptbench.metrics.calibration import expected_calibration_error
+from promptbench.metrics.classification import accuracy, expected_calibration_error
 from promptbench.suite import Suite
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import torch
 from promptbench import registry
 from promptbench.cli.flags import protocols_of
 from promptbench.cli.main import main
-from promptbench.metrics.accuracy import accuracy
+from promptbench.metrics.classification import accuracy
 from promptbench.metrics.ood import SCORES, detection
 from promptbench.results.predictions import load_predictions
 from promptbench.results.result import Result, read_result, read_results

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from promptbench.clip.backbone import Backbone
-from promptbench.clip.images import ImageFeatures, Images
+from promptbench.clip.image_tower import ImageFeatures, Images
 from promptbench.data.dataset import Dataset as ImageDataset
 from promptbench.data.dataset import Item
 from promptbench.data.transforms import EvaluationTransform, TrainingTransform, view_generator

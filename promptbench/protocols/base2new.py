@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from promptbench.data.selection import Selection
-from promptbench.metrics.accuracy import harmonic_mean
+from promptbench.metrics.classification import harmonic_mean
 from promptbench.protocol import Column, Evaluation, Plan, Protocol
 from promptbench.suite import Suite
 

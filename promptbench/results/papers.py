@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptbench.config import UsageError, parse_assignment, unknown
-from promptbench.metrics.accuracy import harmonic_mean
+from promptbench.metrics.classification import harmonic_mean
 from promptbench.suite import load_suite
 
 if TYPE_CHECKING:

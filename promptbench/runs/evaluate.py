@@ -11,11 +11,11 @@ from torch import Tensor
 from promptbench.data.batches import pixel_batches
 from promptbench.data.class_names import ClassNames
 from promptbench.data.dataset import Dataset
+from promptbench.data.features import EVALUATION_BATCH, FEATURE_BATCH, still_batches
 from promptbench.data.selection import SelectedImages, Selection, class_labels, open_selection
 from promptbench.method import Method, Prediction
 from promptbench.metrics.ood import SCORES, missing, scores_of
 from promptbench.protocol import Evaluation, Outcome
-from promptbench.runs.images import EVALUATION_BATCH, FEATURE_BATCH, still_batches
 from promptbench.runs.plan import Run
 from promptbench.runs.session import Session
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from promptbench.clip.load import EMBEDDED, RANDOM, split_name
 from promptbench.config import UsageError
 from promptbench.data.class_names import ClassNames
-from promptbench.data.contents import contents_digest
+from promptbench.data.dataset import contents_digest
 from promptbench.data.selection import SelectedImages, Selection, open_selection
 from promptbench.protocol import Evaluation
 from promptbench.runs.evaluate import shown_names

@@ -9,11 +9,11 @@ import torch
 
 from promptbench.config import UsageError
 from promptbench.data.batches import Batches, EpochOrder, training_batches
+from promptbench.data.features import EVALUATION_BATCH, feature_batches, kept_of, reads_features, still_batches
 from promptbench.data.selection import SelectedImages, open_selection
 from promptbench.data.transforms import EVALUATION_TRANSFORM, TRAINING_TRANSFORM
 from promptbench.method import Method, instantiate, show_training_images
 from promptbench.recipe import Recipe
-from promptbench.runs.images import EVALUATION_BATCH, feature_batches, kept_of, reads_features, still_batches
 from promptbench.runs.listener import Busy, Work
 from promptbench.training.files import PartialFile, TrainingOutcome, load_training, save_training
 from promptbench.training.fit import fit

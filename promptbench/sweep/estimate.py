@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from promptbench.clip.images import ImageFeatures, Images
+from promptbench.clip.image_tower import ImageFeatures, Images
 from promptbench.config import UsageError
 from promptbench.data.batches import MEMORY, Batches, EpochOrder, FeatureBatches, pixel_batches, training_batches
 from promptbench.data.class_names import ClassNames
 from promptbench.data.dataset import Dataset, Item
-from promptbench.data.features import Kept, key, path_of
+from promptbench.data.features import EVALUATION_BATCH, FEATURE_BATCH, Kept, kept_of, key, path_of, reads_features
 from promptbench.data.selection import SelectedImages, open_selection
 from promptbench.method import Method, instantiate, show_training_images
 from promptbench.metrics.ood import SCORES
@@ -33,7 +33,6 @@ from promptbench.recipe import Recipe
 from promptbench.results.result import find
 from promptbench.runs.evaluate import shown_names
 from promptbench.runs.identity import identified
-from promptbench.runs.images import EVALUATION_BATCH, FEATURE_BATCH, kept_of, reads_features
 from promptbench.runs.plan import Run
 from promptbench.runs.session import Session
 from promptbench.runs.train import kept_for_training, training_path

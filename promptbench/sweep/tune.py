@@ -18,7 +18,7 @@ from promptbench import registry
 from promptbench.cli.text import columns
 from promptbench.config import UsageError, parse_assignment, shown
 from promptbench.data.dataset import Dataset, Item
-from promptbench.metrics.accuracy import harmonic_mean
+from promptbench.metrics.classification import harmonic_mean
 from promptbench.protocol import Evaluation, Plan
 from promptbench.results.result import find, read_result
 from promptbench.runs.listener import Listener

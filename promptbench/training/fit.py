@@ -21,7 +21,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from promptbench.clip.images import Images
+from promptbench.clip.image_tower import Images
 from promptbench.data.batches import EpochOrder
 from promptbench.method import Method
 from promptbench.recipe import Recipe

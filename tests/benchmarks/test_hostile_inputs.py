@@ -22,7 +22,7 @@ from short_cases import slow_but
 from promptbench.cli.main import main
 from promptbench.config import UsageError
 from promptbench.data.decode import open_image
-from promptbench.data.sampling import read_coop
+from promptbench.data.selection import read_coop
 from promptbench.training.files import read_training
 
 CASES = 4  # of each kind

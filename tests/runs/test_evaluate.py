@@ -14,13 +14,12 @@ from short_cases import slow_but
 import promptbench as pb
 from promptbench.cli.flags import request_of
 from promptbench.clip.backbone import Backbone
-from promptbench.clip.images import Images
+from promptbench.clip.image_tower import Images
 from promptbench.data import features
 from promptbench.data.batches import pixel_batches
 from promptbench.data.dataset import open_dataset
 from promptbench.data.selection import open_selection
 from promptbench.runs import evaluate
-from promptbench.runs import images as reading
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.session import Session
 
@@ -107,7 +106,7 @@ def test_dense_scores_from_the_cache_are_those_from_pixels(
     cached = outcome()
     assert list(cached.scores) == list(run.protocol.scores) and not cached.missing
     monkeypatch.setattr(features, "DENSE_LIMIT", 0)
-    assert not reading.reads_features(method, len(chosen.items), dense=True)
+    assert not features.reads_features(method, len(chosen.items), dense=True)
     fresh = outcome()
     assert torch.allclose(cached.logits, fresh.logits, atol=1e-4)
     for name, values in cached.scores.items():

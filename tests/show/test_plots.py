@@ -17,7 +17,7 @@ from shared_paths import REPOSITORY, SUPPORT, TINY
 
 from promptbench.cli import main
 from promptbench.config import UsageError
-from promptbench.metrics.accuracy import harmonic_mean
+from promptbench.metrics.classification import harmonic_mean
 from promptbench.results.result import Result, write_result
 from promptbench.results.spec import Spec
 from promptbench.show.plots import ablation, base_new, cost, gain, ood, seeds, shots

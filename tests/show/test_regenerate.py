@@ -12,7 +12,7 @@ from shared_paths import REPOSITORY
 
 from promptbench.cli import main
 from promptbench.cli.commands.regenerate import items_of, lists_in
-from promptbench.metrics.accuracy import harmonic_mean
+from promptbench.metrics.classification import harmonic_mean
 from promptbench.results.result import Result, predictions_path, write_result
 from promptbench.results.spec import Spec
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from promptbench.cli import main
-from promptbench.metrics.accuracy import harmonic_mean
+from promptbench.metrics.classification import harmonic_mean
 from promptbench.results.result import Result, write_result
 from promptbench.results.spec import Spec, to_plain
 from promptbench.show.report import page

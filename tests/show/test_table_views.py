@@ -14,7 +14,7 @@ import pytest
 
 from promptbench.cli import main
 from promptbench.config import UsageError
-from promptbench.metrics.accuracy import harmonic_mean
+from promptbench.metrics.classification import harmonic_mean
 from promptbench.results.result import Result, Spec, write_result
 from promptbench.show.tables.rows import outliers
 from promptbench.show.tables.show import View, show, tables_of

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from promptbench.cli.main import main
 from promptbench.clip.backbone import Backbone
-from promptbench.clip.images import ImageFeatures
+from promptbench.clip.image_tower import ImageFeatures
 from promptbench.config import UsageError
 from promptbench.data import features
 from promptbench.data.dataset import Dataset, open_dataset
@@ -171,8 +171,8 @@ def test_a_damaged_entry_is_computed_again(
 
 
 def test_half_precision_only_where_a_method_asks(tiny: Backbone, dataset: Dataset) -> None:
+    from promptbench.data.features import kept_of
     from promptbench.method import create_method
-    from promptbench.runs.images import kept_of
 
     gallop, items = create_method("gallop", tiny, ["cat", "dog"]), dataset.items("test")
     assert kept_of(gallop, dense=True) == Kept(dense=True)

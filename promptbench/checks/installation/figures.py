@@ -16,7 +16,7 @@ from promptbench.checks.installation.splits import NO_SPLIT_FILE, SEEDS
 from promptbench.cli.progress import reporter
 from promptbench.config import UsageError
 from promptbench.data.get.status import Status
-from promptbench.metrics.accuracy import harmonic_mean
+from promptbench.metrics.classification import harmonic_mean
 from promptbench.results import papers
 from promptbench.results.papers import DIFFERS, REPRODUCED
 from promptbench.results.result import Result, failure_path, find, read_result, stored_results

@@ -25,7 +25,7 @@ from promptbench.checks.plugin.subject import (
     vit_b16,
     weights_of,
 )
-from promptbench.clip.images import Images
+from promptbench.clip.image_tower import Images
 from promptbench.method import Method, Prediction, fit_to_backbone
 
 ROUNDING = 1e-4  # of logits up to 100, when the same image comes in another batch

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from promptbench.clip.backbone import Backbone
-from promptbench.clip.images import Images
+from promptbench.clip.image_tower import Images
 from promptbench.clip.text_tower import Tokens
 from promptbench.method import Method, MethodConfig, Prediction, fit_to_backbone, instantiate, show_training_images
 
