@@ -30,6 +30,7 @@ from promptbench.cli.main import main, parser
 from promptbench.method import Method
 from promptbench.results.result import Result
 from promptbench.runs.plan import plan_runs
+from promptbench.runs.session import Place as RunPlace
 from promptbench.runs.session import Session
 from promptbench.training import files as trainings
 from promptbench.training import numerics
@@ -239,7 +240,7 @@ def test_all_that_is_executed_is_in_the_static_closure(
     traced("evaluate")
     request = request_of(parser().parse_args(place.words()))
     (run,) = plan_runs(request)
-    carry_out(Session(request.suite, place.folder / "out"), run)
+    carry_out(Session(RunPlace(place.folder / "out"), request.suite), run)
     package = Path(promptbench.__file__).parent
     own = {name: {file for file in files if package in file.parents} for name, files in executed.items()}
     assert all(len(files) > 5 for files in own.values()), own

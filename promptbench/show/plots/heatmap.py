@@ -74,11 +74,11 @@ def _test_image(trained: Trained, suite: Suite | None, class_name: str) -> Image
     """The first test image of the class, or of any class of the training."""
 
     from promptbench.data.dataset import data_roots
-    from promptbench.runs.session import Session
+    from promptbench.runs.session import Place, Session
 
     if suite is None:
         raise UsageError(f"The run's suite '{trained.spec.suite}' is not one of the package; name an image: --image.")
-    dataset = Session(suite, Path(), data_roots()).dataset(trained.spec.dataset)
+    dataset = Session(Place(Path(), data_roots()), suite).dataset(trained.spec.dataset)
     wanted = [class_name] if class_name else list(trained.class_names)
     return dataset.open(next(item for item in dataset.items("test") if item.class_name in wanted))
 

@@ -45,7 +45,12 @@ RUNS_SHOWN = 3  # in a tooltip; the JSON format names all
 
 def render(tables: Sequence[Table], style: Style) -> str:
     """All tables on one page."""
-    return PAGE.format("\n".join(_section(table) for table in tables))
+    return PAGE.format(sections(tables))
+
+
+def sections(tables: Sequence[Table]) -> str:
+    """The tables without a page around them."""
+    return "\n".join(_section(table) for table in tables)
 
 
 def _section(table: Table) -> str:
