@@ -22,6 +22,7 @@ PACKAGE = REPOSITORY / "promptbench"
 PLUGINS = ("methods", "datasets", "protocols")
 
 DOWNWARDS = (
+    "api",
     "cli",
     "experiment",
     "checks",
