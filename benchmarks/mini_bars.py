@@ -89,22 +89,27 @@ def run(
     suite: Any, output: Path, methods: list[str], seeds: Sequence[int], assignments: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, float]]:
     """Per dataset and on average, means over seeds: base, new, h, and seconds of training."""
-    from promptbench.cli.progress import reporter
+    from promptbench.cli.progress import Display
     from promptbench.metrics.classification import harmonic_mean
     from promptbench.results.result import find, read_result
+    from promptbench.runs.listener import listening
     from promptbench.runs.plan import plan_runs
     from promptbench.runs.request import Request
-    from promptbench.runs.session import Session
+    from promptbench.runs.session import Place, Session
     from promptbench.sweep.loop import run_all
 
-    pairs = tuple((seed, seed) for seed in seeds)
-    runs = plan_runs(
-        Request(suite=suite, methods=tuple(methods), protocols=(CORE,), seeds=pairs, assignments=assignments)
+    settings = {}
+    for method, values in assignments.items():
+        settings |= {f"{method}.{name}": value for name, value in values.items()}
+    request = Request.of(
+        suite=suite, methods=methods, protocol=CORE, seeds=seeds, settings=settings, device="cpu", companions=False
     )
-    session = Session(suite, output)
+    runs = plan_runs(request)
+    session = Session(Place(output), suite)
     todo = [item for item in runs if find(output, item.spec) is None]
-    with reporter(total=len(runs), skipped=len(runs) - len(todo)) as listener:
-        run_all(session, todo, listener)
+    display = Display()
+    with listening(display, todo, len(runs), output):
+        run_all(session, todo, display)
     found: dict[str, list[Any]] = {}
     for item in runs:
         path = find(output, item.spec)
@@ -131,9 +136,9 @@ def out_of_distribution(suite: Any, output: Path) -> dict[str, float]:
     from promptbench.clip.image_tower import ImageFeatures, Images
     from promptbench.data.features import image_features
     from promptbench.method import create_method
-    from promptbench.runs.session import Session
+    from promptbench.runs.session import Place, Session
 
-    session = Session(suite, output)
+    session = Session(Place(output), suite)
     method = create_method("zeroshot", session.backbone, session.dataset(SOURCE).class_names)
 
     @torch.no_grad()

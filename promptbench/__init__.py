@@ -2,11 +2,20 @@
 
     import promptbench as pb
 
+    results = pb.run("maple", protocol="base2new", datasets=["mini_colours"], settings={"maple.depth": 2})
+    print(pb.table(results))                       # Markdown; .latex(), .html(), .csv(), .json()
+    frame = pb.to_frame(results)                   # pandas: a line per run, evaluation and metric
+    trained = pb.load(results[-1].path)            # .classify(["photo.jpg"])
+
+`run` trains, evaluates and stores what is not finished yet, as the command does; `read_results` reads what is stored,
+`list_methods`, `list_datasets` and `list_protocols` say what there is. A method by itself, on a backbone:
+
     backbone = pb.load_backbone("mini")
     method = pb.create_method("maple", backbone, ["cat", "dog"], n_ctx=2, depth=3, ctx_init="a photo of a")
     method(images).logits                          # (B, K)
 
-The public names are imported when they are first used, so that `import promptbench` costs nothing.
+Who writes a method, a dataset or a protocol derives from `Method`, `Dataset` or `Protocol`. The public names are
+imported when they are first used, so that `import promptbench` costs nothing.
 """
 
 from __future__ import annotations
@@ -15,58 +24,111 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from promptbench.api import run
     from promptbench.checkpoints.load import load
     from promptbench.checkpoints.official import load_official_checkpoint, official_parameters
     from promptbench.clip.backbone import Backbone
     from promptbench.clip.image_tower import ImageFeatures, Images
     from promptbench.clip.load import load_backbone
     from promptbench.clip.text_tower import Tokens
+    from promptbench.config import UsageError
     from promptbench.data.class_names import ClassNames
+    from promptbench.data.dataset import Dataset, DatasetInfo, open_dataset
+    from promptbench.experiment import RunsFailed
     from promptbench.method import Method, MethodConfig, Prediction, create_method
+    from promptbench.protocol import Protocol
     from promptbench.recipe import Preset, Recipe
+    from promptbench.registry import list_datasets, list_methods, list_protocols
     from promptbench.results.frame import to_frame
-    from promptbench.results.result import read_results
+    from promptbench.results.predictions import Predictions, load_predictions
+    from promptbench.results.result import Result, read_result, read_results
+    from promptbench.runs.request import Request
+    from promptbench.runs.session import Place, Session
+    from promptbench.show.tables.show import Tables, table
+    from promptbench.suite import Suite, load_suite
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Backbone": "clip.backbone",
-    "ImageFeatures": "clip.image_tower",
-    "Tokens": "clip.text_tower",
-    "load_backbone": "clip.load",
+    "run": "api",
+    "list_methods": "registry",
+    "list_datasets": "registry",
+    "list_protocols": "registry",
+    "RunsFailed": "experiment",
+    "UsageError": "config",
+    "table": "show.tables.show",
+    "Tables": "show.tables.show",
+    "to_frame": "results.frame",
+    "Result": "results.result",
+    "read_result": "results.result",
+    "read_results": "results.result",
+    "Predictions": "results.predictions",
+    "load_predictions": "results.predictions",
+    "Request": "runs.request",
+    "Place": "runs.session",
+    "Session": "runs.session",
     "load": "checkpoints.load",
+    "load_official_checkpoint": "checkpoints.official",
+    "official_parameters": "checkpoints.official",
     "Method": "method",
     "MethodConfig": "method",
-    "Images": "clip.image_tower",
     "Prediction": "method",
     "create_method": "method",
     "Recipe": "recipe",
     "Preset": "recipe",
+    "Protocol": "protocol",
+    "Suite": "suite",
+    "load_suite": "suite",
+    "Dataset": "data.dataset",
+    "DatasetInfo": "data.dataset",
+    "open_dataset": "data.dataset",
     "ClassNames": "data.class_names",
-    "read_results": "results.result",
-    "to_frame": "results.frame",
-    "load_official_checkpoint": "checkpoints.official",
-    "official_parameters": "checkpoints.official",
+    "Backbone": "clip.backbone",
+    "load_backbone": "clip.load",
+    "Images": "clip.images",
+    "ImageFeatures": "clip.images",
+    "Tokens": "clip.text_tower",
 }
 
 __all__ = [
     "Backbone",
     "ClassNames",
+    "Dataset",
+    "DatasetInfo",
     "ImageFeatures",
     "Images",
     "Method",
     "MethodConfig",
+    "Place",
     "Prediction",
+    "Predictions",
     "Preset",
+    "Protocol",
     "Recipe",
+    "Request",
+    "Result",
+    "RunsFailed",
+    "Session",
+    "Suite",
+    "Tables",
     "Tokens",
+    "UsageError",
     "__version__",
     "create_method",
+    "list_datasets",
+    "list_methods",
+    "list_protocols",
     "load",
     "load_backbone",
     "load_official_checkpoint",
+    "load_predictions",
+    "load_suite",
     "official_parameters",
+    "open_dataset",
+    "read_result",
     "read_results",
+    "run",
+    "table",
     "to_frame",
 ]
 

@@ -1,120 +1,234 @@
-"""What is not finished is done, here or elsewhere."""
+"""From what is asked for to results: what is finished is read, and what is missing or outdated is done, somewhere."""
 
 from __future__ import annotations
 
-import argparse
-import sys
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from promptbench.config import unknown
+from promptbench.results.result import Result, check_writable, failure_path, predictions_path, stored_results
+from promptbench.runs.listener import listening
+from promptbench.storage.claims import CLAIMS
 from promptbench.sweep.executors.contract import LOCAL, choose
 
 if TYPE_CHECKING:
-    from promptbench.cli.progress import Overview
-    from promptbench.results.result import Result
+    from promptbench.runs.listener import Listener
     from promptbench.runs.plan import Run
     from promptbench.runs.request import Request
     from promptbench.runs.session import Session
-    from promptbench.sweep.loop import Executor
+    from promptbench.sweep.loop import Sweep
+
+RAISE, RECORD = "raise", "record"
 
 
-def carry_out(
+class RunsFailed(RuntimeError):
+    """Runs of a call have no result; the message names the first of them and says why.
+
+    Attributes:
+        results: Of the others, in the order of the plan.
+        failed: The runs that failed in this call.
+        left: Those that failed in an earlier one, and were not to be tried again.
+        tried: How many runs this call had to do.
+    """
+
+    def __init__(
+        self, message: str, results: Sequence[Result], failed: Sequence[Run], left: Sequence[Run], tried: int
+    ) -> None:
+        super().__init__(message)
+        self.results, self.failed, self.left, self.tried = list(results), tuple(failed), tuple(left), tried
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """Where and how the runs of a call are done.
+
+    Attributes:
+        jobs: Runs at once; None for one, and on a cluster for as many as have room.
+        runs_per_gpu: Of them, most on one GPU.
+        executor: `local`, `ray`, `ray:ADDRESS` or `slurm`.
+        options: Of Ray or Slurm, `key=value` each.
+        plugins: Files with methods, datasets or protocols, which other processes need.
+    """
+
+    jobs: int | None = None
+    runs_per_gpu: int = 1
+    executor: str = LOCAL
+    options: Sequence[str] = ()
+    plugins: Sequence[Path | str] = ()
+
+    @property
+    def here(self) -> bool:
+        """Whether this machine does the runs."""
+        return self.executor == LOCAL
+
+    def check(self) -> None:
+        """Raise a UsageError where the executor is unknown, or an option of it; this machine needs no more."""
+        if not self.here or self.options:
+            choose(self.executor, self.options)
+
+
+def run(
+    request: Request,
     session: Session,
-    runs: Sequence[Run],
-    methods: Sequence[str] = (),
-    options: argparse.Namespace | None = None,
-    request: Request | None = None,
-    results: Mapping[str, Result] | None = None,
-) -> int:
-    """Do what is not finished and print the tables of all runs; 1 where a run failed.
+    listener: Listener,
+    *,
+    where: Where | None = None,
+    retry_failed: bool = True,
+    keep_outdated: bool = False,
+    on_error: str = RAISE,
+) -> list[Result]:
+    """The results of all runs that are asked for, in the order of the plan.
+
+    Those that are finished are read, those that are outdated are set aside and done again, and the others are done.
 
     Args:
-        methods: In the order that tables show them.
-        options: Of `add_arguments`, where several runs may go at once.
-        request: What the runs were planned from; needed then.
-        results: Of the runs that are finished, by name; None where nobody has read them yet.
-    """
-    from promptbench.results.result import failure_path, predictions_path, stored_results
-    from promptbench.storage.claims import CLAIMS
+        request: What is asked for.
+        session: Of the request's suite.
+        listener: Told of the runs that are done.
+        where: One after another in this process unless something else is said.
+        retry_failed: Whether runs that failed in an earlier call are tried again.
+        keep_outdated: Whether finished runs stand whose weights or whose method's code changed since.
+        on_error: `raise`, when everything else is done, or `record`: the result of a run that failed is missing, and a
+            file `*.failed.json` says why.
 
-    output = session.output
-    results = dict(stored_results(output, [run.spec for run in runs]) if results is None else results)
-    again = session.save_predictions  # which a finished run may lack
-    todo = [
-        run
-        for run in runs
-        if run.spec.name not in results or (again and not predictions_path(output, run.spec).exists())
-    ]
-    failed = [run for run in todo if failure_path(session.output, run.spec).exists()]
-    left = {run.spec.name for run in failed if options is not None and not options.retry_failed}
-    todo = [run for run in todo if run.spec.name not in left]
-    failures = do(session, runs, todo, options, request) if todo else 0
-    if not todo and (output / CLAIMS).is_dir():  # killed between its last result and its end
+    Raises:
+        UsageError: Nothing can be done, such as for missing data.
+        RunsFailed: Runs failed.
+    """
+    from promptbench.runs.plan import plan_runs
+    from promptbench.sweep.outdated import renew
+    from promptbench.sweep.preflight import check_finished
+
+    where = where or Where()
+    where.check()  # before it is needed
+    runs = plan_runs(request)
+    results = stored_results(session.output, [one.spec for one in runs])
+    here = session if where.here else session.at(device="cpu")  # this machine may have no GPU
+    check_finished(here, results)
+    results = renew(here, runs, results, keep=keep_outdated)
+    started = Start(session, listener, where, request)
+    return finish(runs, results, started, retry_failed=retry_failed, on_error=on_error)
+
+
+def do(runs: Sequence[Run], session: Session, listener: Listener, *, on_error: str = RAISE) -> list[Result]:
+    """The results of runs that somebody else has planned, in their order: read where they are finished, or done here.
+
+    Raises:
+        UsageError, RunsFailed: As `run`.
+    """
+    results = stored_results(session.output, [one.spec for one in runs])
+    return finish(runs, results, Start(session, listener), on_error=on_error)
+
+
+def finish(
+    runs: Sequence[Run],
+    results: Mapping[str, Result],
+    start: Start,
+    *,
+    retry_failed: bool = True,
+    on_error: str = RAISE,
+) -> list[Result]:
+    """The results of runs, those that are not there made by `start`.
+
+    Args:
+        results: Of the runs that are finished, by name.
+    """
+    if on_error not in (RAISE, RECORD):
+        raise unknown("value of on_error", on_error, (RAISE, RECORD))
+    output = start.session.output
+
+    def lacks_something(one: Run, there: Mapping[str, Result]) -> bool:
+        predictions = start.session.save_predictions and not predictions_path(output, one.spec).exists()
+        return predictions or one.spec.name not in there
+
+    todo = [one for one in runs if lacks_something(one, results)]
+    left = [one for one in todo if not retry_failed and failure_path(output, one.spec).exists()]
+    names = {one.spec.name for one in left}
+    todo = [one for one in todo if one.spec.name not in names]
+    if todo:
+        start(todo, len(runs))
+    elif (output / CLAIMS).is_dir():  # killed between its last result and its end
         from promptbench.sweep.loop import tidy
 
         tidy(output)
-    results |= stored_results(output, [run.spec for run in todo])
-    shown = [results[run.spec.name] for run in runs if run.spec.name in results]
-    from promptbench.show.tables.show import print_tables  # it takes pandas, runs do not
-
-    print_tables(shown, [session.suite], methods, [entry.name for entry in session.suite.entries()])
-    if failures:
-        of = f"{failures} of {len(todo)} runs" if len(todo) > 1 else "the run"
-        print(f"promptbench: {of} failed; see *.failed.json in {session.output}", file=sys.stderr)
-    if left:
-        print(f"promptbench: {len(left)} failed before; --retry-failed does them again", file=sys.stderr)
-    return 1 if failures or left else 0
+    results = {**results, **stored_results(output, [one.spec for one in todo])}
+    found = [results[one.spec.name] for one in runs if one.spec.name in results]
+    failed = [one for one in todo if lacks_something(one, results)]
+    if (failed or left) and on_error == RAISE:
+        raise RunsFailed(why_failed([*failed, *left], output), found, failed, left, len(todo))
+    return found
 
 
-def do(
-    session: Session,
-    runs: Sequence[Run],
-    todo: Sequence[Run],
-    options: argparse.Namespace | None,
-    request: Request | None,
-) -> int:
-    """Do the runs that are to do, of those of the call; returns how many failed."""
-    from promptbench.results.result import check_writable
-
-    check_writable(session.output)
-    elsewhere = options is not None and options.executor != LOCAL
-    executor = None
-    if options and request and (elsewhere or ((options.jobs or 1) > 1 and len(todo) > 1)):
-        executor = choose(options.executor, options.executor_option or ())
-        executor.prepare(session.device)  # first, for what it starts may take as long as what follows
-    from promptbench.cli.progress import Overview, reporter
-    from promptbench.runs.identity import remembered_backbone
-    from promptbench.sweep.loop import announced, run_all
-    from promptbench.sweep.preflight import preflight
-
-    preflight(replace(session, device="cpu") if elsewhere else session, todo)  # this machine may have no GPU
-    if not elsewhere:
-        remembered_backbone(session)  # so that the next call need not load the backbone to compare its weights
-    with announced(session.output, [run.spec.name for run in todo]):
-        if executor is None or options is None or request is None:
-            with reporter(total=len(runs), skipped=len(runs) - len(todo)) as listener:
-                return run_all(session, todo, listener)
-        with Overview(todo, session.output, len(runs)) as overview:
-            return at_once(session, todo, options, request, overview, executor)
+def why_failed(runs: Sequence[Run], output: Path) -> str:
+    """Which of these runs is the first, why it failed, and how many others did."""
+    path = failure_path(output, runs[0].spec)
+    reason = "its predictions were not written"
+    if path.exists():
+        reason = str(json.loads(path.read_text(encoding="utf-8"))["reason"]).rstrip(".")
+    others = f"; {len(runs) - 1} more failed" if len(runs) > 1 else ""
+    return f"{runs[0].spec.name} failed: {reason}{others}; see *.failed.json in {output}."
 
 
-def at_once(
-    session: Session,
-    todo: Sequence[Run],
-    options: argparse.Namespace,
-    request: Request,
-    overview: Overview,
-    executor: Executor,
-) -> int:
-    """Do several runs at once, or elsewhere; returns how many failed."""
-    from promptbench.sweep import loop
-    from promptbench.sweep.loop import failures_on_record
+class Start:
+    """Does runs, in this process or in others.
 
-    session.__dict__.pop("backbone", None)  # the workers have their own
-    names = tuple(run.spec.name for run in loop.neighbours(todo))
-    plugins = tuple(Path(path).absolute() for path in getattr(options, "plugin", None) or ())
-    planned = replace(request, suite=replace(request.suite, threads=todo[0].spec.threads))  # nodes differ in cores
-    job = loop.Job(planned, session, names, failures_on_record(session.output, todo), plugins)
-    return loop.carry_out(loop.Sweep(job, todo, options.jobs, options.runs_per_gpu), executor, overview)
+    Args:
+        session: Of this process.
+        listener: Told of the runs.
+        where: To do them; in this process if None.
+        request: What they were planned from, which other processes plan again.
+    """
+
+    def __init__(
+        self, session: Session, listener: Listener, where: Where | None = None, request: Request | None = None
+    ) -> None:
+        self.session, self.listener, self.where, self.request = session, listener, where or Where(), request
+
+    def __call__(self, todo: Sequence[Run], total: int) -> None:
+        """Do the runs, of so many that were asked for.
+
+        Raises:
+            UsageError: Nothing can be done.
+        """
+        check_writable(self.session.output)
+        several = (self.where.jobs or 1) > 1 and len(todo) > 1
+        engine = None
+        if self.request is not None and (several or not self.where.here):
+            engine = choose(self.where.executor, self.where.options)
+            engine.prepare(self.session.device)  # first, for what it starts may take as long as what follows
+        self.check(todo)
+        from promptbench.sweep.loop import announced, carry_out, run_all
+
+        output = self.session.output
+        with announced(output, [one.spec.name for one in todo]), listening(self.listener, todo, total, output):
+            if engine is None or self.request is None:
+                run_all(self.session, todo, self.listener)
+            else:
+                self.session.close()  # the workers open their own
+                carry_out(self.sweep(self.request, todo), engine, self.listener)
+
+    def check(self, todo: Sequence[Run]) -> None:
+        """Raise a UsageError where data are missing or a method cannot do what is asked of it."""
+        from promptbench.runs.identity import remembered_backbone
+        from promptbench.sweep.preflight import preflight
+        from promptbench.training.numerics import hold_to_bits
+
+        if any(one.spec.deterministic for one in todo):
+            hold_to_bits(True)  # before anything is computed, and for the processes that follow
+        preflight(self.session if self.where.here else self.session.at(device="cpu"), todo)
+        if self.where.here:
+            remembered_backbone(self.session)  # so that the next call need not load the backbone to compare its weights
+
+    def sweep(self, request: Request, todo: Sequence[Run]) -> Sweep:
+        """The runs as other processes are told of them."""
+        from promptbench.sweep.loop import Job, Sweep, failures_on_record, neighbours
+
+        asked = {**request.asked, "threads": todo[0].spec.threads}  # nodes differ in cores
+        names = tuple(one.spec.name for one in neighbours(todo))
+        plugins = tuple(Path(path).absolute() for path in self.where.plugins)
+        known = failures_on_record(self.session.output, todo)
+        job = Job(asked, self.session.place.absolute(), names, known, plugins)
+        return Sweep(job, todo, self.where.jobs, self.where.runs_per_gpu)

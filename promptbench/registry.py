@@ -118,6 +118,26 @@ def source_digest(kind: str, name: str) -> str:
         raise UsageError(f"The plugin {name!r} cannot be read: {path}: {error.strerror}.") from error
 
 
+def list_methods() -> dict[str, str]:
+    """The methods by name, each with the first line of its docstring; no method is imported."""
+    return summaries("methods")
+
+
+def list_datasets() -> dict[str, str]:
+    """The datasets by name, each with the first line of its docstring; no dataset is imported."""
+    return summaries("datasets")
+
+
+def list_protocols() -> dict[str, str]:
+    """The protocols by name, each with the first line of its docstring; no protocol is imported."""
+    return summaries("protocols")
+
+
+def summaries(kind: str) -> dict[str, str]:
+    """The plugins of a kind by name, each with the first line of its docstring."""
+    return {name: facts(kind, name).summary for name in names(kind)}
+
+
 def add_file(path: str | Path, kind: str = "") -> str:
     """Makes the plugin in a file known and returns its name, the file's stem.
 

@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from promptbench import registry
-from promptbench.cli.flags import protocols_of
 from promptbench.cli.main import main
 from promptbench.metrics.classification import accuracy
 from promptbench.metrics.ood import SCORES, detection
 from promptbench.results.predictions import load_predictions
 from promptbench.results.result import Result, read_result, read_results
+from promptbench.runs.request import protocols_of
 from promptbench.suite import load_suite
 
 SHORT = ("--set", "coop.epochs=1", "coop.batch=4", "--shots", "2", "--seeds", "1", "--threads", "1")

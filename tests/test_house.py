@@ -22,6 +22,7 @@ PACKAGE = REPOSITORY / "promptbench"
 PLUGINS = ("methods", "datasets", "protocols")
 
 DOWNWARDS = (
+    "api",
     "cli",
     "experiment",
     "checks",
@@ -52,22 +53,13 @@ FACES = {"dataset", "prompts"}
 STILL_FLAT: set[str] = set()
 """Modules directly in `promptbench/` that have no room yet."""
 
-UPWARDS: set[tuple[str, str]] = {
-    ("checks.installation.figures", "cli.progress"),
-    ("data.get.status", "cli.text"),
-    ("experiment", "cli.progress"),
-    ("results.diff", "show.tables.table"),
-    ("results.predictions", "runs.evaluate"),
-    ("storage.unpickle", "data.splits"),
-    ("sweep.loop", "cli.progress"),
-    ("sweep.tune", "cli.text"),
-}
+UPWARDS: set[tuple[str, str]] = set()
 """Pairs of modules, the first of which imports the second though it stands above it."""
 
 CIRCLES: set[tuple[str, ...]] = set()
 """Groups of modules that import each other."""
 
-NO_TORCH = ("cli", "results.result", "results.spec", "show.tables", "registry", "suite", "config")
+NO_TORCH = ("cli.", "results.result", "results.spec", "show.tables", "registry", "suite", "config")
 """What lists and tables need; nothing that these import at their top, directly or not, is heavy."""
 
 HEAVY = {"torch", "torchvision", "torchmetrics", "open_clip", "pytorch_lightning", "safetensors", "PIL"}

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -42,7 +43,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_there_is_something_to_test() -> None:
-    assert len(COMMANDS) >= 12 and len(INLINE) >= 8 and len(BLOCKS) == 4
+    assert len(COMMANDS) >= 12 and len(INLINE) >= 8 and len(BLOCKS) == 5
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.split()[1] == "run"])
@@ -112,9 +113,17 @@ def test_a_trained_prompt_is_exported_loaded_and_used_as_the_readme_says(workpla
     export = next(command for command in INLINE if command.split()[1] == "export")
     assert run(export.replace("RESULT", str(result))) == 0
     Image.new("RGB", (60, 40), "red").save(workplace / "photo.jpg")
-    exec(next(block for block in BLOCKS if "pb.load" in block), {})
+    exec(next(block for block in BLOCKS if 'pb.load("coop-dtd")' in block), {})
     predict = next(command for command in INLINE if command.split()[1] == "predict")
     assert run(predict.replace("RESULT", str(result)).replace("folder/", "photo.jpg")) == 0
+
+
+def test_the_runs_of_the_readme_are_done_from_python(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found: dict[str, Any] = {}
+    exec(next(block for block in BLOCKS if "pb.run" in block), found)
+    assert "| mini_fabrics | zeroshot" in capsys.readouterr().out
+    assert len(list((workplace / "runs" / "results").rglob("coop-*.json"))) == 2
+    assert set(found["frame"].label) == {"zeroshot", "zeroshot@generic", "coop"} and found["one"].spec.method == "coop"
 
 
 def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:

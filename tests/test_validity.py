@@ -36,6 +36,7 @@ from promptbench.runs import run as execution
 from promptbench.runs import train
 from promptbench.runs.identity import identified, modules_of
 from promptbench.runs.plan import plan_runs
+from promptbench.runs.session import Place as RunPlace
 from promptbench.runs.session import Session
 from promptbench.storage.versions import closure
 from promptbench.training import files as trainings
@@ -237,12 +238,12 @@ def test_all_that_is_executed_is_in_the_static_closure(
     traced(FewShot, "measure")
     request = request_of(parser().parse_args(place.words()))
     (run,) = plan_runs(request)
-    carry_out(Session(request.suite, place.folder / "out"), run)
+    carry_out(Session(RunPlace(place.folder / "out"), request.suite), run)
     package = Path(promptbench.__file__).parent
     own = {name: {file for file in files if package in file.parents} for name, files in executed.items()}
     assert all(files for files in own.values()) and len(own["train_method"]) > 5, own
 
-    spec = identified(Session(request.suite, place.folder / "out"), run).spec
+    spec = identified(Session(Place(place.folder / "out"), request.suite), run).spec
     assert spec.training_code != spec.evaluation_code
     plugins = [
         *modules_of(run.method),

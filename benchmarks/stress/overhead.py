@@ -17,12 +17,12 @@ from pathlib import Path
 from promptbench.cli.flags import request_of, session_of
 from promptbench.cli.main import parser as promptbench
 from promptbench.results.result import Result
-from promptbench.runs.listener import Work
+from promptbench.runs.listener import Silent, Work
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.run import execute
 from promptbench.runs.session import Session
 from promptbench.storage.versions import git_commit, library_versions
-from promptbench.sweep.loop import Silent, announced, run_all
+from promptbench.sweep.loop import announced, run_all
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from promptbench.cli.text import columns
 from promptbench.config import describe_fields, overrides, shown, unknown
 from promptbench.recipe import find_preset, parse_label
 from promptbench.registry import paper_of
-from promptbench.results.result import failure_path, find
+from promptbench.results.result import failure_path, find, stored_results
 from promptbench.suite import Suite, load_suite, suite_names
 
 if TYPE_CHECKING:
@@ -194,9 +194,10 @@ def describe_runs(runs: Sequence[Run], states: Sequence[str], more: Mapping[str,
 
 def grid_points(runs: Sequence[Run], request: Request) -> list[str]:
     """What each run has of the values of `--grid`: `depth=1, n_ctx=2`; "" for a method without."""
+    varied = {chosen.label: chosen.varied for chosen in request.methods}
     points = []
     for run in runs:
-        fields = (request.grid.get(run.spec.label) or request.grid.get(run.spec.method) or [{}])[0]
+        fields = varied[run.spec.label]
         points.append(overrides({name: {**run.spec.recipe, **run.spec.config}.get(name) for name in fields}))
     return points
 
@@ -255,15 +256,16 @@ def show_settings(run: Run, request: Request) -> str:
     return columns([(name, "=", value, origin) for name, value, origin in rows])
 
 
-def foreseen(session: Session, runs: Sequence[Run], request: Request, estimate: bool) -> str:
+def foreseen(session: Session, request: Request, estimate: bool) -> str:
     """The runs of a call, which are finished, and, where that is to be estimated, how long the others take."""
-    from promptbench.cli.describe import describe_runs, grid_points, state_of
-    from promptbench.results.result import stored_results
+    from promptbench.runs.plan import plan_runs
     from promptbench.sweep.outdated import outdated
 
+    runs = plan_runs(request)
     old = outdated(session, runs, stored_results(session.output, [run.spec for run in runs]), may_load=False)
     states = ["outdated" if run.spec.name in old else state_of(session.output, run) for run in runs]
-    points = {"grid": grid_points(runs, request)} if request.grid else {}
+    varied = any(chosen.varied for chosen in request.methods)
+    points = {"grid": grid_points(runs, request)} if varied else {}
     if not estimate or set(states) <= {"done"}:
         return describe_runs(runs, states, points)
     from promptbench.sweep.estimate import duration, forecast

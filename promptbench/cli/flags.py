@@ -1,30 +1,26 @@
-"""The flags that say what to run, and what follows from them: a suite as the command line changes it, and a request."""
+"""The flags that several commands have, and what they say as plain Python values."""
 
 from __future__ import annotations
 
 import argparse
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from promptbench import registry
-from promptbench.config import UsageError, nearest, parse_assignment
-from promptbench.recipe import parse_label
+from promptbench.config import UsageError, nearest, parse_assignment, unknown
 from promptbench.runs.loggers import LOGGERS, check_installed
-from promptbench.suite import Suite, load_suite
-from promptbench.training.numerics import PRECISIONS, check_device, hold_to_bits, resolve_device
+from promptbench.training.numerics import PRECISIONS, hold_to_bits
 
 if TYPE_CHECKING:
     from promptbench.runs.request import Request
-    from promptbench.runs.session import Session
+    from promptbench.runs.session import Place, Session
+    from promptbench.show.tables.show import Question
+    from promptbench.suite import Suite
 
 OUTPUT = "promptbench-runs"
-OF_RUNS = ("protocol", "dataset", "seeds", "shots", "backbone", "threads")
-DEFAULTS = {**dict.fromkeys(OF_RUNS), "suite": "mini", "device": "auto", "sampler": ""}
-DEFAULTS |= {"precision": "32", "deterministic": False}
-OF_SUITE = ("backbone", "threads")  # flags that replace a field of the suite
+LOCAL = "local"  # the executor of this machine
+FORMATS = ("md", "csv", "csv-long", "latex", "html", "json")
+LAYOUTS = ("paper", "plain")
 
 
 class Parser(argparse.ArgumentParser):
@@ -76,7 +72,7 @@ def add_what(parser: argparse.ArgumentParser) -> None:
     """The flags that say what to run."""
     add_list(parser, "--method", metavar="M", help="methods, method@preset, or all; default: the suite's line-up")
     add_list(parser, "--protocol", metavar="P", help="protocols, or all; default: base2new")
-    parser.add_argument("--suite", default=DEFAULTS["suite"], metavar="S", help="a name or a YAML file; default: mini")
+    parser.add_argument("--suite", default="mini", metavar="S", help="a name or a YAML file; default: mini")
     add_list(parser, "--dataset", metavar="D", help="instead of the suite's: names, or folder:PATH for your own images")
     add_list(parser, "--seeds", type=integer(0), metavar="N", help="default: the suite's")
     parser.add_argument("--data-seed", type=integer(0), metavar="N", help="draws the few-shot sample, whatever --seeds")
@@ -104,7 +100,7 @@ def add_what(parser: argparse.ArgumentParser) -> None:
 
 def add_numerics(parser: argparse.ArgumentParser) -> None:
     """Where a run computes, and in what precision it trains."""
-    parser.add_argument("--device", default=DEFAULTS["device"], metavar="D", help="cpu, cuda, cuda:N; default: auto")
+    parser.add_argument("--device", default="auto", metavar="D", help="cpu, cuda, cuda:N; default: auto")
     precision = f"of trainings: {', '.join(PRECISIONS)}; authors is what the papers ran; default: 32"
     parser.add_argument("--precision", default="32", choices=PRECISIONS, metavar="P", help=precision)
     deterministic = "hold torch to algorithms that always give the same bits, on a GPU too"
@@ -126,26 +122,33 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def session_of(options: argparse.Namespace, suite: Suite, output: str | Path, device: str) -> Session:
-    """What the runs of a call share, from the flags of `add_places` and, where there are, `add_evaluation`."""
+def place_of(options: argparse.Namespace, output: str | Path, device: str, may_train: bool = True) -> Place:
+    """Where runs read and write, from the flags of `add_places` and, where there are, `add_evaluation`."""
     from promptbench.data.dataset import data_roots
-    from promptbench.runs.session import Session
+    from promptbench.runs.session import Place
 
     loggers = tuple(dict.fromkeys(getattr(options, "logger", None) or ()))
     check_installed(loggers)
-    return Session(
-        suite,
+    return Place(
         Path(output),
         data_roots(options.data_root),
         device,
         save_predictions=getattr(options, "save_predictions", False),
+        may_train=may_train,
         skip_unreadable=getattr(options, "on_bad_image", "error") == "skip",
         loggers=loggers,
     )
 
 
+def session_of(options: argparse.Namespace, suite: Suite, output: str | Path, device: str) -> Session:
+    """What the runs of a call share, from the flags that say where they read and write."""
+    from promptbench.runs.session import Session
+
+    return Session(place_of(options, output, device), suite)
+
+
 def request_of(options: argparse.Namespace, companions: bool = True) -> Request:
-    """What the command line asks for, of a suite as it changes it.
+    """What the command line asks for.
 
     Args:
         options: What `add_what` parsed.
@@ -154,115 +157,159 @@ def request_of(options: argparse.Namespace, companions: bool = True) -> Request:
     Raises:
         UsageError: On an unknown name, or a value out of its range.
     """
-    from promptbench.runs.request import Request, labels
+    from promptbench.runs.request import Request
 
-    device = resolve_device(options.device)
-    check_device(options.precision, device)
     if options.deterministic:
         hold_to_bits(True)  # before anything is computed, and for the processes that follow
-    suite = load_suite(options.suite)
-    protocols = protocols_of(suite, options.protocol or ["base2new"])
-    changes = {name: getattr(options, name) for name in OF_SUITE if getattr(options, name) is not None}
-    suite = replace(suite, **changes, **shots_of(options.shots or [], protocols))
-    for protocol in protocols if options.dataset else ():
-        suite = suite.with_datasets(registry.load("protocols", protocol).role, options.dataset)
-    suite, assignments = assign(suite, options.set or [])
-    methods = labels(suite if companions else replace(suite, companions=()), options.method or ())
-    assignments |= views_of(assignments, methods, getattr(options, "train_views", None))
-    return Request(
-        suite=suite,
-        methods=methods,
-        protocols=tuple(protocols),
-        seeds=seed_pairs(options.seeds, suite.seeds, options.data_seed, options.train_seed),
-        assignments=assignments,
-        grid=grid_of(getattr(options, "points", None) or []),
+    return Request.of(
+        methods=options.method or (),
+        protocol=options.protocol or (),
+        suite=options.suite,
+        datasets=options.dataset or (),
+        seeds=options.seeds or (),
+        data_seed=options.data_seed,
+        train_seed=options.train_seed,
+        shots=options.shots or (),
         sampler=options.sampler,
+        settings=settings_of(options.set or ()),
+        grid=grid_of(getattr(options, "points", None) or ()),
+        train_views=options.train_views,
+        backbone=options.backbone,
+        threads=options.threads,
+        device=options.device,
         precision=options.precision,
-        device=device,
         deterministic=options.deterministic,
-        flags=frozenset(name for name, default in DEFAULTS.items() if getattr(options, name) != default),
+        companions=companions,
+        elsewhere=getattr(options, "executor", LOCAL) != LOCAL,
     )
 
 
-def shots_of(shots: Sequence[int], protocols: Iterable[str]) -> dict[str, Any]:
-    """The fields of a suite that `--shots` replaces.
-
-    Raises:
-        UsageError: Several are given, and a protocol trains with one number of shots.
-    """
-    if not shots:
-        return {}
-    single = [name for name in protocols if not registry.load("protocols", name).several_shots]
-    if len(shots) > 1 and single:
-        raise UsageError(f"--shots takes one number for the protocol {single[0]}, not {' '.join(map(str, shots))}.")
-    return {"few_shots": tuple(shots), "shots": shots[0]}
-
-
-def protocols_of(suite: Suite, words: Iterable[str]) -> list[str]:
-    """The protocols given, each once; `all` stands for those whose role the suite has."""
-    had = [name for name in registry.names("protocols") if registry.load("protocols", name).role in suite.roles]
-    return list(dict.fromkeys(name for word in words for name in (had if word == "all" else [word])))
-
-
-def assign(suite: Suite, texts: Sequence[str]) -> tuple[Suite, dict[str, dict[str, Any]]]:
-    """`--set` words by method; those that name a dataset of the suite change that dataset's options."""
-    by_method: dict[str, dict[str, Any]] = {}
-    datasets = {entry.name for entry in suite.entries()}
+def settings_of(texts: Sequence[str]) -> dict[str, Any]:
+    """`["coop.n_ctx=4"]` as `{"coop.n_ctx": 4}`."""
+    settings = {}
     for text in texts:
         path, value = parse_assignment(text)
-        if len(path) != 2:
-            raise UsageError(f"--set {text}: write method.field=value, for instance coop.n_ctx=4.")
-        owner, name = path
-        if owner not in datasets:
-            by_method.setdefault(owner, {})[name] = value
-            continue
-        roles = {
-            role: tuple(
-                replace(entry, options={**entry.options, name: value}) if entry.name == owner else entry
-                for entry in entries
-            )
-            for role, entries in suite.roles.items()
-        }
-        suite = replace(suite, roles=roles)
-    return suite, by_method
+        settings[".".join(path)] = value
+    return settings
 
 
-def views_of(
-    assignments: Mapping[str, Mapping[str, Any]], methods: Iterable[str], views: int | None
-) -> dict[str, dict[str, Any]]:
-    """The assignments of every method that trains, with so many views; its own `--set` goes first."""
-    names = dict.fromkeys(parse_label(label)[0] for label in methods) if views else {}
-    trained = [name for name in names if registry.load("methods", name).trains]
-    return {name: {"train_views": views, **assignments.get(name, {})} for name in trained}
-
-
-def grid_of(texts: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """`["maple.depth=1,3", "maple.n_ctx=2,4"]` as every combination, by method.
+def grid_of(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """`["maple.depth=1,3"]` as `{"maple.depth": [1, 3]}`.
 
     Raises:
-        UsageError: On a text that is no `METHOD.FIELD=V,V`.
+        UsageError: On a text that lists no values.
     """
-    values: dict[str, dict[str, list[Any]]] = {}
+    values = {}
     for text in texts:
+        name, _, right = text.partition("=")
         path, _ = parse_assignment(text)
-        _, listed = parse_assignment(f"{text.partition('=')[0]}=[{text.partition('=')[2]}]")
-        if len(path) != 2 or not isinstance(listed, list) or not listed:
+        _, listed = parse_assignment(f"{name}=[{right}]")
+        if not isinstance(listed, list):
             raise UsageError(f"--grid {text}: write method.field=value,value, for instance maple.depth=1,3,6.")
-        values.setdefault(path[0], {})[path[1]] = listed
-    return {
-        method: [dict(zip(fields, point, strict=True)) for point in itertools.product(*fields.values())]
-        for method, fields in values.items()
-    }
+        values[".".join(path)] = listed
+    return values
 
 
-def seed_pairs(
-    given: Sequence[int] | None, default: Sequence[int], data: int | None, train: int | None
-) -> tuple[tuple[int, int], ...]:
-    """(data seed, training seed) of each run; a seed given on its own stays fixed."""
-    seeds = given or default
-    if len(set(seeds)) < len(seeds):
-        raise UsageError(f"--seeds takes different integers, not {' '.join(map(str, seeds))}.")
-    return tuple(dict.fromkeys((seed if data is None else data, seed if train is None else train) for seed in seeds))
+def add_tables(parser: argparse.ArgumentParser) -> None:
+    """The flags that say which tables of stored results to print, and how."""
+    add_list(parser, "--protocol", metavar="P", help="protocols, or all; default: base2new")
+    parser.add_argument(
+        *("--method", "--methods"),
+        nargs="+",
+        action="extend",
+        metavar="M",
+        help="only these, in this order, and the suite's companions",
+    )
+    parser.add_argument(
+        *("--dataset", "--datasets"), nargs="+", action="extend", metavar="D", help="only these, in this order"
+    )
+    add_list(parser, "--results", metavar="DIR", help=f"folders that `run` wrote to, or files; default: ./{OUTPUT}")
+    parser.add_argument("--metric", default="", metavar="X", help="what to show, such as ece; default: the protocol's")
+    parser.add_argument(
+        "--group-by", default="", metavar="SETTING", help="a row for each of its values: maple.depth, epochs"
+    )
+    parser.add_argument("--sort", default="", metavar="COLUMN", help="methods by a column, best first")
+    parser.add_argument("--delta", default="", metavar="ROW", help="add the differences to this method or row")
+    parser.add_argument("--per-seed", action="store_true", help="a line per seed instead of the mean")
+    parser.add_argument("--with-published", action="store_true", help="papers' figures beside ours, and verdicts")
+    parser.add_argument("--format", default="md", metavar="F", help=f"{', '.join(FORMATS)}; default: md")
+    parser.add_argument(
+        "--layout", default=LAYOUTS[0], metavar="L", help="of LaTeX: paper (panels, wide rows) or plain; default: paper"
+    )
+    parser.add_argument("--cite", action="store_true", help="LaTeX: cite the methods' papers")
+    parser.add_argument("--bib", metavar="FILE", help="write the BibTeX entries of the methods shown")
+
+
+def question_of(options: argparse.Namespace) -> Question:
+    """What tables are asked for, from the flags of `add_tables`.
+
+    Raises:
+        UsageError: A name is not known, or flags do not go together.
+    """
+    from promptbench.show.tables.show import Question, View
+
+    if options.layout not in LAYOUTS:
+        raise unknown("layout", options.layout, LAYOUTS)
+    view = View(
+        format=options.format,
+        metric=options.metric,
+        group_by=options.group_by,
+        per_seed=options.per_seed,
+        sort=options.sort,
+        delta=options.delta,
+        published=options.with_published,
+        plain=options.layout == "plain",
+        cite=options.cite,
+    )
+    return Question(
+        places=options.results or [OUTPUT],
+        protocols=options.protocol or ("base2new",),
+        methods=options.method or (),
+        datasets=options.dataset or (),
+        view=view,
+    )
+
+
+def add_picture(parser: argparse.ArgumentParser) -> None:
+    """The flags that say what is drawn."""
+    parser.add_argument("--protocol", default="", metavar="P", help="default: the kind's")
+    add_list(parser, "--method", metavar="M", help="only these, in this order, and the suite's companions")
+    add_list(parser, "--dataset", metavar="D", help="only these, in this order")
+    add_list(parser, "--results", metavar="DIR", help=f"folders that `run` wrote to, or files; default: ./{OUTPUT}")
+    parser.add_argument("--column", default="", metavar="C", help="of the protocol's table, such as new; default: H")
+    parser.add_argument(
+        "--baseline", default="", metavar="M", help="gain, heatmap: the suite's first companion if none"
+    )
+    add_list(parser, "--field", metavar="M.FIELD", help="ablation: the setting along the curve; several run together")
+    parser.add_argument("--score", default="", metavar="S", help="ood: mcm, gl_mcm, ...; default: mcm")
+    parser.add_argument("--run", metavar="RESULT", help="heatmap: the result file of a trained method")
+    parser.add_argument(
+        "--image", default="", metavar="FILE", help="heatmap: default: a test image of the run's dataset"
+    )
+    parser.add_argument("--class", default="", dest="class_name", metavar="NAME", help="heatmap: default: the one seen")
+
+
+def picture_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The data of a picture, from the flags of `add_picture` and its kind."""
+    from promptbench.registry import names
+    from promptbench.show.plots.kinds import module_of
+    from promptbench.show.plots.source import Source, read_source
+
+    module = module_of(options.kind)
+    details = {name: getattr(options, name) for name in ("column", "baseline", "score", "image", "class_name")}
+    if module.PROTOCOL:
+        protocol = options.protocol or module.PROTOCOL
+        if protocol not in names("protocols"):
+            raise unknown("protocol", protocol, names("protocols"))
+        details["fields"] = tuple(options.field or ())
+        places = options.results or [OUTPUT]
+        source = read_source(places, protocol, options.method or (), options.dataset or (), **details)
+    elif options.run:
+        source = Source(places=(Path(options.run),), **details)
+    else:
+        raise UsageError(f"A {options.kind} shows one trained method; name its result file with --run.")
+    data: dict[str, Any] = module.data(source)
+    return data
 
 
 def known_command(arguments: Sequence[str], commands: Iterable[str]) -> None:

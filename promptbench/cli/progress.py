@@ -1,44 +1,173 @@
-"""How runs look while they go: a live bar in a terminal, one line per finished run elsewhere."""
+"""How runs look while they go, a live bar in a terminal and one line per finished run elsewhere, and at their end."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn as Remaining
-from rich.table import Column
-from rich.text import Text
-
 from promptbench.cli.text import columns, reason, running_lines, summary
+from promptbench.experiment import RunsFailed
 from promptbench.results.result import predictions_path, read_result, result_path
-from promptbench.sweep.status import Standing, since
+from promptbench.runs.listener import Standing
+from promptbench.sweep.status import since
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.progress import Progress, TaskID
+
     from promptbench.results.result import Result
     from promptbench.runs.plan import Run
+    from promptbench.runs.session import Session
 
 REFRESH = 0.1  # seconds between updates of the bar
 
 
-@contextmanager
-def reporter(total: int | None = None, skipped: int = 0) -> Iterator[Reporter]:
-    """A listener for `run_all`; the bars vanish at the end, the lines of finished runs stay.
+class Display:
+    """Draws the runs of a call; see `Listener`. Bars vanish at the end, the lines of finished runs stay."""
+
+    def __init__(self) -> None:
+        self.console: Console
+        self.bars: Progress | None = None  # of runs that go one after another
+        self.live: Live | None = None  # of runs that others do
+        self.runs: dict[str, Run] = {}  # that have not ended
+        self.half: set[str] = set()  # those of them that only lack predictions
+        self.total: int | None = None
+        self.output = Path()
+        self.done = 0
+        self.began = self.run_began = self.drawn = 0.0
+        self.overall: TaskID | None = None
+        self.current: TaskID | None = None
+
+    def begins(self, todo: Sequence[Run], total: int | None, output: Path) -> None:
+        """A call begins."""
+        from rich.console import Console  # nothing of it is needed where every run is finished
+
+        self.console = Console(file=sys.stderr, highlight=False)
+        self.runs = {run.spec.name: run for run in todo}
+        self.half = {run.spec.name for run in todo if result_path(output, run.spec).exists()}
+        self.done = 0 if total is None else total - len(todo)
+        self.total, self.output, self.began = total, output, time.time()
+        if self.done:
+            self.console.print(f"{self.done} of {total} runs are finished already and are skipped")
+
+    def ends(self) -> None:
+        """Nothing more comes."""
+        for drawing in (self.bars, self.live):
+            if drawing is not None:
+                drawing.stop()
+        self.bars = self.live = self.overall = self.current = None
+
+    def started(self, run: Run) -> None:
+        """A run begins: its own bar counts training steps."""
+        self.run_began = time.perf_counter()
+        if self.bars is None and drawable(self.console):
+            self.bars = bars_of(self.console)
+            self.bars.start()
+            self.overall = self.bars.add_task("all runs", total=self.total, completed=self.done, loss="")
+        if self.bars is not None:
+            self.current = self.bars.add_task(title(run), total=None, loss="")
+
+    def step(self, done: int, total: int, loss: float) -> None:
+        """A training step is done."""
+        now = time.perf_counter()
+        if self.bars is not None and self.current is not None and (now - self.drawn > REFRESH or done == total):
+            self.drawn = now
+            self.bars.update(self.current, completed=done, total=total, loss=f"loss {loss:.3f}")
+
+    def finished(self, run: Run, result: Result) -> None:
+        """A run is done."""
+        self.close(run, f"{figures(result)} ({time.perf_counter() - self.run_began:.1f} s)")
+
+    def failed(self, run: Run, reason: str) -> None:
+        """A run failed."""
+        self.close(run, f"FAILED: {reason} ({time.perf_counter() - self.run_began:.1f} s)")
+
+    def elsewhere(self, run: Run) -> None:
+        """Another process has done a run."""
+        self.count()
+
+    def stands(self, standing: Standing) -> None:
+        """Who is at what, and a line for each run that has ended."""
+        for name, run in list(self.runs.items()):
+            if name in standing.done and (name not in self.half or predictions_path(self.output, run.spec).exists()):
+                result = read_result(result_path(self.output, run.spec))
+                seconds = sum(result.cost.get(key) or 0.0 for key in ("train_seconds", "eval_seconds"))
+                self.close(run, f"{figures(result)} ({seconds:.1f} s)")
+            elif name in standing.failed and since(standing.failed[name], self.began):
+                self.close(run, f"FAILED: {reason(standing.failed[name])}")
+        if drawable(self.console):
+            lines = columns(running_lines(standing)) if standing.running else ""
+            self.draw(f"{lines}\n{summary(standing)}".strip())
+
+    def draw(self, text: str) -> None:
+        """A text in the place of the one before."""
+        from rich.live import Live
+        from rich.text import Text
+
+        if self.live is None:
+            self.live = Live(console=self.console, transient=True, auto_refresh=False)
+            self.live.start()
+        self.live.update(Text(text), refresh=True)
+
+    def close(self, run: Run, line: str) -> None:
+        """A line that stays, for a run that ended."""
+        self.runs.pop(run.spec.name, None)
+        self.count()
+        count = self.done if self.total is None else f"{self.done}/{self.total}"
+        self.console.print(f"[{count}] {title(run)}: {line}", markup=False, soft_wrap=True)
+        if self.bars is not None and self.current is not None:
+            self.bars.remove_task(self.current)
+            self.current = None
+
+    def count(self) -> None:
+        """One run more has ended."""
+        self.done += 1
+        if self.bars is not None and self.overall is not None:
+            self.bars.update(self.overall, completed=self.done)
+
+
+def print_results(results_of: Callable[[], list[Result]], session: Session, methods: Sequence[str] = ()) -> int:
+    """Print the tables of the results of a call, and how many runs failed; 1 where any did.
 
     Args:
-        total: Runs of the call; None where it is not known yet.
-        skipped: Those of them that are finished.
+        results_of: Gives them; raises `RunsFailed` where some are missing.
+        methods: In the order that tables show them; the suite's if there are none.
     """
-    console = Console(file=sys.stderr, highlight=False)
-    if skipped:
-        console.print(f"{skipped} of {total} runs are finished already and are skipped")
-    bars = Progress(
+    failed = left = tried = 0
+    try:
+        results = results_of()
+    except RunsFailed as error:
+        results, failed, left, tried = error.results, len(error.failed), len(error.left), error.tried
+    from promptbench.show.tables.show import print_tables  # it takes pandas, runs do not
+
+    print_tables(results, [session.suite], methods, [entry.name for entry in session.suite.entries()])
+    if failed:
+        of = f"{failed} of {tried} runs" if tried > 1 else "the run"
+        print(f"promptbench: {of} failed; see *.failed.json in {session.output}", file=sys.stderr)
+    if left:
+        print(f"promptbench: {left} failed before; --retry-failed does them again", file=sys.stderr)
+    return 1 if failed or left else 0
+
+
+def drawable(console: Console) -> bool:
+    """Whether something can be drawn over: in a terminal, and in a notebook that has widgets."""
+    if console.is_jupyter:
+        return find_spec("ipywidgets") is not None
+    return console.is_terminal
+
+
+def bars_of(console: Console) -> Progress:
+    """A bar for all runs, and one for the steps of the run under way."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+    from rich.table import Column
+
+    return Progress(
         TextColumn("{task.description}", table_column=Column(min_width=32)),  # so that nothing jumps from run to run
         BarColumn(bar_width=24),
         MofNCompleteColumn(table_column=Column(min_width=9)),
@@ -48,99 +177,7 @@ def reporter(total: int | None = None, skipped: int = 0) -> Iterator[Reporter]:
         TextColumn("{task.fields[loss]}"),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
     )
-    with bars:
-        yield Reporter(console, bars, total, skipped)
-
-
-class Reporter:
-    """Draws what `run_all` reports."""
-
-    def __init__(self, console: Console, bars: Progress, total: int | None, skipped: int) -> None:
-        self.console, self.bars, self.total, self.done = console, bars, total, skipped
-        self.overall = bars.add_task("all runs", total=total, completed=skipped, loss="")
-        self.current: TaskID | None = None
-        self.began = self.drawn = 0.0
-
-    def started(self, run: Run) -> None:
-        """A run begins: its own bar counts training steps."""
-        self.began = time.perf_counter()
-        self.current = self.bars.add_task(title(run), total=None, loss="")
-
-    def step(self, done: int, total: int, loss: float) -> None:
-        """A training step is done."""
-        now = time.perf_counter()
-        if self.current is not None and (now - self.drawn > REFRESH or done == total):
-            self.drawn = now
-            self.bars.update(self.current, completed=done, total=total, loss=f"loss {loss:.3f}")
-
-    def finished(self, run: Run, result: Result) -> None:
-        """A run is done."""
-        self._close(f"{title(run)}: {figures(result)}")
-
-    def failed(self, run: Run, reason: str) -> None:
-        """A run failed."""
-        self._close(f"{title(run)}: FAILED: {reason}")
-
-    def elsewhere(self, run: Run) -> None:
-        """Another process has done a run."""
-        self.done += 1
-        self.bars.update(self.overall, completed=self.done)
-
-    def _close(self, line: str) -> None:
-        self.done += 1
-        seconds = time.perf_counter() - self.began
-        count = self.done if self.total is None else f"{self.done}/{self.total}"
-        self.console.print(f"[{count}] {line} ({seconds:.1f} s)", markup=False, soft_wrap=True)
-        if self.current is not None:
-            self.bars.remove_task(self.current)
-        self.bars.update(self.overall, completed=self.done)
-
-
-class Overview:
-    """Several runs at once: who is at what in a terminal, and a line for each that ends.
-
-    Args:
-        runs: Those to do.
-        output: The output folder.
-        total: Runs of the call.
-    """
-
-    def __init__(self, runs: Sequence[Run], output: Path, total: int) -> None:
-        self.console = Console(file=sys.stderr, highlight=False)
-        self.open = {run.spec.name: run for run in runs}
-        self.half = {run.spec.name for run in runs if result_path(output, run.spec).exists()}  # without predictions
-        self.output, self.total, self.began = output, total, time.time()
-        self.live = Live(console=self.console, transient=True, auto_refresh=False)
-        if total > len(runs):
-            self.console.print(f"{total - len(runs)} of {total} runs are finished already and are skipped")
-
-    def __enter__(self) -> Overview:
-        if self.console.is_terminal:
-            self.live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.live.stop()
-
-    def update(self, standing: Standing) -> None:
-        """Show how the runs stand."""
-        for name, run in list(self.open.items()):
-            if name in standing.done and (name not in self.half or predictions_path(self.output, run.spec).exists()):
-                result = read_result(result_path(self.output, run.spec))
-                seconds = sum(result.cost.get(key) or 0.0 for key in ("train_seconds", "eval_seconds"))
-                self._close(name, f"{figures(result)} ({seconds:.1f} s)")
-            elif name in standing.failed and since(standing.failed[name], self.began):
-                self._close(name, f"FAILED: {reason(standing.failed[name])}")
-        if self.console.is_terminal:
-            lines = columns(running_lines(standing)) if standing.running else ""
-            self.live.update(Text(f"{lines}\n{summary(standing)}".strip()), refresh=True)
-
-    def _close(self, name: str, line: str) -> None:
-        run = self.open.pop(name)
-        count = f"{self.total - len(self.open)}/{self.total}"
-        self.console.print(f"[{count}] {title(run)}: {line}", markup=False, soft_wrap=True)
 
 
 def figures(result: Result) -> str:

@@ -224,7 +224,7 @@ def read_coop(path: Path, splits: Mapping[str, Iterable[Item]]) -> dict[str, lis
     Raises:
         UsageError: As `read_sample`; entries are counted from 0.
     """
-    lists = unpickle.coop_lists(path)
+    lists = unpickle.coop_lists(path, Item)
     for split in splits:
         if split not in lists:
             raise UsageError(f"{path} has no list {split!r}, only {', '.join(map(repr, lists))}; give another file.")

@@ -24,12 +24,12 @@ from promptbench.config import UsageError, unknown
 from promptbench.protocol import Column, Protocol
 from promptbench.results.result import DATA_MET, Result, predictions_path, read_results
 from promptbench.results.spec import SEED, Spec, fields_of
-from promptbench.show.tables.table import Seed
 
 if TYPE_CHECKING:
     from numpy import float64
     from numpy.typing import NDArray
 
+Seed = tuple[int, int]  # data seed, training seed
 Figures = Mapping[str, Mapping[str, float]]  # block, to column key, to figure
 
 SAME = 1e-9  # points; sums of the same numbers in another order differ by less

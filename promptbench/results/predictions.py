@@ -11,7 +11,7 @@ Letters: N images, K classes.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from promptbench.config import UsageError
+from promptbench.data.selection import SelectedImages
+from promptbench.protocol import Outcome
 from promptbench.results.result import predictions_path
 from promptbench.results.spec import Spec
-from promptbench.runs.evaluate import Evaluated
 from promptbench.storage.atomic import write_atomically
 
 _SCORE = "score."
@@ -49,19 +50,31 @@ class Predictions:
     scores: Mapping[str, Tensor]
 
 
-def save_predictions(folder: Path | str, spec: Spec, found: Evaluated) -> Path:
-    """Write the predictions of a run; the file appears whole or not at all."""
+def save_predictions(
+    folder: Path | str,
+    spec: Spec,
+    outcomes: Mapping[str, Outcome],
+    images: Mapping[str, SelectedImages],
+    names: Mapping[str, Sequence[str]],
+) -> Path:
+    """Write the predictions of a run; the file appears whole or not at all.
+
+    Args:
+        outcomes: By evaluation.
+        images: That were scored, by evaluation.
+        names: Of the classes that were shown, by evaluation.
+    """
     tensors: dict[str, Tensor] = {}
     about: dict[str, str] = {}
-    for name, outcome in found.outcomes.items():
+    for name, outcome in outcomes.items():
         largest = outcome.logits.amax(dim=1, keepdim=True)
         below = (outcome.logits - largest).clamp(min=torch.finfo(torch.float16).min)
         tensors[f"{name}/largest"] = largest.squeeze(1).contiguous()
         tensors[f"{name}/below"] = below.half()
         tensors[f"{name}/labels"] = outcome.labels.int()
         tensors |= {f"{name}/{_SCORE}{score}": values for score, values in outcome.scores.items()}
-        images = [item.image for item in found.images[name].items]
-        facts = {"place": len(about), "images": images, "class_names": list(found.names[name])}
+        paths = [item.image for item in images[name].items]
+        facts = {"place": len(about), "images": paths, "class_names": list(names[name])}
         about[name] = json.dumps(facts)
     path = predictions_path(folder, spec)
     data = save(tensors, metadata=about)

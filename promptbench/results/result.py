@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from promptbench.config import UsageError
 from promptbench.results.spec import Spec, expect, to_plain
@@ -73,6 +73,7 @@ class Result:
         commit: As `git_commit` gives it.
         created: ISO 8601, UTC.
         losses: Mean of each loss term, epoch by epoch.
+        path: The file that it was read from or written to; neither stored nor compared.
     """
 
     schema: int = SCHEMA
@@ -86,6 +87,7 @@ class Result:
     commit: str
     created: str
     losses: Sequence[Mapping[str, float]] = ()
+    path: ClassVar[Path | None] = None  # no field: set by those who read and write results
 
     def __post_init__(self) -> None:
         for name in ("conditions", "metrics", "notes", "diagnostics", "cost", "versions"):
@@ -122,6 +124,7 @@ def write_result(folder: Path | str, result: Result) -> Path:
         _write_json(path, to_plain(result))
     with contextlib.suppress(OSError):
         failure_path(folder, result.spec).unlink(missing_ok=True)
+    object.__setattr__(result, "path", path)
     return path
 
 
@@ -186,6 +189,7 @@ def read_result(path: Path | str, spec: Spec | None = None) -> Result:
         raise UsageError(f"{path} is not a valid promptbench result: {error}") from error
     if spec is not None and spec.digest != result.spec.digest:
         raise UsageError(f"{path} holds another run than its name says; move it away and run again.")
+    object.__setattr__(result, "path", Path(path))
     return result
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,25 +15,21 @@ from promptbench.config import UsageError, to_mapping, unknown
 from promptbench.data.selection import FILE, SAMPLERS
 from promptbench.method import Method, fit_to_backbone
 from promptbench.protocol import Plan, Protocol
-from promptbench.recipe import Recipe, Settings, find_preset, parse_label, resolve
+from promptbench.recipe import Recipe, Settings, resolve
 from promptbench.results.spec import Spec
-from promptbench.runs.request import Request, load_protocol, options_of, other_data
+from promptbench.runs.request import ChosenMethod, Request, options_of, other_data
 from promptbench.training.numerics import check_method
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its spec, what to train and evaluate, and the settings with their origins."""
+    """One run: its spec, what to train and evaluate, the settings with their origins, and who derives metrics."""
 
     spec: Spec
     plan: Plan
     method: type[Method]
     settings: Settings
-
-    @property
-    def protocol(self) -> Protocol:
-        """The protocol that derives metrics."""
-        return load_protocol(self.spec.protocol)
+    protocol: Protocol
 
 
 def plan_runs(request: Request) -> list[Run]:
@@ -43,74 +39,80 @@ def plan_runs(request: Request) -> list[Run]:
     once.
 
     Raises:
-        UsageError: On an unknown name, a value that does not fit, or a setting for a method that is not asked for.
+        UsageError: On a value that does not fit.
     """
-    methods = {label: registry.load("methods", parse_label(label)[0]) for label in request.methods}
-    check_assignments(request)
-    check_sampler(request)
-    asked = {label: variants(request, label) for label in methods}
     resolved: dict[tuple[object, ...], tuple[Settings, dict[str, Any]]] = {}  # the same for every seed
     runs: dict[str, Run] = {}
     for protocol in request.protocols:
-        for data_seed, train_seed in request.seeds:
-            for plan in load_protocol(protocol).plan(request.suite, data_seed):
-                for label, cls in methods.items():
-                    for index, variant in enumerate(asked[label]):
-                        others = tuple(evaluation.selection.dataset for evaluation in plan.evaluations)
-                        key = (protocol, label, index, plan.dataset, plan.train.shots, others)
-                        if key not in resolved:
-                            settings = settings_of(variant, protocol, plan, label, cls)
-                            resolved[key] = settings, facts_of(variant, protocol, plan, label, cls, settings)
-                        run = plan_run(variant, plan, label, cls, *resolved[key], (data_seed, train_seed))
-                        runs.setdefault(run.spec.name, run)
+        for seeds in request.seeds:
+            for plan in request.protocols[protocol].plan(request.suite, seeds[0]):
+                for run in runs_of(request, protocol, plan, seeds, resolved):
+                    runs.setdefault(run.spec.name, run)
     return list(runs.values())
 
 
-def variants(request: Request, label: str) -> list[Request]:
-    """The request with the settings of each variant of a method; itself where there is no grid."""
-    points = request.grid.get(label) or request.grid.get(parse_label(label)[0]) or [{}]
-    own = request.assignments.get(label, {})
-    return [replace(request, assignments={**request.assignments, label: {**own, **point}}) for point in points]
+def runs_of(
+    request: Request,
+    protocol: str,
+    plan: Plan,
+    seeds: tuple[int, int],
+    resolved: dict[tuple[object, ...], tuple[Settings, dict[str, Any]]],
+) -> Iterator[Run]:
+    """The runs of a plan, one for each variant of each method.
+
+    Args:
+        resolved: What was resolved for other seeds, and is noted here.
+    """
+    others = tuple(evaluation.selection.dataset for evaluation in plan.evaluations)
+    for chosen in request.methods:
+        for index, values in enumerate(chosen.variants):
+            key = (protocol, chosen.label, index, plan.dataset, plan.train.shots, others)
+            if key not in resolved:
+                settings = settings_of(request, protocol, plan, chosen, values)
+                resolved[key] = settings, facts_of(request, protocol, plan, chosen, settings)
+            yield plan_run(plan, chosen, request.protocols[protocol], *resolved[key], seeds)
 
 
-def settings_of(request: Request, protocol: str, plan: Plan, label: str, cls: type[Method]) -> Settings:
+def settings_of(
+    request: Request, protocol: str, plan: Plan, chosen: ChosenMethod, values: Mapping[str, Any]
+) -> Settings:
     """The settings of a run, resolved and fitted to the backbone.
+
+    Args:
+        values: What the call sets.
 
     Raises:
         UsageError: A value does not fit, or the method does not go with the precision.
     """
-    suite, (name, _) = request.suite, parse_label(label)
-    entry = suite.entry(plan.dataset)
+    suite = request.suite
     settings = resolve(
-        cls,
-        label,
-        protocol=load_protocol(protocol).recipes_of or protocol,
-        dataset=entry.dataset,
+        chosen.method,
+        chosen.label,
+        protocol=request.protocols[protocol].recipes_of or protocol,
+        dataset=suite.entry(plan.dataset).dataset,
         shots=plan.train.shots,
         suite=suite,
-        assignments={**request.assignments.get(name, {}), **request.assignments.get(label, {})},
+        assignments=values,
     )
     settings = fit_settings(settings, suite.backbone)
-    check_method(request.precision, label, cls)
+    check_method(request.precision, chosen.label, chosen.method)
     return settings
 
 
-def facts_of(
-    request: Request, protocol: str, plan: Plan, label: str, cls: type[Method], settings: Settings
-) -> dict[str, Any]:
+def facts_of(request: Request, protocol: str, plan: Plan, chosen: ChosenMethod, settings: Settings) -> dict[str, Any]:
     """The fields of a spec that are the same for every seed."""
-    suite, (name, preset) = request.suite, parse_label(label)
+    suite = request.suite
     entry = suite.entry(plan.dataset)
     return {
         "suite": suite.name,
         "protocol": protocol,
         "dataset": plan.dataset,
-        "method": name,
-        "preset": preset,
-        "plugin": registry.source_digest("methods", name),
+        "method": chosen.name,
+        "preset": chosen.preset,
+        "plugin": registry.source_digest("methods", chosen.name),
         "config": to_mapping(settings.config),
         "recipe": decisive(settings.recipe),
-        "shots": plan.train.shots if cls.sees_images() else 0,
+        "shots": plan.train.shots if chosen.method.sees_images() else 0,
         "backbone": suite.backbone,
         "precision": request.precision,
         "threads": suite.threads or available_cores(),
@@ -123,20 +125,18 @@ def facts_of(
 
 
 def plan_run(
-    request: Request,
     plan: Plan,
-    label: str,
-    cls: type[Method],
+    chosen: ChosenMethod,
+    protocol: Protocol,
     settings: Settings,
     facts: Mapping[str, Any],
     seeds: tuple[int, int],
 ) -> Run:
     """One run with the settings of `settings_of` and what `facts_of` made of them."""
-    name, preset = parse_label(label)
-    sampler = request.sampler or (find_preset(cls, name, preset).sampler if preset else "") or "coop"
-    plan = with_sampler(plan, sampler, seeds[0])
-    sampler = named_sampler(plan.train.sampler) if cls.sees_images() else "coop"
-    return Run(Spec(**facts, sampler=sampler, data_seed=seeds[0], train_seed=seeds[1]), plan, cls, settings)
+    plan = with_sampler(plan, chosen.sampler, seeds[0])
+    sampler = named_sampler(plan.train.sampler) if chosen.method.sees_images() else "coop"
+    spec = Spec(**facts, sampler=sampler, data_seed=seeds[0], train_seed=seeds[1])
+    return Run(spec, plan, chosen.method, settings, protocol)
 
 
 def with_sampler(plan: Plan, sampler: str, seed: int) -> Plan:
@@ -156,13 +156,6 @@ def with_sampler(plan: Plan, sampler: str, seed: int) -> Plan:
     elif sampler not in SAMPLERS:
         raise UsageError(f"{unknown('sampler', sampler, SAMPLERS)} A stored sample is file:PATH.")
     return replace(plan, train=replace(plan.train, sampler=sampler))
-
-
-def check_sampler(request: Request) -> None:
-    """Raise a UsageError where one stored sample would stand for several seeds."""
-    seeds = {data_seed for data_seed, _ in request.seeds}
-    if request.sampler.startswith(FILE) and len(seeds) > 1 and "{seed}" not in request.sampler:
-        raise UsageError(f"--sampler {request.sampler}: write {{seed}} in the path, or give one seed or --data-seed.")
 
 
 def named_sampler(sampler: str) -> str:
@@ -192,16 +185,6 @@ def decisive(recipe: Recipe | None) -> dict[str, Any]:
     values = {} if recipe is None else to_mapping(recipe)
     prose = ("source", "overrides", "epochs_at") + (() if values.get("train_views") else ("train_views",))
     return {name: value for name, value in values.items() if name not in prose}
-
-
-def check_assignments(request: Request) -> None:
-    """Raise a UsageError where a setting names a method that does not run."""
-    running = {*request.methods, *(parse_label(label)[0] for label in request.methods)}
-    known = running | {entry.name for entry in request.suite.entries()}
-    for flag, named in (("--set", request.assignments), ("--grid", request.grid)):
-        for name in named:
-            if name not in running:
-                raise UsageError(f"{flag} {name}.…: {unknown('method or dataset of this call', name, known)}")
 
 
 def available_cores() -> int:

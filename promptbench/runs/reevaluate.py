@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from promptbench import registry
 from promptbench.config import UsageError, build
 from promptbench.data.selection import FILE
-from promptbench.protocol import Plan
+from promptbench.protocol import Plan, Protocol
 from promptbench.recipe import Recipe, Settings
 from promptbench.results.result import Result
 from promptbench.results.spec import Spec
 from promptbench.runs.plan import Run
-from promptbench.runs.request import load_protocol, other_data
+from promptbench.runs.request import other_data
 from promptbench.suite import DatasetEntry, Suite
 
 
-def evaluations_of(result: Result, protocols: Sequence[str], suite: Suite) -> list[Run]:
+def evaluations_of(result: Result, protocols: Mapping[str, Protocol], suite: Suite) -> list[Run]:
     """The evaluations of other protocols for what a run trained: its images, its settings, its seeds.
 
     `suite` comes from `suite_of`. An author's recipe of the run's own protocol is only transferred to another.
@@ -34,10 +34,11 @@ def evaluations_of(result: Result, protocols: Sequence[str], suite: Suite) -> li
     recipe = build(Recipe, spec.recipe, result.name) if spec.recipe else None
     provenance = dict(result.conditions.get("provenance", {}))
     settings = Settings(build(method.Config, spec.config, result.name), recipe, provenance, frozenset())
-    train = replace(plan_for(suite, origin, spec).train, sampler=spec.sampler)
+    trained: Protocol = protocols[origin] if origin in protocols else registry.load("protocols", origin)()
+    train = replace(plan_for(suite, trained, spec).train, sampler=spec.sampler)
     runs = []
-    for protocol in protocols:
-        plan = plan_for(suite, protocol, spec)
+    for protocol, evaluated in protocols.items():
+        plan = plan_for(suite, evaluated, spec)
         other = replace(
             spec,
             suite=suite.name,
@@ -46,7 +47,7 @@ def evaluations_of(result: Result, protocols: Sequence[str], suite: Suite) -> li
             evaluated=other_data(suite, plan),
             trained_by=origin if method.sees_images() and train != replace(plan.train, sampler=spec.sampler) else "",
         )
-        runs.append(Run(other, replace(plan, train=train), method, settings))
+        runs.append(Run(other, replace(plan, train=train), method, settings, evaluated))
     return runs
 
 
@@ -59,10 +60,9 @@ def suite_of(suite: Suite, spec: Spec) -> Suite:
     return replace(suite.with_entry(entry), backbone=spec.backbone, shots=shots, few_shots=(shots,))
 
 
-def plan_for(suite: Suite, protocol: str, spec: Spec) -> Plan:
+def plan_for(suite: Suite, protocol: Protocol, spec: Spec) -> Plan:
     """What a protocol trains on and evaluates with the dataset of a run."""
-    one = load_protocol(protocol)
-    (plan,) = one.plan(suite.with_datasets(one.role, [spec.dataset]), spec.data_seed)
+    (plan,) = protocol.plan(suite.with_datasets(protocol.role, [spec.dataset]), spec.data_seed)
     return plan
 
 

@@ -2,52 +2,251 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from promptbench import registry
-from promptbench.config import UsageError, build, to_mapping
+from promptbench.config import UsageError, build, shown, to_mapping, unknown
+from promptbench.data.sampling import SAMPLERS
+from promptbench.data.selection import FILE
 from promptbench.protocol import Plan, Protocol
-from promptbench.suite import DatasetEntry, Suite
+from promptbench.recipe import find_preset, parse_label
+from promptbench.suite import DatasetEntry, Suite, load_suite
+from promptbench.training.numerics import check_device, resolve_device
+
+if TYPE_CHECKING:
+    from promptbench.method import Method
+
+PROTOCOL = "base2new"  # where none is named
+SAMPLER = "coop"  # where neither the call nor a preset names one
+
+Values = Mapping[str, Any]  # field of a Config or a Recipe to its value
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenMethod:
+    """A method of a call.
+
+    Attributes:
+        label: As it was asked for: `coop`, or `coop@200` with a preset.
+        name: The plugin's.
+        preset: Its preset's; "" for none.
+        method: Its class.
+        sampler: Of its training images: that of the call, else the preset's, else CoOp's.
+        variants: The settings of each of its variants; one without a grid.
+        varied: The fields that the grid varies.
+    """
+
+    label: str
+    name: str
+    preset: str
+    method: type[Method]
+    sampler: str
+    variants: tuple[Values, ...]
+    varied: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the command line asks for.
+    """What is asked for, ready to be planned; `Request.of` makes one.
 
     Attributes:
-        suite: With datasets, shots and backbone already replaced where the command line names others.
-        methods: Labels, in the order that tables show them.
-        protocols: Names.
+        suite: With datasets, shots, backbone and threads replaced where others are asked for.
+        methods: In the order that tables show them.
+        protocols: By name.
         seeds: (data seed, training seed) pairs.
-        assignments: Method or label -> field -> value.
-        grid: Method or label -> the settings of each of its variants; each runs.
-        sampler: The few-shot sampler, or `file:PATH`, which may hold {dataset}, {shots} and {seed}; "" for a preset's
-            own or `coop`.
         precision: One of `numerics.PRECISIONS`.
         device: `cpu`, `cuda` or `cuda:N`.
         deterministic: Whether torch is held to algorithms that always give the same bits.
-        flags: What the command line chose itself, such as `shots`, for whoever asks where a value came from.
+        flags: The arguments that were given, such as `shots`, for whoever asks where a value came from.
+        asked: The arguments that `Request.of` makes an equal request from, also in another process: plain values.
     """
 
     suite: Suite
-    methods: tuple[str, ...]
-    protocols: tuple[str, ...]
+    methods: tuple[ChosenMethod, ...]
+    protocols: Mapping[str, Protocol]
     seeds: tuple[tuple[int, int], ...]
-    assignments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    grid: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-    sampler: str = ""
-    precision: str = "32"
-    device: str = "cpu"
-    deterministic: bool = False
-    flags: frozenset[str] = frozenset()
+    precision: str
+    device: str
+    deterministic: bool
+    flags: frozenset[str]
+    asked: Mapping[str, Any]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The methods as they were asked for."""
+        return tuple(chosen.label for chosen in self.methods)
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        methods: str | Sequence[str] = (),
+        protocol: str | Sequence[str] = (),
+        suite: str | Path | Suite = "mini",
+        datasets: str | Sequence[str] = (),
+        seeds: int | Sequence[int] = (),
+        data_seed: int | None = None,
+        train_seed: int | None = None,
+        shots: int | Sequence[int] = (),
+        sampler: str = "",
+        settings: Values | None = None,
+        grid: Mapping[str, Sequence[Any]] | None = None,
+        train_views: int | None = None,
+        backbone: str | None = None,
+        threads: int | None = None,
+        device: str = "auto",
+        precision: str = "32",
+        deterministic: bool = False,
+        companions: bool = True,
+        elsewhere: bool = False,
+    ) -> Request:
+        """The request that these words and numbers make.
+
+        Args:
+            methods: Names, `name@preset`, or `all`; without any the suite's line-up.
+            protocol: One or several, or `all` of those whose role the suite has; `base2new` without any.
+            suite: A name, the path of a YAML file, or a suite.
+            datasets: In the place of the suite's: names, or `folder:PATH`.
+            seeds: Different integers; the suite's without any.
+            data_seed: Draws the few-shot sample, whatever the seeds.
+            train_seed: Draws initial values and order, whatever the seeds.
+            shots: Training images per class; several for protocols that compare them.
+            sampler: `coop`, `stratified`, or `file:PATH` of a stored sample, which may hold {dataset}, {shots} and
+                {seed}; "" for a preset's own or CoOp's.
+            settings: `method.field` or `dataset.field` to a value.
+            grid: `method.field` to values; a method runs with every combination.
+            train_views: Random views of a training image, drawn once; None for a new one every epoch.
+            backbone: `mini`, or `ARCHITECTURE:TAG_OR_FILE`; the suite's if none.
+            threads: CPU threads of a run; the suite's if none.
+            device: `cpu`, `cuda`, `cuda:N`, or `auto`.
+            precision: One of `numerics.PRECISIONS`.
+            deterministic: Whether torch is held to algorithms that always give the same bits.
+            companions: Whether the suite's companions run too.
+            elsewhere: Whether other machines do the runs, which may have a GPU where this one has none.
+
+        Raises:
+            UsageError: On an unknown name, or a value out of its range.
+        """
+        asked = {name: value for name, value in locals().items() if name != "cls"}
+        flags = {name for name in ASKED_FOR if asked[name] not in (None, (), [], "", OF_DEFAULT.get(name))}
+        device = device_for(device, precision, elsewhere)
+        suite = suite if isinstance(suite, Suite) else load_suite(suite)
+        asked |= {"suite": suite, "device": device}
+        protocols = protocols_of(suite, listed(protocol) or (PROTOCOL,))
+        changes: dict[str, Any] = {"backbone": backbone, "threads": threads}
+        suite = replace(suite, **{name: value for name, value in changes.items() if value is not None})
+        suite = replace(suite, **shots_of(listed(shots), protocols))
+        for one in protocols.values() if datasets else ():
+            suite = suite.with_datasets(one.role, listed(datasets))
+        suite, assignments = assign(suite, settings or {})
+        wanted = labels(suite if companions else replace(suite, companions=()), listed(methods))
+        assignments |= views_of(assignments, wanted, train_views)
+        points = grid_of(grid or {})
+        pairs = seed_pairs(listed(seeds) or suite.seeds, data_seed, train_seed)
+        loaded = {label: registry.load("methods", parse_label(label)[0]) for label in wanted}
+        check_assignments(suite, loaded, {"--set": assignments, "--grid": points})
+        check_sampler(sampler, pairs)
+        return cls(
+            suite=suite,
+            methods=tuple(chosen(label, of, sampler, assignments, points) for label, of in loaded.items()),
+            protocols=protocols,
+            seeds=pairs,
+            precision=precision,
+            device=device,
+            deterministic=deterministic,
+            flags=frozenset({"datasets": "dataset"}.get(name, name) for name in flags),
+            asked=asked,
+        )
 
 
-def load_protocol(name: str) -> Protocol:
-    """An instance of the protocol of that name."""
-    protocol: Protocol = registry.load("protocols", name)()
-    return protocol
+ASKED_FOR = (
+    *("protocol", "suite", "datasets", "seeds", "shots", "backbone", "threads", "device", "sampler", "precision"),
+    "deterministic",
+)
+OF_DEFAULT = {"suite": "mini", "device": "auto", "precision": "32", "deterministic": False}
+
+
+def listed(given: Any) -> tuple[Any, ...]:
+    """One value, or several, as several."""
+    return (given,) if isinstance(given, (str, int)) else tuple(given)
+
+
+def device_for(wanted: str, precision: str, elsewhere: bool) -> str:
+    """`cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        UsageError: There is no such device, it cannot train in that precision, or it names one of the GPUs of this
+            machine for runs that others do.
+    """
+    if elsewhere and wanted.startswith("cuda"):
+        if wanted != "cuda":
+            raise UsageError(f"--device {wanted}: with --executor, the nodes choose the GPU; say --device cuda.")
+        device = wanted
+    else:
+        device = resolve_device(wanted)
+    check_device(precision, device)
+    return device
+
+
+def protocols_of(suite: Suite, words: Iterable[str]) -> dict[str, Protocol]:
+    """The protocols named, each once; `all` stands for those whose role the suite has."""
+    names: list[str] = []
+    for word in words:
+        had = [name for name in registry.names("protocols") if registry.load("protocols", name).role in suite.roles]
+        names += had if word == "all" else [word]
+    return {name: registry.load("protocols", name)() for name in dict.fromkeys(names)}
+
+
+def shots_of(shots: Sequence[int], protocols: Mapping[str, Protocol]) -> dict[str, Any]:
+    """The fields of a suite that `--shots` replaces.
+
+    Raises:
+        UsageError: Several are given, and a protocol trains with one number of shots.
+    """
+    if not shots:
+        return {}
+    single = [name for name, protocol in protocols.items() if not protocol.several_shots]
+    if len(shots) > 1 and single:
+        raise UsageError(f"--shots takes one number for the protocol {single[0]}, not {' '.join(map(str, shots))}.")
+    return {"few_shots": tuple(shots), "shots": shots[0]}
+
+
+def assign(suite: Suite, settings: Values) -> tuple[Suite, dict[str, dict[str, Any]]]:
+    """Settings by method; those that name a dataset of the suite change that dataset's options.
+
+    Raises:
+        UsageError: A name is not `method.field`.
+    """
+    by_method: dict[str, dict[str, Any]] = {}
+    datasets = {entry.name for entry in suite.entries()}
+    for path, value in settings.items():
+        owner, name = split_name(path) or ("", "")
+        if not owner:
+            raise UsageError(f"--set {path}={shown(value)}: write method.field=value, for instance coop.n_ctx=4.")
+        if owner in datasets:
+            suite = with_option(suite, owner, name, value)
+        else:
+            by_method.setdefault(owner, {})[name] = value
+    return suite, by_method
+
+
+def split_name(path: str) -> tuple[str, str] | None:
+    """`maple.depth` as `("maple", "depth")`; None where it has another number of parts."""
+    parts = tuple(part.strip() for part in path.split("."))
+    return (parts[0], parts[1]) if len(parts) == 2 and all(parts) else None
+
+
+def with_option(suite: Suite, dataset: str, name: str, value: Any) -> Suite:
+    """The suite with another option of one of its datasets, in every role."""
+
+    def changed(entry: DatasetEntry) -> DatasetEntry:
+        return replace(entry, options={**entry.options, name: value}) if entry.name == dataset else entry
+
+    return replace(suite, roles={role: tuple(map(changed, entries)) for role, entries in suite.roles.items()})
 
 
 def labels(suite: Suite, asked: Sequence[str]) -> tuple[str, ...]:
@@ -61,8 +260,97 @@ def labels(suite: Suite, asked: Sequence[str]) -> tuple[str, ...]:
     asked = asked or suite.lineup
     if not asked:
         raise UsageError(f"Name methods with --method; the suite {suite.name} has no line-up of its own.")
-    chosen = [label for word in asked for label in (registry.names("methods") if word == "all" else (word,))]
-    return tuple(dict.fromkeys([*suite.companions, *chosen]))
+    found = list(suite.companions)
+    for word in asked:
+        found += registry.names("methods") if word == "all" else (word,)
+    return tuple(dict.fromkeys(found))
+
+
+def views_of(assignments: Mapping[str, Values], methods: Iterable[str], views: int | None) -> dict[str, dict[str, Any]]:
+    """The assignments of every method that trains, with so many views; its own `--set` goes first."""
+    names = dict.fromkeys(parse_label(label)[0] for label in methods) if views else {}
+    trained = [name for name in names if registry.load("methods", name).trains]
+    return {name: {"train_views": views, **assignments.get(name, {})} for name in trained}
+
+
+def grid_of(grid: Mapping[str, Sequence[Any]]) -> dict[str, list[dict[str, Any]]]:
+    """`{"maple.depth": [1, 3], "maple.n_ctx": [2, 4]}` as every combination, by method.
+
+    Raises:
+        UsageError: A name is not `method.field`, or has no values.
+    """
+    values: dict[str, dict[str, Sequence[Any]]] = {}
+    for path, given in grid.items():
+        owner, name = split_name(path) or ("", "")
+        if not owner or not isinstance(given, (list, tuple)) or not given:
+            text = f"{path}={shown(given)}"
+            raise UsageError(f"--grid {text}: write method.field=value,value, for instance maple.depth=1,3,6.")
+        values.setdefault(owner, {})[name] = given
+    return {
+        method: [dict(zip(fields, point, strict=True)) for point in itertools.product(*fields.values())]
+        for method, fields in values.items()
+    }
+
+
+def seed_pairs(seeds: Sequence[int], data: int | None, train: int | None) -> tuple[tuple[int, int], ...]:
+    """(data seed, training seed) of each run; a seed given on its own stays fixed."""
+    if len(set(seeds)) < len(seeds):
+        raise UsageError(f"--seeds takes different integers, not {' '.join(map(str, seeds))}.")
+    return tuple(dict.fromkeys((seed if data is None else data, seed if train is None else train) for seed in seeds))
+
+
+def check_assignments(suite: Suite, wanted: Iterable[str], given: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise a UsageError where a setting names a method that does not run.
+
+    Args:
+        wanted: The methods that run.
+        given: Flag to what it sets, by method or label.
+    """
+    running: set[str] = set()
+    for label in wanted:
+        running |= {label, parse_label(label)[0]}
+    known = running | {entry.name for entry in suite.entries()}
+    for flag, named in given.items():
+        for name in named:
+            if name not in running:
+                raise UsageError(f"{flag} {name}.…: {unknown('method or dataset of this call', name, known)}")
+
+
+def check_sampler(sampler: str, seeds: Iterable[tuple[int, int]]) -> None:
+    """Raise a UsageError where there is no such sampler, or one stored sample would stand for several seeds."""
+    data_seeds = {data_seed for data_seed, _ in seeds}
+    if sampler.startswith(FILE):
+        if len(data_seeds) > 1 and "{seed}" not in sampler:
+            raise UsageError(f"--sampler {sampler}: write {{seed}} in the path, or give one seed or --data-seed.")
+    elif sampler and sampler not in SAMPLERS:
+        raise UsageError(f"{unknown('sampler', sampler, SAMPLERS)} A stored sample is file:PATH.")
+
+
+def chosen(
+    label: str,
+    method: type[Method],
+    sampler: str,
+    assignments: Mapping[str, Values],
+    grid: Mapping[str, Sequence[Values]],
+) -> ChosenMethod:
+    """A method with the settings of each of its variants; what is set of a preset goes before what is of its method.
+
+    Raises:
+        UsageError: The method has no such preset.
+    """
+    name, preset = parse_label(label)
+    own = find_preset(method, name, preset).sampler if preset else ""
+    settings = {**assignments.get(name, {}), **assignments.get(label, {})}
+    points = grid.get(label) or grid.get(name) or [{}]
+    return ChosenMethod(
+        label=label,
+        name=name,
+        preset=preset,
+        method=method,
+        sampler=sampler or own or SAMPLER,
+        variants=tuple({**settings, **point} for point in points),
+        varied=tuple(points[0]),
+    )
 
 
 def other_data(suite: Suite, plan: Plan) -> dict[str, Any]:

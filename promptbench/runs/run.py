@@ -33,7 +33,7 @@ def execute(session: Session, run: Run, work: Work) -> Result:
     seconds = time.perf_counter() - began
     metrics, notes = run.protocol.measure(found.outcomes, run.plan)
     if session.save_predictions:
-        save_predictions(session.output, spec, found)
+        save_predictions(session.output, spec, found.outcomes, found.images, found.names)
     result = Result(
         spec=spec,
         conditions={

@@ -1,11 +1,11 @@
-"""What the runs of one call share."""
+"""Where the runs of a call read and write, and what they share."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.load import load_backbone
@@ -14,14 +14,15 @@ from promptbench.results.result import find, predictions_path
 from promptbench.results.spec import Spec
 from promptbench.suite import Suite
 
+Same = TypeVar("Same", bound="Session")
 
-@dataclass
-class Session:
-    """The backbone, the opened datasets and the output folder of one call.
+
+@dataclass(frozen=True)
+class Place:
+    """Where runs read and write, on which device, and what they keep; other processes and machines are told it.
 
     Attributes:
-        suite: Names the backbone and the datasets.
-        output: Where results and learned tensors go.
+        output: The folder that results and learned tensors go to.
         roots: Data roots; only read.
         device: `cpu`, `cuda` or `cuda:N`.
         save_predictions: Whether each run keeps its scores of every image.
@@ -30,7 +31,6 @@ class Session:
         loggers: Names in `loggers.LOGGERS` that watch each run.
     """
 
-    suite: Suite
     output: Path
     roots: tuple[Path, ...] = ()
     device: str = "cpu"
@@ -38,8 +38,76 @@ class Session:
     may_train: bool = True
     skip_unreadable: bool = False
     loggers: tuple[str, ...] = ()
-    _datasets: dict[str, Dataset] = field(default_factory=dict)
-    found: dict[Any, Any] = field(default_factory=dict, repr=False)  # what was looked up of runs; see `identity`
+
+    def absolute(self) -> Place:
+        """The same for a process that may be in another folder; what is said here names the folder as it was given."""
+        return replace(self, output=self.output.absolute())
+
+    def is_finished(self, spec: Spec) -> bool:
+        """Whether the result of a run is there, and its predictions where they are wanted."""
+        if find(self.output, spec) is None:
+            return False
+        return not self.save_predictions or predictions_path(self.output, spec).exists()
+
+
+class Session:
+    """The backbone and the opened datasets of this process; another process opens its own.
+
+    Args:
+        place: Where runs read and write.
+        suite: Names the backbone and the datasets.
+    """
+
+    def __init__(self, place: Place, suite: Suite) -> None:
+        self.place, self.suite = place, suite
+        self._datasets: dict[str, Dataset] = {}
+        self.found: dict[Any, Any] = {}  # what was looked up of runs; see `identity`
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("A Session is of one process; hand over its place and its suite.")
+
+    def at(self: Same, **changes: Any) -> Same:
+        """A session at another place, with nothing opened yet.
+
+        Args:
+            changes: Fields of the place.
+        """
+        return type(self)(replace(self.place, **changes), self.suite)
+
+    @property
+    def output(self) -> Path:
+        """The folder that results and learned tensors go to."""
+        return self.place.output
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """Data roots."""
+        return self.place.roots
+
+    @property
+    def device(self) -> str:
+        """`cpu`, `cuda` or `cuda:N`."""
+        return self.place.device
+
+    @property
+    def save_predictions(self) -> bool:
+        """Whether each run keeps its scores of every image."""
+        return self.place.save_predictions
+
+    @property
+    def may_train(self) -> bool:
+        """Whether a training that is not stored is made."""
+        return self.place.may_train
+
+    @property
+    def skip_unreadable(self) -> bool:
+        """Whether images that cannot be read are left out."""
+        return self.place.skip_unreadable
+
+    @property
+    def loggers(self) -> tuple[str, ...]:
+        """Who watches each run."""
+        return self.place.loggers
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -47,11 +115,14 @@ class Session:
         backbone: Backbone = load_backbone(self.suite.backbone).to(self.device)
         return backbone
 
+    def close(self) -> None:
+        """Let go of what is opened; it is opened again where somebody asks for it."""
+        vars(self).pop("backbone", None)
+        self._datasets.clear()
+
     def is_finished(self, spec: Spec) -> bool:
         """Whether the result of a run is there, and its predictions where they are wanted."""
-        if find(self.output, spec) is None:
-            return False
-        return not self.save_predictions or predictions_path(self.output, spec).exists()
+        return self.place.is_finished(spec)
 
     def dataset(self, name: str) -> Dataset:
         """A dataset of the suite, opened once."""

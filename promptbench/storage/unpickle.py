@@ -17,13 +17,14 @@ import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from promptbench.config import UsageError
-from promptbench.data.splits import Item
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Entry = TypeVar("Entry")
 
 LARGEST_FILE = 512 * 2**20
 """Bytes of a list of images; ImageNet's has about 150 million."""
@@ -198,10 +199,13 @@ _STEPS = {
 # CoOp's lists of images -----------------------------------------------------------------------------------------------
 
 
-def coop_lists(path: Path) -> dict[str, list[Item]]:
+def coop_lists(path: Path, entry: Callable[[str, int, str], Entry]) -> dict[str, list[Entry]]:
     """The lists of a file that CoOp has written, by name, with the paths of the machine that wrote it.
 
     Any pickle protocol from 2 on, which is all that CoOp writes.
+
+    Args:
+        entry: Makes an entry of a list of an image's path, its class from 0, and the name of that class.
 
     Raises:
         UsageError: The file cannot be read, is larger than 512 MB, is damaged or holds anything else.
@@ -211,7 +215,8 @@ def coop_lists(path: Path) -> dict[str, list[Item]]:
             data = file.read(LARGEST_FILE + 1)
         if len(data) > LARGEST_FILE:
             raise _Refused(f"it is larger than {LARGEST_FILE // 2**20} MB")
-        return _lists(_Machine(data, _coop_name, strict=True, most_steps=_MOST_STEPS).run())
+        content = _Machine(data, _coop_name, strict=True, most_steps=_MOST_STEPS).run()
+        return {name: [entry(*datum.facts) for datum in datums] for name, datums in _lists(content).items()}
     except OSError as error:
         raise UsageError(f"Cannot read {path}: {error.strerror}.") from error
     except Exception as error:  # a damaged or hostile file may fail in any way, and it is the file's fault each time
@@ -221,7 +226,7 @@ def coop_lists(path: Path) -> dict[str, list[Item]]:
         ) from error
 
 
-def _lists(content: object) -> dict[str, list[Item]]:
+def _lists(content: object) -> dict[str, list[_Datum]]:
     if not isinstance(content, dict) or not content:
         raise _Refused('it is no dictionary with "train"')
     for name, datums in content.items():
@@ -229,21 +234,21 @@ def _lists(content: object) -> dict[str, list[Item]]:
             raise _Refused(f"its {name[:60]!r} is no list")
         if not set(map(type, datums)) <= {_Datum}:
             raise _Refused("it has a list of something else than Datum")
-    return {name: [datum.item for datum in datums] for name, datums in content.items()}
+    return content
 
 
 class _Datum:
-    """Stands for `dassl.data.datasets.base_dataset.Datum`; `item` comes with its attributes."""
+    """Stands for `dassl.data.datasets.base_dataset.Datum`; `facts` come with its attributes."""
 
-    __slots__ = ("item",)
-    item: Item
+    __slots__ = ("facts",)
+    facts: tuple[str, int, str]
 
     def fill(self, state: dict[str, Any]) -> None:
         """Takes the attributes of a `Datum`, and empties them: the machine's memo keeps the dictionary."""
         image, label, class_name = state.get("_impath"), state.get("_label"), state.get("_classname")
         if type(image) is not str or type(label) is not int or type(class_name) is not str:
             raise _Refused("a Datum lacks its path, its integer label or its class name")
-        self.item = Item(image, label, class_name)
+        self.facts = (image, label, class_name)
         state.clear()
 
 

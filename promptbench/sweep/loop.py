@@ -17,26 +17,22 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from promptbench import registry
 from promptbench.config import UsageError
 from promptbench.results.result import Result, failure_path, write_failure
-from promptbench.runs.listener import Busy, Listener, Work
+from promptbench.runs.listener import Busy, Listener, Silent, Standing, Work
 from promptbench.runs.loggers import tracked
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.request import Request
-from promptbench.runs.session import Session
+from promptbench.runs.session import Place, Session
 from promptbench.storage.atomic import remove_drafts, write_atomically
 from promptbench.storage.claims import CLAIMS, Claim, Claims, now
-from promptbench.sweep.status import Standing, standing_of
+from promptbench.sweep.status import standing_of
 from promptbench.training.fit import TrainingDiverged
-
-if TYPE_CHECKING:
-    from promptbench.cli.progress import Overview
-    from promptbench.sweep.status import Standing
 
 LOOK_AGAIN = 1.0  # seconds between looks at runs that others do
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # only writing fails so
@@ -178,38 +174,39 @@ def place_of(run: Run, error: Exception) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is told.
+    """What a worker is told: plain values, from which it builds its own request and session.
 
     Attributes:
-        request: What was asked for.
-        session: What the runs share; the worker opens datasets and backbone itself.
+        asked: What `Request.of` is given.
+        place: Where the runs read and write.
         names: Of the runs to do, in order.
         known: The failures that are to be tried again, as `failures_on_record` gives them.
         plugins: Files with methods, datasets or protocols.
     """
 
-    request: Request
-    session: Session
+    asked: Mapping[str, Any]
+    place: Place
     names: tuple[str, ...]
     known: Mapping[str, int]
     plugins: tuple[Path, ...]
 
-    def runs(self) -> list[Run]:
-        """The runs, planned here.
+    def open(self) -> tuple[Session, list[Run]]:
+        """A session of this process, and the runs, planned here.
 
         Raises:
             UsageError: One of them comes out otherwise here.
         """
         for path in self.plugins:
             registry.add_file(path)
-        planned = {run.spec.name: run for run in plan_runs(self.request)}
+        request = Request.of(**self.asked)
+        planned = {run.spec.name: run for run in plan_runs(request)}
         missing = [name for name in self.names if name not in planned]
         if missing:
             raise UsageError(
                 f"The run {missing[0]} comes out otherwise on {socket.gethostname()} than where the call is; install "
                 "the same promptbench and plugins there."
             )
-        return [planned[name] for name in self.names]
+        return Session(self.place, request.suite), [planned[name] for name in self.names]
 
 
 class Sweep:
@@ -223,9 +220,9 @@ class Sweep:
     """
 
     def __init__(self, job: Job, runs: Sequence[Run], jobs: int | None = None, per_gpu: int = 1) -> None:
-        self.job, self.jobs, self.per_gpu = replace(job, session=replace(job.session, _datasets={})), jobs, per_gpu
+        self.job, self.jobs, self.per_gpu = job, jobs, per_gpu
         self.runs = {run.spec.name: run for run in runs}
-        self.output = job.session.output
+        self.output = job.place.output
         self.deaths: Counter[str] = Counter()
 
     def at_once(self, most: int) -> int:
@@ -240,22 +237,22 @@ class Sweep:
         """The runs with neither a result nor a failure of this call."""
         failed = self.failed()
         return [
-            name for name, run in self.runs.items() if name not in failed and not self.job.session.is_finished(run.spec)
+            name for name, run in self.runs.items() if name not in failed and not self.job.place.is_finished(run.spec)
         ]
 
     def settled(self, standing: Standing) -> bool:
         """Whether no run is left, as far as a look at names tells; False where each has more than a result to write."""
         left = self.runs.keys() - standing.done
-        return not self.job.session.save_predictions and left.issubset(self.failed() if left else ())
+        return not self.job.place.save_predictions and left.issubset(self.failed() if left else ())
 
     def failed(self) -> list[str]:
         """The runs that failed in this call."""
-        session, known = self.job.session, self.job.known
-        now = failures_on_record(session.output, self.runs.values())
+        place, known = self.job.place, self.job.known
+        now = failures_on_record(place.output, self.runs.values())
         return [
             name
             for name, when in now.items()
-            if known.get(name) != when and not session.is_finished(self.runs[name].spec)
+            if known.get(name) != when and not place.is_finished(self.runs[name].spec)
         ]
 
     def died(self, name: str, how: str, words: str) -> None:
@@ -281,7 +278,7 @@ class Sweep:
                     write_failure(self.output, run.spec, reason=reason, traceback=words, where=where)
 
 
-def carry_out(sweep: Sweep, executor: Executor, overview: Overview) -> int:
+def carry_out(sweep: Sweep, executor: Executor, listener: Listener) -> int:
     """Do the runs of a sweep; returns how many failed.
 
     Raises:
@@ -289,8 +286,8 @@ def carry_out(sweep: Sweep, executor: Executor, overview: Overview) -> int:
     """
     with contextlib.closing(executor.execute(sweep)) as looks:  # type: ignore[type-var]  # a generator
         for standing in looks:
-            overview.update(standing)
-    overview.update(sweep.standing())
+            listener.stands(standing)
+    listener.stands(sweep.standing())
     left = sweep.unfinished()
     if left:
         raise UsageError(
@@ -303,20 +300,6 @@ def carry_out(sweep: Sweep, executor: Executor, overview: Overview) -> int:
 def ended_with(code: int) -> str:
     """How a process ended, by its exit code."""
     return f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-
-
-class Silent:
-    """A listener that says nothing: others see the files."""
-
-    def started(self, run: Run) -> None: ...
-
-    def step(self, done: int, total: int, loss: float) -> None: ...
-
-    def finished(self, run: Run, result: Any) -> None: ...
-
-    def failed(self, run: Run, reason: str) -> None: ...
-
-    def elsewhere(self, run: Run) -> None: ...
 
 
 class Noting(Silent):

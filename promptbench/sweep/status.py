@@ -9,32 +9,13 @@ from __future__ import annotations
 import math
 import os
 import time
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from promptbench.runs.listener import Standing
 from promptbench.storage.claims import CLAIMS, Holder, holders
 
 SHOWN = 20  # failures in full
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How the runs of a folder stand.
-
-    Attributes:
-        done: Names of the runs that have a result.
-        failed: Name to the file that says why.
-        running: Who is at which run, those that began first in front.
-        waiting: Names of those that calls under way have still to do.
-        seconds_left: Until these calls are through, if the rest goes as what they did so far; None where nobody knows.
-    """
-
-    done: frozenset[str]
-    failed: dict[str, Path]
-    running: tuple[Holder, ...]
-    waiting: frozenset[str]
-    seconds_left: float | None
 
 
 def standing_of(output: Path) -> Standing:

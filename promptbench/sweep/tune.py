@@ -14,14 +14,12 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, cast
 
-from promptbench import registry
-from promptbench.cli.text import columns
-from promptbench.config import UsageError, parse_assignment, shown
+from promptbench.config import UsageError, parse_assignment
 from promptbench.data.dataset import Dataset, Item
 from promptbench.metrics.classification import harmonic_mean
 from promptbench.protocol import Evaluation, Plan
 from promptbench.results.result import find, read_result
-from promptbench.runs.listener import Listener
+from promptbench.runs.listener import Listener, listening
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.request import Request
 from promptbench.runs.session import Session
@@ -100,19 +98,25 @@ def tune(
     """
     if len(request.methods) != 1 or len(request.protocols) != 1:
         raise UsageError("Tuning takes one method and one protocol at a time.")
-    (label,) = request.methods
     grid = grid or default_grid(plan_runs(request)[0])
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     trials = []
-    for point in points:
-        assignments = {**request.assignments, label: {**request.assignments.get(label, {}), **point}}
-        runs = [pseudo(run) for run in plan_runs(replace(request, assignments=assignments))]
-        todo = [run for run in runs if find(session.output, run.spec) is None]
-        preflight(session, todo)
-        if run_all(session, todo, listener):
-            raise UsageError(f"A run with {point} failed; its record is in {session.output}.")
-        trials.append(judge(point, session, runs))
+    with listening(listener, (), None, session.output):
+        for point in points:
+            runs = [pseudo(run) for run in plan_runs(with_settings(request, point))]
+            todo = [run for run in runs if find(session.output, run.spec) is None]
+            preflight(session, todo)
+            if run_all(session, todo, listener):
+                raise UsageError(f"A run with {point} failed; its record is in {session.output}.")
+            trials.append(judge(point, session, runs))
     return sorted(trials, key=lambda trial: -trial.h)
+
+
+def with_settings(request: Request, point: Mapping[str, Any]) -> Request:
+    """The request with these settings of its one method."""
+    label = request.labels[0]
+    settings = {f"{label}.{name}": value for name, value in point.items()}
+    return Request.of(**{**request.asked, "settings": {**(request.asked["settings"] or {}), **settings}})
 
 
 def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
@@ -170,16 +174,3 @@ def judge(point: Mapping[str, Any], session: Session, runs: Sequence[Run]) -> Tr
         return fmean(fmean(metrics[metric] for metrics in found) for found in by_dataset.values())
 
     return Trial(dict(point), average("base/accuracy"), average("new/accuracy"))
-
-
-def describe(trials: Sequence[Trial], request: Request) -> str:
-    """The points of a search, best first, and the best as a suite would say it."""
-    role = registry.load("protocols", request.protocols[0]).role
-    header = ("pseudo-base", "pseudo-new", "H", *trials[0].settings)
-    rows = [(f"{t.base:.1f}", f"{t.new:.1f}", f"{t.h:.1f}", *map(shown, t.settings.values())) for t in trials]
-    best = ", ".join(f"{name}: {shown(value)}" for name, value in trials[0].settings.items())
-    return (
-        f"{request.methods[0]}, {request.protocols[0]}, suite {request.suite.name}: averages over "
-        f"{len(request.suite.datasets(role))} datasets and {len(request.seeds)} seeds, on held-out images of "
-        f"the training classes' halves\n\n{columns([header, *rows])}\n\nbest: {best}"
-    )

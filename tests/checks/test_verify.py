@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from promptbench.data.dataset import open_dataset
 from promptbench.results.result import Result, read_results
 from promptbench.runs.plan import plan_runs
 from promptbench.runs.request import Request
-from promptbench.runs.session import Session
+from promptbench.runs.session import Place, Session
 from promptbench.suite import load_suite
 
 QUANTITIES = 5  # of a case of parity
@@ -350,9 +351,8 @@ class TestSamples:
 def published_result(method: str, seed: int, metrics: dict[str, float]) -> Result:
     """A result as the real backbone would leave it on DTD."""
     suite = load_suite("clip11").with_datasets("base2new", ["dtd"])
-    (run,) = plan_runs(
-        Request(suite=suite, methods=(method,), protocols=("base2new",), seeds=((seed, seed),), precision="16-mixed")
-    )
+    request = Request.of(suite=suite, methods=method, seeds=seed, device="cpu", companions=False)
+    (run,) = plan_runs(replace(request, precision="16-mixed"))
     return Result(spec=run.spec, conditions={}, metrics=metrics, versions={}, commit="", created="")
 
 
@@ -420,5 +420,5 @@ def test_values_as_they_are_printed(value: float | str | None, text: str) -> Non
     ],
 )
 def test_paths_are_cut(text: str, left: str) -> None:
-    session = Session(load_suite("clip11"), Path("/home/jo/runs"), (Path("/home/jo/clip data"),))
+    session = Session(Place(Path("/home/jo/runs"), (Path("/home/jo/clip data"),)), load_suite("clip11"))
     assert without_paths(text, session) == left

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from promptbench.cli.progress import Overview
+from promptbench.cli.progress import Display
 from promptbench.results.result import Result, predictions_path, write_result
 from promptbench.results.spec import Spec
 from promptbench.sweep.status import standing_of
@@ -36,11 +36,12 @@ def test_a_finished_run_without_predictions_is_not_done_before_it_has_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = stored(tmp_path, 1), stored(tmp_path, 2)
-    overview = Overview([first, second], tmp_path, total=2)
-    overview.update(standing_of(tmp_path))
+    display = Display()
+    display.begins([first, second], 2, tmp_path)
+    display.stands(standing_of(tmp_path))
     assert capsys.readouterr().err == ""
     path = predictions_path(tmp_path, second.spec)
     path.parent.mkdir(parents=True)
     path.touch()
-    overview.update(standing_of(tmp_path))
+    display.stands(standing_of(tmp_path))
     assert capsys.readouterr().err == "[1/2] coop birds seed 2: h 72.0 (0.0 s)\n"

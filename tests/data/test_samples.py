@@ -193,7 +193,7 @@ def test_a_pickle_of_coop_reads(
     for name in [name for name in sys.modules if name.startswith("dassl")]:
         monkeypatch.delitem(sys.modules, name)
     assert read_sample(path, pool) == train
-    lists = unpickle.coop_lists(path)
+    lists = unpickle.coop_lists(path, Item)
     assert list(lists) == ["train", "val"] and len(lists["val"]) == 700
     assert lists["train"][0].image == "/home/kaiyang/data/eurosat/2750/" + train[0].image
     assert not any(name.startswith("dassl") for name in sys.modules)
@@ -250,7 +250,7 @@ def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(
         for content in contents:
             path = pickled(tmp_path / "a.pkl", content, protocol)
             with pytest.raises(UsageError, match=re.escape(f"{path} is no list of images by CoOp: ")):
-                unpickle.coop_lists(path)
+                unpickle.coop_lists(path, Item)
             assert not mark.exists()
         try:  # the check can fail: Python's own reader does run it
             pickle.loads(pickle.dumps(evil, protocol))
@@ -280,7 +280,7 @@ DOUBLED = (
 
 def test_the_pieces_of_the_next_test_make_a_list(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(TRAIN + NEW_DATUM + STATE + b"bas.")
-    assert unpickle.coop_lists(tmp_path / "a.pkl") == {"train": [Item("a", 0, "a")]}
+    assert unpickle.coop_lists(tmp_path / "a.pkl", Item) == {"train": [Item("a", 0, "a")]}
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_what_coop_does_not_write_is_refused(
     path = tmp_path / "a.pkl"
     path.write_bytes(data)
     with pytest.raises(UsageError, match=f"is no list of images by CoOp: .*{says}") as caught:
-        unpickle.coop_lists(path)
+        unpickle.coop_lists(path, Item)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == [path]
 
@@ -344,14 +344,14 @@ def test_a_damaged_pickle_is_an_error_or_a_list(datum: Callable[..., Any], tmp_p
     for end in range(len(whole)):
         path.write_bytes(whole[:end])
         with pytest.raises(UsageError):
-            unpickle.coop_lists(path)
+            unpickle.coop_lists(path, Item)
     read = 0
     for _ in range(2000):
         data = bytearray(whole)
         data[generator.randrange(len(data))] = generator.randrange(256)
         path.write_bytes(data)
         try:
-            lists = unpickle.coop_lists(path)
+            lists = unpickle.coop_lists(path, Item)
         except UsageError as error:
             assert str(path) in str(error)
             continue
@@ -365,17 +365,17 @@ def test_a_pickle_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pyte
     assert unpickle.LARGEST_FILE == 512 * 1024 * 1024
     monkeypatch.setattr(unpickle, "LARGEST_FILE", len(TRAIN) + 1)
     with pytest.raises(UsageError, match=r"a\.pkl is no list of images by CoOp: it is larger than 0 MB"):
-        unpickle.coop_lists(tmp_path / "a.pkl")
+        unpickle.coop_lists(tmp_path / "a.pkl", Item)
 
 
 def test_a_pickle_that_takes_too_many_steps_is_refused(
     datum: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = pickled(tmp_path / "a.pkl", {"train": datums(datum, ITEMS * 20)})
-    assert len(unpickle.coop_lists(path)["train"]) == 20 * len(ITEMS)
+    assert len(unpickle.coop_lists(path, Item)["train"]) == 20 * len(ITEMS)
     monkeypatch.setattr(unpickle, "_MOST_STEPS", 2000)
     with pytest.raises(UsageError, match=r"a\.pkl is no list of images by CoOp: it takes more than 2000 steps"):
-        unpickle.coop_lists(path)
+        unpickle.coop_lists(path, Item)
 
 
 # --- ImageNet in CoOp's order

@@ -18,7 +18,7 @@ from promptbench.data.selection import open_selection
 from promptbench.method import instantiate
 from promptbench.results.result import Result
 from promptbench.runs.plan import Run, plan_runs
-from promptbench.runs.session import Session
+from promptbench.runs.session import Place, Session
 from promptbench.runs.train import batches_of, kept_for_training
 from promptbench.show.tables.rows import rows
 from promptbench.storage import cache
@@ -47,7 +47,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         settings = [f"{method}.augment=true", f"{method}.epochs=3", f"{method}.batch=4"]
         request = request_of(parser().parse_args([*CALL, "--method", method, "--set", *settings, *words]))
         (run,) = (run for run in plan_runs(request) if run.spec.label == method)
-        return Session(request.suite, tmp_path / "runs"), run
+        return Session(Place(tmp_path / "runs"), request.suite), run
 
     return planned
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from promptbench import registry
-from promptbench.cli.flags import protocols_of
 from promptbench.data.selection import Selection
 from promptbench.metrics.ood import SCORES, detection
 from promptbench.protocol import Column, Evaluation, Outcome, Protocol
+from promptbench.runs.request import protocols_of
 from promptbench.suite import DatasetEntry, Suite, load_suite, suite_names
 
 
@@ -35,7 +35,7 @@ def test_every_protocol_plans_on_the_shipped_suites_that_have_its_role(name: str
 @pytest.mark.parametrize("suite_name", ["mini", "clip11"])
 def test_the_shipped_suites_have_the_five_protocols_of_the_field(suite_name: str) -> None:
     five = ["base2new", "cross_dataset", "domain_generalization", "few_shot", "ood"]
-    assert protocols_of(load_suite(suite_name), ["all"]) == five
+    assert list(protocols_of(load_suite(suite_name), ["all"])) == five
 
 
 @pytest.mark.parametrize("name", registry.names("protocols"))

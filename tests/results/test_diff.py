@@ -167,7 +167,7 @@ def test_intervals_over_images_pair_them_by_path(sides: tuple[Path, Path], capsy
         result = store(side, 100 * float(right.mean()), 50.0)
         named = {"base": [images[place] for place in order], "new": ["x.png", "y.png"]}
         found: Any = Stored({"base": right[order].tolist(), "new": [True, False]}, named)
-        save_predictions(side, result.spec, found)
+        save_predictions(side, result.spec, found.outcomes, found.images, found.names)
     cells = {cell["key"]: cell for cell in changes(sides, capsys=capsys)["changed"]}
     gaps = 100 * (b.astype(float) - a.astype(float))
     plain = gaps[np.random.default_rng(1).integers(count, size=(10_000, count))].mean(axis=1)
@@ -182,7 +182,7 @@ def test_intervals_over_images_pair_them_by_path(sides: tuple[Path, Path], capsy
 def test_other_images_are_not_paired(sides: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     for side, base, images in ((sides[0], 50.0, ["1", "2"]), (sides[1], 100.0, ["1", "3"])):
         found: Any = Stored({"base": [True, base > 50]}, {"base": images})
-        save_predictions(side, store(side, base, None).spec, found)
+        save_predictions(side, store(side, base, None).spec, found.outcomes, found.images, found.names)
     (cell,) = changes(sides, capsys=capsys)["changed"]
     assert cell["interval"] is None and cell["why"].startswith("the predictions stored are not of the same images")
 

@@ -322,12 +322,12 @@ def test_another_process_that_did_it_again_is_not_set_back(here: Path, capsys: p
 
 
 def _bench() -> Any:
-    from promptbench.runs.session import Session
+    from promptbench.runs.session import Place, Session
     from promptbench.suite import load_suite
 
     suite = load_suite("mini")
     object.__setattr__(suite, "backbone", f"{ARCHITECTURE}:weights.pt")
-    return Session(suite, OUT)
+    return Session(Place(OUT), suite)
 
 
 def test_finished_runs_are_read_once_and_their_images_looked_at_once(

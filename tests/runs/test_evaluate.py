@@ -21,7 +21,7 @@ from promptbench.data.dataset import open_dataset
 from promptbench.data.selection import open_selection
 from promptbench.runs import evaluate
 from promptbench.runs.plan import Run, plan_runs
-from promptbench.runs.session import Session
+from promptbench.runs.session import Place, Session
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def plan(root: Path, tiny_name: str, tmp_path: Path) -> Any:
     def planned(*words: str) -> tuple[Session, list[Run]]:
         call = ["run", "--suite", "clip11", "--backbone", tiny_name, "--shots", "2", "--seeds", "1", "--device", "cpu"]
         request = request_of(parser().parse_args([*call, "--threads", "1", *words]))
-        return Session(request.suite, tmp_path, (root,)), plan_runs(request)
+        return Session(Place(tmp_path, (root,)), request.suite), plan_runs(request)
 
     return planned
 

@@ -233,7 +233,7 @@ def save(folder: Path, result: Result, scores: Mapping[str, Sequence[float]]) ->
     }
     images = SimpleNamespace(items=[])
     found = Evaluated(outcomes, names=dict.fromkeys(scores, ("a", "b")), images=dict.fromkeys(scores, images))
-    save_predictions(folder, result.spec, found)
+    save_predictions(folder, result.spec, found.outcomes, found.images, found.names)
 
 
 def ood_run(seed: int = 1, method: str = "maple") -> Result:

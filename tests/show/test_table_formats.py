@@ -344,9 +344,9 @@ def test_several_protocols_share_one_csv_header() -> None:
 
 
 def test_the_command_offers_every_format() -> None:
-    from promptbench.cli.commands import table
+    from promptbench.cli import flags
 
-    assert set(table.FORMATS) == set(FORMATS)
+    assert set(flags.FORMATS) == set(FORMATS)
 
 
 @pytest.mark.parametrize("fmt", sorted(FORMATS))

@@ -25,7 +25,7 @@ from promptbench.data import features
 from promptbench.data.dataset import Dataset, open_dataset
 from promptbench.data.features import Kept
 from promptbench.runs.identity import remembered_backbone
-from promptbench.runs.session import Session
+from promptbench.runs.session import Place, Session
 from promptbench.storage import atomic
 from promptbench.storage import cache as cached
 from promptbench.storage.claims import Claims
@@ -392,7 +392,7 @@ def test_clear_of_an_unknown_name_offers_the_nearest(folder: Path, capsys: pytes
 def test_remembered_hashes_of_weights_are_entries(
     folder: Path, tiny_name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    session = Session(replace(load_suite("mini"), backbone=tiny_name), tmp_path)
+    session = Session(Place(tmp_path), replace(load_suite("mini"), backbone=tiny_name))
     assert (remembered := remembered_backbone(session)[0]) and (path := next((folder / "weights").iterdir())).is_file()
     (entry,) = cached.entries()
     assert path.read_text().split(" ")[0] == remembered

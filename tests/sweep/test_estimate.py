@@ -20,7 +20,7 @@ from promptbench.cli.main import main, parser
 from promptbench.data.selection import open_selection
 from promptbench.results.result import Result, result_path
 from promptbench.runs.plan import Run, plan_runs
-from promptbench.runs.session import Session
+from promptbench.runs.session import Place, Session
 from promptbench.sweep import estimate
 from promptbench.sweep.estimate import Calibration, Estimate, Forecast, Size, duration, forecast, measured
 
@@ -31,7 +31,7 @@ DIAGRAMS = [*CALL, "--dataset", "mini_diagrams"]
 def planned(folder: Path, *words: str) -> tuple[Session, list[Run]]:
     """A session and the runs of the methods named, without the suite's companions."""
     request = request_of(parser().parse_args(list(words)), companions=False)
-    return Session(request.suite, folder), plan_runs(request)
+    return Session(Place(folder), request.suite), plan_runs(request)
 
 
 @pytest.fixture(scope="module", autouse=True)

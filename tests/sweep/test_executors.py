@@ -28,7 +28,7 @@ import torch
 from shared_paths import TINY
 
 from promptbench import registry
-from promptbench.cli.flags import request_of, session_of
+from promptbench.cli.flags import place_of, request_of
 from promptbench.cli.main import main, parser
 from promptbench.config import UsageError
 from promptbench.runs import plan
@@ -179,8 +179,8 @@ def job_of(words: tuple[str, ...], output: Path) -> tuple[sweep_job.Job, list[pl
         registry.add_file(path)
     request = request_of(options)
     runs = plan.plan_runs(request)
-    session = session_of(options, request.suite, output, "cpu")
-    return sweep_job.Job(request, session, tuple(run.spec.name for run in runs), {}, plugins), runs
+    place = place_of(options, output, "cpu")
+    return sweep_job.Job(request.asked, place, tuple(run.spec.name for run in runs), {}, plugins), runs
 
 
 def folders() -> set[Path]:
@@ -419,7 +419,7 @@ def test_ray_writes_nothing_outside_the_output_folder(name: str, tmp_path: Path,
     with loop.Claims(tmp_path / "claims") as claims:
         work: Any = type("Work", (), {"claims": claims})
         with pytest.raises(UsageError, match="refused"):
-            Answering().do(job.session, runs[0], work)
+            Answering().do(job.open()[0], runs[0], work)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
@@ -584,13 +584,13 @@ def test_a_dataset_is_copied_whole_once(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_copy_is_of_the_images_as_they_are(call: tuple[str, ...], root: Path, tmp_path: Path) -> None:
     job, runs = job_of(call, tmp_path / "runs")
     images = root / "data" / "birds"
-    first = staging.staged(job.session, runs, tmp_path / "disk").roots[0]
+    first = staging.staged(job.open()[0], runs, tmp_path / "disk").roots[0]
     assert first.parent == tmp_path / "disk" and staging.contents(first / "birds") == staging.contents(images)
-    assert staging.staged(job.session, runs, tmp_path / "disk").roots[0] == first
+    assert staging.staged(job.open()[0], runs, tmp_path / "disk").roots[0] == first
     image = min(path for path in images.rglob("*") if path.is_file())
     dates = (image.stat().st_atime_ns, image.stat().st_mtime_ns)
     os.utime(image, ns=(dates[0], dates[1] + 1))
-    second = staging.staged(job.session, runs, tmp_path / "disk").roots[0]
+    second = staging.staged(job.open()[0], runs, tmp_path / "disk").roots[0]
     os.utime(image, ns=dates)
     assert second != first and len(list((tmp_path / "disk").glob("*/birds"))) == 2
 
@@ -606,14 +606,14 @@ def test_a_node_with_other_cores_does_the_runs_that_were_planned(
         def execute(self, whole: sweep_job.Sweep) -> Iterator[Any]:
             monkeypatch.setattr(plan, "available_cores", lambda: 97)
             monkeypatch.setattr("promptbench.sweep.executors.slurm.LATE", 0.0)
-            planned.extend([whole.job.names, tuple(run.spec.name for run in whole.job.runs())])
-            assert {run.spec.threads for run in whole.job.runs()} == {5}
+            planned.extend([whole.job.names, tuple(run.spec.name for run in whole.job.open()[1])])
+            assert {run.spec.threads for run in whole.job.open()[1]} == {5}
             with pytest.raises(UsageError, match="The run other comes out otherwise on"):
-                replace(whole.job, names=("other",)).runs()
+                replace(whole.job, names=("other",)).open()
             yield whole.standing()
 
     monkeypatch.setattr(plan, "available_cores", lambda: 5)
-    monkeypatch.setattr("promptbench.cli.commands.run.choose", lambda *_: Idle())
+    monkeypatch.setattr("promptbench.experiment.choose", lambda *_: Idle())
     at = call.index("--threads")
     words = [*call[:at], *call[at + 2 :], "--suite", "clip11", "--executor", "slurm"]
     assert main([*words, "--output", str(tmp_path)]) == 2  # since nothing was done

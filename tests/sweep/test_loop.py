@@ -24,7 +24,7 @@ import torch
 from shared_paths import TINY
 
 from promptbench import registry
-from promptbench.cli.flags import request_of, session_of
+from promptbench.cli.flags import place_of, request_of
 from promptbench.cli.main import main, parser
 from promptbench.config import UsageError
 from promptbench.results.result import failure_path, read_results
@@ -160,9 +160,7 @@ def test_a_run_that_ends_its_processes_is_tried_twice(what: tuple[str, ...], tmp
     request = request_of(options)
     (*_, run) = runs = plan_runs(request)
     names = tuple(run.spec.name for run in runs)
-    found = sweep_job.Sweep(
-        sweep_job.Job(request, session_of(options, request.suite, tmp_path, "cpu"), names, {}, ()), runs
-    )
+    found = sweep_job.Sweep(sweep_job.Job(request.asked, place_of(options, tmp_path, "cpu"), names, {}, ()), runs)
     found.died(run.spec.name, sweep_job.ended_with(-9), "its last words")
     assert run.spec.name in found.unfinished() and not found.failed()
     found.died(run.spec.name, sweep_job.ended_with(-9), "its last words")

@@ -124,7 +124,7 @@ def test_half_precision_takes_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
 
 def request(**changes: Any) -> Request:
     suite = load_suite("mini").with_datasets("base2new", ["mini_fabrics"])
-    return Request(suite=suite, methods=("coop",), protocols=("base2new",), seeds=((1, 1),), **changes)
+    return replace(Request.of(suite=suite, methods="coop", seeds=1, device="cpu", companions=False), **changes)
 
 
 def test_names_of_runs_follow_from_what_is_asked_for() -> None:
@@ -144,7 +144,7 @@ def test_names_of_runs_follow_from_what_is_asked_for() -> None:
 def test_what_authors_ran_is_known_of_published_code_alone() -> None:
     for label in ("dpl", "mutual"):
         with pytest.raises(UsageError, match=f"no code of {label}'s authors was published"):
-            plan_runs(replace(request(precision="authors", device="cuda"), methods=(label,)))
+            plan_runs(Request.of(methods=label, precision="authors", device="cuda", elsewhere=True, companions=False))
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 from promptbench.checks.installation.report import COULD_NOT, FAIL, PASS, Check, could_not
 from promptbench.checks.installation.splits import NO_SPLIT_FILE, SEEDS
-from promptbench.cli.progress import reporter
 from promptbench.config import UsageError
 from promptbench.data.get.status import Status
 from promptbench.metrics.classification import harmonic_mean
 from promptbench.results import papers
 from promptbench.results.papers import DIFFERS, REPRODUCED
 from promptbench.results.result import Result, failure_path, find, read_result, stored_results
+from promptbench.runs.listener import Listener, listening
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.request import Request
 from promptbench.runs.session import Session
@@ -52,13 +52,14 @@ class Figure(NamedTuple):
     metric: str = "accuracy"
 
 
-def check_figures(session: Session, states: States, train: bool) -> Iterator[Check]:
+def check_figures(session: Session, states: States, train: bool, listener: Listener) -> Iterator[Check]:
     """Everything that needs images and the backbone.
 
     Args:
         session: Of the suite; its output folder keeps the results.
         states: What is there of each of its datasets, by name.
         train: Whether methods are trained, too.
+        listener: Told of the runs.
     """
     parts = ["zero-shot", "training"] if train else ["zero-shot"]
     obstacle = "" if any(not _obstacle(state, ("test",)) for state in states.values()) else NOTHING
@@ -70,12 +71,12 @@ def check_figures(session: Session, states: States, train: bool) -> Iterator[Che
     if obstacle:
         yield from (could_not(part, "all figures", obstacle) for part in parts)
         return
-    yield from check_zero_shot(session, states)
+    yield from check_zero_shot(session, states, listener)
     if train:
-        yield from check_training(session, states)
+        yield from check_training(session, states, listener)
 
 
-def check_zero_shot(session: Session, states: States) -> Iterator[Check]:
+def check_zero_shot(session: Session, states: States, listener: Listener) -> Iterator[Check]:
     """Zero-shot accuracies of every dataset that is there, and their averages where all are."""
     part = "zero-shot"
     names = _of(session.suite, "base2new")
@@ -84,7 +85,7 @@ def check_zero_shot(session: Session, states: States) -> Iterator[Check]:
         obstacle = _obstacle(states[name], ("test",))
         if not obstacle:
             for protocol in KEYS:
-                results, checks = measure(session, Figure(part, "zeroshot", protocol, name), [ZERO_SHOT_SEED])
+                results, checks = measure(session, Figure(part, "zeroshot", protocol, name), [ZERO_SHOT_SEED], listener)
                 yield from checks
                 if protocol == "base2new":
                     done += results
@@ -94,10 +95,10 @@ def check_zero_shot(session: Session, states: States) -> Iterator[Check]:
         yield from _averages(done)
     elif done:
         yield could_not(part, AVERAGE, f"{len(done)} of {len(names)} datasets were run")
-    yield from _check_domains(session, states)
+    yield from _check_domains(session, states, listener)
 
 
-def check_training(session: Session, states: States) -> Iterator[Check]:
+def check_training(session: Session, states: States, listener: Listener) -> Iterator[Check]:
     """Two methods from base to new classes, three seeds each."""
     for name in TRAINED_DATASETS:
         obstacle = _obstacle(states[name], ("train", "test")) if name in states else f"the suite lacks {name}"
@@ -105,14 +106,16 @@ def check_training(session: Session, states: States) -> Iterator[Check]:
             yield could_not("training", name, obstacle)
             continue
         for label in TRAINED_METHODS:
-            yield from measure(session, Figure("training", label, "base2new", name), SEEDS)[1]
+            yield from measure(session, Figure("training", label, "base2new", name), SEEDS, listener)[1]
 
 
-def measure(session: Session, figure: Figure, seeds: Sequence[int]) -> tuple[list[Result], list[Check]]:
+def measure(
+    session: Session, figure: Figure, seeds: Sequence[int], listener: Listener
+) -> tuple[list[Result], list[Check]]:
     """The results of a method on one dataset, and all figures of the protocol judged."""
     part, label, protocol, dataset, _ = figure
     suite = session.suite.with_datasets(protocol, [dataset])  # the protocols in KEYS are named like their roles
-    results, checks = run(session, _request(session, suite, label, protocol, seeds), part, dataset)
+    results, checks = run(session, _request(session, suite, label, protocol, seeds), part, dataset, listener)
     if results:
         for metric, key in KEYS[protocol].items():
             values = [result.metrics[key] for result in results]
@@ -120,7 +123,9 @@ def measure(session: Session, figure: Figure, seeds: Sequence[int]) -> tuple[lis
     return results, checks
 
 
-def run(session: Session, request: Request, part: str, what: str) -> tuple[list[Result], list[Check]]:
+def run(
+    session: Session, request: Request, part: str, what: str, listener: Listener
+) -> tuple[list[Result], list[Check]]:
     """The results of all runs asked for, those that are finished read from their files.
 
     Where something is missing or a run fails, there are no results but checks that say why.
@@ -133,7 +138,7 @@ def run(session: Session, request: Request, part: str, what: str) -> tuple[list[
     except UsageError as error:
         return [], [could_not(part, what, str(error))]
     if todo:
-        with reporter(total=len(runs), skipped=len(runs) - len(todo)) as listener:
+        with listening(listener, todo, len(runs), session.output):
             run_all(session, todo, listener)
     return _read(session, runs, part, what)
 
@@ -166,7 +171,7 @@ def judge(figure: Figure, results: Sequence[Result], values: Sequence[float]) ->
     )
 
 
-def _check_domains(session: Session, states: States) -> Iterator[Check]:
+def _check_domains(session: Session, states: States, listener: Listener) -> Iterator[Check]:
     """The shifted versions of the source that are there."""
     suite = session.suite
     part = "zero-shot"
@@ -180,7 +185,7 @@ def _check_domains(session: Session, states: States) -> Iterator[Check]:
         yield could_not(part, protocol, "; ".join(obstacles))
         return
     request = _request(session, suite.with_datasets("domains", domains), "zeroshot", protocol, [ZERO_SHOT_SEED])
-    results, failed = run(session, request, part, protocol)
+    results, failed = run(session, request, part, protocol, listener)
     yield from failed
     for result in results:
         for name in domains:
@@ -214,12 +219,8 @@ def _read(session: Session, runs: Iterable[Run], part: str, what: str) -> tuple[
 
 
 def _request(session: Session, suite: Suite, label: str, protocol: str, seeds: Sequence[int]) -> Request:
-    return Request(
-        suite=suite,
-        methods=(label,),
-        protocols=(protocol,),
-        seeds=tuple((seed, seed) for seed in seeds),
-        device=session.device,
+    return Request.of(
+        suite=suite, methods=label, protocol=protocol, seeds=seeds, device=session.device, companions=False
     )
 
 

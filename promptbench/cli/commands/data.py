@@ -15,11 +15,14 @@ from promptbench.config import UsageError, unknown
 
 if TYPE_CHECKING:
     from promptbench.data.dataset import Dataset
+    from promptbench.data.get.status import Status
     from promptbench.suite import DatasetEntry
 
 HELP = "see, check, download and sample the datasets"
 EXAMPLE = "promptbench data status --suite clip11 --data-root /data"
 SUITE = "clip11"
+DIGITS = 12  # of a digest that is shown
+NOTHING = "-"
 
 Action = Callable[[argparse.Namespace], int]
 
@@ -64,13 +67,39 @@ def _action(
 
 def _status(options: argparse.Namespace) -> int:
     """Prints what is there of each dataset; the exit code is 0 whatever that is."""
-    from promptbench.data.get.status import inspect, table
+    from promptbench.data.get.status import inspect
     from promptbench.suite import load_suite, parse_entry
 
     entries = [parse_entry(name) for name in options.names] or load_suite(options.suite).entries()
     with _quiet():
-        print(table([inspect(dataset) for dataset in _opened(entries, options.data_root)]))
+        print(_table([inspect(dataset) for dataset in _opened(entries, options.data_root)]))
     return 0
+
+
+def _table(states: Sequence[Status]) -> str:
+    """One line per dataset, and how many are complete."""
+    from promptbench.cli.text import columns
+    from promptbench.data.splits import SPLITS
+
+    header = ("dataset", *SPLITS, "split", "split digest", "names digest", "found in", "missing")
+    rows = []
+    for state in states:
+        counts = [_count(state, split) for split in SPLITS]
+        missing = "; ".join(sentence.rstrip(".") for sentence in state.lacks) or "nothing"
+        digests = (state.split_digest[:DIGITS] or NOTHING, state.names_digest[:DIGITS] or NOTHING)
+        place = state.place or NOTHING
+        rows.append((state.name, *counts, state.source or NOTHING, *digests, place, missing))
+    complete = sum(state.complete for state in states)
+    return f"{columns([header, *rows])}\n\n{complete} of {len(states)} datasets are complete"
+
+
+def _count(state: Status, split: str) -> str:
+    """`3,669/3,669`: images present and those there should be."""
+    expected = state.expected[split] or state.sizes.get(split, 0)
+    present = state.present.get(split)
+    if present is None:
+        return f"{NOTHING}/{expected:,}" if expected else NOTHING
+    return f"{present:,}/{expected:,}" if expected or present else "none"
 
 
 def _check(options: argparse.Namespace) -> int:

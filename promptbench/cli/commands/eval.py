@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
-from promptbench.cli.flags import add_evaluation, add_list, add_places, add_plugin, protocols_of, session_of
+from promptbench.cli.flags import add_evaluation, add_list, add_places, add_plugin, place_of
 
 HELP = "evaluate the stored training of a run under other protocols"
 EXAMPLE = "promptbench eval --run promptbench-runs/results/few_shot/dtd/coop-0123456789ab.json --protocol ood"
@@ -22,14 +23,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """`eval`: 1 where an evaluation failed."""
-    from promptbench.experiment import carry_out
+    from promptbench.cli.progress import Display, print_results
+    from promptbench.experiment import do
     from promptbench.results.result import folder_of, read_result
     from promptbench.runs.reevaluate import evaluations_of, suite_of
+    from promptbench.runs.request import protocols_of
+    from promptbench.runs.session import Session
     from promptbench.suite import load_suite
 
     result = read_result(options.run)
     suite = suite_of(load_suite(options.suite or result.spec.suite), result.spec)
     runs = evaluations_of(result, protocols_of(suite, options.protocol), suite)
-    session = session_of(options, suite, options.output or folder_of(options.run), result.spec.device)
-    session.may_train = False
-    return carry_out(session, runs)
+    output = options.output or folder_of(options.run)
+    session = Session(place_of(options, output, result.spec.device, may_train=False), suite)
+    return print_results(partial(do, runs, session, Display()), session)

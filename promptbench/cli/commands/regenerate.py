@@ -13,17 +13,14 @@ A picture is compared by its data, which are stored beside it.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from promptbench.cli.commands import plot, table
-from promptbench.cli.flags import Parser
+from promptbench.cli.flags import Parser, add_picture, add_tables, picture_of, question_of
 from promptbench.config import UsageError, load_yaml, unknown
-from promptbench.show.plots.picture import check_picture, data_path, module_of, to_text, write_picture
+from promptbench.show.plots.picture import data_path, module_of, to_text, write_picture
 
 HELP = "rebuild committed tables and plots from the committed results"
 EXAMPLE = "promptbench regenerate --check"
@@ -175,29 +172,30 @@ def _table(folder: Path, entry: Mapping[str, Any]) -> Item:
     if not isinstance(protocol, str):
         raise UsageError(f"'protocol' must name one protocol, not {protocol!r}.")
     parser = Parser(prog="promptbench table")
-    table.add_arguments(parser)
+    add_tables(parser)
     options = parser.parse_args(_words(folder, entry, ("file",)))
 
     def text() -> str:
         from promptbench.results.result import read_results
+        from promptbench.show.tables.show import show, stored_tables
 
         _need_results(options.results)
         if protocol not in {result.spec.protocol for result in read_results(*options.results)}:
             raise NothingThere(f"There are no {protocol} results in {', '.join(options.results)}.")
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            table.execute(options)
-        return printed.getvalue()
+        question = question_of(options)
+        return show(stored_tables(question), question.view)
 
     return Item(folder / entry["file"], text, stored=folder / entry["file"])
 
 
 def _plot(folder: Path, entry: Mapping[str, Any]) -> Item:
+    from promptbench.show.plots.style import check_picture  # it takes pandas
+
     file = folder / entry["file"]
     check_picture(file)
     kind = module_of(str(entry.get("kind", "")))
     parser = Parser(prog="promptbench plot")
-    plot.add_selection(parser)
+    add_picture(parser)
     options = parser.parse_args(_words(folder, entry, ("file", "kind")), argparse.Namespace(kind=entry["kind"]))
 
     def text() -> str:
@@ -205,7 +203,7 @@ def _plot(folder: Path, entry: Mapping[str, Any]) -> Item:
 
         _need_results(options.results)
         try:
-            return to_text(plot.data_of(options))
+            return to_text(picture_of(options))
         except NothingToShow as error:
             raise NothingThere(str(error)) from error
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from promptbench.cli.flags import OUTPUT, add_list
-from promptbench.config import UsageError, unknown
+from promptbench.config import UsageError
 
 HELP = "write tables, plots and the runs behind every figure as one HTML page"
 EXAMPLE = "promptbench report -o report.html"
@@ -26,17 +26,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """`report`: of stored results alone."""
-    from promptbench.cli.commands.table import _chosen
     from promptbench.show.report.page import NO_MATPLOTLIB, drawable, pictures, render
-    from promptbench.show.tables.show import View, tables_of
+    from promptbench.show.tables.show import ALL, Question, View, stored_tables
     from promptbench.suite import load_suite, suite_names
 
-    _check(options)
-    options.protocol = options.protocol or ["all"]
+    question = Question(
+        places=options.results or [OUTPUT],
+        protocols=options.protocol or [ALL],
+        methods=options.method or (),
+        datasets=options.dataset or (),
+        view=View(published=options.with_published),
+    )
+    _check(Path(options.output), options.force)
+    tables = stored_tables(question)
     suites = [load_suite(name) for name in suite_names()]
-    results = _chosen(options, suites)
-    view = View(published=options.with_published)
-    tables = tables_of(results, suites, options.method or (), options.dataset or (), view)
     drawn = {place: [*pictures(table, suites)] for place, table in enumerate(tables)} if drawable() else {}
     remark = "" if drawable() else NO_MATPLOTLIB
     _write(Path(options.output), render(tables, title=options.title, pictures=drawn, remark=remark))
@@ -44,18 +47,13 @@ def execute(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check(options: argparse.Namespace) -> None:
-    """Refuses what is not known or not to be replaced, before anything is read."""
-    from promptbench.registry import names
+def _check(path: Path, force: bool) -> None:
+    """Refuses what is not to be replaced, before anything is read."""
     from promptbench.show.report.page import is_report
 
-    for protocol in options.protocol or ():
-        if protocol not in (*names("protocols"), "all"):
-            raise unknown("protocol", protocol, names("protocols"))
-    path = Path(options.output)
     if path.is_dir():
         raise UsageError(f"The report {path} cannot be written, since that is a folder; name a file.")
-    if path.exists() and not options.force and not is_report(path):
+    if path.exists() and not force and not is_report(path):
         raise UsageError(f"{path} exists and is no report; name another file, or replace it with --force.")
 
 

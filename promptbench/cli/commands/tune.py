@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from promptbench.cli.flags import OUTPUT, add_list, add_what, request_of
+from promptbench.cli.flags import OUTPUT, add_list, add_what, place_of, request_of
+
+if TYPE_CHECKING:
+    from promptbench.runs.request import Request
+    from promptbench.sweep.tune import Trial
 
 HELP = "choose settings on held-out images of halves of the training classes"
 EXAMPLE = "promptbench tune --method coop --protocol base2new --grid lr=0.05,0.1,0.2 epochs=25,50"
@@ -21,16 +27,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """`tune`: the points of the grid, best first."""
-    from promptbench.cli.progress import reporter
-    from promptbench.data.dataset import data_roots
+    from promptbench.cli.progress import Display
     from promptbench.results.result import check_writable
-    from promptbench.sweep.tune import TuningSession, describe, parse_grid, tune
+    from promptbench.sweep.tune import TuningSession, parse_grid, tune
 
     request = request_of(options, companions=False)
     output = Path(options.output or OUTPUT) / "tuning"
     check_writable(output)
-    session = TuningSession(request.suite, output, data_roots(options.data_root), request.device)
-    with reporter() as listener:
-        trials = tune(session, request, parse_grid(options.grid or []), listener)
+    session = TuningSession(place_of(options, output, request.device), request.suite)
+    trials = tune(session, request, parse_grid(options.grid or []), Display())
     print(describe(trials, request))
     return 0
+
+
+def describe(trials: Sequence[Trial], request: Request) -> str:
+    """The points of a search, best first, and the best as a suite would say it."""
+    from promptbench.cli.text import columns
+    from promptbench.config import shown
+
+    ((protocol, of),) = request.protocols.items()
+    header = ("pseudo-base", "pseudo-new", "H", *trials[0].settings)
+    rows = [(f"{t.base:.1f}", f"{t.new:.1f}", f"{t.h:.1f}", *map(shown, t.settings.values())) for t in trials]
+    best = ", ".join(f"{name}: {shown(value)}" for name, value in trials[0].settings.items())
+    return (
+        f"{request.labels[0]}, {protocol}, suite {request.suite.name}: averages over "
+        f"{len(request.suite.datasets(of.role))} datasets and {len(request.seeds)} seeds, on held-out images of "
+        f"the training classes' halves\n\n{columns([header, *rows])}\n\nbest: {best}"
+    )

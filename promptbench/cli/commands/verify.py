@@ -65,6 +65,7 @@ def all_checks(session: Session, train: bool) -> Iterator[Check]:
     from promptbench.checks.installation.figures import check_figures
     from promptbench.checks.installation.parity import check_parity
     from promptbench.checks.installation.splits import check_absent, check_splits
+    from promptbench.cli.progress import Display
     from promptbench.data.get.status import inspect
 
     yield from check_parity()
@@ -74,4 +75,4 @@ def all_checks(session: Session, train: bool) -> Iterator[Check]:
         states[name] = inspect(session.dataset(name))
         yield from check_splits(session.dataset(name), entry.dataset, states[name])
     yield from check_absent(list(states.values()), session.roots)
-    yield from check_figures(session, states, train)
+    yield from check_figures(session, states, train, Display())

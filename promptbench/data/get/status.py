@@ -13,13 +13,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from promptbench.cli.text import columns
 from promptbench.config import UsageError
 from promptbench.data.dataset import Dataset
 from promptbench.data.splits import SPLITS, Item
-
-_DIGITS = 12  # of a digest that is shown
-_NOTHING = "-"
 
 _SHOWN = 20  # missing images that a check names
 _PARTS = 50  # steps that progress is told in
@@ -190,26 +186,3 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{error.filename or 'The data root'} cannot be read: {error.strerror or error}"
     return " ".join(str(error).split())
-
-
-def table(states: Sequence[Status]) -> str:
-    """One line per dataset, and how many are complete."""
-    header = ("dataset", *SPLITS, "split", "split digest", "names digest", "found in", "missing")
-    rows = []
-    for state in states:
-        counts = [_count(state, split) for split in SPLITS]
-        missing = "; ".join(sentence.rstrip(".") for sentence in state.lacks) or "nothing"
-        digests = (state.split_digest[:_DIGITS] or _NOTHING, state.names_digest[:_DIGITS] or _NOTHING)
-        place = state.place or _NOTHING
-        rows.append((state.name, *counts, state.source or _NOTHING, *digests, place, missing))
-    complete = sum(state.complete for state in states)
-    return f"{columns([header, *rows])}\n\n{complete} of {len(states)} datasets are complete"
-
-
-def _count(state: Status, split: str) -> str:
-    """`3,669/3,669`: images present and those there should be."""
-    expected = state.expected[split] or state.sizes.get(split, 0)
-    present = state.present.get(split)
-    if present is None:
-        return f"{_NOTHING}/{expected:,}" if expected else _NOTHING
-    return f"{present:,}/{expected:,}" if expected or present else "none"

@@ -16,7 +16,7 @@ from promptbench.checkpoints.load import Trained, load
 from promptbench.config import UsageError, unknown
 from promptbench.data.dataset import data_roots
 from promptbench.method import Images, Method, create_method
-from promptbench.runs.session import Session
+from promptbench.runs.session import Place, Session
 from promptbench.show.plots.picture import RECONSTRUCTED, finish, new_figure
 from promptbench.show.plots.source import NothingToShow, Source
 from promptbench.suite import Suite, load_suite, suite_names
@@ -73,7 +73,7 @@ def _test_image(trained: Trained, suite: Suite | None, class_name: str) -> Image
     """The first test image of the class, or of any class of the training."""
     if suite is None:
         raise UsageError(f"The run's suite '{trained.spec.suite}' is not one of the package; name an image: --image.")
-    dataset = Session(suite, Path(), data_roots()).dataset(trained.spec.dataset)
+    dataset = Session(Place(Path(), data_roots()), suite).dataset(trained.spec.dataset)
     wanted = [class_name] if class_name else list(trained.class_names)
     return dataset.open(next(item for item in dataset.items("test") if item.class_name in wanted))
 

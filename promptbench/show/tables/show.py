@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import contextlib
+import gc
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from promptbench import registry
-from promptbench.config import unknown
+from promptbench.config import UsageError, unknown
 from promptbench.protocol import Protocol
 from promptbench.results import papers
-from promptbench.results.result import Result
+from promptbench.results.result import Result, read_results
 from promptbench.show.tables.beside_papers import with_published
 from promptbench.show.tables.formats import latex
-from promptbench.show.tables.formats.markup import render_html, render_markdown
+from promptbench.show.tables.formats.markup import html_sections, render_html, render_markdown
 from promptbench.show.tables.formats.records import render_csv, render_csv_long, render_json
 from promptbench.show.tables.formats.texts import Style
 from promptbench.show.tables.rows import build_tables, setting_named
 from promptbench.show.tables.table import Table, TableLayout
 from promptbench.show.tables.views import per_seed, sort_by, with_differences
 from promptbench.suite import Suite, load_suite, suite_names
+
+ALL = "all"  # protocols
 
 FORMATS: Mapping[str, Callable[[Sequence[Table], Style], str]] = {
     "md": render_markdown,
@@ -57,6 +62,176 @@ class View:
     published: bool = False
     plain: bool = False
     cite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """Which stored results are to be shown, and how.
+
+    Attributes:
+        places: Folders that `run` wrote to, or result files.
+        protocols: Names, or `all`.
+        methods: Only these, in this order, and the suite's companions; all where there are none.
+        datasets: Only these, in this order; all where there are none.
+        view: What the reader asks of the tables.
+
+    Raises:
+        UsageError: A name is not known, before anything is read.
+    """
+
+    places: Sequence[str | Path]
+    protocols: Sequence[str]
+    methods: Sequence[str] = ()
+    datasets: Sequence[str] = ()
+    view: View = View()
+
+    def __post_init__(self) -> None:
+        for protocol in self.protocols:
+            if protocol not in (*registry.names("protocols"), ALL):
+                raise unknown("protocol", protocol, registry.names("protocols"))
+        if self.view.format not in FORMATS:
+            raise unknown("format", self.view.format, FORMATS)
+        if self.view.cite and self.view.format != "latex":
+            raise UsageError(f"--cite is for --format latex, not {self.view.format}; --bib goes with every format.")
+
+
+def stored_tables(question: Question) -> list[Table]:
+    """The tables of stored results.
+
+    Raises:
+        UsageError: What is asked for is not among them.
+    """
+    suites = [load_suite(name) for name in suite_names()]
+    results = chosen_results(question, suites)
+    return tables_of(results, suites, question.methods, question.datasets, question.view)
+
+
+def chosen_results(question: Question, suites: Sequence[Suite]) -> list[Result]:
+    """The stored results of these protocols, methods and datasets, protocol by protocol.
+
+    Raises:
+        UsageError: There are none of one of them.
+    """
+    asked = list(dict.fromkeys(question.protocols))
+    protocols = list(registry.names("protocols")) if ALL in asked else asked
+    said = "stored" if ALL in asked else " or ".join(asked)
+    places = ", ".join(map(str, question.places))
+    with uncollected():
+        stored = read_results(*question.places)
+    results: list[Result] = []
+    for name in protocols:
+        results += [result for result in stored if result.spec.protocol == name]
+    companions = {(suite.name, label) for suite in suites for label in suite.companions}
+    for wanted, kind in ((question.methods, "label"), (question.datasets, "dataset")):
+        present = {getattr(result.spec, kind) for result in results}
+        for name in wanted:
+            if name not in present:
+                raise UsageError(f"There is no {said} result of '{name}' in {places}.")
+        beside = companions if kind == "label" else set()
+        results = [
+            result
+            for result in results
+            if not wanted or getattr(result.spec, kind) in wanted or (result.spec.suite, result.spec.label) in beside
+        ]
+    there = {result.spec.protocol for result in results}
+    if not results or (ALL not in asked and set(asked) - there):
+        none = said if ALL in asked else " or ".join(name for name in asked if name not in there)
+        raise UsageError(
+            f"There are no {none} results in {places}; make some with "
+            "`promptbench run`, or name another folder with --results."
+        )
+    return results
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Without garbage collection, which would walk over thousands of records again and again and find no garbage."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+class Tables:
+    """The tables of some results; `str` gives Markdown, and a notebook shows them.
+
+    Args:
+        tables: One per protocol, suite and backbone.
+        view: What was asked of them.
+    """
+
+    def __init__(self, tables: Sequence[Table], view: View) -> None:
+        self.tables, self.view = tables, view
+
+    def __str__(self) -> str:
+        return self.text("md").removesuffix("\n")
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return html_sections(self.tables)
+
+    def text(self, format: str) -> str:
+        """The tables in one of `FORMATS`."""
+        return show(self.tables, replace(self.view, format=format))
+
+    def latex(self, *, plain: bool = False, cite: bool = False) -> str:
+        """LaTeX.
+
+        Args:
+            plain: Whether each table is one tabular.
+            cite: Whether methods' papers are cited.
+        """
+        return show(self.tables, replace(self.view, format="latex", plain=plain, cite=cite))
+
+    def html(self) -> str:
+        """A page that needs nothing else."""
+        return self.text("html")
+
+    def csv(self, *, long: bool = False) -> str:
+        """CSV with all decimals: a line of the table each, or with `long` one figure a line."""
+        return self.text("csv-long" if long else "csv")
+
+    def json(self) -> str:
+        """JSON with all decimals, and the runs behind every figure."""
+        return self.text("json")
+
+
+def table(
+    results: Iterable[Result],
+    *,
+    methods: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    metric: str = "",
+    group_by: str = "",
+    per_seed: bool = False,
+    sort: str = "",
+    delta: str = "",
+    published: bool = False,
+) -> Tables:
+    """The comparison tables of results, one per protocol, suite and backbone, as `promptbench table` prints them.
+
+    Args:
+        results: Of `run` or `read_results`.
+        methods: Their order; the suite's if none.
+        datasets: Their order; the suite's if none.
+        metric: One of the protocol's `metrics`; "" for its first.
+        group_by: A setting whose values set rows apart, such as `maple.depth`.
+        per_seed: Whether a line is a seed instead of the mean.
+        sort: The column that methods are sorted by, best first.
+        delta: The row that differences are taken to.
+        published: Whether papers' figures stand beside ours.
+
+    Raises:
+        UsageError: A name is not among the results, or they cannot be told apart.
+    """
+    view = View(metric=metric, group_by=group_by, per_seed=per_seed, sort=sort, delta=delta, published=published)
+    suites = [load_suite(name) for name in suite_names()]
+    return Tables(tables_of(list(results), suites, methods, datasets, view), view)
 
 
 def print_tables(

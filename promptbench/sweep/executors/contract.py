@@ -136,8 +136,7 @@ def packed(job: Job, cache: str = "", secrets: bool = False) -> Parcel:
     if cache:
         environment["PROMPTBENCH_CACHE"] = cache
     plugins = tuple(path.read_bytes() for path in job.plugins)
-    session = replace(job.session, output=job.session.output.absolute())
-    return Parcel(pickle.dumps(replace(job, session=session)), environment, Path.cwd(), plugins, library_versions())
+    return Parcel(pickle.dumps(job), environment, Path.cwd(), plugins, library_versions())
 
 
 def _here(path: Path, content: bytes) -> Path:

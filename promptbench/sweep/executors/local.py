@@ -31,10 +31,10 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from promptbench.config import UsageError, unknown
+from promptbench.runs.listener import Silent, Standing
 from promptbench.storage.claims import CLAIMS, Holder, holders
 from promptbench.sweep.executors.contract import no_address
-from promptbench.sweep.loop import POLL, Job, Silent, Sweep, ended_with, run_all
-from promptbench.sweep.status import Standing
+from promptbench.sweep.loop import POLL, Job, Sweep, ended_with, run_all
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Local:
 
     def execute(self, sweep: Sweep) -> Iterator[Standing]:
         """Do the runs of a sweep in worker processes, and say how they stand meanwhile."""
-        jobs, gpus = places(sweep.at_once(1), sweep.job.session.device, sweep.per_gpu)
+        jobs, gpus = places(sweep.at_once(1), sweep.job.place.device, sweep.per_gpu)
         workers = Workers(sweep, gpus)
         try:
             workers.start(jobs)
@@ -154,7 +154,7 @@ class Workers:
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[self.started % len(self.gpus)]
         self.started += 1
-        forks = FORKS and self.sweep.job.session.device == "cpu"
+        forks = FORKS and self.sweep.job.place.device == "cpu"
         context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
         said = tempfile.TemporaryFile()  # noqa: SIM115 - it is read when the process has ended
         theirs, lifeline = context.Pipe(duplex=False)
@@ -221,7 +221,7 @@ def work(told: bytes, lifeline: Connection, voice: Connection, environment: Mapp
     try:
         threading.Thread(target=_follow_parent, args=(lifeline,), daemon=True).start()
         job: Job = pickle.loads(told)
-        run_all(job.session, job.runs(), Silent(), job.known)
+        run_all(*job.open(), Silent(), job.known)
     except UsageError as error:
         print(f"promptbench: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         sys.exit(MISUSE)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptbench.config import UsageError, build
 from promptbench.results.result import Result, failure_path, read_result, result_path, write_result
-from promptbench.runs.listener import Busy, Work
+from promptbench.runs.listener import Busy, Standing, Work
 from promptbench.storage.atomic import write_atomically
 from promptbench.sweep.executors.contract import Parcel, inside, installed, packed, reach
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:  # nodes set their environment before torch is imported
     from promptbench.runs.plan import Run
     from promptbench.runs.session import Session
     from promptbench.sweep.loop import Sweep
-    from promptbench.sweep.status import Standing
 
 log = logging.getLogger(__name__)
 
@@ -136,11 +135,11 @@ class Tasks:
         self.tries = options.max_retries + 1
         self.stop = threading.Event()
         self.errors: list[BaseException] = []  # that the call ends with
-        session = sweep.job.session
+        place = sweep.job.place
         root = [Path(options.data_root)] if options.data_root else []
-        job = replace(sweep.job, session=replace(session, roots=(*root, *session.roots)))
+        job = replace(sweep.job, place=replace(place, roots=(*root, *place.roots)))
         self.parcel = packed(job, options.cache, secrets=True)  # it stays in memory
-        gpu = session.device.startswith("cuda")
+        gpu = place.device.startswith("cuda")
         threads = 1 if gpu else max(run.spec.threads for run in sweep.runs.values())
         self.needs = {"CPU": float(options.num_cpus or threads), **({"GPU": 1 / sweep.per_gpu} if gpu else {})}
         told: dict[str, Any] = {"num_cpus": self.needs["CPU"], "num_gpus": self.needs.get("GPU", 0)}
@@ -159,11 +158,13 @@ class Tasks:
 
     def attend(self) -> None:
         """What each thread does: hand run after run to the cluster until none is left."""
+        from promptbench.runs.session import Session
         from promptbench.sweep.loop import Silent, run_all
 
-        session = replace(self.sweep.job.session, loggers=())  # the nodes write logs
+        job = self.sweep.job
+        session = Session(replace(job.place, loggers=()), job.asked["suite"])  # the nodes write logs
         try:
-            run_all(session, self.sweep.runs.values(), Silent(), self.sweep.job.known, self.do)
+            run_all(session, self.sweep.runs.values(), Silent(), job.known, self.do)
         except BaseException as error:  # is raised in the call's own thread
             if not isinstance(error, KeyboardInterrupt):
                 self.errors.append(error)
@@ -226,7 +227,8 @@ class Tasks:
 def opened(parcel: Parcel) -> tuple[Session, dict[str, Run]]:
     """A job and its runs; a process that does several of them keeps backbone and datasets loaded."""
     job = parcel.open()
-    return job.session, {run.spec.name: run for run in job.runs()}
+    session, runs = job.open()
+    return session, {run.spec.name: run for run in runs}
 
 
 def perform(parcel: Parcel, name: str, given: Mapping[str, bytes]) -> tuple[Any, dict[str, bytes]]:
@@ -236,7 +238,7 @@ def perform(parcel: Parcel, name: str, given: Mapping[str, bytes]) -> tuple[Any,
     from promptbench.sweep.loop import Silent, run_all
 
     with tempfile.TemporaryDirectory(prefix="promptbench-ray-") as folder:
-        session.output = Path(folder)
+        session.place = replace(session.place, output=Path(folder))
         for path, content in given.items():
             write_atomically(session.output / path, methodcaller("write", content))
         run_all(session, [runs[name]], Silent())

@@ -15,17 +15,17 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from promptbench.config import UsageError, build
+from promptbench.runs.listener import Standing
 from promptbench.runs.plan import Run
 from promptbench.runs.session import Session
 from promptbench.storage.claims import CLAIMS, SUFFIX, alone, read
 from promptbench.sweep.executors.contract import Parcel, installed, no_address, packed
 from promptbench.sweep.loop import Noting, Sweep, run_all
-from promptbench.sweep.status import Standing
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class Tasks:
         self.worker = Worker(packed(sweep.job, options.cache), self.folder, options.stage)
         self.open: list[Any] = []
         self.executor: Any
-        gpus = int(sweep.job.session.device.startswith("cuda"))
+        gpus = int(sweep.job.place.device.startswith("cuda"))
         threads = max(run.spec.threads for run in sweep.runs.values())
         try:
             if options.cluster == "slurm":
@@ -244,10 +244,10 @@ class Worker:
             note: The file that says at which run this is.
         """
         job = self.parcel.open()
-        runs = job.runs()
+        session, runs = job.open()
         if self.stage:
-            job = replace(job, session=staged(job.session, runs, Path(os.path.expandvars(self.stage))))
-        run_all(job.session, runs, Noting(note), job.known)
+            session = staged(session, runs, Path(os.path.expandvars(self.stage)))
+        run_all(session, runs, Noting(note), job.known)
 
     def checkpoint(self) -> Any:
         """What to do when the task was queued again: the same; the runs go on from their notes."""
@@ -281,7 +281,7 @@ def staged(session: Session, runs: Iterable[Run], stage: Path) -> Session:
             continue
         except (OSError, AttributeError) as error:
             log.warning("the dataset '%s' cannot be copied to %s (%s); it is read from where it is", name, stage, error)
-    return replace(session, roots=(*roots, *session.roots), _datasets={})
+    return session.at(roots=(*roots, *session.roots))
 
 
 def contents(folder: Path) -> str:

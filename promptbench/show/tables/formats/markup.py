@@ -81,7 +81,12 @@ def laid_out(title: str, text: Texts, names: int = NAMES) -> list[str]:
 
 def render_html(tables: Sequence[Table], style: Style) -> str:
     """HTML: all tables on one page."""
-    return PAGE.format("\n".join(_html(table) for table in tables))
+    return PAGE.format(html_sections(tables))
+
+
+def html_sections(tables: Sequence[Table]) -> str:
+    """HTML of the tables without a page around them."""
+    return "\n".join(_html(table) for table in tables)
 
 
 def _html(table: Table) -> str:
