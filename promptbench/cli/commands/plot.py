@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """`plot`."""
-    from promptbench.show.plots.style import check_picture  # it takes pandas
+    from promptbench.show.plots.picture import check_picture  # it takes pandas
 
     path = Path(options.output)
     check_picture(path)

@@ -189,7 +189,7 @@ def _table(folder: Path, entry: Mapping[str, Any]) -> Item:
 
 
 def _plot(folder: Path, entry: Mapping[str, Any]) -> Item:
-    from promptbench.show.plots.style import check_picture  # it takes pandas
+    from promptbench.show.plots.picture import check_picture  # it takes pandas
 
     file = folder / entry["file"]
     check_picture(file)
