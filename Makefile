@@ -4,13 +4,16 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 
-.PHONY: demo test lint speed clean
+.PHONY: demo test fast lint speed clean
 
 demo: $(VENV)/installed
 	$(BIN)/promptbench run --method maple --protocol base2new
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+fast: $(VENV)/installed
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not ray and not gpu"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

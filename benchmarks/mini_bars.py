@@ -90,7 +90,7 @@ def run(
 ) -> dict[str, dict[str, float]]:
     """Per dataset and on average, means over seeds: base, new, h, and seconds of training."""
     from promptbench.cli.progress import Display
-    from promptbench.metrics.accuracy import harmonic_mean
+    from promptbench.metrics.classification import harmonic_mean
     from promptbench.results.result import find, read_result
     from promptbench.runs.listener import listening
     from promptbench.runs.plan import plan_runs
@@ -133,7 +133,7 @@ def out_of_distribution(suite: Any, output: Path) -> dict[str, float]:
     import torch
     from sklearn.metrics import roc_auc_score
 
-    from promptbench.clip.images import ImageFeatures, Images
+    from promptbench.clip.image_tower import ImageFeatures, Images
     from promptbench.data.features import image_features
     from promptbench.method import create_method
     from promptbench.runs.session import Place, Session

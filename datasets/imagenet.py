@@ -19,7 +19,7 @@ from pathlib import Path
 
 from promptbench.config import UsageError
 from promptbench.data.dataset import Dataset, DatasetInfo, Item, Sources
-from promptbench.data.sampling import read_coop
+from promptbench.data.selection import read_coop
 from promptbench.data.splits import class_folder_items, read_class_names, subfolders
 
 from ._imagenet import name_of

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from promptbench.checkpoints.load import load
     from promptbench.checkpoints.official import load_official_checkpoint, official_parameters
     from promptbench.clip.backbone import Backbone
-    from promptbench.clip.images import ImageFeatures, Images
+    from promptbench.clip.image_tower import ImageFeatures, Images
     from promptbench.clip.load import load_backbone
     from promptbench.clip.text_tower import Tokens
     from promptbench.config import UsageError

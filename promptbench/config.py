@@ -81,9 +81,8 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
             itself refuses the values.
     """
     values = typed(cls, mapping, where)
-    missing = [
-        field.name for field in _fields(cls) if field.name not in values and _default(field) is dataclasses.MISSING
-    ]
+    missing = [fact.name for fact in describe_fields(cls) if fact.default is dataclasses.MISSING]
+    missing = [name for name in missing if name not in values]
     if missing:
         raise UsageError(f"{where}: {', '.join(map(repr, missing))} must be given.")
     try:
@@ -323,7 +322,7 @@ def load_yaml(text: str) -> Any:
 
 
 def number(variable: str, default: float, unit: str) -> float:
-    """What a variable says, in `unit`; `default` where it is not set.
+    """The number that an environment variable says, in `unit`; `default` where it is not set.
 
     Raises:
         UsageError: It is no number from 0 on.
@@ -339,7 +338,7 @@ def number(variable: str, default: float, unit: str) -> float:
 
 
 def overrides(values: Mapping[str, Any]) -> str:
-    """`depth=3, epochs=2`."""
+    """Settings as they are typed one after the other: `depth=3, epochs=2`."""
     return ", ".join(f"{key}={shown(value)}" for key, value in values.items())
 
 

@@ -107,7 +107,7 @@ def run(
     runs = plan_runs(request)
     results = stored_results(session.output, [one.spec for one in runs])
     here = session if where.here else session.at(device="cpu")  # this machine may have no GPU
-    check_finished(here, runs, results)
+    check_finished(here, results)
     results = renew(here, runs, results, keep=keep_outdated)
     started = Start(session, listener, where, request)
     return finish(runs, results, started, retry_failed=retry_failed, on_error=on_error)
@@ -212,7 +212,7 @@ class Start:
 
     def check(self, todo: Sequence[Run]) -> None:
         """Raise a UsageError where data are missing or a method cannot do what is asked of it."""
-        from promptbench.sweep.outdated import weights_hash
+        from promptbench.runs.identity import remembered_backbone
         from promptbench.sweep.preflight import preflight
         from promptbench.training.numerics import hold_to_bits
 
@@ -220,7 +220,7 @@ class Start:
             hold_to_bits(True)  # before anything is computed, and for the processes that follow
         preflight(self.session if self.where.here else self.session.at(device="cpu"), todo)
         if self.where.here:
-            weights_hash(self.session)  # so that the next call need not load the backbone to compare its weights
+            remembered_backbone(self.session)  # so that the next call need not load the backbone to compare its weights
 
     def sweep(self, request: Request, todo: Sequence[Run]) -> Sweep:
         """The runs as other processes are told of them."""

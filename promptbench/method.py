@@ -8,6 +8,7 @@ Letters: B images, K classes, P patches, D joint dimension.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from promptbench import registry
 from promptbench.clip.backbone import Backbone
-from promptbench.clip.images import ImageFeatures, Images
+from promptbench.clip.image_tower import ImageFeatures, Images
 from promptbench.config import UsageError, build
 from promptbench.data.class_names import ClassNames
 from promptbench.recipe import Preset, Recipe, find_preset, parse_label
@@ -84,6 +85,11 @@ class Method(nn.Module):
         authors_half: Learned tensors, by the beginnings of their names, that the authors' code keeps in half precision,
             which `--precision authors` does too; None where it trains with `16-mixed`.
         half_dense: True where dense features may be cached in half precision, which changes their last digits.
+        encodes_images_apart: True where it leaves `forward` as it is, so that image features know nothing of the
+            classes. This one and the next three say what a class overrides, and are set when it is defined.
+        has_text_features: True where class names become text features, which do not depend on the images.
+        prepares: True where it looks at the training images once before training.
+        has_diagnostics: True where it has figures of its own.
     """
 
     plugin_kind: ClassVar[str] = "method"
@@ -101,7 +107,18 @@ class Method(nn.Module):
     authors_half: ClassVar[tuple[str, ...] | None] = ()
     transfers: bool = True
     transfers_reason: str = ""
+    encodes_images_apart: ClassVar[bool] = True
+    has_text_features: ClassVar[bool] = False
+    prepares: ClassVar[bool] = False
+    has_diagnostics: ClassVar[bool] = False
     Config: ClassVar[type[MethodConfig]] = MethodConfig
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        cls.encodes_images_apart = cls.forward is Method.forward
+        cls.has_text_features = cls.encode_classes is not Method.encode_classes
+        cls.prepares = cls.prepare is not Method.prepare
+        cls.has_diagnostics = cls.diagnostics is not Method.diagnostics
 
     def __init__(self, config: MethodConfig, backbone: Backbone) -> None:
         super().__init__()
@@ -158,7 +175,7 @@ class Method(nn.Module):
     @classmethod
     def sees_images(cls) -> bool:
         """Whether it looks at training images: to learn from them, or in `prepare`."""
-        return cls.trains or cls.prepare is not Method.prepare
+        return cls.trains or cls.prepares
 
     def on_epoch_end(self, epoch: int, epochs: int) -> None:
         """Called after each of `epochs` epochs, counted from 0: weight averaging and the like."""
@@ -196,7 +213,8 @@ class Method(nn.Module):
         """`encode_classes()`, computed once for as long as the classes and what it depends on stay the same."""
         learns = torch.is_grad_enabled()
         precision = torch.is_autocast_enabled(self.backbone.device.type)
-        state = (precision, *(version for p in self.parameters() for version in (id(p), p._version)))
+        versions = [(id(parameter), parameter._version) for parameter in self.parameters()]
+        state = (precision, *itertools.chain.from_iterable(versions))
         if self._text_features is not None:
             known, features = self._text_features
             if known == (precision, ALWAYS) or (known == state and not learns):
@@ -213,14 +231,9 @@ class Method(nn.Module):
         image, local = (image.cls, image.local) if isinstance(image, ImageFeatures) else (image, None)
         with torch.autocast(image.device.type, enabled=False):  # in float32 under any precision
             text = F.normalize(text.float(), dim=-1)
-            cosines = similarity(F.normalize(image.float(), dim=-1).unsqueeze(1), text).squeeze(1)
-            dense = None if local is None else similarity(F.normalize(local.float(), dim=-1), text)
+            cosines = (F.normalize(image.float(), dim=-1).unsqueeze(1) @ text.mT).squeeze(1)
+            dense = None if local is None else F.normalize(local.float(), dim=-1) @ text.mT  # (B, P, K)
             return Prediction(self.backbone.logit_scale.float() * cosines, cosines, dense)
-
-
-def similarity(image: Tensor, text: Tensor) -> Tensor:
-    """Products (B, P, K) of image features (B, P, D) with text features (K, D) or (B, K, D)."""
-    return image @ text.transpose(-1, -2)
 
 
 def create_method(

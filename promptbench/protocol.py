@@ -14,13 +14,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from promptbench.data.selection import Selection
-from promptbench.metrics.accuracy import accuracy
-from promptbench.metrics.calibration import expected_calibration_error
+from promptbench.metrics.classification import accuracy, expected_calibration_error
+from promptbench.suite import Suite
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from promptbench.suite import Suite
 
 Numbers = Mapping[str, float]
 
@@ -79,7 +77,7 @@ class Outcome:
 
 
 class Column(NamedTuple):
-    """One figure of a table.
+    """A column of a table: one figure of each line.
 
     Attributes:
         key: Name of the metric, such as `base/accuracy`.

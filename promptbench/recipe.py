@@ -13,12 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from promptbench.config import UsageError, build, describe_fields, typed, unknown
-
-if TYPE_CHECKING:
-    from promptbench.suite import Suite
+from promptbench.suite import Suite
 
 Origin = Literal["paper", "authors", "transferred", "ours"]
 Layer = tuple[str, Mapping[str, Any]]  # where the values come from, and the values by field
@@ -112,14 +110,14 @@ class _Part(NamedTuple):
 
 
 class Resolved(NamedTuple):
-    """Values by field, and by field where the value came from, such as "suite mini"."""
+    """The outcome of layers: values by field, and by field where the value came from, such as "suite mini"."""
 
     values: dict[str, Any]
     provenance: dict[str, str]
 
 
 class Settings(NamedTuple):
-    """The settings of one run.
+    """Config and recipe of one run, with the origin of every value.
 
     Attributes:
         config: Instance of the method's Config.

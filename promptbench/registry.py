@@ -22,12 +22,10 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from promptbench import registry
 from promptbench.config import UsageError, unknown
 
 _log = logging.getLogger(__name__)
@@ -79,9 +77,8 @@ def load(kind: str, name: str) -> type[Any]:
             f"The entry point {name!r} of promptbench.{kind} names the module {source.module}; name both alike."
         )
     module = _import(kind, name, source)
-    found = {
-        value for key, value in vars(module).items() if not key.startswith("_") and _is_plugin(value, kind, module)
-    }
+    public = [value for key, value in vars(module).items() if not key.startswith("_")]
+    found = {value for value in public if _is_plugin(value, kind, module)}
     if len(found) != 1:
         holds = "no class" if not found else " and ".join(sorted(cls.__name__ for cls in found))
         raise UsageError(
@@ -169,7 +166,10 @@ def add_file(path: str | Path, kind: str = "") -> str:
 
 def added() -> list[tuple[str, Path]]:
     """Kind and path of the files that `add_file` was given, for another process."""
-    return [(kind, path) for kind, files in _files.items() for path in files.values()]
+    pairs: list[tuple[str, Path]] = []
+    for kind, files in _files.items():
+        pairs += [(kind, path) for path in files.values()]
+    return pairs
 
 
 def _kind_of(file: Path) -> str:
@@ -203,10 +203,8 @@ def _in_package(kind: str) -> Iterator[tuple[str, Path]]:
     for folder in (spec and spec.submodule_search_locations) or ():
         for module in pkgutil.iter_modules([folder]):
             if not module.name.startswith("_"):
-                yield (
-                    module.name,
-                    Path(folder, module.name, "__init__.py") if module.ispkg else Path(folder, f"{module.name}.py"),
-                )
+                file = f"{module.name}/__init__.py" if module.ispkg else f"{module.name}.py"
+                yield module.name, Path(folder, file)
 
 
 @functools.cache
@@ -311,13 +309,11 @@ def literals(cls: ast.ClassDef | None) -> dict[str, Any]:
     """Class attributes whose value is a literal, or a call with literal keywords."""
     found: dict[str, Any] = {}
     for node in cls.body if cls else ():
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-        value = node.value if isinstance(node, (ast.Assign, ast.AnnAssign)) else None
-        for target in targets:
-            if isinstance(target, ast.Name) and value is not None:
-                found |= _literal(target.id, value)
+        if not isinstance(node, (ast.Assign, ast.AnnAssign)) or node.value is None:
+            continue
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            if isinstance(target, ast.Name):
+                found |= _literal(target.id, node.value)
     return found
 
 
@@ -334,47 +330,7 @@ def _literal(name: str, value: ast.expr) -> dict[str, Any]:
         return {}
 
 
-def method_code(name: str) -> str:
-    """A digest of what a built-in method's module does, whatever its comments, docstrings and sources say.
-
-    Version of Python and SHA-256, as in `3.12:ab...`, since versions read the same code differently. "" for a method
-    that is not built in: the digest of its file is in the spec.
-
-    Raises:
-        UsageError: The name is unknown, or the file cannot be read.
-    """
-    if registry.source_digest("methods", name):
-        return ""
-    path = registry.facts("methods", name).path
-    return f"{sys.version_info.major}.{sys.version_info.minor}:{_code(path, path.stat().st_mtime_ns)}"
-
-
-@lru_cache(maxsize=256)
-def _code(path: Path, changed: int) -> str:
-    tree = _Bare().visit(ast.parse(path.read_text(encoding="utf-8")))
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-
-
-class _Bare(ast.NodeTransformer):
-    """Drops what is only there to be read: docstrings, and what is called a source."""
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return ast.Pass() if text else self.generic_visit(node)
-
-    def visit_Dict(self, node: ast.Dict) -> ast.AST:
-        prose = [isinstance(key, ast.Constant) and key.value == "source" for key in node.keys]
-        pairs = zip(node.values, prose, strict=True)
-        node.values = [ast.Constant("") if is_prose else value for value, is_prose in pairs]
-        return self.generic_visit(node)
-
-    def visit_keyword(self, node: ast.keyword) -> Any:
-        if node.arg == "source":
-            node.value = ast.Constant("")
-        return self.generic_visit(node)
-
-
-def paper_of(facts: registry.PluginFacts) -> str:
+def paper_of(facts: PluginFacts) -> str:
     """Authors, title and venue of the first paper that the docstring names."""
     for paragraph in facts.docstring.split("\n\n")[1:]:
         text = " ".join(paragraph.partition("Code by")[0].split())

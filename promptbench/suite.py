@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class MethodSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """A benchmark.
+    """What is compared on what: a backbone, datasets by role, shots, seeds and settings of methods.
 
     Attributes:
         name: The file's stem.
@@ -121,7 +122,7 @@ class Suite:
 
     def entries(self) -> list[DatasetEntry]:
         """All datasets of all roles; one that has several roles appears several times."""
-        return [entry for entries in self.roles.values() for entry in entries]
+        return list(chain.from_iterable(self.roles.values()))
 
     def with_entry(self, entry: DatasetEntry) -> Suite:
         """This suite with a dataset in place of its own of that name, or under a role of no protocol."""

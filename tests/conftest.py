@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,18 @@ def tiny_name() -> str:
     return TINY
 
 
-@pytest.fixture
-def tiny(tiny_name: str) -> Any:
-    """The tiny random CLIP: real tokenizer, real blocks, no download."""
+@pytest.fixture(scope="session")
+def tiny_as_loaded(tiny_name: str) -> Any:
+    """The tiny random CLIP: real tokenizer, real blocks, no download. No test gets it itself."""
     from promptbench.clip.load import load_backbone
 
     return load_backbone(tiny_name)
+
+
+@pytest.fixture
+def tiny(tiny_as_loaded: Any) -> Any:
+    """A copy of the tiny random CLIP for one test; the tokenizer, which no test changes, takes longest to make."""
+    return deepcopy(tiny_as_loaded, {id(tiny_as_loaded.tokenizer): tiny_as_loaded.tokenizer})
 
 
 @pytest.fixture

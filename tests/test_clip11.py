@@ -16,7 +16,7 @@ import torch
 
 from promptbench import registry
 from promptbench.cli.main import main
-from promptbench.metrics.accuracy import accuracy
+from promptbench.metrics.classification import accuracy
 from promptbench.metrics.ood import SCORES, detection
 from promptbench.results.predictions import load_predictions
 from promptbench.results.result import Result, read_result, read_results
@@ -68,6 +68,7 @@ def test_the_tree_is_that_of_all_19_datasets() -> None:
     assert set(DATASETS) == public and len(DATASETS) == 19
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", protocols_of(SUITE, ["all"]))
 def test_every_protocol_gives_a_result_for_each_plan_and_a_table(
     protocol: str, results: list[Result], swept: Path
@@ -82,6 +83,7 @@ def test_every_protocol_gives_a_result_for_each_plan_and_a_table(
             assert set(result.conditions["images"]) == {evaluation.name for evaluation in plan.evaluations}
 
 
+@pytest.mark.slow
 def test_one_training_serves_the_protocols_that_train_alike(results: list[Result], swept: Path) -> None:
     alike = ("cross_dataset", "domain_generalization", "ood")
     keys = {of(results, protocol, "coop")[0].conditions["training_key"] for protocol in alike}
@@ -91,6 +93,7 @@ def test_one_training_serves_the_protocols_that_train_alike(results: list[Result
     )
 
 
+@pytest.mark.slow
 def test_domains_with_fewer_classes_are_scored_in_their_own(results: list[Result]) -> None:
     (result,) = of(results, "domain_generalization", "zeroshot")
     names = result.conditions["class_names"]
@@ -98,6 +101,7 @@ def test_domains_with_fewer_classes_are_scored_in_their_own(results: list[Result
     assert names["imagenet_a"] != names["source"] != names["imagenet_r"]
 
 
+@pytest.mark.slow
 def test_the_average_is_over_the_targets(results: list[Result]) -> None:
     (result,) = of(results, "cross_dataset", "coop")
     targets = [result.metrics[f"{name}/accuracy"] for name in SUITE.datasets("targets")]
@@ -105,6 +109,7 @@ def test_the_average_is_over_the_targets(results: list[Result]) -> None:
     assert "source/accuracy" in result.metrics and "imagenet/accuracy" not in result.metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["zeroshot", "coop"])
 def test_stored_predictions_give_the_figures_again(method: str, results: list[Result], swept: Path) -> None:
     (result,) = of(results, "ood", method)
@@ -127,6 +132,7 @@ def test_stored_predictions_give_the_figures_again(method: str, results: list[Re
     assert torch.allclose(joint[at, :columns], both[:, :columns], atol=0.05)  # half precision of about 20
 
 
+@pytest.mark.slow
 def test_the_classes_of_stored_predictions_are_shown(
     results: list[Result], swept: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,6 +148,7 @@ def test_the_classes_of_stored_predictions_are_shown(
     assert main(["inspect", "--run", f"results/mini/results/{without.name}.json"]) == 2
 
 
+@pytest.mark.slow
 def test_what_sees_no_image_runs_once_whatever_the_shots(
     flags: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,6 +161,7 @@ def test_what_sees_no_image_runs_once_whatever_the_shots(
     assert shots == [("coop", 1), ("coop", 2), ("coop", 4), ("zeroshot", 0)]
 
 
+@pytest.mark.slow
 def test_a_stored_training_is_evaluated_under_another_protocol(
     flags: tuple[str, ...], swept: Path, results: list[Result], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -171,6 +179,7 @@ def test_a_stored_training_is_evaluated_under_another_protocol(
     assert "is not in" in json.loads(failure.read_text())["reason"]
 
 
+@pytest.mark.slow
 def test_a_grid_runs_every_combination(flags: tuple[str, ...], tmp_path: Path) -> None:
     call = ["run", "--method", "coop", "--dataset", "dtd", *flags, *SHORT, "--output", str(tmp_path)]
     assert main([*call, "--grid", "coop.n_ctx=2,4", "coop.ctx_init=''", "coop.lr=0.1,0.2"]) == 0
@@ -185,6 +194,7 @@ def sample_of(output: Path, method: str = "coop") -> Mapping[str, object]:
     return {"sampler": result.spec.sampler, "sample": result.conditions["sample_digest"]}
 
 
+@pytest.mark.slow
 def test_the_sampler_is_chosen_recorded_and_read_from_a_file(flags: tuple[str, ...], tmp_path: Path) -> None:
     call = ["run", "--method", "coop", "--dataset", "dtd", *flags, *SHORT]
     assert main([*call, "--output", str(tmp_path / "coop")]) == 0

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from shared_paths import TESTS
+from short_cases import slow_but
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -224,7 +225,7 @@ def draw_folders(root: Path, seed: int = 0) -> Path:
     return root
 
 
-@pytest.mark.parametrize("name", ["clip_lora_like", "tip_adapter_f"])
+@pytest.mark.parametrize("name", slow_but(["clip_lora_like", "tip_adapter_f"], "tip_adapter_f"))
 def test_a_plugin_runs_through_the_command(
     name: str,
     tmp_path: Path,

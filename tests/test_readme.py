@@ -61,7 +61,13 @@ def test_a_command_of_the_readme_prints(command: str, workplace: Path, capsys: p
     assert len(capsys.readouterr().out.splitlines()) > 3
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.split()[1] in ("table", "plot", "report", "data")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(c for c in COMMANDS if c.split()[1] in ("table", "plot", "data")),
+        *(pytest.param(c, marks=pytest.mark.slow) for c in COMMANDS if c.split()[1] == "report"),
+    ],
+)
 def test_a_command_of_the_readme_makes_something_of_results_or_data(
     command: str, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,6 +77,7 @@ def test_a_command_of_the_readme_makes_something_of_results_or_data(
         assert (workplace / command.split()[-1]).stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_the_check_of_the_readme_passes_its_plugin(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(next(c for c in COMMANDS if "check-plugin" in c)) == 0
     assert "FAIL" not in capsys.readouterr().out
@@ -85,6 +92,7 @@ def test_a_command_within_a_sentence_exists_with_its_flags(command: str, capsys:
     assert all(word in text for word in words if word.startswith("-"))
 
 
+@pytest.mark.slow
 def test_the_plugin_of_the_readme_runs_and_its_table_is_printed(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,6 +105,7 @@ def test_the_plugin_of_the_readme_runs_and_its_table_is_printed(
     assert r"\toprule" in table and r"clip\_adapter" in table
 
 
+@pytest.mark.slow
 def test_a_trained_prompt_is_exported_loaded_and_used_as_the_readme_says(workplace: Path) -> None:
     call = ["run", "--method", "coop", "--dataset", "mini_fabrics", "--seeds", "1", "--set", "coop.epochs=1"]
     assert main.main([*call, "--output", "here"]) == 0
@@ -140,4 +149,4 @@ def test_the_dataset_of_the_readme_reads_a_split_file(workplace: Path, tiny_name
     command = next(c for c in COMMANDS if "birds.py" in c).replace("/data", str(workplace)).replace(" coop", "")
     assert run(command, "--seeds", "1", "--output", "bird-runs", "--backbone", tiny_name) == 0
     (result,) = (workplace / "bird-runs").rglob("zeroshot-*.json")
-    assert json.loads(result.read_text())["conditions"]["templates"]["base"] == "a photo of a {}, a type of bird."
+    assert json.loads(result.read_text())["spec"]["templates"]["base"] == "a photo of a {}, a type of bird."

@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def write(report: dict[str, Any], path: Path) -> None:
     """The table and the picture of a report."""
-    from promptbench.show.plots.style import save
+    from promptbench.show.plots.picture import save
 
     from .plot import draw
     from .table import markdown

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from promptbench.clip.backbone import Backbone
-from promptbench.clip.images import ImageFeatures, Images
+from promptbench.clip.image_tower import ImageFeatures, Images
 from promptbench.data.batches import pixel_batches
 from promptbench.data.selection import SelectedImages
 from promptbench.method import Method, create_method

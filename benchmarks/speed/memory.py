@@ -50,7 +50,7 @@ def measure(label: str, classes: int, batch: int) -> dict[str, Any]:
     """One step, forward and backward, of a method on random images."""
     import torch
 
-    from promptbench.clip.images import Images
+    from promptbench.clip.image_tower import Images
     from promptbench.clip.load import load_backbone
     from promptbench.method import create_method
     from promptbench.storage.versions import library_versions

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from promptbench.clip.images import Images
+from promptbench.clip.image_tower import Images
 from promptbench.data.class_names import ClassNames
 from promptbench.data.dataset import open_dataset
 from promptbench.data.selection import SelectedImages, Selection

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from promptbench.show.plots.style import LETTERS, new_figure, style_of
+from promptbench.show.plots.picture import LETTERS, new_figure, style_of
 
 from .rows import Row, bars, steps
 

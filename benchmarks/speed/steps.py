@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from promptbench.clip.backbone import Backbone
-from promptbench.clip.images import ImageFeatures, Images
+from promptbench.clip.image_tower import ImageFeatures, Images
 from promptbench.method import Method, create_method
 
 from .ours import class_names, move, optimizer_of, our_step

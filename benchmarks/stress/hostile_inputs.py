@@ -49,7 +49,7 @@ from promptbench.checkpoints.official import load_official_checkpoint
 from promptbench.cli.main import main as promptbench
 from promptbench.clip.load import load_backbone
 from promptbench.config import UsageError
-from promptbench.data import sampling
+from promptbench.data import selection
 from promptbench.data.dataset import Dataset, open_dataset
 from promptbench.method import Method, create_method
 from promptbench.storage.versions import git_commit, library_versions
@@ -385,7 +385,7 @@ def write_samples(site: Site, folder: Path) -> None:
     for item in site.dataset.items("train"):
         if [other.label for other in few].count(item.label) < 2:
             few.append(item)
-    sampling.write_sample(folder / "mine.jsonl", {"dataset": "birds", "shots": 2, "seed": 1, "sampler": "coop"}, few)
+    selection.write_sample(folder / "mine.jsonl", {"dataset": "birds", "shots": 2, "seed": 1, "sampler": "coop"}, few)
     datums = [Datum(item) for item in few]
     (folder / "shot_2-seed_1.pkl").write_bytes(pickle.dumps({"train": datums, "val": datums[:2]}, protocol=2))
 
@@ -737,8 +737,8 @@ CHECKPOINT_DOORS: tuple[Door, ...] = (
 )
 SAMPLE_DOORS: tuple[Door, ...] = (
     f"{COOP} --sampler file:{{file}}",
-    lambda site, path: sampling.read_sample(path, site.dataset.items("train")),
-    lambda site, path: sampling.read_header(path),
+    lambda site, path: selection.read_sample(path, site.dataset.items("train")),
+    lambda site, path: selection.read_header(path),
 )
 NAME_DOORS = (f"{ZEROSHOT} --set birds.class_names={{file}}", "predict --run {coop} --classes-file {file} {photo}")
 EXPORT_DOORS = ("predict --run {copy} {photo}", "export --run {copy} -o {out}/export")

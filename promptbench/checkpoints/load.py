@@ -28,7 +28,7 @@ from promptbench.clip.load import load_backbone
 from promptbench.config import UsageError, build
 from promptbench.data.class_names import GENERIC_TEMPLATE, ClassNames, refuse_same_names
 from promptbench.data.decode import open_image
-from promptbench.data.transforms import EvaluationTransform, evaluation_transform
+from promptbench.data.transforms import EvaluationTransform
 from promptbench.method import Method, instantiate
 from promptbench.results.result import Result, folder_of, read_result
 from promptbench.results.spec import Spec, expect
@@ -149,7 +149,7 @@ class Trained:
 
 
 def load(run: str | os.PathLike[str], *, device: str = "auto", backbone: str = "") -> Trained:
-    """A trained prompt on its backbone.
+    """Load what a run learned: the method on its backbone, ready to score images.
 
     Args:
         run: A result file, a training file (`.safetensors`), a folder of `promptbench export`, or such a folder on the
@@ -170,7 +170,7 @@ def load(run: str | os.PathLike[str], *, device: str = "auto", backbone: str = "
     method = instantiate(cls, config, frozen, names, source.spec.train_seed)
     if source.training is not None:
         fill(method, source.training)
-    transform = evaluation_transform(frozen.resolution, mean=frozen.mean, std=frozen.std)
+    transform = EvaluationTransform(frozen.resolution, mean=frozen.mean, std=frozen.std)
     return Trained(
         method, source.shown, source.spec, source.result, transform, source.trained_on, training=source.training
     )
@@ -189,7 +189,7 @@ def method_of(source: Source) -> type[Method]:
             "promptbench.registry.add_file."
         )
     cls: type[Method] = registry.load("methods", spec.method)
-    if cls.prepare is not Method.prepare:
+    if cls.prepares:
         raise UsageError(
             f"{source.place}: {spec.label} looks at its training images again before it scores others, and they are "
             "not stored; use `promptbench run --save-predictions`."
@@ -226,7 +226,7 @@ def check_weights(source: Source, backbone: Backbone) -> None:
 
 
 def fill(method: Method, training: Path) -> None:
-    """Put learned tensors into a method.
+    """Load the learned tensors of a checkpoint into a method.
 
     Raises:
         UsageError: They are damaged, or others than the method has.
@@ -241,15 +241,16 @@ def fill(method: Method, training: Path) -> None:
 
 
 def device_of(name: str) -> str:
-    """`auto` resolved.
+    """The device to load a checkpoint onto, `auto` resolved.
 
     Raises:
         UsageError: `cuda`, and torch sees none.
     """
-    there = torch.cuda.is_available()
-    if name.startswith("cuda") and not there:
+    if torch.cuda.is_available():
+        return "cuda" if name == "auto" else name
+    if name.startswith("cuda"):
         raise UsageError(f"device='{name}': torch sees no CUDA device here; use 'cpu'.")
-    return ("cuda" if there else "cpu") if name == "auto" else name
+    return "cpu" if name == "auto" else name
 
 
 def as_rgb(image: str | os.PathLike[str] | Image.Image) -> Image.Image:
@@ -259,7 +260,7 @@ def as_rgb(image: str | os.PathLike[str] | Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class Source:
-    """What is stored of a run.
+    """A checkpoint before it is loaded: what is stored of a run, and where.
 
     Attributes:
         place: What the user named.
@@ -281,7 +282,7 @@ class Source:
 
 
 def source_of(run: str | os.PathLike[str]) -> Source:
-    """What is stored where the user says."""
+    """What is stored of a run: by a result file, a training file, an exported folder or one on the hub."""
     place = os.fspath(run)
     if place.startswith(hub.PREFIX):
         return replace(of_export(hub.download(place, FILES)), place=place)
@@ -292,26 +293,26 @@ def source_of(run: str | os.PathLike[str]) -> Source:
 
 
 def of_result(path: Path) -> Source:
-    """A result file, with the training in the folder that `run` wrote to."""
+    """What a result file stores of a run, with the training in the folder that `run` wrote to."""
     result = read_result(path)
     if result.conditions.get("training_key"):
         return with_result(of_training(training_of(path, result)), str(path), result)
-    templates = result.conditions.get("templates", {})
+    templates = result.spec.templates
     template = templates.get(result.spec.dataset) or next(iter(templates.values()), GENERIC_TEMPLATE)
     none = ClassNames((), template=template)
-    return Source(str(path), result.spec, result, None, none, none, result.conditions.get("weights_hash", ""))
+    return Source(str(path), result.spec, result, None, none, none, result.spec.weights_hash)
 
 
 def of_training(path: Path) -> Source:
-    """A training file alone: its metadata say all that is needed."""
+    """What a training file alone stores of a run: its metadata say all that is needed."""
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
         if about.get("format", FORMAT) != FORMAT:
             raise UsageError(f"{path} was written by a newer promptbench ({about['format']}); update promptbench.")
         check_metadata(about)
-        spec, classes = Spec.stored(json.loads(about["spec"])), json.loads(about["classes"])
-        names = _class_names(classes)
+        spec = Spec.stored(json.loads(about["spec"]))
+        names = _class_names(json.loads(about["classes"]))
         return Source(str(path), spec, None, path, names, names, json.loads(about.get("weights_hash", '""')))
     except OSError as error:
         raise UsageError(f"The training {path} cannot be read ({error.strerror or error}).") from error
@@ -331,7 +332,7 @@ def _class_names(stored: Mapping[str, Any]) -> ClassNames:
 
 
 def of_export(folder: Path) -> Source:
-    """A folder that `export` wrote."""
+    """What a folder that `export` wrote stores of a run."""
     if not (folder / RESULT).is_file():
         raise UsageError(
             f"{folder} is no folder of `promptbench export`: it has no {RESULT}; name such a folder, a result file, or "
@@ -339,19 +340,18 @@ def of_export(folder: Path) -> Source:
         )
     result = read_result(folder / RESULT)
     try:
-        classes = json.loads((folder / CLASSES).read_text(encoding="utf-8"))
-        shown = _class_names(classes)
+        shown = _class_names(json.loads((folder / CLASSES).read_text(encoding="utf-8")))
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"{folder / CLASSES} is missing or damaged; export the run again.") from error
     if not result.conditions.get("training_key"):
         none = ClassNames((), template=shown.template)
-        return Source(str(folder), result.spec, result, None, none, shown, result.conditions.get("weights_hash", ""))
+        return Source(str(folder), result.spec, result, None, none, shown, result.spec.weights_hash)
     return replace(with_result(of_training(folder / PROMPTS), str(folder), result), shown=shown)
 
 
 def with_result(training: Source, place: str, result: Result) -> Source:
-    """A training as the result of a run of it names it."""
-    weights = result.conditions.get("weights_hash", training.weights_hash)
+    """What is stored of a training, under the spec, weights and figures of a run's result."""
+    weights = result.spec.weights_hash or training.weights_hash
     return replace(training, place=place, spec=result.spec, result=result, weights_hash=weights)
 
 

@@ -58,7 +58,11 @@ def read_official(path: str | Path) -> OfficialCheckpoint:
     epoch = content.get("epoch")
     plain = (bool, int, float, str, type(None))
     return OfficialCheckpoint(
-        state={_bare(k): v.detach() for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)},
+        state={
+            name.removeprefix("module."): value.detach()  # the prefix that `nn.DataParallel` adds
+            for name, value in state.items()
+            if isinstance(name, str) and isinstance(value, Tensor)
+        },
         epoch=epoch if isinstance(epoch, int) else None,
         meta={k: v for k, v in content.items() if isinstance(k, str) and k != "epoch" and isinstance(v, plain)},
     )
@@ -128,11 +132,6 @@ def _hint(name: str, there: tuple[int, ...], here: tuple[int, ...]) -> str:
 def _listed(names: list[str]) -> str:
     """At most four of the names, and how many more there are."""
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def _bare(name: str) -> str:
-    """`name` without the prefix that `nn.DataParallel` adds."""
-    return name.removeprefix("module.")
 
 
 def _is_frozen(name: str) -> bool:

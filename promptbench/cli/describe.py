@@ -262,7 +262,7 @@ def foreseen(session: Session, request: Request, estimate: bool) -> str:
     from promptbench.sweep.outdated import outdated
 
     runs = plan_runs(request)
-    old = outdated(session, stored_results(session.output, [run.spec for run in runs]), may_load=False)
+    old = outdated(session, runs, stored_results(session.output, [run.spec for run in runs]), may_load=False)
     states = ["outdated" if run.spec.name in old else state_of(session.output, run) for run in runs]
     varied = any(chosen.varied for chosen in request.methods)
     points = {"grid": grid_points(runs, request)} if varied else {}

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from promptbench.clip import block, image_tower, text_tower
-from promptbench.clip.images import ImageFeatures, Images
+from promptbench.clip.image_tower import ImageFeatures, Images
 from promptbench.clip.text_tower import Tokenizer, Tokens, unknown_words
 from promptbench.config import UsageError
 

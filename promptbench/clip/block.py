@@ -51,7 +51,7 @@ def is_standard(block: Any) -> bool:
 
 
 def split_heads(block: Any, x: Tensor) -> Tensor:
-    """(..., tokens, d) -> (..., h, tokens, e)."""
+    """Tokens (..., tokens, d) as heads (..., h, tokens, e)."""
     return x.unflatten(-1, (block.attn.num_heads, -1)).transpose(-2, -3)
 
 
@@ -65,26 +65,27 @@ def projected(block: Any, x: Tensor) -> Tensor:
     return F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
 
 
+def part_of_projected(block: Any, x: Tensor, rows: slice) -> Tensor:
+    """Some of what `projected` gives: queries are the first d rows of its weights, then come keys, then values."""
+    bias = block.attn.in_proj_bias
+    return F.linear(block.ln_1(x), block.attn.in_proj_weight[rows], None if bias is None else bias[rows])
+
+
 def heads(block: Any, x: Tensor) -> tuple[Tensor, KeysValues]:
-    """What `projected` gives, apart, as `queries_keys_values` does."""
+    """Queries, and keys and values, apart, from what `projected` gives of all three in one."""
     q, k, v = x.chunk(3, dim=-1)
     return split_heads(block, q), KeysValues(split_heads(block, k), split_heads(block, v))
 
 
 def keys_values(block: Any, x: Tensor) -> KeysValues:
     """Keys and values alone, for tokens that this block only reads."""
-    d = x.shape[-1]
-    bias = block.attn.in_proj_bias
-    k, v = F.linear(block.ln_1(x), block.attn.in_proj_weight[d:], None if bias is None else bias[d:]).chunk(2, dim=-1)
+    k, v = part_of_projected(block, x, slice(x.shape[-1], None)).chunk(2, dim=-1)
     return KeysValues(split_heads(block, k), split_heads(block, v))
 
 
 def queries(block: Any, x: Tensor) -> Tensor:
     """Queries alone (..., h, tokens, e), for tokens whose keys and values are known already."""
-    d = x.shape[-1]
-    bias = block.attn.in_proj_bias
-    q = F.linear(block.ln_1(x), block.attn.in_proj_weight[:d], None if bias is None else bias[:d])
-    return split_heads(block, q)
+    return split_heads(block, part_of_projected(block, x, slice(x.shape[-1])))
 
 
 def finish(block: Any, x: Tensor, q: Tensor, context: KeysValues, mask: Tensor | None = None) -> Tensor:
@@ -148,8 +149,4 @@ def value_path(block: Any, x: Tensor) -> Tensor:
     These are the dense features of MaskCLIP, used by LoCoOp (arXiv:2306.01293) and GalLoP (arXiv:2407.01400):
     v = x + out_proj(V(ln_1(x))), then v + mlp(ln_2(v)).
     """
-    d = x.shape[-1]
-    bias = block.attn.in_proj_bias
-    values = F.linear(block.ln_1(x), block.attn.in_proj_weight[2 * d :], None if bias is None else bias[2 * d :])
-    x = x + block.ls_1(block.attn.out_proj(values))
-    return x + block.ls_2(mlp(block, block.ln_2(x)))
+    return close(block, x, part_of_projected(block, x, slice(2 * x.shape[-1], None)))

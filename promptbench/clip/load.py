@@ -127,9 +127,10 @@ def _create(architecture: str, weights: str, plain: bool = False) -> Any:
     file = Path(weights).expanduser()
     tags = open_clip.list_pretrained_tags_by_model(architecture.removesuffix("-quickgelu"))
     if not file.is_file() and weights not in tags:
+        known = f" Tags: {', '.join(tags)}." if tags else ""
         raise UsageError(
             f"'{weights}' is neither a weight file nor a pretrained tag of {architecture}."
-            f"{nearest(weights, tags) or (' Tags: ' + ', '.join(tags) + '.' if tags else '')}"
+            f"{nearest(weights, tags) or known}"
         )
     quick = _needs_quick_gelu(architecture, weights)
     if file.is_file() and not quick and not plain and f"{architecture}-quickgelu" in open_clip.list_models():
@@ -163,7 +164,7 @@ def _create(architecture: str, weights: str, plain: bool = False) -> Any:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Within it nobody logs: what open_clip and the hub have to say comes back as an exception."""
+    """A context in which nobody logs: what open_clip and the hub have to say comes back as an exception."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -75,18 +75,18 @@ class Texts(NamedTuple):
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """S and K."""
+        """How many prefixes S and classes K there are."""
         return max(len(self.suffix), 1 if self.prefix is None else len(self.prefix)), self.suffix.shape[1]
 
     def part(self, images: slice, classes: slice) -> Texts:
-        """Those of some images and some classes."""
+        """The texts of some images and some classes."""
         prefix = None if self.prefix is None else self.prefix[images]
         deep = {i: prompts[images] if prompts.dim() > 2 else prompts for i, prompts in self.deep.items()}
         suffix = self.suffix if len(self.suffix) == 1 else self.suffix[images]
         return Texts(prefix, deep, suffix[:, classes], self.eot[classes], self.layer)
 
     def placed(self, positions: Tensor) -> Texts:
-        """The same with positional embeddings (L, d) added."""
+        """These texts with positional embeddings (L, d) added."""
         n, T = 0 if self.prefix is None else self.prefix.shape[1], self.suffix.shape[2]
         prefix = None if self.prefix is None else self.prefix + positions[:n]
         return self._replace(prefix=prefix, suffix=self.suffix + positions[n : n + T])
@@ -145,13 +145,16 @@ def shared_path(resblocks: Any, texts: Texts) -> Tensor:
         if i in deep:
             prefix = replace_prompts(prefix, deep[i])
         if i:  # one product for all tokens: for the few rows of the prefix alone, all weights would be read again
-            rows, parts = torch.cat([prefix.flatten(0, 1), x.flatten(0, 2)]), (S * n, S * G * C)
+            rows = torch.cat([prefix.flatten(0, 1), x.flatten(0, 2)])
+            parts = (S * n, S * G * C)
             of_prefix, of_classes = blocks.projected(block, rows).split(parts)
             q, context = blocks.heads(block, of_prefix.unflatten(0, (S, n)))
             queries, own = blocks.heads(block, of_classes.unflatten(0, (S, G, C)))
-            attended = blocks.attend(q, context, prefix_mask), blocks.attend(queries, behind(context, own), mask)
-            rows = blocks.close(block, rows, torch.cat([attended[0].flatten(0, 1), attended[1].flatten(0, 2)]))
-            prefix, x = (t.unflatten(0, size) for t, size in zip(rows.split(parts), ((S, n), (S, G, C)), strict=True))
+            read_by_prefix = blocks.attend(q, context, prefix_mask).flatten(0, 1)
+            read_by_classes = blocks.attend(queries, behind(context, own), mask).flatten(0, 2)
+            rows = blocks.close(block, rows, torch.cat([read_by_prefix, read_by_classes]))
+            of_prefix, of_classes = rows.split(parts)
+            prefix, x = of_prefix.unflatten(0, (S, n)), of_classes.unflatten(0, (S, G, C))
         else:  # class tokens that are the same for all images, and that often need no gradient
             q, context = blocks.queries_keys_values(block, prefix)
             queries, own = blocks.queries_keys_values(block, x)
@@ -169,7 +172,8 @@ def shared_path(resblocks: Any, texts: Texts) -> Tensor:
 
 def full_path(resblocks: Any, texts: Texts) -> Tensor:
     """As `shared_path`, with whole sequences (S * K, L, d) through open_clip's blocks, or through `layer`."""
-    (S, K), (prefix, deep, suffix, eot, layer) = texts.sizes, texts
+    S, K = texts.sizes
+    prefix, deep, suffix, eot, layer = texts
     n = 0 if prefix is None else prefix.shape[1]
     suffix = suffix.expand(S, *suffix.shape[1:])
     x = suffix if prefix is None else torch.cat([prefix.unsqueeze(1).expand(-1, K, -1, -1), suffix], dim=2)
@@ -205,18 +209,23 @@ class Packing:
 
 @lru_cache(maxsize=64)
 def pack(lengths: tuple[int, ...], width: int, device: torch.device) -> Packing:
-    """Texts of so many tokens, cut from (K, width), in rows of the length that leaves least padding."""
-    rows, C = min(((fill(lengths, size), size) for size in sizes(lengths)), key=lambda tried: len(tried[0]) * tried[1])
-    q = max(map(len, rows))
-    sources, owner = torch.zeros(len(rows), C, dtype=torch.long), torch.full((len(rows), C), -1)
-    last, order = torch.zeros(len(rows), q, dtype=torch.long), torch.zeros(len(lengths), dtype=torch.long)
+    """Texts of these lengths, cut from (K, width), packed in rows of the length that leaves least padding."""
+    tried = [(fill(lengths, size), size) for size in sizes(lengths)]
+    rows, C = min(tried, key=lambda packed: len(packed[0]) * packed[1])
+    G, q = len(rows), max(map(len, rows))
+    sources = torch.zeros(G, C, dtype=torch.long)
+    owner = torch.full((G, C), -1)
+    last = torch.zeros(G, q, dtype=torch.long)
+    order = torch.zeros(len(lengths), dtype=torch.long)
     for g, row in enumerate(rows):
         start = 0
         for place, k in enumerate(row):
             end = start + lengths[k]
             sources[g, start:end] = torch.arange(k * width, k * width + lengths[k])
             owner[g, start:end] = k
-            last[g, place], order[k], start = end - 1, g * q + place, end
+            last[g, place] = end - 1
+            order[k] = g * q + place
+            start = end
     seen = (owner.unsqueeze(2) == owner.unsqueeze(1)).tril() & (owner >= 0).unsqueeze(2)
     mask = torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))
     return Packing(sources.to(device), mask.to(device), last.to(device), order.to(device))
@@ -224,8 +233,9 @@ def pack(lengths: tuple[int, ...], width: int, device: torch.device) -> Packing:
 
 def sizes(lengths: Sequence[int]) -> list[int]:
     """Lengths of a row that are tried: all texts in one where that is short enough."""
-    longest, total = max(lengths), sum(lengths)
-    return [total] if total <= WIDTHS[-1] else [size for size in WIDTHS if size >= longest] or [longest]
+    if sum(lengths) <= WIDTHS[-1]:
+        return [sum(lengths)]
+    return [size for size in WIDTHS if size >= max(lengths)] or [max(lengths)]
 
 
 def fill(lengths: Sequence[int], size: int) -> list[list[int]]:
@@ -276,12 +286,9 @@ def unknown_words(texts: Sequence[str], ids: Tensor, tokenizer: Tokenizer, known
     def is_new(row: Tensor) -> bool:
         return not known.issuperset(row[: int(row.argmax()) + 1].tolist())  # up to [EOT], the largest id
 
-    return list(
-        dict.fromkeys(
-            word.strip(".,:;!?")
-            for text, row in zip(texts, ids, strict=True)
-            if is_new(row)
-            for word in text.split()
-            if is_new(tokenizer([word])[0])
-        )
-    )
+    words: dict[str, None] = {}
+    for text, row in zip(texts, ids, strict=True):
+        if is_new(row):
+            new = [word.strip(".,:;!?") for word in text.split() if is_new(tokenizer([word])[0])]
+            words |= dict.fromkeys(new)
+    return list(words)

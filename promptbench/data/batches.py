@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from promptbench.clip.backbone import Backbone
-from promptbench.clip.images import ImageFeatures, Images
+from promptbench.clip.image_tower import ImageFeatures, Images
 from promptbench.data.dataset import Dataset as ImageDataset
 from promptbench.data.dataset import Item
-from promptbench.data.transforms import evaluation_transform, training_transform, view_generator
+from promptbench.data.transforms import EvaluationTransform, TrainingTransform, view_generator
 
 SMALL = 64 * 64  # pixels; smaller images decode faster than a worker process passes them on
 MAX_WORKERS = 8
@@ -29,7 +29,7 @@ MEMORY = 4 * 2**30  # bytes of decoded training images, over all workers: 16 sho
 
 
 class Batches(Protocol):
-    """Batches with a known number; what training and evaluation iterate over."""
+    """Batches of images with their labels, of a known number; what training and evaluation iterate over."""
 
     def __iter__(self) -> Iterator[tuple[Images, Tensor]]: ...
 
@@ -37,7 +37,7 @@ class Batches(Protocol):
 
 
 class Views(Dataset[tuple[Tensor, int]]):
-    """Images by (index, epoch): the evaluation transform, or a random view of that epoch.
+    """Images as tensors, by (index, epoch): under the evaluation transform, or a random view of that epoch.
 
     Args:
         keep: Bytes of decoded images to keep in memory, for training images, which are seen every epoch.
@@ -55,9 +55,12 @@ class Views(Dataset[tuple[Tensor, int]]):
         views: int = 0,
     ) -> None:
         statistics = (backbone.resolution, backbone.mean, backbone.std)
-        self.evaluation = evaluation_transform(*statistics)
-        self.training = training_transform(*statistics)
-        self.dataset, self.items, self.keep, self.augment_seed = dataset, items, keep, augment_seed
+        self.evaluation = EvaluationTransform(*statistics)
+        self.training = TrainingTransform(*statistics)
+        self.dataset = dataset
+        self.items = items
+        self.keep = keep
+        self.augment_seed = augment_seed
         self.views = views
         self.decoded: dict[int, Image.Image] = {}
 
@@ -82,11 +85,17 @@ class EpochOrder(Sampler[tuple[int, int]]):
     """A fresh permutation of the training images each epoch, from (seed, epoch) alone."""
 
     def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed, self.epoch = size, seed, 0
+        self.size = size
+        self.seed = seed
+        self.begin_at(0)
+
+    def begin_at(self, epoch: int) -> None:
+        """The epoch whose order comes first, where a training that was killed goes on."""
+        self.first = self.epoch = epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch whose order comes next; Lightning calls it."""
-        self.epoch = epoch
+        """Lightning calls it with the number of the epoch whose order comes next, counted from the first one here."""
+        self.epoch = self.first + epoch
 
     def permutation(self) -> list[int]:
         """The order of this epoch."""
@@ -133,7 +142,10 @@ class FeatureBatches:
         rows: Sequence[int] | None = None,
         finish: Callable[[ImageFeatures], ImageFeatures] | None = None,
     ) -> None:
-        self.features, self.labels, self.batch, self.sampler = features, torch.tensor(labels), batch, sampler
+        self.features = features
+        self.labels = torch.tensor(labels)
+        self.batch = batch
+        self.sampler = sampler
         self.rows = torch.arange(len(features.cls)) if rows is None else torch.tensor(rows)
         self.finish = finish
 
@@ -172,11 +184,10 @@ def view_batches(
     """Random views of the images: the first of each, in order, then the second; no batch has two views of an image."""
     count = workers(backbone, dataset, items)
     made = Views(backbone, dataset, items, keep=MEMORY // max(1, count), augment_seed=seed)
-    order = [
-        [(index, view) for index in range(start, min(start + batch, len(items)))]
-        for view in range(views)
-        for start in range(0, len(items), batch)
-    ]
+    order: list[list[tuple[int, int]]] = []
+    for view in range(views):
+        indices = [(index, view) for index in range(len(items))]
+        order += [indices[start : start + batch] for start in range(0, len(items), batch)]
     return ImageLoader(made, batch_sampler=order, num_workers=count, generator=torch.Generator())  # type: ignore[arg-type]
 
 
@@ -212,4 +223,5 @@ def workers(backbone: Backbone, dataset: ImageDataset, images: Sized) -> int:
     """Loader processes: none for images that are in memory, small or few, else the cores that are left."""
     if dataset.in_memory or backbone.resolution**2 <= SMALL or len(images) < MAX_WORKERS * 4:
         return 0
-    return min(MAX_WORKERS, max(0, len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else 1))
+    left = len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else 1
+    return min(MAX_WORKERS, left)

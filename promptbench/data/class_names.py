@@ -35,7 +35,7 @@ class ClassNames(tuple[str, ...]):
         return self
 
     def select(self, labels: Iterable[int]) -> ClassNames:
-        """The names of the given labels, in sorted order of the labels: what `sampling.select` relabels them to."""
+        """The names of the given labels, in sorted order of the labels: what `selection.select` relabels them to."""
         return ClassNames([self[label] for label in sorted(set(labels))], template=self.template)
 
 

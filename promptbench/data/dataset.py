@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,7 @@ from promptbench.data.splits import (
     read_split_json,
     subfolders,
 )
+from promptbench.storage.atomic import write_atomically
 from promptbench.storage.cache import cache_dir
 
 __all__ = ["Dataset", "DatasetInfo", "Download", "Item", "Sources", "data_roots", "open_dataset", "open_image"]
@@ -235,7 +237,7 @@ class Dataset:
         return list(self._items[split])
 
     def few_shot_pool(self, split: str, sampler: str) -> list[Item]:
-        """The items that a sampler of `sampling.SAMPLERS` draws the few-shot sample of a split from: the split."""
+        """The items that a sampler of `selection.SAMPLERS` draws the few-shot sample of a split from: the split."""
         return self.items(split)
 
     @cached_property
@@ -330,3 +332,82 @@ def open_dataset(
     cls = registry.load("datasets", name)
     config = build(cls.Config, dict(options or {}), where=f"dataset {name!r}")
     return cls(config, roots=data_roots(roots), alias=alias)  # type: ignore[no-any-return]
+
+
+def contents_digest(dataset: Dataset, items: Iterable[Item]) -> str:
+    """SHA-256, in hex, over path, label and bytes of images, in order.
+
+    Images of a dataset that makes them itself are known by what they are drawn from; see `Dataset.identity`.
+
+    Raises:
+        UsageError: An image is missing.
+    """
+    found = hashlib.sha256()
+    listed = list(items)
+    digests = dataset_digests(dataset, listed)
+    for item, digest in zip(listed, digests, strict=True):
+        found.update(f"{item.image}\0{item.label}\0{digest}\n".encode())
+    return found.hexdigest()
+
+
+def dataset_digests(dataset: Dataset, items: list[Item]) -> list[str]:
+    """Of each image, in order, a digest of its bytes, or what stands for them."""
+    if type(dataset).identity is not Dataset.identity:
+        return [dataset.identity(item) for item in items]
+    memory = Memory(dataset.image_root)
+    digests = [memory.digest(item.image) for item in items]
+    memory.write()
+    return digests
+
+
+class Memory:
+    """The digests of the files below a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        name = hashlib.sha256(str(self.folder).encode()).hexdigest()[:32]
+        self.path = cache_dir() / "contents" / f"{name}.txt"
+        self.known = self._read()
+        self.changed = False
+
+    def digest(self, image: str) -> str:
+        """Of a file by its path below the folder; read only if it is not known as it is now."""
+        path = self.folder / image
+        try:
+            status = path.stat()
+            state = f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
+            before = self.known.get(image)
+            if before is not None and before[1] == state:
+                return before[0]
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise UsageError(f"Cannot read the image {path}: {error.strerror}.") from error
+        self.known[image] = (digest, state)
+        self.changed = True
+        return digest
+
+    def write(self) -> None:
+        """Remember what is new; where the cache cannot be written it is read again next time."""
+        if not self.changed:
+            return
+        lines = [f"{digest} {state} {image}" for image, (digest, state) in self.known.items() if "\n" not in image]
+        text = "\n".join(lines)
+        checksum = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+        with suppress(OSError):
+            content = f"{text}\n{checksum}\n".encode(errors="surrogateescape")
+            write_atomically(self.path, lambda file: file.write(content))
+        self.changed = False
+
+    def _read(self) -> dict[str, tuple[str, str]]:
+        """What is remembered; nothing where the file is damaged."""
+        try:
+            text, _, checksum = self.path.read_bytes().rstrip(b"\n").rpartition(b"\n")
+        except OSError:
+            return {}
+        if hashlib.sha256(text).hexdigest().encode() != checksum:
+            return {}
+        known = {}
+        for line in text.decode(errors="surrogateescape").splitlines():
+            digest, size, changed, inode, image = line.split(" ", 4)
+            known[image] = (digest, f"{size} {changed} {inode}")
+        return known

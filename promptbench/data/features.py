@@ -4,6 +4,8 @@ One file holds the features of one ordered list of images, or of N random views 
 everything that decides them: weights, transform, the identity of each image (path, size, time of change), libraries,
 threads, device. They are always produced by `encode`, in fixed order and batches, so that cached and fresh features are
 bit-equal; dense ones are kept in half precision where a method says that it can bear that, and there alone.
+
+Who evaluates or trains asks for batches of what a method reads, features or pixels, and knows no cache.
 """
 
 from __future__ import annotations
@@ -12,10 +14,11 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 import PIL
 import torch
@@ -23,9 +26,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from promptbench.clip.backbone import Backbone
-from promptbench.clip.images import ImageFeatures
-from promptbench.data.batches import pixel_batches, view_batches
+from promptbench.clip.image_tower import ImageFeatures, Images
+from promptbench.data.batches import EpochOrder, FeatureBatches, pixel_batches, view_batches
 from promptbench.data.dataset import Dataset, Item
+from promptbench.data.selection import SelectedImages
 from promptbench.data.transforms import EVALUATION_TRANSFORM, TRAINING_TRANSFORM
 from promptbench.storage.atomic import write_atomically
 from promptbench.storage.cache import ABOUT, CLAIMS, GB, cache_dir, limit, make_room, touch
@@ -42,6 +46,25 @@ SAID = 10**8  # bytes of dense features from which on their size is said before 
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.uint8: "U8"}  # as safetensors calls them
 CHECKSUM = "sha256"  # the last tensor, of what stands before it
 _PART = 2**20  # bytes that are read at a time
+
+EVALUATION_BATCH = 100  # the field's; accuracy does not depend on it
+FEATURE_BATCH = 256  # a method may make text per image and class of it
+
+
+class Reader(Protocol):
+    """What of a method decides how it reads images."""
+
+    @property
+    def backbone(self) -> Backbone: ...
+
+    @property
+    def frozen_image_tower(self) -> bool: ...
+
+    @property
+    def reads_dense(self) -> bool: ...
+
+    @property
+    def half_dense(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -83,7 +106,7 @@ def image_features(
 
 
 def kept_features(backbone: Backbone, dataset: Dataset, items: Sequence[Item], kept: Kept) -> ImageFeatures:
-    """The same as they are kept: dense ones before their projection, in the precision of their file; see `with_local`.
+    """Features as they are kept: dense ones before their projection, in the precision of their file; see `with_local`.
 
     What is in the cache stays in its file until it is looked at; what is not yet is made in memory first.
     """
@@ -112,7 +135,7 @@ def fits(backbone: Backbone, images: int, half: bool = False) -> bool:
 
 
 def say_size(backbone: Backbone, dataset: Dataset, images: int, kept: Kept) -> None:
-    """Say how much large dense features are going to take."""
+    """Warns of how much of the cache large dense features are going to take."""
     size = kept.size(backbone, images)
     if kept.dense and size >= SAID:
         precision = "half precision" if kept.half else "float32"
@@ -128,13 +151,13 @@ def say_size(backbone: Backbone, dataset: Dataset, images: int, kept: Kept) -> N
 
 @torch.no_grad()
 def encode(backbone: Backbone, dataset: Dataset, items: Sequence[Item], kept: Kept) -> ImageFeatures:
-    """The same, always computed; dense features before their projection, rounded as they are kept."""
-    batches = (
-        view_batches(backbone, dataset, items, batch=BATCH, seed=kept.seed, views=kept.views)
-        if kept.views
-        else pixel_batches(backbone, dataset, items, batch=BATCH)
-    )
-    cls, dense, done = [], None, 0
+    """Features computed anew, as they are kept: dense ones before their projection, rounded."""
+    if kept.views:
+        batches = view_batches(backbone, dataset, items, batch=BATCH, seed=kept.seed, views=kept.views)
+    else:
+        batches = pixel_batches(backbone, dataset, items, batch=BATCH)
+    cls = []
+    dense, done = None, 0
     for images, _ in batches:
         part = backbone.encode_image(images.to(backbone.device), local=kept.dense)
         cls.append(part.cls.float().cpu())
@@ -267,3 +290,37 @@ def checksum_of(path: Path, behind: int) -> bytes:
             digest.update(part)
             left -= len(part)
     return digest.digest()
+
+
+def still_batches(
+    method: Reader, chosen: SelectedImages, batch: int, dense: bool = False
+) -> Iterator[tuple[Images, Tensor]]:
+    """The chosen images in order under the evaluation transform: cached features for a frozen tower, else pixels.
+
+    Nothing is read or encoded before somebody asks for the first batch.
+    """
+    dense = dense or method.reads_dense
+    if reads_features(method, len(chosen.pool), dense):
+        size = EVALUATION_BATCH if dense else FEATURE_BATCH
+        yield from feature_batches(method, chosen, kept_of(method, dense), size)
+    else:
+        yield from pixel_batches(method.backbone, chosen.dataset, chosen.items, batch=batch, dense=dense)
+
+
+def reads_features(method: Reader, images: int, dense: bool) -> bool:
+    """Whether a method gets the kept features of so many images instead of their pixels."""
+    return method.frozen_image_tower and (not dense or fits(method.backbone, images, method.half_dense))
+
+
+def feature_batches(
+    method: Reader, chosen: SelectedImages, kept: Kept, batch: int, order: EpochOrder | None = None
+) -> FeatureBatches:
+    """Kept features of the chosen images: of their views, or out of the whole pool, so that halves share it."""
+    backbone, rows = method.backbone, None if kept.views else chosen.chosen
+    features = kept_features(backbone, chosen.dataset, chosen.items if kept.views else chosen.pool, kept)
+    return FeatureBatches(features, chosen.labels, batch, order, rows, finish=partial(with_local, backbone))
+
+
+def kept_of(method: Reader, dense: bool, views: int = 0, seed: int = 0) -> Kept:
+    """Which features of images are kept for a method with a frozen tower."""
+    return Kept(dense, dense and method.half_dense, views, seed)

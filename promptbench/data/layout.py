@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from promptbench.config import UsageError
@@ -35,7 +36,7 @@ class Layout:
     @property
     def places(self) -> list[Path]:
         """Every folder that may hold the dataset."""
-        return [root / folder for root in self.roots for folder in self.folders]
+        return [root / folder for root, folder in product(self.roots, self.folders)]
 
     def find(self) -> Path | None:
         """The first place that has the split file or else images."""
@@ -51,12 +52,13 @@ class Layout:
     @staticmethod
     def first(names: Sequence[str], places: Iterable[Path]) -> Path | None:
         """The first file of one of these names, place by place."""
-        return next((place / name for place in places for name in names if (place / name).is_file()), None)
+        files = (place / name for place, name in product(places, names))
+        return next(filter(Path.is_file, files), None)
 
     def looked_for(self) -> list[str]:
         """What `find` looks for in each root, as paths from there."""
         names = [*filter(None, [self.split_file]), *self.image_folders]
-        return list(dict.fromkeys(Path(folder, name).as_posix() for folder in self.folders for name in names))
+        return list(dict.fromkeys(Path(folder, name).as_posix() for folder, name in product(self.folders, names)))
 
     def not_found(self, who: str, url: str) -> str:
         """The sentence for where `find` finds nothing: every place looked at, and the way out."""

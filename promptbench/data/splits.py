@@ -224,8 +224,8 @@ def class_folder_items(
         files = image_files(base / prefix / folder)
         if not files:
             raise UsageError(f"The class folder {base / prefix / folder} holds no images; fill it or remove it.")
-        start, label, name = "".join(f"{part}/" for part in (prefix, folder) if part), labels[folder], name_of(folder)
-        items += [Item(start + file, label, name) for file in files]
+        place = f"{prefix}/{folder}" if prefix else folder
+        items += [Item(f"{place}/{file}", labels[folder], name_of(folder)) for file in files]
     return items
 
 

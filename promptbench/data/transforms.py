@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 EVALUATION_TRANSFORM = "resize-bicubic-pil+center-crop/1"
-"""Recorded in results; changes when the pixels of `evaluation_transform` do."""
+"""Recorded in results; changes when the pixels of `EvaluationTransform` do."""
 TRAINING_TRANSFORM = "random-resized-crop-0.08-1-bicubic-pil+flip/1"
-"""Recorded in results; changes when the pixels or the draws of `training_transform` do."""
+"""Recorded in results; changes when the pixels or the draws of `TrainingTransform` do."""
 
 SCALE = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
@@ -44,7 +44,13 @@ class Crop(NamedTuple):
 
 @dataclass(frozen=True)
 class EvaluationTransform:
-    """Resize, centre crop, normalise; see `evaluation_transform`."""
+    """The transform of every image that is scored: resize, centre crop, normalise, the same each time.
+
+    Attributes:
+        resolution: R, the input side of the image tower in pixels.
+        mean: Per channel, on the scale 0 to 1.
+        std: Per channel, on the scale 0 to 1.
+    """
 
     resolution: int
     mean: Statistics
@@ -61,7 +67,7 @@ class EvaluationTransform:
 
 @dataclass(frozen=True)
 class TrainingTransform:
-    """Random resized crop, flip, normalise; see `training_transform`."""
+    """The transform of a training image: random resized crop, flip, normalise; attributes as in evaluation."""
 
     resolution: int
     mean: Statistics
@@ -77,22 +83,6 @@ class TrainingTransform:
         if generator.random() < 0.5:
             view = view.transpose(pil.Transpose.FLIP_LEFT_RIGHT)
         return _normalise(view, self.mean, self.std)
-
-
-def evaluation_transform(resolution: int, mean: Statistics, std: Statistics) -> EvaluationTransform:
-    """The transform of every image that is scored: PIL RGB to float32 (3, R, R), the same each time.
-
-    Args:
-        resolution: R, the input side of the image tower in pixels.
-        mean: Per channel, on the scale 0 to 1.
-        std: Per channel, on the scale 0 to 1.
-    """
-    return EvaluationTransform(resolution, mean=mean, std=std)
-
-
-def training_transform(resolution: int, mean: Statistics, std: Statistics) -> TrainingTransform:
-    """The transform of a training image: PIL RGB and a generator to float32 (3, R, R); arguments as in evaluation."""
-    return TrainingTransform(resolution, mean=mean, std=std)
 
 
 def view_generator(seed: int, image_key: str, epoch: int) -> np.random.Generator:

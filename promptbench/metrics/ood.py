@@ -19,15 +19,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from promptbench.config import unknown
-
-if TYPE_CHECKING:
-    from promptbench.method import Prediction
+from promptbench.method import Prediction
 
 _CHUNK = 2**20  # numbers whose exponentials are held at once
 _LEVEL = 0.95  # share of positives that FPR95 keeps

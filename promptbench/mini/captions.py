@@ -1,8 +1,9 @@
-"""Captions of scenes: a small grammar that leaves out attributes at random, as people do."""
+"""Captions of scenes: a small grammar that leaves out attributes at random, as people do, and all that it can utter."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -136,3 +137,16 @@ def caption(scene: Scene, i: int, generator: np.random.Generator) -> str:
     if not scene.full[i]:
         text += _surroundings(scene, i, style, generator)
     return text + "." if generator.random() < 0.6 else text
+
+
+_FUNCTION_WORDS = ("a", "an", "the", "of", "on", "one", "several", "pair", "background", "diagram", "symbol", "symbols")
+_NOUNS = ("fabric", "cloth", "toy", "toys", "number", "digit")
+
+
+def grammar_phrases() -> tuple[str, ...]:
+    """Words and phrases, with the full stop and the comma, that together hold every token a caption can have."""
+    shapes = [*SHAPES, *chain(*SHAPE_SYNONYMS.values()), *PLAIN_SENSE, *ANY_SHAPE]
+    textures = [*TEXTURES, *chain(*TEXTURE_SYNONYMS.values()), *FABRICS.values(), *ANY_TEXTURE, *BACKGROUNDS]
+    styles = chain(*STYLE_PHRASES.values())
+    rest = [*COLOUR_NAMES, "small", "large", *POSITIONS, *NUMBERS[1:], *DIGITS, *_FUNCTION_WORDS, *_NOUNS, ".", ","]
+    return (*shapes, *(plural(word) for word in shapes), *textures, *styles, *rest)

@@ -35,11 +35,8 @@ def drawn(by_class: Mapping[str, Sequence[int]], **fixed: Any) -> Draw:
         fixed: Attributes to the numbers they may have in all classes, or arguments of `render`. One centred
             medium-sized or large object in photo style, if nothing else is said.
     """
-    options: dict[str, Any] = {}
-    attributes = dict(_USUAL)
-    for name, value in fixed.items():
-        place = options if name in _RENDER_ARGUMENTS else attributes
-        place[name] = value
+    options = {name: value for name, value in fixed.items() if name in _RENDER_ARGUMENTS}
+    attributes = {**_USUAL, **{name: value for name, value in fixed.items() if name not in _RENDER_ARGUMENTS}}
 
     def draw(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         exact = {name: np.asarray(numbers)[labels] for name, numbers in by_class.items()}
@@ -52,20 +49,18 @@ def blob_tiles(generator: np.random.Generator, n: int) -> np.ndarray:
     """Tiles (n, TILE, TILE) of random blobs: circles with a wavy radius, which occur in no pre-training image."""
     axis = ((np.arange(TILE) + 0.5) / TILE * 2 - 1) * EXTENT
     x, y = np.meshgrid(axis, axis)
-    angle = np.arctan2(y, x)
-    radius = np.hypot(x, y)
+    angle, radius = np.arctan2(y, x), np.hypot(x, y)
     tiles = []
     for _ in range(n):
-        waves = [
+        edge = 0.55 + sum(
             generator.normal(0, 0.13) * np.cos(k * angle + generator.uniform(0, 2 * np.pi)) for k in (2, 3, 4, 5, 7)
-        ]
-        edge = 0.55 + sum(waves)
+        )
         tiles.append(0.7 * (radius - edge))  # the slope of a wavy edge makes radial distances too long
     return np.array(tiles, np.float32)
 
 
 def draw_blobs(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Photos of objects that are random blobs, of `BLOBS` different ones."""
+    """Photos of random blobs."""
     tiles = blob_tiles(generator, BLOBS)
     first = len(SHAPES) + 10  # the digits come between
     return drawn({}, shape=range(first, first + BLOBS), tiles=tiles)(labels, generator)

@@ -1,13 +1,15 @@
 """The tiny CLIP: open_clip's own model, built from the config `mini-clip.json`, with weights that ship in the package.
 
 The weights file holds 16-bit floats and, of the token embedding, only the rows that pre-training has seen. The other
-rows come from a frozen stream of numbers, scaled to the spread of the trained ones.
+rows come from a frozen stream of numbers, scaled to the spread of the trained ones. Token numbers are those of
+open_clip's tokenizer, made faster: every word is encoded once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,40 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 from torch.nn import functional as F
 
-from promptbench.mini.tokens import END, VOCABULARY
+START, END = 49406, 49407
+"""Numbers of the tokens before and after a text."""
+VOCABULARY = 49408
+_WORD = re.compile(r"[a-z]+|[0-9]|[^\sa-z0-9]+")
+
+
+class CachedTokenizer:
+    """Encodes texts word by word with open_clip's own byte pair encoding and remembers the words.
+
+    Args:
+        tokenizer: open_clip's `SimpleTokenizer`.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._words: dict[str, list[int]] = {}
+
+    def _row(self, text: str) -> list[int]:
+        """The token numbers of one text."""
+        row = [START]
+        for word in _WORD.findall(text.lower()):
+            if word not in self._words:
+                self._words[word] = self._tokenizer.encode(word)
+            row += self._words[word]
+        return [*row, END]
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Token numbers (N, L) int64 of ASCII texts without contractions, padded with 0 to the longest of them."""
+        rows = [self._row(text) for text in texts]
+        out = np.zeros((len(rows), max(map(len, rows))), np.int64)
+        for line, row in zip(out, rows, strict=True):
+            line[: len(row)] = row
+        return out
+
 
 CONFIG_FILE = Path(__file__).with_name("mini-clip.json")
 WEIGHTS_FILE = Path(__file__).with_name("weights.safetensors")

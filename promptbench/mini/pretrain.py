@@ -2,8 +2,8 @@
 
 The loss is CLIP's, the symmetric cross-entropy over the cosine similarities of a batch, plus linear heads that name
 the attributes of an image from its embedding. The heads fade out and are thrown away; without them and without the
-curriculum (`curriculum.py`) so small a model does not discover shape. All randomness follows from `Schedule.seed` and
-the number of the step, so that an interrupted run goes on exactly where it stopped.
+curriculum, plain drawings first and then everything, so small a model does not discover shape. All randomness follows
+from `Schedule.seed` and the number of the step, so that an interrupted run goes on exactly where it stopped.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,102 @@ from open_clip.model import CLIP
 from torch import nn
 from torch.nn import functional as F
 
-from promptbench.mini.captions import caption
-from promptbench.mini.curriculum import Sampler, render_pool
-from promptbench.mini.measure import Probe, draw_probe
-from promptbench.mini.model import build, encode_text, ends_of, preprocess, save
-from promptbench.mini.scene import BACKGROUNDS, COLOUR_NAMES, COUNTS, POSITIONS, STYLES, TEXTURES, Scene
+from promptbench.mini.captions import caption, grammar_phrases
+from promptbench.mini.model import (
+    END,
+    START,
+    VOCABULARY,
+    CachedTokenizer,
+    build,
+    encode_text,
+    ends_of,
+    preprocess,
+    save,
+)
+from promptbench.mini.render import render
+from promptbench.mini.scene import (
+    BACKGROUNDS,
+    CENTRE,
+    COLOUR_NAMES,
+    COUNTS,
+    POSITIONS,
+    SIZES,
+    STYLES,
+    TEXTURES,
+    Scene,
+    pretraining_scene,
+)
 from promptbench.mini.shapes import DIGITS, SHAPES
-from promptbench.mini.tokens import END, START, VOCABULARY, CachedTokenizer
-from promptbench.mini.vocabulary import grammar_phrases
+from promptbench.mini.zeroshot import Probe, draw_probe
+
+_SHARD = 1024  # images that are rendered from a stream of numbers of their own
+
+
+def _shard(seed: int, number: int) -> tuple[Scene, np.ndarray]:
+    generator = np.random.default_rng([seed, 0, number])
+    scene = pretraining_scene(generator, _SHARD)
+    return scene, render(scene, generator)
+
+
+def render_pool(seed: int, shards: int, *, workers: int = 2) -> tuple[Scene, np.ndarray]:
+    """Scene and images (1024 * shards, R, R, 3) uint8; every shard has its own stream of numbers."""
+    with ThreadPoolExecutor(workers) as pool:
+        parts = list(pool.map(lambda number: _shard(seed, number), range(shards)))
+    scenes = [scene for scene, _ in parts]
+    joined = {}
+    for name in Scene.__dataclass_fields__:
+        joined[name] = np.concatenate([getattr(scene, name) for scene in scenes])
+    return Scene(**joined), np.concatenate([images for _, images in parts])
+
+
+def _is_style(scene: Scene, *names: str) -> np.ndarray:
+    return np.isin(scene.style, [STYLES.index(name) for name in names])
+
+
+def easy_odds(scene: Scene) -> np.ndarray:
+    """How likely the images (n,) are at the start: large single centred line drawings, hardly anything else."""
+    odds = np.where(_is_style(scene, "sketch", "neon", "silhouette", "chalk"), 1.0, 0.0)
+    odds += np.where(_is_style(scene, "clipart"), 0.12, 0.0)
+    odds *= (scene.count == 1) & ~scene.full
+    odds *= np.where(scene.size == SIZES.index("small"), 0.15, 1)
+    odds *= np.where(scene.position == CENTRE, 1, 0.12)
+    odds *= np.where(scene.texture == 0, 1, 0.3)
+    odds *= np.where(np.isin(scene.background, [BACKGROUNDS.index("plain"), BACKGROUNDS.index("gradient")]), 1, 0.2)
+    return odds / odds.sum()
+
+
+def final_odds(scene: Scene) -> np.ndarray:
+    """How likely the images (n,) are once all of them take part."""
+    odds = np.where(_is_style(scene, "photo", "clipart"), 1.3, 1.0)
+    odds *= np.where(_is_style(scene, "sketch"), 1.6, 1)
+    odds *= np.where(np.isin(scene.background, [BACKGROUNDS.index("plain"), BACKGROUNDS.index("gradient")]), 1, 0.7)
+    odds *= np.where(scene.count == 1, 1, 0.8)
+    odds *= np.where(scene.size == SIZES.index("small"), 0.8, 1)
+    odds *= np.where(scene.position == CENTRE, 1, 1.3)
+    odds *= np.where(scene.full, 1.5, 1)
+    return odds / odds.sum()
+
+
+class Sampler:
+    """Draws the images of a step.
+
+    Args:
+        scene: The pool.
+        first: Share of the horizon before the mixture begins to change; until then a tenth comes from everything.
+        last: Share of the horizon after which everything takes part.
+    """
+
+    def __init__(self, scene: Scene, *, first: float, last: float) -> None:
+        self._easy = easy_odds(scene)
+        self._final = final_odds(scene)
+        self._first = first
+        self._last = last
+
+    def draw(self, generator: np.random.Generator, n: int, *, progress: float) -> np.ndarray:
+        """Numbers (n,) of images for a step at this share of the horizon."""
+        share = float(np.clip((progress - self._first) / (self._last - self._first), 0.1, 1))
+        odds = share * self._final + (1 - share) * self._easy
+        return generator.choice(len(odds), n, p=odds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,9 +213,7 @@ class Pretraining:
         """Normalised text features (N, D)."""
         tokens = self.tokenize(texts)  # (N, L)
         if not np.isin(tokens[tokens > 0], self.trained).all():
-            raise ValueError(
-                f"The captions hold a token that vocabulary.py does not list; one of them is {texts[0]!r}."
-            )
+            raise ValueError(f"The captions hold a token that captions.py does not list; one of them is {texts[0]!r}.")
         return encode_text(self.model, torch.from_numpy(self._row[tokens]), ends_of(tokens))
 
     def _rate(self) -> float:

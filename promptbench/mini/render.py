@@ -53,13 +53,10 @@ def _look_up(atlas: np.ndarray, tile: np.ndarray, u: np.ndarray, v: np.ndarray) 
     """Distances (m, R, R) from tiles (m,) at shape coordinates u, v (m, R, R), bilinear, continued outside the tile."""
     x = (u / EXTENT + 1) * (TILE / 2) - 0.5
     y = (v / EXTENT + 1) * (TILE / 2) - 0.5
-    inner_x = np.clip(x, 0, TILE - 1.001)
-    inner_y = np.clip(y, 0, TILE - 1.001)
+    inner_x, inner_y = np.clip(x, 0, TILE - 1.001), np.clip(y, 0, TILE - 1.001)
     outside = (np.abs(x - inner_x) + np.abs(y - inner_y)) * np.float32(2 * EXTENT / TILE)
-    left = inner_x.astype(np.int32)
-    top = inner_y.astype(np.int32)
-    right_share = inner_x - left
-    low_share = inner_y - top
+    left, top = inner_x.astype(np.int32), inner_y.astype(np.int32)
+    right_share, low_share = inner_x - left, inner_y - top
     flat = atlas.reshape(-1)
     corner = (tile.astype(np.int32) * (TILE * TILE))[:, None, None] + top * TILE + left
     upper = flat[corner] * (1 - right_share) + flat[corner + 1] * right_share
@@ -92,8 +89,7 @@ def _ground_mix(name: str, phase: np.ndarray, generator: np.random.Generator) ->
     if name == "noisy":
         return generator.random(shape, dtype=np.float32)
     axis = np.arange(SIDE, dtype=np.float32) + 0.5
-    x = np.broadcast_to(axis[None, None, :], shape)
-    y = np.broadcast_to(axis[None, :, None], shape)
+    x, y = np.broadcast_to(axis[None, None, :], shape), np.broadcast_to(axis[None, :, None], shape)
     return y / SIDE if name == "gradient" else FIELDS[name](x, y, phase, x)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from itertools import product
 
 import numpy as np
 
@@ -100,8 +99,7 @@ _BACKGROUND_ODDS = _odds(70, 10, 6, 6, 3, 3, 2)
 _STYLE_ODDS = _odds(40, 12, 5, 6, 5, 6, 5, 5, 2, 14)
 _FULL_SHARE = 0.06
 _CONTRAST = 0.55  # least sum of RGB differences between an object and its ground
-_BLACK = COLOUR_NAMES.index("black")
-_WHITE = COLOUR_NAMES.index("white")
+_BLACK, _WHITE = COLOUR_NAMES.index("black"), COLOUR_NAMES.index("white")
 
 
 def luminance(rgb: np.ndarray) -> np.ndarray:
@@ -172,7 +170,7 @@ def is_held_out(shape: np.ndarray | int, colour: np.ndarray | int) -> np.ndarray
     return (7 * shape + 3 * colour) % 13 == 0
 
 
-HELD_OUT = tuple(pair for pair in product(range(len(SHAPES)), range(COMMON_COLOURS)) if is_held_out(*pair))
+HELD_OUT = tuple((s, c) for s in range(len(SHAPES)) for c in range(COMMON_COLOURS) if is_held_out(s, c))
 """Held-out pairs (shape, colour) of the named shapes and the common colours."""
 
 

@@ -110,10 +110,7 @@ _COLOURS = (
     "red", "navy", "orange", "lime", "yellow", "maroon", "green", "turquoise", "blue", "magenta",
     "purple", "beige", "pink", "olive", "brown", "lavender", "cyan", "gold", "gray", "coral",
 )  # fmt: skip
-_COUNTED = (
-    (1, "star"), (1, "leaf"), (2, "leaf"), (2, "star"), (3, "star"), (3, "leaf"),
-    (4, "leaf"), (4, "star"), (5, "star"), (5, "leaf"), (6, "leaf"), (6, "star"),
-)  # fmt: skip
+_COUNTED = tuple((n, s) for n in range(1, 7) for s in (("star", "leaf") if n % 2 else ("leaf", "star")))
 _PAIRS = tuple((s, c) for s, c in HELD_OUT if COLOUR_NAMES[c] != "white")[::2][:20]  # watercolor hides white
 _SYNONYM_SHAPES = (
     "star", "house", "mug", "rocket", "gear", "flower", "glasses", "lamp",

@@ -39,18 +39,17 @@ def polar(radii: list[float], turn: float = -90.0) -> list[Point]:
 
 def rotated(points: list[Point], degrees: float) -> list[Point]:
     """The points turned around the origin."""
-    c = float(np.cos(np.deg2rad(degrees)))
-    s = float(np.sin(np.deg2rad(degrees)))
+    c, s = float(np.cos(np.deg2rad(degrees))), float(np.sin(np.deg2rad(degrees)))
     return [(x * c - y * s, x * s + y * c) for x, y in points]
 
 
 def disc(cx: float, cy: float, rx: float, ry: float | None = None) -> Mask:
-    """A filled ellipse by its centre and radii; a circle if only one radius is given."""
+    """A filled ellipse."""
     return lambda x, y: ((x - cx) / rx) ** 2 + ((y - cy) / (ry or rx)) ** 2 <= 1
 
 
 def box(left: float, top: float, right: float, bottom: float) -> Mask:
-    """A filled rectangle with upright sides."""
+    """A filled rectangle."""
     return lambda x, y: (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
 
 

@@ -67,12 +67,10 @@ def add_clutter(
         for _ in range(generator.integers(3, most + 1)):
             x, y = generator.uniform(0, side, 2)
             r = generator.uniform(*radius)
-            left = max(0, int(x - r - 1))
-            top = max(0, int(y - r - 1))
+            left, top = max(0, int(x - r - 1)), max(0, int(y - r - 1))
             patch = image[top : int(y + r + 2), left : int(x + r + 2)]
             dy, dx = np.ogrid[: patch.shape[0], : patch.shape[1]]
-            dx = dx + (left + 0.5 - x)
-            dy = dy + (top + 0.5 - y)
+            dx, dy = dx + (left + 0.5 - x), dy + (top + 0.5 - y)
             slope = generator.uniform(0.3, 1.3)
             distance = (
                 np.hypot(dx, dy) - r,
@@ -139,8 +137,7 @@ def _negative(layers: Layers, generator: np.random.Generator) -> np.ndarray:
 
 
 def _clipart(layers: Layers, generator: np.random.Generator) -> np.ndarray:
-    cover = layers.cover()
-    line = layers.outline(1.0)
+    cover, line = layers.cover(), layers.outline(1.0)
     return (layers.ground * (1 - cover) + layers.paint * cover) * (1 - line) + 0.05 * line
 
 

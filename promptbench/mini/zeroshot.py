@@ -2,13 +2,16 @@
 
 Accuracies in percent, with the generic template and with each set's own; the areas under the ROC curve, in percent, of
 the maximum softmax probability of the cosines (temperature 1), which is large for images of known classes.
+
+The tiny CLIP is asked the same kind of questions while it trains, on images and pairs that it has not seen: `Probe`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +19,69 @@ import torch
 from open_clip.model import CLIP
 from torch.nn import functional as F
 
-from promptbench.mini.measure import draw_probe
-from promptbench.mini.model import WEIGHTS_FILE, encode_text, ends_of, load, preprocess
+from promptbench.mini.model import WEIGHTS_FILE, CachedTokenizer, encode_text, ends_of, load, preprocess
+from promptbench.mini.render import render
+from promptbench.mini.scene import COLOUR_NAMES, HELD_OUT, STYLES, sample_scene
 from promptbench.mini.sets import CORE, EXTRA, GENERIC_TEMPLATE, OOD, RENDER_SEED, SETS, SHIFTED, images
-from promptbench.mini.tokens import CachedTokenizer
+from promptbench.mini.shapes import SHAPES
+from promptbench.mini.words import DIAGRAM_SENSE, TOY_SENSE
+
+_PER_CLASS = 8
+
+
+@dataclass(frozen=True)
+class Question:
+    """Images (n, R, R, 3), one caption per class, and the classes (n,) of the images."""
+
+    images: np.ndarray
+    captions: list[str]
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The questions asked of a model in training, by name."""
+
+    questions: dict[str, Question]
+
+    def accuracies(
+        self, encode_image: Callable[[torch.Tensor], torch.Tensor], encode_texts: Callable[[list[str]], torch.Tensor]
+    ) -> dict[str, float]:
+        """Zero-shot accuracy of every question in percent."""
+        found = {}
+        for name, question in self.questions.items():
+            batches = preprocess(question.images).split(256)
+            features = torch.cat([F.normalize(encode_image(images), dim=-1) for images in batches])
+            found[name] = round(accuracy(features @ encode_texts(question.captions).T, question.labels), 1)
+        return found
+
+
+def _pictures(generator: np.random.Generator, shapes: np.ndarray, style: str, colours: np.ndarray | None) -> np.ndarray:
+    styles = [STYLES.index("photo"), STYLES.index("clipart")] if style == "photo" else [STYLES.index(style)]
+    scene = sample_scene(
+        generator, len(shapes), shape=shapes, colour=colours, count=[1], style=styles, full=False
+    )  # other attributes as in pre-training
+    return render(scene, generator)
+
+
+def draw_probe(generator: np.random.Generator) -> Probe:
+    """Held-out pairs by shape, by colour and as pairs; ambiguous words in the context that settles their sense."""
+    pairs = np.repeat(np.arange(len(HELD_OUT)), _PER_CLASS)
+    shapes, colours = np.array(HELD_OUT)[pairs].T
+    photos = _pictures(generator, shapes, "photo", colours)
+    pair_words = [f"a photo of a {COLOUR_NAMES[c]} {SHAPES[s]}." for s, c in HELD_OUT]
+    questions = {
+        "shapes": Question(photos, [f"a photo of a {s}." for s in SHAPES], shapes),
+        "colours": Question(photos, [f"a photo of a {c} object." for c in COLOUR_NAMES[: colours.max() + 1]], colours),
+        "held_out_pairs": Question(photos, pair_words, pairs),
+    }
+    for name, style, senses in (("diagram", "sketch", DIAGRAM_SENSE), ("toy", "photo", TOY_SENSE)):
+        labels = np.repeat(np.arange(len(senses)), _PER_CLASS)
+        wanted = np.array([SHAPES.index(s) for s in senses.values()])[labels]
+        words = [f"a diagram of a {w}." if name == "diagram" else f"a photo of a toy {w}." for w in senses]
+        questions[f"{name}_words"] = Question(_pictures(generator, wanted, style, None), words, labels)
+    return Probe(questions)
+
 
 SOURCE = "shapes"
 

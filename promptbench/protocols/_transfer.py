@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from promptbench.data.selection import Selection
 from promptbench.protocol import Column, Evaluation, Outcome, Plan, Protocol, mean_over
-
-if TYPE_CHECKING:
-    from promptbench.suite import Suite
+from promptbench.suite import Suite
 
 SOURCE = "source"  # the evaluation on the source's own test images
 

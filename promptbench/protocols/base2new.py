@@ -12,14 +12,11 @@ Base test images are scored against the base class names only, new ones against 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from promptbench.data.selection import Selection
-from promptbench.metrics.accuracy import harmonic_mean
+from promptbench.metrics.classification import harmonic_mean
 from promptbench.protocol import Column, Evaluation, Plan, Protocol
-
-if TYPE_CHECKING:
-    from promptbench.suite import Suite
+from promptbench.suite import Suite
 
 
 class Base2New(Protocol):

@@ -8,13 +8,10 @@ they are scored against the names of that eighth, of its quarter, of all new cla
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from promptbench.data.selection import Selection
 from promptbench.protocol import Column, Evaluation, Plan, Protocol
-
-if TYPE_CHECKING:
-    from promptbench.suite import Suite
+from promptbench.suite import Suite
 
 SHOWN = {"eighth": "new.base.base", "quarter": "new.base", "half": "new", "whole": "all"}
 TITLES = {"eighth": "1/8 of the classes", "quarter": "1/4", "half": "1/2", "whole": "all"}

@@ -8,13 +8,10 @@ A smaller sample is no part of a larger one: each number of shots is drawn anew 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from promptbench.data.selection import Selection
 from promptbench.protocol import Column, Evaluation, Numbers, Plan, Protocol
-
-if TYPE_CHECKING:
-    from promptbench.suite import Suite
+from promptbench.suite import Suite
 
 
 class FewShot(Protocol):
@@ -26,15 +23,13 @@ class FewShot(Protocol):
 
     def plan(self, suite: Suite, seed: int) -> list[Plan]:
         """One run per dataset of the suite's role `few_shot` and number of shots."""
-        return [
-            Plan(
-                dataset=dataset,
-                train=Selection(dataset=dataset, split="train", shots=shots),
-                evaluations=(Evaluation(name="test", selection=Selection(dataset=dataset, split="test")),),
-            )
-            for dataset in suite.datasets("few_shot")
-            for shots in suite.few_shots
-        ]
+        plans = []
+        for dataset in suite.datasets("few_shot"):
+            test = Evaluation(name="test", selection=Selection(dataset=dataset, split="test"))
+            for shots in suite.few_shots:
+                train = Selection(dataset=dataset, split="train", shots=shots)
+                plans.append(Plan(dataset=dataset, train=train, evaluations=(test,)))
+        return plans
 
     def columns(self, metric: str, evaluations: Sequence[str], along: Sequence[int | None]) -> list[Column]:
         """One column per number of shots; 0 for methods that see no training image."""
@@ -47,4 +42,6 @@ class FewShot(Protocol):
 
 
 def _title(shots: int | None) -> str:
-    return "all images" if shots is None else f"{shots} shot{'' if shots == 1 else 's'}"
+    if shots is None:
+        return "all images"
+    return "1 shot" if shots == 1 else f"{shots} shots"

@@ -11,13 +11,10 @@ OpenOOD, where out-of-distribution images are. The average is over the OOD sets.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from promptbench.data.selection import Selection
 from promptbench.protocol import Column, Evaluation, Numbers, Outcome, Plan, Protocol, mean_over
-
-if TYPE_CHECKING:
-    from promptbench.suite import Suite
+from promptbench.suite import Suite
 
 ID = "id"  # the evaluation on in-distribution images
 LOWER = ("fpr95", "fpr95_ood")

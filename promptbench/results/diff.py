@@ -14,7 +14,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from promptbench import registry
 from promptbench.config import UsageError, unknown
 from promptbench.protocol import Column, Protocol
 from promptbench.results.result import DATA_MET, Result, predictions_path, read_results
-from promptbench.results.spec import Spec
+from promptbench.results.spec import SEED, Spec, fields_of
 
 if TYPE_CHECKING:
     from numpy import float64
@@ -37,9 +37,11 @@ LEAST_SEEDS = 3
 
 Place = tuple[str, str, str, str]  # protocol, dataset, label, shots
 
-_OF_PLACE = ("protocol", "dataset", "method", "preset", "shots", "data_seed", "train_seed")
-_SETTINGS = tuple(item.name for item in fields(Spec) if item.name not in _OF_PLACE)
-_CONDITIONS = ("weights_hash", *DATA_MET, "transform")
+_OF_PLACE = ("protocol", "dataset", "method", "preset", "shots")  # with seeds: what is compared with what
+_ASKED = [item for item in fields_of(Spec) if not item.metadata["renews"] or item.name == "plugin"]
+_SETTINGS = tuple(item.name for item in _ASKED if item.metadata["role"] != SEED and item.name not in _OF_PLACE)
+_MADE_OF = tuple(item.name for item in fields_of(Spec) if item not in _ASKED)
+_CONDITIONS = (*DATA_MET, "transform")
 _LONGEST = 24  # characters of a value shown
 _ENCODE = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 
@@ -349,7 +351,8 @@ def differences(
     found = {name: f"{_short(left.get(name))} → {_short(right.get(name))}" for name in _unequal(left, right)}
     by_name: dict[str, list[str]] = defaultdict(list)
     for seed in a:
-        before, after = _conditions(a[seed]), _conditions(b[seed])
+        known = [name for name in _MADE_OF if getattr(a[seed].spec, name) and getattr(b[seed].spec, name)]
+        before, after = _conditions(a[seed], known), _conditions(b[seed], known)
         for name in _unequal(before, after):
             by_name[name].append(f"{_short(before.get(name))} → {_short(after.get(name))}")
     return found | {name: said[0] if len(set(said)) == 1 else "differs seed by seed" for name, said in by_name.items()}
@@ -400,8 +403,9 @@ def _together(left: list[_Group], right: list[_Group]) -> Iterator[tuple[_Group,
     return iter(pairs)
 
 
-def _conditions(result: Result) -> dict[str, str]:
-    known = {name: result.conditions[name] for name in _CONDITIONS if name in result.conditions}
+def _conditions(result: Result, made_of: Sequence[str]) -> dict[str, str]:
+    known = {name: getattr(result.spec, name) for name in made_of}
+    known |= {name: result.conditions[name] for name in _CONDITIONS if name in result.conditions}
     return _flat({**known, "versions": dict(result.versions), "commit": result.commit})
 
 

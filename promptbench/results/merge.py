@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,6 @@ from promptbench.results.result import (
 from promptbench.results.spec import Spec
 from promptbench.storage.atomic import write_atomically
 
-PREFER = ("first", "newest")
 _FAILED = ".failed.json"
 _TRAINING = re.compile(r"[0-9a-f]{32}\.safetensors")
 
@@ -59,7 +59,7 @@ class Merged:
 
 @dataclass(frozen=True)
 class _Found:
-    """A result and where it lies."""
+    """A result and where it was found."""
 
     folder: Path
     path: Path
@@ -97,7 +97,7 @@ def merge(folders: Sequence[Path | str], output: Path | str, prefer: str = "") -
         for name in sorted(by_name):
             _merge_run(by_name[name], there.get(name), output, prefer, merged)
         _merge_failures(others, output, set(by_name) | set(there), merged)
-        keys = {_training_name(found.result) for of_name in by_name.values() for found in of_name}
+        keys = {_training_name(found.result) for found in chain.from_iterable(by_name.values())}
         _merge_other_trainings(others, output, keys, merged)
     except OSError as error:
         raise UsageError(
@@ -129,7 +129,7 @@ def _results(root: Path, merged: Merged) -> Iterator[_Found]:
 
 
 def _merge_run(versions: list[_Found], there: _Found | None, output: Path, prefer: str, merged: Merged) -> None:
-    """One run: chosen, then copied with its training and predictions."""
+    """Copies one run, of several versions the one chosen, with its training and predictions."""
     chosen = _chosen(versions if there in versions or there is None else [there, *versions], prefer, merged)
     if chosen is None:
         return
@@ -176,8 +176,9 @@ def _gap(one: _Found, other: _Found) -> str:
     """The largest difference between two results."""
     if one.result.spec != other.result.spec:
         return "their specs differ"
-    for what, numbers in (("metric", _metrics), ("loss", _losses)):
-        a, b = numbers(one.result), numbers(other.result)
+    metrics = one.result.metrics, other.result.metrics
+    losses = _losses(one.result), _losses(other.result)
+    for what, (a, b) in (("metric", metrics), ("loss", losses)):
         gaps = {name: abs(a[name] - b[name]) for name in a if name in b and a[name] != b[name]}
         if gaps:
             name = max(gaps, key=gaps.__getitem__)
@@ -188,23 +189,18 @@ def _gap(one: _Found, other: _Found) -> str:
     return "their losses differ"
 
 
-def _metrics(result: Result) -> dict[str, float]:
-    return dict(result.metrics)
-
-
-def _losses(result: Result) -> dict[str, float]:
-    """Each term of each epoch that is a number."""
-    epochs = [epoch if isinstance(epoch, Mapping) else {} for epoch in result.losses]
-    return {
-        f"{name} of epoch {number}": float(value)
-        for number, epoch in enumerate(epochs, start=1)
-        for name, value in epoch.items()
-        if isinstance(value, (int, float))
-    }
+def _losses(result: Result) -> Mapping[str, float]:
+    """The terms of the loss that are numbers, epoch by epoch."""
+    found: dict[str, float] = {}
+    for number, epoch in enumerate(result.losses, start=1):
+        terms = epoch if isinstance(epoch, Mapping) else {}
+        numbers = {name: value for name, value in terms.items() if isinstance(value, (int, float))}
+        found |= {f"{name} of epoch {number}": float(value) for name, value in numbers.items()}
+    return found
 
 
 def _time(created: str) -> datetime:
-    """A time that cannot be read is the oldest."""
+    """A stored time; one that cannot be read is the oldest."""
     try:
         time = datetime.fromisoformat(created)
     except ValueError:

@@ -13,18 +13,16 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptbench.config import UsageError, parse_assignment, unknown
-from promptbench.metrics.accuracy import harmonic_mean
+from promptbench.metrics.classification import harmonic_mean
+from promptbench.suite import load_suite
 
 if TYPE_CHECKING:
     from promptbench.results.result import Result
-
-
-__all__ = ["Published", "Verdict", "bib_key", "choose", "compare", "find", "load", "matches"]
 
 METRICS: Mapping[str, tuple[str, ...]] = {
     "base2new": ("base/accuracy", "new/accuracy", "h"),
@@ -38,17 +36,16 @@ COLUMNS = (
     *("recipe", "sampler", "settings", "note", "source"),
 )
 RECIPES = ("", "paper", "authors")
-_SLACK = 1e-9  # of floating point, where printed digits are compared
+_SLACK = 1e-9  # of floating point, where printed digits are compared, and at a margin
 
 NO_VALUE, NOT_COMPARABLE = "no published value", "not comparable"
 REPRODUCED, DIFFERS, INCONCLUSIVE = "reproduced", "differs", "inconclusive"
 MARGIN_AVERAGE, MARGIN_DATASET, MARGIN_ZERO_SHOT = 0.5, 1.5, 0.2  # points
 MIN_SEEDS = 3
 TRAINED_ON_DATASET = ("base2new", "few_shot")  # elsewhere the dataset of a figure is not the one trained on
-_VERDICT_SLACK = 1e-9  # of floating point at a margin
 
 _ENTRY = re.compile(r"^@\w+\{([^,\s]+),.*?^\}", re.MULTILINE | re.DOTALL)
-_OURS = re.compile(r",\s*^\s*promptbench\s*=\s*\{[^}]*\}", re.MULTILINE)  # a field that only this package reads
+_OURS = re.compile(r",\s*^\s*promptbench\s*=\s*\{([^}]*)\}", re.MULTILINE)  # a field that only this package reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +123,7 @@ def load(folder: Path | None = None) -> list[Published]:
             from base and new. It names file and line.
     """
     place = folder or Path(str(resources.files("promptbench.published")))
-    rows = [row for file in sorted(place.glob("*.csv")) for row in _read(file)]
+    rows = list(chain.from_iterable(map(_read, sorted(place.glob("*.csv")))))
     _check_duplicates(rows)
     _check_harmonic_means(rows)
     return sorted(rows, key=lambda row: row.secondary)
@@ -148,14 +145,29 @@ def bib_key(method: str) -> str:
 
 @cache
 def _bib_keys() -> Mapping[str, str]:
+    """The key of each method that an entry says it is the paper of."""
+    keys: dict[str, str] = {}
+    for key, entry in _bibliography().items():
+        methods = _OURS.search(entry)
+        if methods:
+            keys |= dict.fromkeys(methods[1].replace(",", " ").split(), key)
+    return keys
+
+
+@cache
+def _bibliography() -> Mapping[str, str]:
+    """The entries of `papers.bib` by their keys."""
     text = resources.files("promptbench.published").joinpath("papers.bib").read_text(encoding="utf-8")
-    entries = re.findall(r"^@\w+\{([^,\s]+),(.*?)^\}", text, re.MULTILINE | re.DOTALL)
-    listed = {key: re.search(r"^\s*promptbench\s*=\s*\{([^}]*)\}", body, re.MULTILINE) for key, body in entries}
-    return {method: key for key, match in listed.items() if match for method in match[1].replace(",", " ").split()}
+    return {entry[1]: entry[0] for entry in _ENTRY.finditer(text)}
+
+
+def entries(keys: Collection[str]) -> str:
+    """BibTeX entries with these keys, in the order of `papers.bib`, as a file of their own."""
+    return "\n\n".join(_OURS.sub("", entry) for key, entry in _bibliography().items() if key in keys) + "\n"
 
 
 def _read(file: Path) -> Iterator[Published]:
-    """The rows of one file."""
+    """The published figures in one CSV file."""
     try:
         with open(file, encoding="utf-8", newline="") as lines:
             reader = csv.DictReader(lines, strict=True)
@@ -168,7 +180,7 @@ def _read(file: Path) -> Iterator[Published]:
 
 
 def _row(cells: Mapping[str | None, str | None], where: str) -> Published:
-    """One row, checked by itself."""
+    """The published figure in one row of a file, checked by itself."""
     text = {name: (cells[name] or "").strip() for name in COLUMNS}
     if None in cells or None in cells.values():
         raise UsageError(f"{where}: a row has {len(COLUMNS)} cells; put those with commas in quotes.")
@@ -229,7 +241,7 @@ def _check_duplicates(rows: Sequence[Published]) -> None:
         method = row.labels or row.method
         setting = (method, row.protocol, row.backbone, row.shots, tuple(row.settings.items()))
         same.setdefault((*setting, row.dataset, row.metric, row.score), []).append(row)
-    for one, other in (pair for group in same.values() for pair in combinations(group, 2)):
+    for one, other in chain.from_iterable(combinations(group, 2) for group in same.values()):
         apart = abs(one.value - other.value) > one.rounding + other.rounding + _SLACK
         if apart and not one.note and not other.note:
             raise UsageError(
@@ -337,7 +349,8 @@ def compare(
     if not comparable:
         return Verdict(NOT_COMPARABLE, why=why)
     gap = _mean(ours) - paper.value
-    margin = MARGIN_ZERO_SHOT if zero_shot else MARGIN_AVERAGE if average else MARGIN_DATASET
+    margin = MARGIN_AVERAGE if average else MARGIN_DATASET
+    margin = MARGIN_ZERO_SHOT if zero_shot else margin
     half = paper.rounding if zero_shot else _half_width(ours, paper)
     interval = None if half is None else (gap - half, gap + half)
     enough = zero_shot or len(ours) >= MIN_SEEDS
@@ -347,8 +360,6 @@ def compare(
 
 def _covers(results: Sequence[Result], row: Published) -> tuple[bool, str]:
     """Whether there are results and, for an average over trainings, of all datasets that papers average over."""
-    from promptbench.suite import load_suite
-
     if not results:
         return False, "there are no results"
     if row.protocol in TRAINED_ON_DATASET and row.dataset.startswith("average"):
@@ -370,7 +381,10 @@ def _obstacles(result: Result, row: Published) -> Iterator[str]:
     yield f"{spec.label} is not {row.method}" if spec.label not in row.labels else ""
     yield f"protocol {spec.protocol}, not {row.protocol}" if spec.protocol != row.protocol else ""
     yield f"dataset {spec.dataset}, not {row.dataset}" if trained_on and spec.dataset != trained_on else ""
-    yield _other_backbone(spec.backbone, row.backbone)
+    if not row.backbone:
+        yield "the source does not state the backbone"
+    elif not same_backbone(spec.backbone, row.backbone):
+        yield f"backbone {spec.backbone} here, OpenAI's {row.backbone} there"
     yield "the source does not state the settings, or no recipe has them" if not row.recipe else ""
     if not row.zero_shot:
         origin = str(spec.recipe.get("origin", ""))
@@ -382,19 +396,16 @@ def _obstacles(result: Result, row: Published) -> Iterator[str]:
     yield _other_settings(result, row)
 
 
-def _other_backbone(ours: str, theirs: str) -> str:
-    """Papers use OpenAI's weights; a file does not say whose it holds."""
+def same_backbone(ours: str, theirs: str) -> bool:
+    """Whether ours is the backbone of a paper: papers use OpenAI's weights, and a file does not say whose it holds."""
     architecture, _, weights = ours.partition(":")
-    if not theirs:
-        return "the source does not state the backbone"
-    if architecture.removesuffix("-quickgelu") != theirs.replace("/", "-") or weights != "openai":
-        return f"backbone {ours} here, OpenAI's {theirs} there"
-    return ""
+    return weights == "openai" and architecture.removesuffix("-quickgelu") == theirs.replace("/", "-")
 
 
 def _other_settings(result: Result, row: Published) -> str:
     """Fields of the Config that are not the row's: those it names, and those set by hand or by a suite."""
-    config, provenance = result.spec.config, result.conditions.get("provenance") or {}
+    config = result.spec.config
+    provenance = result.conditions.get("provenance") or {}
     chosen = {
         name.removeprefix("config.")
         for name, origin in provenance.items()
@@ -406,9 +417,9 @@ def _other_settings(result: Result, row: Published) -> str:
 
 def _placed(interval: tuple[float, float], margin: float) -> str:
     low, high = interval
-    if -margin - _VERDICT_SLACK <= low and high <= margin + _VERDICT_SLACK:
+    if -margin - _SLACK <= low and high <= margin + _SLACK:
         return REPRODUCED
-    return DIFFERS if low > margin + _VERDICT_SLACK or high < -margin - _VERDICT_SLACK else INCONCLUSIVE
+    return DIFFERS if low > margin + _SLACK or high < -margin - _SLACK else INCONCLUSIVE
 
 
 def _half_width(ours: Sequence[float], paper: Published) -> float | None:
@@ -437,10 +448,3 @@ def _mean(values: Sequence[float]) -> float:
     if not values:
         raise ValueError("There is no figure of ours to compare.")
     return math.fsum(values) / len(values)
-
-
-def entries(keys: Collection[str]) -> str:
-    """The entries with these keys, in the file's order, as a file of their own."""
-    text = resources.files("promptbench.published").joinpath("papers.bib").read_text(encoding="utf-8")
-    wanted = [_OURS.sub("", match[0]) for match in _ENTRY.finditer(text) if match[1] in keys]
-    return "\n\n".join(wanted) + "\n"

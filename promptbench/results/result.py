@@ -24,26 +24,32 @@ from promptbench.results.spec import Spec, expect, to_plain
 from promptbench.storage.atomic import write_atomically
 from promptbench.storage.versions import git_commit, library_versions, utc_now
 
-SCHEMA = 1
+SCHEMA = 2
+IN_SPEC = ("weights_hash", "split_digest", "class_names", "templates")  # since schema 2; conditions before
 
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+def _what_a_run_is_made_of(document: dict[str, Any]) -> dict[str, Any]:
+    """Schema 1 had in its conditions what a run was made of; what it digested otherwise than today stays there."""
+    expect(document["spec"], dict, "spec")
+    conditions = dict(document.get("conditions", {}))
+    moved = {name: conditions.pop(name) for name in IN_SPEC if name in conditions}
+    return {**document, "spec": {**document["spec"], **moved}, "conditions": conditions}
+
+
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _what_a_run_is_made_of}
 """Schema number to what turns a document of it into one of the next; one entry for each schema there has been."""
 
 DATA_MET = (
-    "split_digest",
     "split_source",
-    "sample_digest",
     "sample_size",
-    "class_names",
-    "templates",
     "images",
     "skipped",
 )
 """The conditions of a result that are about its images and their names."""
 
 _CONDITIONS: dict[str, type] = {
-    **dict.fromkeys(("class_names", "templates", "images", "skipped", "transform", "provenance"), Mapping),
-    **dict.fromkeys(("weights_hash", "split_digest", "split_source", "training_key", "method_code", "title"), str),
+    **dict.fromkeys(("images", "skipped", "transform", "provenance"), Mapping),
+    **dict.fromkeys(("split_source", "training_key", "title"), str),
 }
 
 
@@ -53,10 +59,9 @@ class Result:
 
     Attributes:
         conditions: What the run met and the spec does not say: `title`, `reconstructed` and `dense_scores` of the
-            method, `weights_hash`, `split_digest`, `split_source`, `sample_digest`, `sample_size`, `transform`,
-            `training_key`; by evaluation `class_names` (digests), `templates`, `images` (numbers) and `skipped`
-            (unreadable ones); and `provenance`, which says for `config.<field>` and `recipe.<field>` where the value
-            came from, as `show-config` prints it.
+            method, `split_source`, `sample_size`, `transform`, `training_key`; by evaluation `images` (numbers) and
+            `skipped` (unreadable ones); and `provenance`, which says for `config.<field>` and `recipe.<field>` where
+            the value came from, as `show-config` prints it.
         metrics: `<evaluation>/<metric>` and what a protocol derives from them, in percent, finite.
         notes: Why a metric is not there, by its name or the first parts of it, such as `new/`.
         diagnostics: A method's own figures, `<evaluation>/<name>`.
@@ -179,11 +184,10 @@ def read_result(path: Path | str, spec: Spec | None = None) -> Result:
     try:
         for older in range(schema, SCHEMA):
             data = {**UPGRADES[older](data), "schema": older + 1}
-        stored = Spec.stored(data["spec"])
-        result = Result(**{**data, "spec": spec or stored})  # an equal one may know its digest already
+        result = Result(**{**data, "spec": Spec.stored(data["spec"])})
     except (TypeError, ValueError, KeyError, RecursionError) as error:
         raise UsageError(f"{path} is not a valid promptbench result: {error}") from error
-    if stored != result.spec:
+    if spec is not None and spec.digest != result.spec.digest:
         raise UsageError(f"{path} holds another run than its name says; move it away and run again.")
     object.__setattr__(result, "path", Path(path))
     return result

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from promptbench.data.batches import Batches, EpochOrder, FeatureBatches, pixel_batches
+from promptbench.data.batches import pixel_batches
 from promptbench.data.class_names import ClassNames
-from promptbench.data.features import Kept, fits, kept_features, with_local
+from promptbench.data.dataset import Dataset
+from promptbench.data.features import EVALUATION_BATCH, FEATURE_BATCH, still_batches
 from promptbench.data.selection import SelectedImages, Selection, class_labels, open_selection
 from promptbench.method import Method, Prediction
 from promptbench.metrics.ood import SCORES, missing, scores_of
 from promptbench.protocol import Evaluation, Outcome
 from promptbench.runs.plan import Run
 from promptbench.runs.session import Session
-
-if TYPE_CHECKING:
-    from promptbench.data.dataset import Dataset
-
-EVALUATION_BATCH = 100  # the field's; accuracy does not depend on it
-FEATURE_BATCH = 256  # a method may make text per image and class of it
 
 
 @dataclass
@@ -61,7 +54,8 @@ def evaluate(session: Session, run: Run, method: Method, trained: ClassNames) ->
     for evaluation in run.plan.evaluations:
         chosen = open_selection(session.dataset, evaluation.selection, run.spec.data_seed)
         shown, labels = shown_names(session.dataset, evaluation, chosen)
-        found.names[evaluation.name], found.images[evaluation.name] = shown, chosen
+        found.names[evaluation.name] = shown
+        found.images[evaluation.name] = chosen
         if not method.transfers and tuple(shown) != tuple(trained):
             reason = method.transfers_reason or "this method scores the classes that it was trained on only"
             found.notes[f"{evaluation.name}/"] = reason
@@ -86,7 +80,7 @@ class Reader:
 
     def __init__(self, method: Method, dense: bool = False) -> None:
         self.method, self.dense = method, dense
-        self.keeps = type(method).forward is Method.forward and not method.frozen_image_tower and not dense
+        self.keeps = method.encodes_images_apart and not method.frozen_image_tower and not dense
         self.known: dict[tuple[str, str], dict[str, Tensor]] = {}  # by dataset and split: image to its feature (D,)
 
     @torch.no_grad()
@@ -131,57 +125,12 @@ class Reader:
 
 def diagnostics(method: Method, chosen: SelectedImages) -> dict[str, float]:
     """The method's own figures on the first `EVALUATION_BATCH` of the images; nothing is read for a method without."""
-    if type(method).diagnostics is Method.diagnostics:
+    if not method.has_diagnostics:
         return {}
     first = chosen.items[:EVALUATION_BATCH]
     ((images, _),) = pixel_batches(method.backbone, chosen.dataset, first, batch=EVALUATION_BATCH)
     with torch.no_grad():
         return method.diagnostics(images.to(method.backbone.device))
-
-
-def still_batches(method: Method, chosen: SelectedImages, batch: int, dense: bool = False) -> Batches:
-    """The chosen images in order under the evaluation transform: cached features for a frozen tower, else pixels."""
-    dense = dense or method.reads_dense
-    if reads_features(method, len(chosen.pool), dense):
-        return LazyFeatures(method, chosen, dense)
-    return pixel_batches(method.backbone, chosen.dataset, chosen.items, batch=batch, dense=dense)
-
-
-class LazyFeatures:
-    """Batches of cached features that are looked up when somebody asks for them."""
-
-    def __init__(self, method: Method, chosen: SelectedImages, dense: bool) -> None:
-        self.method, self.chosen, self.dense = method, chosen, dense
-
-    @cached_property
-    def batches(self) -> FeatureBatches:
-        batch = EVALUATION_BATCH if self.dense else FEATURE_BATCH
-        return feature_batches(self.method, self.chosen, kept_of(self.method, self.dense), batch)
-
-    def __iter__(self) -> Any:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
-def reads_features(method: Method, images: int, dense: bool) -> bool:
-    """Whether a method gets the kept features of so many images instead of their pixels."""
-    return method.frozen_image_tower and (not dense or fits(method.backbone, images, method.half_dense))
-
-
-def feature_batches(
-    method: Method, chosen: SelectedImages, kept: Kept, batch: int, order: EpochOrder | None = None
-) -> FeatureBatches:
-    """Kept features of the chosen images: of their views, or out of the whole pool, so that halves share it."""
-    backbone, rows = method.backbone, None if kept.views else chosen.chosen
-    features = kept_features(backbone, chosen.dataset, chosen.items if kept.views else chosen.pool, kept)
-    return FeatureBatches(features, chosen.labels, batch, order, rows, finish=partial(with_local, backbone))
-
-
-def kept_of(method: Method, dense: bool, views: int = 0, seed: int = 0) -> Kept:
-    """Which features of images are kept for a method with a frozen tower."""
-    return Kept(dense, dense and method.half_dense, views, seed)
 
 
 def shown_names(

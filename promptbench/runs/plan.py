@@ -12,8 +12,7 @@ from typing import Any
 from promptbench import registry
 from promptbench.clip.load import shape_of
 from promptbench.config import UsageError, to_mapping, unknown
-from promptbench.data.sampling import SAMPLERS
-from promptbench.data.selection import FILE
+from promptbench.data.selection import FILE, SAMPLERS
 from promptbench.method import Method, fit_to_backbone
 from promptbench.protocol import Plan, Protocol
 from promptbench.recipe import Recipe, Settings, resolve

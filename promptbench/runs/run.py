@@ -7,17 +7,14 @@ from typing import Any
 
 from promptbench.data.selection import SelectedImages
 from promptbench.data.transforms import EVALUATION_TRANSFORM
-from promptbench.registry import method_code
 from promptbench.results.predictions import save_predictions
 from promptbench.results.result import Result, write_result
-from promptbench.runs.evaluate import (
-    Evaluated,
-    evaluate,
-)
+from promptbench.runs.evaluate import Evaluated, evaluate
+from promptbench.runs.identity import identified
 from promptbench.runs.listener import Work
 from promptbench.runs.plan import Run
 from promptbench.runs.session import Session
-from promptbench.runs.train import learn, names_digest, prepared, training_facts, training_transform_id
+from promptbench.runs.train import learn, prepared, training_transform_id
 from promptbench.storage.versions import git_commit, library_versions, utc_now
 from promptbench.training.files import TrainingOutcome, training_key
 from promptbench.training.numerics import peak_memory, peak_memory_restarts
@@ -25,10 +22,9 @@ from promptbench.training.numerics import peak_memory, peak_memory_restarts
 
 def execute(session: Session, run: Run, work: Work) -> Result:
     """Train, evaluate, write and return the result of one run."""
-    spec = run.spec
+    run = identified(session, run)
+    spec, key = run.spec, training_key(run.spec)
     train, method = prepared(session, run)
-    facts = training_facts(session, run, train)
-    key = training_key(spec, facts)
     outcome = TrainingOutcome([], 0.0, 0.0)
     if method.trains:
         outcome = learn(session, run, method, train, key, work)
@@ -44,14 +40,10 @@ def execute(session: Session, run: Run, work: Work) -> Result:
             "title": run.method.title,
             "reconstructed": run.method.reconstructed,
             "dense_scores": run.method.dense_scores,
-            "weights_hash": facts["weights"],
-            "split_digest": facts["split"],
             "split_source": train.dataset.split_source,
-            "sample_digest": facts["sample"],
             "sample_size": len(train.items),
             "transform": {"evaluation": EVALUATION_TRANSFORM, "training": training_transform_id(run)},
             "training_key": key if method.trains else "",
-            "method_code": method_code(spec.method),
             "provenance": run.settings.provenance,
             **evaluation_conditions(found, train),
         },
@@ -83,11 +75,9 @@ def memory_of(session: Session) -> dict[str, float]:
 
 
 def evaluation_conditions(found: Evaluated, train: SelectedImages) -> dict[str, Any]:
-    """Class names, templates and numbers of images by evaluation, and images that were left out as unreadable."""
+    """Numbers of images by evaluation, and images that were left out as unreadable."""
     skipped = {name: chosen.skipped for name, chosen in {"train": train, **found.images}.items() if chosen.skipped}
     return {
-        "class_names": {name: names_digest(shown) for name, shown in found.names.items()},
-        "templates": {name: shown.template for name, shown in found.names.items()},
         "images": {name: len(chosen.items) for name, chosen in found.images.items()},
         **({"skipped": skipped} if skipped else {}),
     }

@@ -61,6 +61,7 @@ class Session:
     def __init__(self, place: Place, suite: Suite) -> None:
         self.place, self.suite = place, suite
         self._datasets: dict[str, Dataset] = {}
+        self.found: dict[Any, Any] = {}  # what was looked up of runs; see `identity`
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("A Session is of one process; hand over its place and its suite.")

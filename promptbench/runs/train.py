@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from promptbench.config import UsageError
 from promptbench.data.batches import Batches, EpochOrder, training_batches
-from promptbench.data.class_names import ClassNames
+from promptbench.data.features import EVALUATION_BATCH, feature_batches, kept_of, reads_features, still_batches
 from promptbench.data.selection import SelectedImages, open_selection
 from promptbench.data.transforms import EVALUATION_TRANSFORM, TRAINING_TRANSFORM
 from promptbench.method import Method, instantiate, show_training_images
 from promptbench.recipe import Recipe
-from promptbench.runs.evaluate import EVALUATION_BATCH, feature_batches, kept_of, reads_features, still_batches
 from promptbench.runs.listener import Busy, Work
-from promptbench.runs.plan import Run
-from promptbench.runs.session import Session
 from promptbench.training.files import PartialFile, TrainingOutcome, load_training, save_training
 from promptbench.training.fit import fit
 from promptbench.training.numerics import hold_to_bits, restart_peak_memory
+
+if TYPE_CHECKING:
+    from promptbench.runs.plan import Run
+    from promptbench.runs.session import Session
 
 
 def prepared(session: Session, run: Run) -> tuple[SelectedImages, Method]:
@@ -34,18 +35,6 @@ def prepared(session: Session, run: Run) -> tuple[SelectedImages, Method]:
     method = instantiate(run.method, run.settings.config, backbone, train.class_names, spec.train_seed)
     show_training_images(method, still_batches(method, train, EVALUATION_BATCH), spec.train_seed)
     return train, method
-
-
-def training_facts(session: Session, run: Run, train: SelectedImages) -> dict[str, str]:
-    """What data and weights add to the key of a training."""
-    return {
-        "classes": run.plan.train.classes,
-        "sample": train.sample_digest(),
-        "split": train.dataset.split_digest(),
-        "names": names_digest(train.class_names),
-        "weights": session.backbone.weights_hash,
-        "architecture": session.backbone.architecture,
-    }
 
 
 def training_path(session: Session, key: str) -> Path:
@@ -131,11 +120,6 @@ def kept_for_training(recipe: Recipe, method: Method, train: SelectedImages) -> 
     """Whether a method trains on kept features: every epoch sees the same view, or one of a known number."""
     images = len(train.items) * recipe.train_views if recipe.augment else len(train.pool)
     return images > 0 and reads_features(method, images, method.reads_dense)
-
-
-def names_digest(names: ClassNames) -> str:
-    """SHA-256 over class names, in order."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def training_transform_id(run: Run) -> str:

@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def limit() -> int:
 
 
 def entries() -> list[Entry]:
-    """All entries, those used last in front."""
+    """Everything in the cache, what was used last in front."""
     root = cache_dir()
     found = [*_features(root / "features"), *_rendered(root / "rendered"), *_readable(root / "readable")]
     found += _weights(root / "weights")
@@ -126,7 +127,8 @@ def make_room() -> list[str]:
             remove_drafts(cache_dir(), time.time())
             claims.clear()
             known = entries()
-            excess, gone = sum(entry.size for entry in known) - most, []
+            excess = sum(entry.size for entry in known) - most
+            gone = []
             for entry in reversed(known):
                 if excess <= 0:
                     break
@@ -148,7 +150,7 @@ def remove(entry: Entry) -> bool:
 
 
 def chosen(words: Sequence[str], older_than: float | None) -> list[Entry]:
-    """The entries that are meant.
+    """The cache entries that `cache clear` is told to remove.
 
     Args:
         words: Names or their beginnings, kinds or datasets; none for all.
@@ -160,8 +162,8 @@ def chosen(words: Sequence[str], older_than: float | None) -> list[Entry]:
     known = entries()
     for word in words:
         if not any(_means(word, entry) for entry in known):
-            names = [name for entry in known for name in (entry.name, entry.kind, entry.what) if name]
-            raise unknown("cache entry", word, dict.fromkeys(names))
+            names = chain.from_iterable((entry.name, entry.kind, entry.what) for entry in known)
+            raise unknown("cache entry", word, dict.fromkeys(filter(None, names)))
     picked = [entry for entry in known if not words or any(_means(word, entry) for word in words)]
     latest = time.time() - (older_than or 0.0) * 86400
     return [entry for entry in picked if older_than is None or entry.used <= latest]
@@ -174,14 +176,15 @@ def _means(word: str, entry: Entry) -> bool:
 def _features(folder: Path) -> Iterator[Entry]:
     for file in _files(folder, ".safetensors"):
         about = header(file)
-        kind = "views" if about.get("views") else "dense features" if about.get("dense") else "features"
+        kind = "dense features" if about.get("dense") else "features"
+        kind = "views" if about.get("views") else kind
         text = [value if isinstance(value := about.get(name), str) else "" for name in ("dataset", "backbone")]
         images = about.get("images")
         yield from _entry(file.stem, kind, text[0], text[1], images if isinstance(images, int) else 0, (file,))
 
 
 def _rendered(folder: Path) -> Iterator[Entry]:
-    """Images and labels of a split are one entry."""
+    """Rendered splits; the images and labels of one are one entry."""
     for images in sorted(folder.glob("*/*-images.npy")):
         stem = images.name.removesuffix("-images.npy")
         name = rendered_name(images.parent.name, stem)

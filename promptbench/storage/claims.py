@@ -69,14 +69,15 @@ class Claim:
 
     def __init__(self, path: Path, descriptor: int, about: Mapping[str, Any], lock: threading.Lock) -> None:
         self.path, self.descriptor, self.lock = path, descriptor, lock
-        self.name, self.lost = path.name.removesuffix(SUFFIX), False
+        self.name = path.name.removesuffix(SUFFIX)
+        self.lost = False
         self.progress: Mapping[str, Any] = {}
         owner = {"host": socket.gethostname(), "machine": machine(), "pid": os.getpid(), "born": born(os.getpid())}
         head = json.dumps({**owner, "since": time.time(), "token": secrets.token_hex(8), "about": dict(about)})
         self.offset = os.write(descriptor, head.encode() + b"\n")
 
     def beat(self) -> None:
-        """A sign of life, with the progress."""
+        """Touch the claim as a sign of life, and write down the progress."""
         line = json.dumps(dict(self.progress)).encode().ljust(_PROGRESS)
         with self.lock:
             if self.descriptor < 0:
@@ -90,7 +91,7 @@ class Claim:
                 self.lost = error.errno in (errno.ENOENT, errno.ESTALE)
 
     def release(self) -> None:
-        """Give it up; a second time does nothing."""
+        """Give the claim up; a second time does nothing."""
         with self.lock:
             if self.descriptor < 0:
                 return
@@ -114,7 +115,8 @@ class Claims:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._held: list[Claim] = []
-        self._lock, self._stop = threading.Lock(), threading.Event()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def take(self, name: str, about: Mapping[str, Any]) -> Claim | None:
@@ -129,7 +131,9 @@ class Claims:
                 claim = self._create(path, about)
                 if claim is not None:
                     self._held = [*(other for other in self._held if other.descriptor >= 0), claim]
-                    self._start()
+                    if self._thread is None:
+                        self._thread = threading.Thread(target=self._live, name="claims", daemon=True)
+                        self._thread.start()
                     return claim
                 if not self._cleared(path):
                     return None
@@ -152,7 +156,7 @@ class Claims:
                 self._cleared(self.folder / f"{holder.name}{SUFFIX}")
 
     def close(self) -> None:
-        """Release what is held."""
+        """Release all claims that this object took."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -222,11 +226,6 @@ class Claims:
                 os.link(aside, path)
         aside.unlink(missing_ok=True)
         return taken is None or not taken.alive
-
-    def _start(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._live, name="claims", daemon=True)
-            self._thread.start()
 
     def _live(self) -> None:
         while not self._stop.wait(BEAT):

@@ -67,13 +67,14 @@ class _Machine:
     """
 
     def __init__(self, data: bytes, names: Callable[[str, str], object], *, strict: bool, most_steps: int) -> None:
-        self.stream, self.names, self.strict, self.most_steps = io.BytesIO(data), names, strict, most_steps
+        self.stream = io.BytesIO(data)
+        self.names, self.strict, self.most_steps = names, strict, most_steps
         self.stack: list[Any] = []  # values in the making
         self.marks: list[int] = []  # heights of the stack at its open marks
         self.memo: list[Any] = []  # values noted down for a later use, in order; picklers number them so
 
     def run(self) -> Any:
-        """What the pickle describes."""
+        """Take the instructions one by one; returns the value that the pickle describes."""
         stream = self.stream
         for _ in range(self.most_steps // _STEPS_BETWEEN_CHECKS):
             for _ in range(_STEPS_BETWEEN_CHECKS):

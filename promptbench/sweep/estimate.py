@@ -20,21 +20,22 @@ from typing import Any, NamedTuple
 
 import torch
 
-from promptbench.clip.images import ImageFeatures, Images
+from promptbench.clip.image_tower import ImageFeatures, Images
 from promptbench.config import UsageError
 from promptbench.data.batches import MEMORY, Batches, EpochOrder, FeatureBatches, pixel_batches, training_batches
 from promptbench.data.class_names import ClassNames
 from promptbench.data.dataset import Dataset, Item
-from promptbench.data.features import Kept, key, path_of
+from promptbench.data.features import EVALUATION_BATCH, FEATURE_BATCH, Kept, kept_of, key, path_of, reads_features
 from promptbench.data.selection import SelectedImages, open_selection
 from promptbench.method import Method, instantiate, show_training_images
 from promptbench.metrics.ood import SCORES
 from promptbench.recipe import Recipe
 from promptbench.results.result import find
-from promptbench.runs.evaluate import EVALUATION_BATCH, FEATURE_BATCH, kept_of, reads_features, shown_names
+from promptbench.runs.evaluate import shown_names
+from promptbench.runs.identity import identified
 from promptbench.runs.plan import Run
 from promptbench.runs.session import Session
-from promptbench.runs.train import kept_for_training, training_facts, training_path
+from promptbench.runs.train import kept_for_training, training_path
 from promptbench.sweep.status import duration
 from promptbench.training.files import training_key
 from promptbench.training.fit import fit
@@ -134,13 +135,13 @@ class Calibration:
         batch = FEATURE_BATCH if features else EVALUATION_BATCH
         full = Size(len(chosen.class_names), min(batch, len(chosen.items)))
         size, (text, images) = measured(full, lambda size: self._scored(chosen, features, dense, size))
-        together = 1 if self.run.method.forward is Method.forward else size.classes
+        together = 1 if self.run.method.encodes_images_apart else size.classes
         return text / size.classes, images / size.images / together
 
     def _scored(self, chosen: SelectedImages, features: bool, dense: bool, size: Size) -> tuple[float, float]:
         """Seconds of the text of some classes, and of a batch of images."""
         method = self._method(chosen.class_names.select(range(size.classes)))
-        apart = type(method).forward is Method.forward
+        apart = method.encodes_images_apart
 
         def text() -> None:
             method.set_classes(method.class_names)
@@ -175,7 +176,7 @@ class Calibration:
         """The method for some classes; where it looks at training images first, it has seen drawn ones."""
         run, seed = self.run, self.run.spec.train_seed
         method = instantiate(run.method, run.settings.config, self.session.backbone, names, seed)
-        if run.method.prepare is not Method.prepare:
+        if run.method.prepares:
             images = images or 2 * len(names)
             drawn = drawn_images(method, images, method.reads_dense)
             show_training_images(method, [(drawn, torch.arange(images) % len(names))], seed)
@@ -256,7 +257,7 @@ class Forecast:
         self.stopped = False
         calibration = Calibration(self.session, run)
         method = instantiate(run.method, run.settings.config, backbone, train.class_names, spec.train_seed)
-        if run.method.prepare is not Method.prepare:
+        if run.method.prepares:
             if method.frozen_image_tower:
                 self._encode(train, train.pool, kept_of(method, method.reads_dense), calibration, found)
             size = (len(train.class_names), len(train.items))
@@ -271,7 +272,7 @@ class Forecast:
         run = calibration.run
         recipe, spec = run.settings.recipe, run.spec
         assert recipe is not None
-        name = training_key(spec, training_facts(self.session, run, train))
+        name = training_key(identified(self.session, run).spec)
         if name in self._counted or training_path(self.session, name).exists():
             return 0.0
         self._counted.add(name)
@@ -294,7 +295,7 @@ class Forecast:
     def _evaluate(self, calibration: Calibration, method: Method, found: Estimate) -> None:
         """Add the evaluations of a run."""
         run = calibration.run
-        own = type(method).forward is Method.forward  # the classes make no difference to its images
+        own = method.encodes_images_apart  # the classes make no difference to its images
         seen: set[tuple[str, str, str]] = set()
         wide = any(SCORES[name].needs == "local" for name in run.protocol.scores)
         for evaluation in run.plan.evaluations:

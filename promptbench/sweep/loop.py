@@ -336,10 +336,7 @@ def neighbours(runs: Sequence[Run]) -> list[Run]:
 
 def group_of(run: Run) -> str:
     """Equal for runs that may share a training or features."""
-    spec = run.spec
-    recipe = {key: value for key, value in spec.recipe.items() if key != "origin"}
-    what = [spec.dataset, spec.dataset_options, spec.shots, spec.seeds, spec.method, spec.config, recipe]
-    return json.dumps([*what, run.plan.train.classes], sort_keys=True)
+    return f"{run.spec.subject()} {run.plan.train.classes}"
 
 
 class Executor(Protocol):

@@ -16,7 +16,6 @@ from promptbench.storage.cache import limit
 from promptbench.training.files import partial_seconds
 
 if TYPE_CHECKING:
-    from promptbench.data.dataset import Dataset
     from promptbench.data.selection import Selection
     from promptbench.runs.plan import Run
     from promptbench.runs.session import Session
@@ -89,41 +88,16 @@ def check_prompts(session: Session, runs: Iterable[Run]) -> None:
                 method.set_classes(names)
 
 
-def check_finished(session: Session, runs: Iterable[Run], results: Mapping[str, Result]) -> None:
-    """Raise a UsageError where images changed since a run on them was finished, or it had left unreadable ones out.
-
-    The split files of public datasets are fixed; the splits of folders, and those that are generated, follow from the
-    files in them, which the spec of a run does not name.
+def check_finished(session: Session, results: Mapping[str, Result]) -> None:
+    """Raise a UsageError where a finished run had left unreadable images out, and this call would not.
 
     Args:
         results: Of those runs that are finished, by name.
     """
-    digests: dict[str, str | None] = {}
-    for run in runs:
-        dataset = session.dataset(run.plan.train.dataset)
-        if run.spec.name not in results:
-            continue
-        path, conditions = result_path(session.output, run.spec), results[run.spec.name].conditions
-        if conditions.get("skipped") and not session.skip_unreadable:
+    for result in results.values():
+        if result.conditions.get("skipped") and not session.skip_unreadable:
+            path = result_path(session.output, result.spec)
             raise UsageError(
                 f"{path} was made without some images that could not be read; repair them and move that file away, "
                 "or say --on-bad-image skip again."
             )
-        if dataset.info.classes and not str(conditions.get("split_source", "")).startswith("generated"):
-            continue
-        if dataset.name not in digests:
-            digests[dataset.name] = digest_of(dataset)
-        digest = digests[dataset.name]
-        if digest is not None and conditions.get("split_digest") not in (None, digest):
-            raise UsageError(
-                f"The images of '{dataset.name}' are not those that {path} was made from; "
-                "move that file away, or name another folder with --output."
-            )
-
-
-def digest_of(dataset: Dataset) -> str | None:
-    """The digest of a dataset's splits; None where its images are gone: what was measured on them stands."""
-    try:
-        return dataset.split_digest()
-    except UsageError:
-        return None

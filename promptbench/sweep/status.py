@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Collection
+from itertools import chain
 from pathlib import Path
 
 from promptbench.runs.listener import Standing
@@ -24,12 +24,13 @@ def standing_of(output: Path) -> Standing:
     alive = [holder for holder in holders(output / CLAIMS) if holder.alive]
     running = tuple(holder for holder in alive if holder.about.get("kind") == "run" and named(holder))
     calls = [holder for holder in alive if holder.about.get("kind") == "call" and named(holder)]
-    planned = frozenset(name for call in calls for name in call.about["runs"])
-    ended = done | {
-        name for name, path in failed.items() if not calls or since(path, min(call.since for call in calls))
-    }
+    planned = frozenset(chain.from_iterable(call.about["runs"] for call in calls))
+    began = min((call.since for call in calls), default=0.0)
+    ended = done | {name for name, path in failed.items() if since(path, began)}
     waiting = planned - ended - {holder.about["run"] for holder in running}
-    return Standing(done, failed, running, waiting, seconds_left(calls, planned, ended))
+    through = len(planned & ended)
+    left = (time.time() - began) / through * (len(planned) - through) if through else None  # as the mean so far has it
+    return Standing(done, failed, running, waiting, left)
 
 
 def named(holder: Holder) -> bool:
@@ -60,16 +61,8 @@ def finished(results: Path) -> tuple[frozenset[str], dict[str, Path]]:
     return frozenset(done), {name: path for name, path in sorted(failed.items()) if name not in done}
 
 
-def seconds_left(calls: list[Holder], planned: Collection[str], ended: Collection[str]) -> float | None:
-    """Time to the end, as the mean so far has it."""
-    through = len(set(planned) & set(ended))
-    if not through:
-        return None
-    return (time.time() - min(call.since for call in calls)) / through * (len(planned) - through)
-
-
 def duration(seconds: float) -> str:
-    """`0.4 s`, `40 s`, `12 min` or `3.5 h`."""
+    """A time span in words: `0.4 s`, `40 s`, `12 min` or `3.5 h`."""
     seconds = max(0.0, seconds)
     if seconds < 99.5:
         return f"{seconds:.1f} s" if seconds < 0.95 else f"{seconds:.0f} s"

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from promptbench.config import UsageError, parse_assignment
 from promptbench.data.dataset import Dataset, Item
-from promptbench.metrics.accuracy import harmonic_mean
+from promptbench.metrics.classification import harmonic_mean
 from promptbench.protocol import Evaluation, Plan
 from promptbench.results.result import find, read_result
 from promptbench.runs.listener import Listener, listening

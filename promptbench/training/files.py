@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,13 +17,9 @@ from torch import Tensor
 
 from promptbench.config import number
 from promptbench.method import Method
-from promptbench.registry import method_code
-from promptbench.results.spec import Spec, expect
+from promptbench.results.spec import Spec, expect, to_plain
 from promptbench.storage.atomic import write_atomically
 from promptbench.storage.versions import library_versions
-
-if TYPE_CHECKING:
-    pass
 
 FORMAT = "promptbench/1"
 _CHECKSUM = "metadata_sha256"
@@ -34,29 +30,10 @@ SECONDS = 20.0  # at least, between two notes of where a training stands
 CHECKSUM = "sha256"  # the last tensor, of what stands before it
 
 
-def training_key(spec: Spec, facts: Mapping[str, Any]) -> str:
-    """Hash of everything that changes the learned tensors.
-
-    Args:
-        spec: Of the run.
-        facts: What the data and the weights add: digests of the sample, of the class names, of the weights, and the
-            classes that are trained on.
-    """
-    decisive = {
-        "method": spec.method,
-        "plugin": spec.plugin,
-        "code": method_code(spec.method),
-        "config": spec.config,
-        "recipe": {key: value for key, value in spec.recipe.items() if key != "origin"},
-        "dataset": [spec.dataset_plugin or spec.dataset, spec.dataset_options],
-        "seeds": spec.seeds,
-        "sampler": [spec.sampler, spec.shots],
-        "numerics": [spec.precision, spec.threads, spec.device],
-        **({"deterministic": True} if spec.deterministic else {}),
-        "versions": library_versions(),
-        "facts": dict(facts),
-    }
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+def training_key(spec: Spec) -> str:
+    """Hash of everything that changes the learned tensors, of a spec that knows what its run is made of."""
+    decisive = {**spec.training(), "versions": library_versions()}
+    return hashlib.sha256(json.dumps(to_plain(decisive), sort_keys=True).encode()).hexdigest()
 
 
 def save_training(path: Path, method: Method, outcome: TrainingOutcome, spec: Spec) -> None:
@@ -142,10 +119,9 @@ def _metadata_digest(about: Mapping[str, str]) -> str:
 
 
 def stored_for(folder: Path, spec: Spec) -> list[Path]:
-    """The stored trainings in an output folder that may be that of a run: those that its method, config, data and seeds
-    have in common."""
+    """The stored trainings in an output folder that may be that of a run, as far as its plan tells."""
     paths = sorted((folder / "trainings").glob("*.safetensors"))
-    return [path for path in paths if _subject_in(path) == _subject(asdict(spec))]
+    return [path for path in paths if _subject_in(path) == spec.subject()]
 
 
 @cache
@@ -153,16 +129,9 @@ def _subject_in(path: Path) -> str:
     """Of the run that a training was made for, as the file says; "" where it cannot be read."""
     try:
         with safe_open(path, framework="np") as file:
-            return _subject(json.loads(file.metadata()["spec"]))
+            return Spec.stored(json.loads(file.metadata()["spec"])).subject()
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError):
         return ""
-
-
-def _subject(spec: Mapping[str, Any]) -> str:
-    """What the specs of runs with the same training have in common, and those of few others."""
-    names = ("method", "config", "shots", "data_seed", "train_seed", "backbone", "device")
-    data = spec.get("dataset_plugin") or spec.get("dataset")
-    return json.dumps([data, *map(spec.get, names)], sort_keys=True)
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

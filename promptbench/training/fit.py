@@ -21,7 +21,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from promptbench.clip.images import Images
+from promptbench.clip.image_tower import Images
+from promptbench.data.batches import EpochOrder
 from promptbench.method import Method
 from promptbench.recipe import Recipe
 from promptbench.training.files import (
@@ -67,18 +68,28 @@ class PromptTraining(pl.LightningModule):
         partial: PartialFile | None = None,
     ) -> None:
         super().__init__()
-        self.method, self.recipe = method, recipe
-        self.steps_per_epoch, self.progress, self.log_step = steps_per_epoch, progress, log_step
-        self.losses: list[dict[str, float]] = []
+        self.method = method
+        self.recipe = recipe
+        self.steps_per_epoch = steps_per_epoch
+        self.progress = progress
+        self.log_step = log_step
+        self.partial = partial
+        self.resumed = resumable(partial, method)
+        at_the_start: dict[str, Any] = {"losses": [], "images": 0, "seconds": 0.0}
+        facts: Mapping[str, Any] = self.resumed.facts if self.resumed is not None else at_the_start
+        self.losses: list[dict[str, float]] = list(facts["losses"])
+        self.images: int = facts["images"]
+        self.earlier: float = facts["seconds"]
+        self.first_epoch = len(self.losses)
+        self.began = self.noted = time.perf_counter()
         self._sums: dict[str, Tensor] = {}
-        self._seen = self._steps = self._done = self.images = 0
-        self.partial, self.began = partial, time.perf_counter()
-        self.resumed, self.earlier = resumable(partial, method), 0.0
-        self.noted = self.began
-        if self.resumed is not None:
-            facts = self.resumed.facts
-            self.losses, self.images, self.earlier = list(facts["losses"]), facts["images"], facts["seconds"]
-            self._done = len(self.losses) * steps_per_epoch
+        self._seen = self._steps = 0  # images and steps of the epoch under way
+        self._done = self.first_epoch * steps_per_epoch
+
+    @property
+    def epoch(self) -> int:
+        """The epoch under way, counted from 0 over all processes; Lightning counts those of this one."""
+        return self.first_epoch + self.current_epoch
 
     @property
     def seconds(self) -> float:
@@ -87,11 +98,9 @@ class PromptTraining(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Where the training was begun before, everything that the next epoch depends on is put back."""
-        if self.resumed is None:
-            return
-        device = self.method.backbone.device
-        restore(self.method, self.trainer.optimizers[0], self.resumed, device)
-        self.resumed = None  # its memory
+        if self.resumed is not None:
+            restore(self.method, self.trainer.optimizers[0], self.resumed, self.method.backbone.device)
+            self.resumed = None  # its memory
 
     def training_step(self, batch: tuple[Images, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
@@ -115,9 +124,7 @@ class PromptTraining(pl.LightningModule):
         if self._done == total or (self._done - 1) % max(1, total // LOGGED_STEPS) == 0:
             named = {f"loss/{name}": float(term.detach()) for name, term in terms.items()}
             rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-            log_step(
-                self._done, {"loss": float(loss.detach()), **named, "lr": rate, "epoch": float(self.current_epoch + 1)}
-            )
+            log_step(self._done, {"loss": float(loss.detach()), **named, "lr": rate, "epoch": float(self.epoch + 1)})
 
     def on_train_epoch_end(self) -> None:
         for name, learned in self.method.named_parameters():
@@ -127,9 +134,9 @@ class PromptTraining(pl.LightningModule):
         self.images += self._seen
         self._sums, self._seen, self._steps = {}, 0, 0
         with torch.no_grad():
-            self.method.on_epoch_end(self.current_epoch, self.recipe.epochs)
-        now, under_way = time.perf_counter(), self.current_epoch + 1 < self.recipe.epochs
-        if self.partial is not None and under_way and now - self.noted >= partial_seconds():
+            self.method.on_epoch_end(self.epoch, self.recipe.epochs)
+        under_way = self.epoch + 1 < self.recipe.epochs
+        if self.partial is not None and under_way and time.perf_counter() - self.noted >= partial_seconds():
             facts = {"losses": self.losses, "images": self.images, "seconds": self.seconds}
             self.partial.write(Partial(state_of(self.method, self.trainer.optimizers[0]), facts))
             self.noted = time.perf_counter()
@@ -141,7 +148,7 @@ class PromptTraining(pl.LightningModule):
             group["lr"] = group["initial_lr"] = recipe.lr * group.pop("lr_scale", 1.0)
         optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
         factors = [self._factor(group["lr"]) for group in groups]
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors, last_epoch=len(self.losses) - 1)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors, last_epoch=self.first_epoch - 1)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
 
     def _factor(self, base: float) -> Callable[[int], float]:
@@ -187,9 +194,12 @@ def fit(
     kind, _, index = device.partition(":")
     with quiet_lightning(), torch.random.fork_rng(), halved(precision, method):
         module = PromptTraining(method, recipe, steps_per_epoch, progress, logger, partial)
+        order = getattr(batches, "sampler", None)
+        if isinstance(order, EpochOrder):
+            order.begin_at(module.first_epoch)
         torch.manual_seed(seed)
         trainer = pl.Trainer(
-            max_epochs=recipe.epochs,
+            max_epochs=recipe.epochs - module.first_epoch,
             accelerator="gpu" if kind == "cuda" else "cpu",
             devices=[int(index)] if index else 1,
             **of_trainer(precision, method, device),
@@ -198,8 +208,6 @@ def fit(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        epochs: Any = trainer.fit_loop.epoch_progress.current
-        epochs.ready = epochs.started = epochs.processed = epochs.completed = len(module.losses)
         with keyboard_interrupt():
             trainer.fit(module.train(), train_dataloaders=batches)  # Lightning leaves the mode as it finds it
     seconds = module.seconds
@@ -209,7 +217,7 @@ def fit(
 
 @contextmanager
 def keyboard_interrupt() -> Iterator[None]:
-    """Ctrl-C stays a KeyboardInterrupt: Lightning would switch it off and turn it into an exit of the process."""
+    """A context in which Ctrl-C stays a KeyboardInterrupt: Lightning would turn it into an exit of the process."""
     in_main_thread = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -224,7 +232,7 @@ def keyboard_interrupt() -> Iterator[None]:
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Within it, Lightning says nothing: its hints are for people who configure its Trainer themselves."""
+    """A context in which Lightning says nothing: its hints are for people who configure its Trainer themselves."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -239,7 +247,7 @@ def quiet_lightning() -> Iterator[None]:
 
 
 class Differentiated(torch.autograd.Function):
-    """A number whose gradients with respect to some tensors are known already."""
+    """An autograd function: a number whose gradients with respect to some tensors are known already."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *inputs: Tensor) -> Tensor:
@@ -284,7 +292,7 @@ def scaled(device: torch.device) -> bool:
 
 
 def total(terms: dict[str, Tensor]) -> Tensor:
-    """The sum that is minimised."""
+    """The sum of the loss terms, which is minimised."""
     return torch.stack(list(terms.values())).sum()
 
 
@@ -297,15 +305,8 @@ class TrainingDiverged(RuntimeError):
 
     def __init__(self, what: str, module: PromptTraining, step: int) -> None:
         recipe, rate = module.recipe, module.trainer.optimizers[0].param_groups[0]["lr"]
-        self.where = {"epoch": module.current_epoch + 1, "step": step + 1, "lr": rate}
+        self.where = {"epoch": module.epoch + 1, "step": step + 1, "lr": rate}
         super().__init__(
-            f"{what} in epoch {module.current_epoch + 1} of {recipe.epochs}, step {step + 1} of "
+            f"{what} in epoch {module.epoch + 1} of {recipe.epochs}, step {step + 1} of "
             f"{module.steps_per_epoch}, at learning rate {rate:.3g}; a smaller lr may help"
         )
-
-    @classmethod
-    def again(cls, message: str, where: dict[str, Any]) -> TrainingDiverged:
-        """As another process raised it."""
-        error = cls.__new__(cls, message)
-        error.args, error.where = (message,), where
-        return error

@@ -50,7 +50,7 @@ def check_device(precision: str, device: str) -> None:
 
 
 def check_method(precision: str, label: str, cls: type[Method]) -> None:
-    """Raise a UsageError where nobody knows what a paper ran."""
+    """Raise a UsageError where `authors` is asked for of a method whose authors published no code."""
     if precision == AUTHORS and cls.reconstructed:
         raise UsageError(
             f"--precision authors: no code of {label}'s authors was published, and what they ran is not known; leave "
@@ -59,7 +59,7 @@ def check_method(precision: str, label: str, cls: type[Method]) -> None:
 
 
 def of_trainer(precision: str, method: Method, device: str) -> dict[str, Any]:
-    """The arguments of Lightning's Trainer."""
+    """The arguments of Lightning's Trainer that make it train in this precision."""
     if precision != AUTHORS:
         return {"precision": precision}
     if method.authors_half is None:
@@ -83,7 +83,7 @@ def _unscaled_half(device: str) -> Any:
 
 @contextmanager
 def halved(precision: str, method: Method) -> Iterator[None]:
-    """Within it, the learned tensors that the authors kept in half precision are; afterwards they are float32 again."""
+    """A context in which learned tensors that the authors kept in half precision are; afterwards they are float32."""
     names = (method.authors_half or ()) if precision == AUTHORS else ()
     tensors: list[torch.Tensor] = [tensor for name, tensor in method.named_parameters() if name.startswith(names)]
     for tensor in tensors:
@@ -96,7 +96,7 @@ def halved(precision: str, method: Method) -> Iterator[None]:
 
 
 def resolve_device(wanted: str) -> str:
-    """`cpu`, `cuda` or `cuda:N`.
+    """The device that is meant: `cpu`, `cuda` or `cuda:N`.
 
     Args:
         wanted: One of these, or `auto`: a GPU where there is one.

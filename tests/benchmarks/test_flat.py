@@ -23,6 +23,7 @@ def test_growth_is_counted_from_the_shortest_run() -> None:
     assert flat.growth(rows) == {"coop": {"MiB over epochs": 3.5, "KiB a test image": 10.24}}
 
 
+@pytest.mark.slow
 def test_a_long_run_takes_no_more_memory_than_a_short_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = tmp_path / "flat.json"
     sizes = ["--method", "coop", "--epochs", "1", "30", "--images", "20", "2020"]

@@ -17,14 +17,20 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from shared_paths import REPOSITORY
+from short_cases import slow_but
 
 from promptbench.cli.main import main
 from promptbench.config import UsageError
 from promptbench.data.decode import open_image
-from promptbench.data.sampling import read_coop
+from promptbench.data.selection import read_coop
 from promptbench.training.files import read_training
 
 CASES = 4  # of each kind
+SHORT = (
+    *("suites", "split files", "class-name files", "result files", "lists of regenerate"),
+    *("official checkpoints", "few-shot pickles", "sample files", "exported folders"),
+)
+"""Kinds of which no case trains or scores images."""
 MEASURED = REPOSITORY / "results" / "measured" / "hostile_inputs.json"
 
 LAUGHS = "title: &a0 [x, x, x, x, x, x, x, x, x]" + "".join(
@@ -53,7 +59,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, tiny_name: str) -> Iterator[S
         yield made
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", slow_but(KINDS, *SHORT))
 @settings(
     max_examples=CASES,
     derandomize=True,
@@ -68,6 +74,7 @@ def test_nothing_worse_than_a_sentence_comes_of_it(site: Site, kind: str, data: 
     assert attempt(act, site, same_figures) in ("done", "refused", "failed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "door"), [(kind, door) for kind in KINDS for door in KINDS[kind].doors])
 def test_what_is_not_spoilt_comes_in_through_every_door(site: Site, kind: str, door: hostile_inputs.Door) -> None:
     def outcomes() -> Iterator[str]:
@@ -79,6 +86,7 @@ def test_what_is_not_spoilt_comes_in_through_every_door(site: Site, kind: str, d
     assert "done" in outcomes()  # of one file at least: zero-shot has nothing to export
 
 
+@pytest.mark.slow
 def test_the_watch_sees_what_must_not_happen(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Violation, match="pickle.find_class"):
         attempt(lambda: pickle.loads(hostile_inputs.evil_pickle(site.marker, 0, 4)), site)
@@ -190,6 +198,7 @@ def test_a_flipped_bit_in_a_training_is_noticed(site: Site, tmp_path: Path) -> N
     assert attempt(("predict", "--run", str(tmp_path / "a.safetensors"), str(image)), site) == "refused"
 
 
+@pytest.mark.slow
 def test_the_script_reports_its_cases(
     tmp_path: Path, tiny_name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -230,6 +230,7 @@ def test_rendering_a_report_writes_its_table_and_a_picture(
     assert path.with_suffix(".svg").read_text().startswith("<?xml")
 
 
+@pytest.mark.slow
 def test_the_command_measures_and_writes(
     tiny_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

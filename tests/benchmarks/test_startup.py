@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from promptbench.cli.main import main
 
 SLOW = (
@@ -27,6 +29,7 @@ print("slow:", *[name for name in {SLOW!r} if name in sys.modules], file=sys.std
 """
 
 
+@pytest.mark.slow
 def test_a_finished_grid_imports_torch_and_what_its_table_takes(tmp_path: Path) -> None:
     words = ["run", "--method", "zeroshot", "--dataset", "mini_diagrams", "--seeds", "1", "--output", str(tmp_path)]
     assert main([*words, "--device", "cpu"]) == 0
@@ -36,6 +39,7 @@ def test_a_finished_grid_imports_torch_and_what_its_table_takes(tmp_path: Path) 
     assert again.stderr.splitlines()[-1] == "slow: pandas"  # of the table
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_a_finished_grid_measures_nothing(tmp_path: Path) -> None:
     words = ["run", "--method", "zeroshot", "--dataset", "mini_diagrams", "--seeds", "1", "--output", str(tmp_path)]
     assert main([*words, "--device", "cpu"]) == 0

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import promptbench as pb
-from promptbench.checkpoints import card, export
+from promptbench.checkpoints import export
 from promptbench.checkpoints.load import Trained
 from promptbench.cli.main import main
 from promptbench.config import UsageError
@@ -96,6 +96,7 @@ def refused(action: Callable[[], object]) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method, classes", [("coop", ()), ("coop", ("--classes", "cat,dog,owl")), ("zeroshot", ())])
 def test_the_code_of_the_card_gives_the_same_logits_without_promptbench(
     method: str, classes: tuple[str, ...], runs: Callable[[str], Path], clip: Path, tmp_path: Path
@@ -158,11 +159,11 @@ def test_the_card_says_what_was_trained_and_measured(coop: Path, runs: Callable[
         "birds, 2 classes, 2 images of each drawn by `coop` (4 in all)",
         "epochs=2",
         "1 for the images, 1 for the training",
-        "`tiny-clip.json:weights.safetensors`, SHA-256 of the weights " + result.conditions["weights_hash"],
+        "`tiny-clip.json:weights.safetensors`, SHA-256 of the weights " + result.spec.weights_hash,
         "the protocol `base2new` of the suite `mini`",
         f"torch {result.versions['torch']}",
         "No terms of the images of birds are known.",
-        card.MARKS["ours"],
+        export.MARKS["ours"],
     ):
         assert fact in text, fact
     assert len(result.metrics) >= 3
@@ -178,8 +179,8 @@ def test_the_card_carries_marks_and_terms(runs: Callable[[str], Path]) -> None:
         conditions={**result.conditions, "reconstructed": True},
         spec=replace(result.spec, recipe={**result.spec.recipe, "origin": "transferred"}),
     )
-    assert [text[:1] for text in card.marks(marked)] == ["§", "†"]
-    assert card.terms(replace(result.spec, dataset="dtd")).startswith("The images of dtd: for research.")
+    assert [text[:1] for text in export.marks(marked)] == ["§", "†"]
+    assert export.terms(replace(result.spec, dataset="dtd")).startswith("The images of dtd: for research.")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,7 @@ def test_the_card_says_where_plain_open_clip_cannot_help(
 )
 def test_the_card_makes_the_model_with_the_activation_of_its_weights(name: str, line: str, tiny: Any) -> None:
     named = pb.Backbone(tiny.clip, tiny.tokenizer, name=name)  # tiny has QuickGELU
-    assert card.model_lines(named)[-1] == line.replace("QUICK", "force_quick_gelu=True")
+    assert export.model_lines(named)[-1] == line.replace("QUICK", "force_quick_gelu=True")
 
 
 def test_a_folder_is_replaced_by_force_and_only_if_it_is_an_export(

@@ -203,6 +203,7 @@ def test_images_that_do_not_fit_are_refused(coop: Trained, tmp_path: Path) -> No
     assert "read the same in a prompt" in refused(lambda: coop.classify(one, ["sea_lion", "sea lion"]))
 
 
+@pytest.mark.slow
 def test_other_weights_are_refused(runs: Callable[[str], Path], tiny_name: str, tmp_path: Path) -> None:
     said = refused(lambda: pb.load(runs("coop"), backbone="mini"))
     assert "was made with other weights (hash" in said and "than 'mini' has here" in said
@@ -279,6 +280,7 @@ class Shift(Method):
 '''
 
 
+@pytest.mark.slow
 def test_a_plugin_is_used_from_its_file_and_warned_of_where_it_changed(
     birds: Path, tiny_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -298,6 +300,7 @@ def test_a_plugin_is_used_from_its_file_and_warned_of_where_it_changed(
     ]
 
 
+@pytest.mark.slow
 def test_predict_prints_a_table_quietly_and_without_the_trainer(runs: Callable[[str], Path], birds: Path) -> None:
     images = [str(birds / "robin" / "00.png"), str(birds / "wren")]
     code = (

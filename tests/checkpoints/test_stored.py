@@ -28,13 +28,14 @@ def result_of(output: Path, protocol: str, method: str) -> tuple[Path, Result]:
     return output / "results" / f"{result.name}.json", result
 
 
+@pytest.mark.slow
 def test_it_keeps_dataset_options_and_says_what_it_was_trained_by(made: Path) -> None:
     path, first = result_of(made, "base2new", "coop")
     assert first.spec.dataset_options == {"render_seed": 3}
     assert main(["eval", "--run", str(path), "--protocol", "few_shot"]) == 0
     path, second = result_of(made, "few_shot", "coop")
     assert second.spec.dataset_options == {"render_seed": 3} and second.spec.trained_by == "base2new"
-    assert second.conditions["split_digest"] == first.conditions["split_digest"]
+    assert second.spec.split_digest == first.spec.split_digest
     assert second.conditions["training_key"] == first.conditions["training_key"]
     assert main(["eval", "--run", str(path), "--protocol", "base2new"]) == 0  # an evaluation of an evaluation
     again = [r for r in read_results(made) if (r.spec.protocol, r.spec.label) == ("base2new", "coop")]
@@ -49,6 +50,7 @@ def test_zero_shot_is_trained_by_nothing_and_has_one_number_of_shots(made: Path)
     assert (result.spec.trained_by, result.spec.shots) == ("", 0)
 
 
+@pytest.mark.slow
 def test_a_dataset_outside_the_suite_is_evaluated_too(tiny_name: str, tmp_path: Path) -> None:
     call = ["run", "--method", "zeroshot", "--dataset", "mini_digits", "--backbone", tiny_name, "--seeds", "1"]
     assert main([*call, "--output", str(tmp_path)]) == 0
@@ -57,6 +59,7 @@ def test_a_dataset_outside_the_suite_is_evaluated_too(tiny_name: str, tmp_path: 
     assert result_of(tmp_path, "few_shot", "zeroshot")[1].spec.dataset == "mini_digits"
 
 
+@pytest.mark.slow
 def test_a_method_bound_to_its_classes_has_no_scores_elsewhere(tiny_name: str, tmp_path: Path) -> None:
     call = ["run", "--method", "linear_probe", "--dataset", "mini_fabrics", "--backbone", tiny_name, "--seeds", "1"]
     assert main([*call, "--shots", "2", "--output", str(tmp_path)]) == 0
@@ -66,6 +69,7 @@ def test_a_method_bound_to_its_classes_has_no_scores_elsewhere(tiny_name: str, t
     assert not result.metrics and "fitted on only" in result.notes["id/"]
 
 
+@pytest.mark.slow
 def test_two_suites_that_call_different_data_the_same_are_told_apart(tiny_name: str, tmp_path: Path) -> None:
     names = set()
     for plugin in ("mini_fabrics", "mini_neon"):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from shared_paths import REPOSITORY
+from short_cases import slow_but
 
 from promptbench import registry
 from promptbench.checks.plugin import kit
@@ -210,7 +211,7 @@ def test_a_method_that_keeps_the_contract(check: Check, tiny_name: str) -> None:
     assert "ok    the loss is finite and named" in lines
 
 
-@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("broken", slow_but(BROKEN, "NaN loss"))
 def test_a_broken_method_fails_the_check_that_it_should_and_no_other(broken: str, check: Check) -> None:
     old, new, name, says = BROKEN[broken]
     assert GOOD.count(old) == 1
@@ -234,6 +235,7 @@ def test_all_failures_are_told(check: Check) -> None:
         assert complaint in said
 
 
+@pytest.mark.slow
 def test_one_check_cannot_spoil_the_backbone_for_the_next(check: Check) -> None:
     backbone = load_backbone()
     clip = {name: tensor.clone() for name, tensor in backbone.clip.state_dict().items()}
@@ -244,6 +246,7 @@ def test_one_check_cannot_spoil_the_backbone_for_the_next(check: Check) -> None:
     assert all((tensor == clip[name]).all() for name, tensor in backbone.clip.state_dict().items())
 
 
+@pytest.mark.slow
 def test_settings_and_presets_are_those_asked_for(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kit, "CHECKS", (kit.MADE,))
     quiet = GOOD.replace(
@@ -328,6 +331,7 @@ def test_a_protocol_is_told_apart(check: Check) -> None:
     assert check(source, "--preset", "x") == (2, ["promptbench: error: --preset x: a protocol has no presets."])
 
 
+@pytest.mark.slow
 def test_the_plugin_of_the_readme_passes_through_the_real_command(tmp_path: Path, tiny_name: str) -> None:
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     plugin = next(b for b in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL) if "class CLIPAdapter" in b)

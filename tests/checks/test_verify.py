@@ -20,9 +20,8 @@ from shared_paths import GOLDEN, TESTS
 import promptbench as pb
 from promptbench.checkpoints.official import read_official
 from promptbench.checks.installation import figures, parity, splits
-from promptbench.checks.installation.check import COULD_NOT, FAIL, PASS, Check, shown
 from promptbench.checks.installation.figures import Figure, judge
-from promptbench.checks.installation.report import without_paths
+from promptbench.checks.installation.report import COULD_NOT, FAIL, PASS, Check, shown, without_paths
 from promptbench.checks.installation.small_clip import CLASS_NAMES, small_backbone
 from promptbench.cli.main import main
 from promptbench.data.dataset import open_dataset
@@ -186,6 +185,7 @@ class TestWithoutData:
 
 
 class TestWithFakeData:
+    @pytest.mark.slow
     def test_all_datasets(self, verify: Verify, one_case: None, data: Path, tmp_path: Path) -> None:
         for name in make_fake.PLACES:
             make_fake.make(name, data)
@@ -242,10 +242,11 @@ class TestWithFakeData:
         )
         assert f"| could not | data | eurosat, images |  |  |  | {why} |" in lines
 
+    @pytest.mark.slow
     def test_finished_runs_are_not_done_again(self, verify: Verify, one_case: None, data: Path, tmp_path: Path) -> None:
         make_fake.make("dtd", data)
         _, first = verify("--data-root", str(data))
-        assert first["environment"]["weights_hash"] == read_results(tmp_path / "runs")[0].conditions["weights_hash"]
+        assert first["environment"]["weights_hash"] == read_results(tmp_path / "runs")[0].spec.weights_hash
         files = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.json")}
         _, second = verify("--data-root", str(data))
         assert files and {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.json")} == files
@@ -285,6 +286,7 @@ class TestWithFakeData:
         assert check["why"].startswith("the run failed: ") and damaged.name in check["why"]
         assert "base2new, food101, h" not in outcomes(report, "zero-shot")
 
+    @pytest.mark.slow
     def test_training(
         self, verify: Verify, one_case: None, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -261,12 +261,14 @@ def test_a_corrupt_image_is_named_and_fails_its_runs_alone(here: Path, capsys: p
     assert reasons and all("Cannot read the image" in reason for reason in reasons)
 
 
+@pytest.mark.slow
 def test_fewer_images_than_shots_are_said(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     assert main([*COOP, "--shots", "16"]) == 0
     assert "2 of 2 classes of 'birds' have fewer than 16 training images" in caplog.text
     assert "'blue_jay' 5" in caplog.text
 
 
+@pytest.mark.slow
 def test_words_the_weights_never_saw_are_said_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -103,6 +103,7 @@ def by_name(folder: Path) -> dict[str, Result]:
     return {result.name: result for result in read_results(folder)}
 
 
+@pytest.mark.slow
 def test_the_installed_command_trains_evaluates_stores_and_prints(first: tuple[Path, Any]) -> None:
     output, done = first
     assert done.returncode == 0, done.stderr
@@ -117,17 +118,23 @@ def test_the_installed_command_trains_evaluates_stores_and_prints(first: tuple[P
     assert kinds == {".json", ".safetensors"} and len(list(output.rglob("*.json"))) == 8
 
 
+@pytest.mark.slow
 def test_results_say_under_which_conditions_they_were_made(first: tuple[Path, Any]) -> None:
     results = read_results(first[0])
-    assert len({result.conditions["weights_hash"] for result in results}) == 1
+    assert len({result.spec.weights_hash for result in results}) == 1
     for result in results:
         spec, conditions = result.spec, result.conditions
         names = ("base", "new", "joint")
         assert set(result.metrics) == {f"{name}/{metric}" for name in names for metric in ("accuracy", "ece")} | {"h"}
-        assert all(len(conditions[name]) == 64 for name in ("weights_hash", "split_digest", "sample_digest"))
+        of_all = [spec.weights_hash, spec.split_digest, spec.architecture]
+        of_all += [*spec.class_names.values(), *spec.contents.values()]
+        assert {len(digest) for digest in of_all} == {64}
+        assert len(spec.sample_digest) == len(spec.trained_names) == (0 if spec.method == "zeroshot" else 64)
+        codes = {spec.method_code, spec.data_code, spec.training_code, spec.evaluation_code}
+        assert len(codes) == 4 and {len(code.partition(":")[2]) for code in codes} == {64}
         assert conditions["sample_size"] == 4 and spec.seeds in {(1, 1), (2, 2)}
         assert spec.shots == (0 if spec.method == "zeroshot" else 2)  # it sees no image
-        assert set(conditions["class_names"]) == set(conditions["templates"]) == set(conditions["images"]) == set(names)
+        assert set(spec.class_names) == set(spec.templates) == set(conditions["images"]) == set(names)
         assert spec.threads == 1 and spec.plugin == "" and result.versions["torch"] == torch.__version__.split("+")[0]
         assert result.cost["eval_seconds"] > 0
         assert result.cost.get("peak_memory_mb", 0.0) > 0 or not peak_memory_restarts("cpu")
@@ -138,10 +145,11 @@ def test_results_say_under_which_conditions_they_were_made(first: tuple[Path, An
             assert conditions["provenance"]["recipe.epochs"] == "--set" and spec.recipe["epochs"] == 2
             assert conditions["provenance"]["recipe.lr"] == "suite mini" and len(result.losses) == 2
             assert (first[0] / "trainings" / f"{conditions['training_key'][:32]}.safetensors").exists()
-    digests = {result.spec.data_seed: result.conditions["sample_digest"] for result in results}
+    digests = {result.spec.data_seed: result.spec.sample_digest for result in results if result.spec.shots}
     assert len(set(digests.values())) == 2  # another seed, another sample
 
 
+@pytest.mark.slow
 def test_a_second_call_skips_what_is_finished(
     first: tuple[Path, Any], what: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,6 +166,7 @@ def test_a_second_call_skips_what_is_finished(
     assert files(output) == before
 
 
+@pytest.mark.slow
 def test_equal_specs_give_bit_identical_runs(
     first: tuple[Path, Any], what: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,6 +186,7 @@ def test_equal_specs_give_bit_identical_runs(
         assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_seeds_can_be_set_apart(
     what: tuple[str, ...], birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,12 +194,13 @@ def test_seeds_can_be_set_apart(
     assert main([*call, "--data-seed", "7"]) == 0
     results = [result for result in read_results(tmp_path) if result.spec.method == "coop"]
     assert [result.spec.seeds for result in results] in ([(7, 1), (7, 2)], [(7, 2), (7, 1)])
-    assert len({result.conditions["sample_digest"] for result in results}) == 1
+    assert len({result.spec.sample_digest for result in results if result.spec.shots}) == 1
     assert "seeds 7/1, 7/2" in capsys.readouterr().out
     assert main([*call, "--train-seed", "7", "--dry-run"]) == 0
     assert "1/7" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_tables_are_printed_in_every_format(first: tuple[Path, Any], capsys: pytest.CaptureFixture[str]) -> None:
     call = ["table", "--results", str(first[0])]
     assert main(call) == 0
@@ -222,6 +233,7 @@ def test_a_method_from_a_file_is_listed_described_and_run(
     assert "3 runs, 2 finished, 1 to do" in capsys.readouterr().out  # another method under the same name
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_recorded_and_the_others_go_on(
     what: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -255,6 +267,7 @@ def test_scores_that_are_not_finite_are_a_failure(
     assert "scores of base images are infinite or NaN" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing_half_written(what: tuple[str, ...], tmp_path: Path) -> None:
     call = ["run", "--method", "coop", *what, "--output", str(tmp_path)]
     long = [*call, "--set", "coop.epochs=100000", "coop.batch=4"]
@@ -280,6 +293,7 @@ def test_ctrl_c_leaves_nothing_half_written(what: tuple[str, ...], tmp_path: Pat
     assert len(read_results(tmp_path)) == 3
 
 
+@pytest.mark.slow
 def test_a_stored_training_is_used_again(
     what: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

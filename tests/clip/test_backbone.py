@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from promptbench.clip.backbone import Backbone
-from promptbench.clip.images import ImageFeatures, Images
+from promptbench.clip.image_tower import ImageFeatures, Images
 from promptbench.clip.load import load_backbone, shape_of
 from promptbench.clip.text_tower import Layer, Tokens, mean_length
 from promptbench.config import UsageError

@@ -24,13 +24,12 @@ import pytest
 from promptbench import registry
 from promptbench.cli.main import main
 from promptbench.config import UsageError
-from promptbench.data import sampling
+from promptbench.data import selection
 from promptbench.data.dataset import Download, Sources, open_dataset
-from promptbench.data.get import archives
-from promptbench.data.get.archives import BadArchive, unpack
+from promptbench.data.get.download import BadArchive, unpack
 from promptbench.data.get.prepare import fetch, fetch_split
 from promptbench.data.get.status import absent_items, inspect
-from promptbench.data.sampling import read_sample
+from promptbench.data.selection import read_sample
 from promptbench.suite import load_suite
 
 PUBLIC = tuple(dict.fromkeys(entry.dataset for entry in load_suite("clip11").entries()))
@@ -343,7 +342,7 @@ EVIL: dict[str, tuple[Callable[[Path], Path], str]] = {
 def test_an_evil_archive_is_refused_and_writes_nowhere(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archives, "SLACK", 2**20)
+    monkeypatch.setattr("promptbench.data.get.download.SLACK", 2**20)
     make, said = EVIL[name]
     archive = make(tmp_path / "archive")
     with pytest.raises(BadArchive, match=said):
@@ -770,10 +769,10 @@ def test_a_sample_is_written_with_its_digest(
     for sampler, file in {"coop": "dtd-2-7.jsonl", "stratified": "dtd-2-7-stratified.jsonl"}.items():
         words = ("sample", "dtd", "--shots", 2, "--seed", 7, "--sampler", sampler, "--data-root", tmp_path)
         assert run(*words) == 0
-        items = sampling.SAMPLERS[sampler](dataset.items("train"), 2, 7)
+        items = selection.SAMPLERS[sampler](dataset.items("train"), 2, 7)
         assert read_sample(tmp_path / file, dataset.items("train")) == items and len(items) == 6
         header = json.loads((tmp_path / file).read_text().splitlines()[0])
-        assert header["digest"] == sampling.digest(items) and header["split_digest"] == dataset.split_digest()
+        assert header["digest"] == selection.digest(items) and header["split_digest"] == dataset.split_digest()
         assert {key: header[key] for key in ("dataset", "shots", "seed", "sampler")} == {
             **{"dataset": "dtd", "shots": 2, "seed": 7, "sampler": sampler}
         }

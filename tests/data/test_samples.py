@@ -20,9 +20,9 @@ import make_fake
 import pytest
 
 from promptbench.config import UsageError
-from promptbench.data import sampling
+from promptbench.data import selection
 from promptbench.data.dataset import open_dataset
-from promptbench.data.sampling import read_sample, write_sample
+from promptbench.data.selection import read_sample, write_sample
 from promptbench.data.splits import Item
 from promptbench.storage import unpickle
 
@@ -64,7 +64,7 @@ def pickled(path: Path, content: Any, protocol: int = pickle.HIGHEST_PROTOCOL) -
 
 
 def test_a_written_sample_reads_back_in_its_order(tmp_path: Path) -> None:
-    sample = sampling.coop_sample(ITEMS, [], shots=2, seed=3)[0][::-1]
+    sample = selection.coop_sample(ITEMS, [], shots=2, seed=3)[0][::-1]
     path = tmp_path / "deep" / "sample.jsonl"
     write_sample(path, HEADER, sample)
     first, second, *_ = path.read_text().splitlines()
@@ -187,7 +187,7 @@ def test_a_pickle_of_coop_reads(
     protocol: int, container: type, datum: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = [Item(f"c{index % 700}/ä_{index}.jpg", index % 700, f"name {index % 700}") for index in range(2500)]
-    train, val = sampling.coop_sample(pool, pool[:700], shots=3, seed=1)
+    train, val = selection.coop_sample(pool, pool[:700], shots=3, seed=1)
     content = container(train=datums(datum, train), val=datums(datum, val))
     path = pickled(tmp_path / "shot_3-seed_1.pkl", content, protocol)
     for name in [name for name in sys.modules if name.startswith("dassl")]:
@@ -336,6 +336,7 @@ def test_what_coop_does_not_write_is_refused(
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_a_damaged_pickle_is_an_error_or_a_list(datum: Callable[..., Any], tmp_path: Path) -> None:
     generator = random.Random(0)
     whole = pickle.dumps({"train": datums(datum, ITEMS[:3]), "val": []}, 4)
@@ -397,7 +398,7 @@ def test_imagenet_follows_the_listing_of_coop(datum: Callable[..., Any], tmp_pat
         assert dataset.class_names == plain.class_names
         dataset.check(dataset.items("train"))
     assert dataset.split_digest() != plain.split_digest()
-    drawn = sampling.coop_sample(dataset.items("train"), [], shots=2, seed=1)[0]
+    drawn = selection.coop_sample(dataset.items("train"), [], shots=2, seed=1)[0]
     path = pickled(tmp_path / "shot_2-seed_1.pkl", {"train": datums(datum, drawn, "/ssd/imagenet/images/")})
     assert read_sample(path, plain.items("train")) == drawn
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 from shared_paths import GOLDEN
 
-from promptbench.data import sampling
+from promptbench.data import selection
 
 # Computed from the authors' split files with CoOp's rule: first 16 hex digits for seeds 1, 2, 3; 16 shots.
 FINGERPRINTS = {
@@ -72,28 +72,28 @@ def rows(raw: list[list[Any]]) -> list[Row]:
 @pytest.mark.parametrize("shots", [1, 2, 4, 8, 16])
 def test_sample_equals_coop(shots: int) -> None:
     pool, expected = golden("sampling_pool"), golden("sampling_seed1")[str(shots)]
-    train, val = sampling.coop_sample(rows(pool["train"]), rows(pool["val"]), shots=shots, seed=1)
+    train, val = selection.coop_sample(rows(pool["train"]), rows(pool["val"]), shots=shots, seed=1)
     assert [item.image for item in train] == expected["train"]
     assert [item.image for item in val] == expected["val"]
 
 
 def test_base_and_new_halves_equal_coop() -> None:
     pool, expected = golden("sampling_pool"), golden("sampling_seed1_shots4_base_new")
-    train, val = sampling.coop_sample(rows(pool["train"]), rows(pool["val"]), shots=4, seed=1)
+    train, val = selection.coop_sample(rows(pool["train"]), rows(pool["val"]), shots=4, seed=1)
     drawn = {"train": train, "val": val, "test": rows(pool["test"])}
-    halves = dict(zip(("base", "new"), sampling.split_base_new(item.label for item in train), strict=True))
+    halves = dict(zip(("base", "new"), selection.split_base_new(item.label for item in train), strict=True))
     for half, labels in halves.items():
         for split, items in drawn.items():
-            assert [list(item) for item in sampling.select(items, labels)] == expected[half][split], (half, split)
+            assert [list(item) for item in selection.select(items, labels)] == expected[half][split], (half, split)
 
 
 def test_an_odd_number_of_classes_splits_as_in_coop() -> None:
     nine = golden("subsample_nine")["nine"]
     train = [Row(f"x/{index}.jpg", label, f"c{label}") for index, label in enumerate(nine["train_labels"])]
     test = [Row(f"x/{index}.jpg", label, f"c{label}") for index, label in enumerate(nine["test_labels"])]
-    for half, labels in zip(("base", "new"), sampling.split_base_new(nine["train_labels"]), strict=True):
-        assert [list(item) for item in sampling.select(train, labels)] == nine["result"][half]["train"]
-        assert [list(item) for item in sampling.select(test, labels)] == nine["result"][half]["test"]
+    for half, labels in zip(("base", "new"), selection.split_base_new(nine["train_labels"]), strict=True):
+        assert [list(item) for item in selection.select(train, labels)] == nine["result"][half]["train"]
+        assert [list(item) for item in selection.select(test, labels)] == nine["result"][half]["test"]
 
 
 def real_split(name: str) -> dict[str, list[Row]]:
@@ -111,9 +111,9 @@ def test_sample_of_the_real_split_has_the_known_fingerprint(name: str) -> None:
     split = real_split(name)
     size, *fingerprints, first = FINGERPRINTS[name]
     for seed, fingerprint in enumerate(fingerprints, start=1):
-        train, _ = sampling.coop_sample(split["train"], split["val"], shots=16, seed=seed)
+        train, _ = selection.coop_sample(split["train"], split["val"], shots=16, seed=seed)
         assert len(train) == size
-        assert sampling.digest(train)[:16] == fingerprint
+        assert selection.digest(train)[:16] == fingerprint
         if seed == 1:
             assert train[0].image == first
 
@@ -121,22 +121,22 @@ def test_sample_of_the_real_split_has_the_known_fingerprint(name: str) -> None:
 @pytest.mark.parametrize("name", BASE_NEW_TEST)
 def test_halves_of_the_real_split_have_the_known_sizes(name: str) -> None:
     split = real_split(name)
-    halves = sampling.split_base_new(item.label for item in split["train"])
-    assert tuple(len(sampling.select(split["test"], labels)) for labels in halves) == BASE_NEW_TEST[name]
+    halves = selection.split_base_new(item.label for item in split["train"])
+    assert tuple(len(selection.select(split["test"], labels)) for labels in halves) == BASE_NEW_TEST[name]
 
 
 def test_sampling_leaves_the_global_generator_alone() -> None:
     items = [Row(f"{label}/{index}", label, str(label)) for label in range(3) for index in range(9)]
     random.seed(5)
     state = random.getstate()
-    sampling.coop_sample(items, items, shots=2, seed=1)
+    selection.coop_sample(items, items, shots=2, seed=1)
     assert random.getstate() == state
 
 
 def test_few_shot_draws_exactly_k_per_class_and_small_classes_whole() -> None:
     sizes = {0: 9, 1: 4, 2: 2}
     items = [Row(f"{label}/{index}", label, str(label)) for label, size in sizes.items() for index in range(size)]
-    sample = sampling.sample_few_shot(items, 4, random.Random(0))
+    sample = selection.sample_few_shot(items, 4, random.Random(0))
     counts = {label: sum(item.label == label for item in sample) for label in sizes}
     assert counts == {0: 4, 1: 4, 2: 2}
     assert len(set(sample)) == len(sample)
@@ -144,13 +144,13 @@ def test_few_shot_draws_exactly_k_per_class_and_small_classes_whole() -> None:
 
 def test_shots_below_one_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 1 shot"):
-        sampling.sample_few_shot([Row("a", 0, "a")], 0, random.Random(0))
+        selection.sample_few_shot([Row("a", 0, "a")], 0, random.Random(0))
 
 
 def test_digest_is_sha256_of_the_joined_paths() -> None:
     # printf 'a/b.jpg\nc.jpg' | sha256sum
     items = [Row("a/b.jpg", 0, "x"), Row("c.jpg", 1, "y")]
-    assert sampling.digest(items) == "d2c26de525bc683cde5d4f12d77d05df77b517d3420f4a7e293cca262ed18fe5"
+    assert selection.digest(items) == "d2c26de525bc683cde5d4f12d77d05df77b517d3420f4a7e293cca262ed18fe5"
 
 
 # --- GalLoP's sample
@@ -164,14 +164,14 @@ def test_stratified_sample_is_what_scikit_learn_draws() -> None:
     labels = [item.label for item in items]
     splitter = StratifiedShuffleSplit(n_splits=1, train_size=4 * 3, random_state=7)
     expected, _ = next(splitter.split(labels, labels))
-    assert sampling.stratified_sample(items, 4, 7) == [items[index] for index in expected]
+    assert selection.stratified_sample(items, 4, 7) == [items[index] for index in expected]
 
 
 def test_stratified_sample_numbers_classes_as_they_appear() -> None:
     sizes = {0: 40, 1: 9, 2: 23}
     items = [Row(f"{label}/{index}", label, str(label)) for label, size in sizes.items() for index in range(size)]
     renamed = [item._replace(label={0: 9, 1: 5, 2: 7}[item.label]) for item in items]
-    drawn, other = sampling.stratified_sample(items, 4, 7), sampling.stratified_sample(renamed, 4, 7)
+    drawn, other = selection.stratified_sample(items, 4, 7), selection.stratified_sample(renamed, 4, 7)
     assert [item.image for item in drawn] == [item.image for item in other]
 
 
@@ -180,18 +180,18 @@ def test_stratified_sample_of_the_real_split_follows_the_sizes_of_classes(name: 
     train = real_split(name)["train"]
     fewest, most, fingerprint = STRATIFIED[name]
     for seed in (1, 2, 3):
-        drawn = sampling.stratified_sample(train, 16, seed)
+        drawn = selection.stratified_sample(train, 16, seed)
         per_class = Counter(item.label for item in drawn)
         assert len(set(drawn)) == len(drawn) == 16 * len(per_class)
         assert (min(per_class.values()), max(per_class.values())) == (fewest, most)
         if seed == 1:
-            assert sampling.digest(drawn)[:16] == fingerprint
+            assert selection.digest(drawn)[:16] == fingerprint
 
 
 @pytest.mark.parametrize("shots", [4, 5])
 def test_stratified_sample_of_all_there_is_keeps_the_list(shots: int) -> None:
     items = [Row(f"{index}", index % 3, "x") for index in range(12)]
-    assert sampling.stratified_sample(items, shots, 1) == items
+    assert selection.stratified_sample(items, shots, 1) == items
 
 
 @pytest.mark.parametrize(
@@ -205,11 +205,11 @@ def test_stratified_sample_of_all_there_is_keeps_the_list(shots: int) -> None:
 def test_what_cannot_be_stratified_is_said(labels: list[int], shots: int, message: str) -> None:
     items = [Row(str(index), label, "x") for index, label in enumerate(labels)]
     with pytest.raises(ValueError, match=message):
-        sampling.stratified_sample(items, shots, 1)
+        selection.stratified_sample(items, shots, 1)
 
 
 def test_samplers_are_known_by_name() -> None:
     pool = rows(golden("sampling_pool")["train"])
-    assert set(sampling.SAMPLERS) == {"coop", "stratified"}
-    assert [item.image for item in sampling.SAMPLERS["coop"](pool, 4, 1)] == golden("sampling_seed1")["4"]["train"]
-    assert sampling.SAMPLERS["stratified"](pool, 2, 1) == sampling.stratified_sample(pool, 2, 1)
+    assert set(selection.SAMPLERS) == {"coop", "stratified"}
+    assert [item.image for item in selection.SAMPLERS["coop"](pool, 4, 1)] == golden("sampling_seed1")["4"]["train"]
+    assert selection.SAMPLERS["stratified"](pool, 2, 1) == selection.stratified_sample(pool, 2, 1)

@@ -14,9 +14,9 @@ from promptbench.data.transforms import (
     RATIO,
     SCALE,
     Crop,
-    evaluation_transform,
+    EvaluationTransform,
+    TrainingTransform,
     random_crop,
-    training_transform,
     view_generator,
 )
 
@@ -30,14 +30,14 @@ def noise(height: int, width: int) -> Image.Image:
 
 def test_evaluation_transform_equals_the_reference() -> None:
     golden = np.load(GOLDEN / "transform_50x37.npz")
-    tensor = evaluation_transform(32, mean=MEAN, std=STD)(Image.fromarray(golden["image_uint8"]))
+    tensor = EvaluationTransform(32, mean=MEAN, std=STD)(Image.fromarray(golden["image_uint8"]))
     assert tensor.dtype == torch.float32
     np.testing.assert_allclose(tensor.numpy(), golden["tensor"], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (20, 31), (500, 33), (7, 300)])
 def test_evaluation_transform_takes_any_size(size: tuple[int, int]) -> None:
-    tensor = evaluation_transform(32, mean=MEAN, std=STD)(noise(*size))
+    tensor = EvaluationTransform(32, mean=MEAN, std=STD)(noise(*size))
     assert tensor.shape == (3, 32, 32)
     assert torch.isfinite(tensor).all()
 
@@ -46,14 +46,14 @@ def test_training_view_equals_torchvision_on_the_same_crop() -> None:
     image = noise(50, 37)
     crop = random_crop(37, 50, generator=view_generator(1, "a.jpg", epoch=0))
     generator = view_generator(1, "a.jpg", epoch=0)
-    view = training_transform(32, mean=MEAN, std=STD)(image, generator)
+    view = TrainingTransform(32, mean=MEAN, std=STD)(image, generator)
     expected = F.to_tensor(F.resized_crop(image, *crop, size=[32, 32], interpolation=InterpolationMode.BICUBIC))
     expected = F.normalize(expected, list(MEAN), list(STD))
     assert torch.equal(view, expected) or torch.equal(view, expected.flip(2))
 
 
 def test_the_same_key_gives_the_same_view_and_any_other_key_another() -> None:
-    image, transform = noise(50, 37), training_transform(32, mean=MEAN, std=STD)
+    image, transform = noise(50, 37), TrainingTransform(32, mean=MEAN, std=STD)
 
     def view(seed: int, key: str, epoch: int) -> torch.Tensor:
         return transform(image, view_generator(seed, key, epoch=epoch))
@@ -68,7 +68,7 @@ def test_views_do_not_touch_the_global_generators() -> None:
     np.random.seed(0)
     torch.manual_seed(0)
     before = np.random.get_state()[1].copy(), torch.get_rng_state()
-    training_transform(32, mean=MEAN, std=STD)(noise(50, 37), view_generator(1, "a", epoch=0))
+    TrainingTransform(32, mean=MEAN, std=STD)(noise(50, 37), view_generator(1, "a", epoch=0))
     assert (np.random.get_state()[1] == before[0]).all()
     assert torch.equal(torch.get_rng_state(), before[1])
 
@@ -102,7 +102,7 @@ def test_crops_are_distributed_as_torchvision_draws_them(size: tuple[int, int]) 
 
 def test_half_of_the_views_are_mirrored() -> None:
     gradient = Image.fromarray(np.tile(np.arange(64, dtype=np.uint8)[None, :, None], (64, 1, 3)))
-    transform = training_transform(8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    transform = TrainingTransform(8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     mirrored = 0
     for index in range(400):
         view = transform(gradient, view_generator(1, str(index), epoch=0))

@@ -84,7 +84,7 @@ def test_views_without_augmentation_are_refused(plan: Any) -> None:
         plan("coop", "--set", "coop.augment=false", "--train-views", "2")
 
 
-@pytest.mark.parametrize("method", ["coop", "maple"])
+@pytest.mark.parametrize("method", ["coop", pytest.param("maple", marks=pytest.mark.slow)])
 def test_as_many_views_as_epochs_train_the_same(method: str, plan: Any, carry_out: Callable[..., Result]) -> None:
     """The views are those of the epochs; a frozen tower encodes them in other batches, so its last bits may differ."""
     plain, views = carry_out(*plan(method)), carry_out(*plan(method, "--train-views", "3"))
@@ -153,6 +153,7 @@ def test_a_view_does_not_depend_on_how_many_there_are(plan: Any) -> None:
     assert torch.equal(few, many[: len(few)]) and len(many) == 3 * len(train.items)
 
 
+@pytest.mark.slow
 def test_tables_tell_recipes_with_views_apart(plan: Any, carry_out: Callable[..., Result]) -> None:
     results = [carry_out(*plan("coop", *words)) for words in ((), ("--train-views", "2"), ("--train-views", "1"))]
     assert {row.apart for row in rows(results)} == {"train_views=none", "train_views=1", "train_views=2"}

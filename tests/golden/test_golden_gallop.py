@@ -271,6 +271,7 @@ def test_three_optimiser_steps_equal_the_reference(
 # The plain forward pass, checked here and used in test_settings.py where no numbers are stored ------------------------
 
 
+@pytest.mark.slow
 def test_plain_forward_equals_the_stored_numbers(
     reference: ModuleType,
     golden_clip: nn.Module,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import promptbench as pb
 from promptbench.cli import main
-from promptbench.clip.images import Images
+from promptbench.clip.image_tower import Images
 from promptbench.config import UsageError
 
 

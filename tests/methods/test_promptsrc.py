@@ -13,6 +13,7 @@ import open_clip
 import pytest
 import torch
 from promptbench.methods.promptsrc import IMAGENET_TEMPLATES, PromptSRC, epoch_weights
+from short_cases import slow_but
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -106,7 +107,7 @@ def copies(method: pb.Method) -> dict[str, Tensor]:
 # Equal to the plain computation --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("config", slow_but(CONFIGS.values(), CONFIGS["as_published"]), ids=CONFIGS)
 def test_logits_losses_and_gradients(
     config: dict[str, Any], clip: torch.nn.Module, images: Tensor, backbone: pb.Backbone
 ) -> None:
@@ -126,6 +127,7 @@ def test_logits_losses_and_gradients(
         torch.testing.assert_close(parameter.grad, theirs[name].grad, atol=limit, rtol=0)
 
 
+@pytest.mark.slow
 def test_other_classes_get_another_teacher(clip: torch.nn.Module, images: Tensor, backbone: pb.Backbone) -> None:
     method = make(backbone, depth_text=2, depth_vision=2)
     method.loss(images, LABELS)
@@ -138,6 +140,7 @@ def test_other_classes_get_another_teacher(clip: torch.nn.Module, images: Tensor
     assert method.frozen_text().shape == (3, 32)
 
 
+@pytest.mark.slow
 def test_three_epochs_of_training_end_in_their_average(
     clip: torch.nn.Module, images: Tensor, backbone: pb.Backbone
 ) -> None:

@@ -11,8 +11,13 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
 
-from promptbench.metrics.accuracy import accuracy, confusion, harmonic_mean, per_class_accuracy
-from promptbench.metrics.calibration import expected_calibration_error
+from promptbench.metrics.classification import (
+    accuracy,
+    confusion,
+    expected_calibration_error,
+    harmonic_mean,
+    per_class_accuracy,
+)
 
 
 def test_accuracy_counts_correct_images() -> None:
@@ -173,5 +178,5 @@ def test_harmonic_mean_refuses_what_is_no_accuracy(base: float, new: float) -> N
 
 
 def test_harmonic_mean_needs_no_torch() -> None:
-    code = "import sys; from promptbench.metrics.accuracy import harmonic_mean; assert 'torch' not in sys.modules"
+    code = "import sys; from promptbench.metrics.classification import harmonic_mean; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

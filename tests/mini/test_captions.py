@@ -8,12 +8,11 @@ import numpy as np
 import open_clip
 import pytest
 
-from promptbench.mini.captions import caption
+from promptbench.mini.captions import caption, grammar_phrases
+from promptbench.mini.model import CachedTokenizer
 from promptbench.mini.scene import STYLES, TEXTURES, Scene, pretraining_scene
 from promptbench.mini.sets import CORE, EXTRA, GENERIC_TEMPLATE, SETS, SHIFTED
 from promptbench.mini.shapes import SHAPES
-from promptbench.mini.tokens import CachedTokenizer
-from promptbench.mini.vocabulary import grammar_phrases
 from promptbench.mini.words import DIAGRAM_SENSE, FABRICS, PLAIN_SENSE, TOY_SENSE, plain_sense, plural, with_article
 
 

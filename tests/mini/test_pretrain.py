@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from promptbench.mini import curriculum
 from promptbench.mini import pretrain as pretraining
-from promptbench.mini.curriculum import Sampler, easy_odds, render_pool
-from promptbench.mini.measure import Probe
-from promptbench.mini.pretrain import Schedule, head_targets, pretrain
+from promptbench.mini.pretrain import Sampler, Schedule, easy_odds, head_targets, pretrain, render_pool
 from promptbench.mini.scene import STYLES, pretraining_scene
+from promptbench.mini.zeroshot import Probe
 
 _TINY = {
     "embed_dim": 16,
@@ -27,7 +25,7 @@ _TINY = {
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Schedule:
     monkeypatch.setattr(pretraining, "draw_probe", lambda generator: Probe({}))
-    monkeypatch.setattr(curriculum, "_SHARD", 64)
+    monkeypatch.setattr(pretraining, "_SHARD", 64)
     return Schedule(steps=6, horizon=8, cooldown=2, batch=16, shards=1, warmup=2, every=3, model=_TINY)
 
 
@@ -35,6 +33,7 @@ class _Interrupted(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one(
     tiny: Schedule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,7 +71,7 @@ def test_pre_training_leaves_the_global_generator_alone(tiny: Schedule) -> None:
 
 
 def test_shards_do_not_depend_on_the_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curriculum, "_SHARD", 64)
+    monkeypatch.setattr(pretraining, "_SHARD", 64)
     one, two = render_pool(3, 2, workers=1), render_pool(3, 2, workers=2)
     assert np.array_equal(one[1], two[1]) and np.array_equal(one[0].shape, two[0].shape)
 

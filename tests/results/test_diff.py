@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from promptbench.cli.main import main
-from promptbench.metrics.accuracy import harmonic_mean
+from promptbench.metrics.classification import harmonic_mean
 from promptbench.results.predictions import save_predictions
 from promptbench.results.result import Result, Spec, write_result
 

@@ -15,7 +15,7 @@ import pytest
 import promptbench as pb
 from promptbench.results import frame
 from promptbench.results.result import Result
-from promptbench.results.spec import Spec
+from promptbench.results.spec import SETTING, Spec, decides
 
 FACTS: dict[str, Any] = {
     "suite": "mini",
@@ -36,7 +36,7 @@ FACTS: dict[str, Any] = {
 def make(base: float = 80.0, kind: type[Spec] = Spec, **facts: Any) -> Result:
     return Result(
         spec=kind(**{**FACTS, **facts}),
-        conditions={"weights_hash": "ab", "images": {"base": 9}},
+        conditions={"sample_size": 4, "images": {"base": 9}},
         metrics={"base/accuracy": base, "base/mcm/auroc": 60.0, "h": 68.5},
         versions={},
         commit="c0ffee",
@@ -60,13 +60,13 @@ def test_every_field_of_the_spec_is_a_column() -> None:
         value = getattr(result.spec, item.name)
         assert line[item.name] == (frame.ENCODE(value) if isinstance(value, dict) else value)
     assert (line["config.n_ctx"], line["config.at"], line["recipe.lr"]) == (2, "[1, 2]", 0.002)
-    assert (line["label"], line["conditions.weights_hash"], line["commit"]) == ("maple@deep", "ab", "c0ffee")
+    assert (line["label"], line["conditions.sample_size"], line["commit"]) == ("maple@deep", 4, "c0ffee")
 
 
 def test_a_new_field_of_the_spec_shows_up(monkeypatch: pytest.MonkeyPatch) -> None:
     @dataclass(frozen=True, kw_only=True)
     class Younger(Spec):
-        temperature: float = 0.5
+        temperature: float = decides(SETTING, default=0.5)
 
     found = pb.to_frame([make(kind=Younger, temperature=0.25), make(70.0, kind=Younger)])
     assert list(found[found.metric == "h"].temperature) == [0.25, 0.5]
@@ -75,7 +75,7 @@ def test_a_new_field_of_the_spec_shows_up(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_setting_that_a_run_lacks_is_no_value() -> None:
     found = pb.to_frame([make(), make(70.0, config={"depth": None})])
     assert list(found["config.n_ctx"].isna()) == [False] * 3 + [True] * 3
-    assert "conditions.split_digest" not in found
+    assert "conditions.split_source" not in found
 
 
 def test_every_column_can_be_grouped_by() -> None:
@@ -94,6 +94,7 @@ def test_settings_of_other_types_are_told_apart() -> None:
     assert list(texts)[:-1] == ["1", "1.0", "true", '"1"', "null"] and pd.isna(texts.iloc[-1])
 
 
+@pytest.mark.slow
 def test_ten_thousand_results_take_little_time() -> None:
     results = [make(float(seed % 90), data_seed=seed) for seed in range(10_000)]
     start = time.process_time()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
-import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,18 @@ from safetensors.torch import save_file
 from shared_paths import ARCHITECTURE, SUPPORT
 
 from promptbench import registry
-from promptbench.cli.main import main
+from promptbench.cli.flags import request_of
+from promptbench.cli.main import main, parser
 from promptbench.clip.load import load_backbone
 from promptbench.config import UsageError
 from promptbench.data import features
 from promptbench.data.dataset import open_dataset
 from promptbench.results import result as results
 from promptbench.results.result import read_result
+from promptbench.results.spec import fields_of
+from promptbench.runs import identity
+from promptbench.runs.plan import plan_runs
+from promptbench.storage.versions import Bare, code_digest, other_code
 from promptbench.sweep import outdated
 from promptbench.training.files import PARTIAL_FORMAT, Partial, PartialFile, training_key
 
@@ -118,7 +124,7 @@ def test_a_newer_schema_is_refused_with_a_sentence(tmp_path: Path, capsys: pytes
     for words in (("table", "--results", str(tmp_path)), ("predict", "--run", str(path), "x.png")):
         assert main(list(words)) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert f"{path} was written by a newer promptbench (result schema 2" in line
+        assert f"{path} was written by a newer promptbench (result schema 3" in line
         assert "update promptbench" in line
 
 
@@ -140,6 +146,7 @@ def test_features_of_another_version_or_format_are_not_used(
     assert features.key(backbone, birds, items) != before
 
 
+@pytest.mark.slow
 def test_trainings_of_another_version_format_or_code_are_not_used(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,11 +154,12 @@ def test_trainings_of_another_version_format_or_code_are_not_used(
     (path,) = (OUT / "trainings").glob("*.safetensors")
     result = next((OUT / "results").rglob("coop-*.json"))
     spec = read_result(result).spec
-    key = training_key(spec, {})
-    for name, other in (("library_versions", {"torch": "99.0"}), ("method_code", "3.11:other")):
-        with monkeypatch.context() as patch:
-            patch.setattr(f"promptbench.training.files.{name}", lambda *_, other=other: other)
-            assert training_key(spec, {}) != key
+    key = training_key(spec)
+    with monkeypatch.context() as patch:
+        patch.setattr("promptbench.training.files.library_versions", lambda: {"torch": "99.0"})
+        assert training_key(spec) != key
+    assert training_key(replace(spec, training_code="3.11:other")) != key
+    assert training_key(replace(spec, evaluation_code="3.11:other")) == key
     with safe_open(path, framework="pt") as file:
         tensors, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
     save_file(tensors, path, metadata={**about, "format": "promptbench/9"})
@@ -177,6 +185,7 @@ def test_a_note_of_another_format_or_training_is_not_used(tmp_path: Path, monkey
 # What changed behind equal names
 
 
+@pytest.mark.slow
 def test_a_run_with_other_weights_behind_the_same_file_name_is_done_again(
     here: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,7 +211,7 @@ def test_a_run_with_other_weights_behind_the_same_file_name_is_done_again(
         f"are kept in {OUT / 'outdated'}"
     ]
     after = stored(OUT)
-    assert after["conditions"]["weights_hash"] != before["conditions"]["weights_hash"]
+    assert after["spec"]["weights_hash"] != before["spec"]["weights_hash"]
     assert after["conditions"]["training_key"] != before["conditions"]["training_key"]
     stem = next(OUT.rglob("results/**/coop-*.json")).stem
     kept = sorted(path.name for path in (OUT / "outdated").rglob("coop-*"))
@@ -214,6 +223,7 @@ def test_a_run_with_other_weights_behind_the_same_file_name_is_done_again(
     assert len(list((OUT / "outdated").rglob("coop-*.json"))) == 2  # nothing is replaced there
 
 
+@pytest.mark.slow
 def test_the_weights_are_hashed_once_for_each_state_of_their_file(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -233,17 +243,21 @@ def test_the_weights_are_hashed_once_for_each_state_of_their_file(
     assert main(list(RUN)) == 0 and len(loaded) == 1
 
 
+@pytest.mark.slow
 def test_a_run_is_done_again_after_the_code_of_its_method_was_changed(
     here: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     both = [*RUN, "zeroshot"]
     assert main(both) == 0
     before = {path: path.read_bytes() for path in OUT.rglob("results/**/*.json")}
-    real = registry.method_code
-    version = real("coop").partition(":")[0]
-    for name in ("sweep.outdated", "training.files", "runs.run"):
-        changed = lambda method: f"{version}:edited" if method == "coop" else real(method)  # noqa: E731
-        monkeypatch.setattr(f"promptbench.{name}.method_code", changed)
+    real = identity.of_code
+
+    def changed(session: Any, run: Any) -> dict[str, str]:
+        found = real(session, run)
+        version = found["method_code"].partition(":")[0]
+        return {**found, "method_code": f"{version}:edited"} if run.spec.method == "coop" else found
+
+    monkeypatch.setattr(identity, "PARTS", (identity.of_training, identity.of_evaluations, changed))
     capsys.readouterr()
     assert main([*both, "--dry-run"]) == 0
     states = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:4]]
@@ -253,44 +267,56 @@ def test_a_run_is_done_again_after_the_code_of_its_method_was_changed(
     assert "made before the code of 'coop' was changed: 1;" in said
     again = [path for path, content in before.items() if path.read_bytes() != content]
     assert [path.name.partition("-")[0] for path in again] == ["coop"]
-    assert stored_code(again[0]) == f"{version}:edited"
+    assert json.loads(again[0].read_text())["spec"]["method_code"].endswith(":edited")
 
 
-def stored_code(path: Path) -> str:
-    return str(json.loads(path.read_text())["conditions"]["method_code"])
-
-
-def test_comments_docstrings_and_sources_are_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comments_docstrings_annotations_errors_and_sources_are_no_code() -> None:
     text = '"""Paper."""\nx = field(default=1, metadata={"source": "paper"})\n'
-    text += 'def f(a):\n    """Doc."""\n    return a\n'
-    path = tmp_path / "m.py"
+    text += 'def f(a: int) -> int:\n    """Doc."""\n    if a < 0:\n        raise ValueError(f"too low: {a}.")\n'
+    text += "    return a\n"
 
     def code(source: str) -> str:
-        path.write_text(source)
-        return registry._code(path, time.perf_counter_ns())
+        return ast.dump(Bare().visit(ast.parse(source)))
 
     plain = code(text)
     assert code(text.replace("Paper.", "Other.").replace('"paper"', '"thesis"').replace("Doc.", "Text.")) == plain
     assert code(text.replace("return a\n", "return a  # why\n\n")) == plain
+    assert code(text.replace("a: int", "a").replace(" -> int", "").replace("too low: {a}.", "{a} is low")) == plain
     assert code(text.replace("default=1", "default=2")) != plain
     assert code(text.replace("return a", "return -a")) != plain
+    assert code(text.replace("{a}", "{-a}")) != plain
+    assert code(text.replace("ValueError", "TypeError")) != plain
 
 
 def test_what_a_result_does_not_say_counts_as_the_same() -> None:
-    result = read_result(SCHEMA_1)
-    assert "method_code" not in result.conditions
-    now = registry.method_code("coop")
+    before = read_result(SCHEMA_1).spec
+    assert before.weights_hash and not before.method_code
+    now = code_digest("promptbench.methods.coop")
     assert now.count(":") == 1 and len(now.partition(":")[2]) == 64
-    assert not outdated._other_code(None, now)
-    assert not outdated._other_code("2.7:" + "0" * 64, now)  # another Python reads the same code differently
-    assert outdated._other_code(now[:-1] + ("0" if now[-1] != "0" else "1"), now)
+    assert not other_code("", now)
+    assert not other_code("2.7:" + "0" * 64, now)  # another Python reads the same code differently
+    assert other_code(now[:-1] + ("0" if now[-1] != "0" else "1"), now)
+    assert not outdated.cause_of(before, replace(before, method_code=now, sample_digest="ab", contents={"base": "ab"}))
+    assert "other weights of 'mini'" in outdated.cause_of(before, replace(before, weights_hash="ab"))
+
+
+def test_every_field_that_renews_says_why() -> None:
+    spec = read_result(SCHEMA_1).spec
+    made = {"str": "3.11:ab", "dict": {"base": "ab"}}
+    renewing = [item.name for item in fields_of(spec) if item.metadata["renews"]]
+    full = replace(spec, **{name: made[type(getattr(spec, name)).__name__] for name in renewing})
+    for name in renewing:
+        other = {"base": "cd"} if isinstance(getattr(full, name), dict) else "3.11:cd"
+        cause = outdated.cause_of(full, replace(full, **{name: other}))
+        assert cause.startswith(("made ", "trained ")) and "{" not in cause
+        assert full.name == replace(full, **{name: other}).name  # it renews instead of naming
 
 
 def test_another_process_that_did_it_again_is_not_set_back(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(list(RUN)) == 0
     (path,) = OUT.rglob("results/**/coop-*.json")
     result, session = read_result(path), _bench()
-    run = type("Run", (), {"spec": result.spec})()
+    (run,) = [run for run in plan_runs(request_of(parser().parse_args(list(RUN)))) if run.spec.name == result.name]
     outdated.set_aside(session, [run], {result.name: "was outdated when this process looked"})
     assert path.exists() and not (OUT / "outdated").exists()
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from shared_paths import TINY
+from short_cases import slow_but
 from torch import Tensor
 
 from promptbench.cli.main import main
@@ -69,6 +70,7 @@ def same(found: Numbers, wanted: Numbers) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_another_seed_has_other_bits(call: list[str], whole: Numbers, tmp_path: Path) -> None:
     """The comparison would see a difference."""
     assert main([*call, "--train-seed", "2", "--output", str(tmp_path)]) == 0
@@ -80,7 +82,7 @@ def test_another_seed_has_other_bits(call: list[str], whole: Numbers, tmp_path: 
     assert len(a) == len(b) and a != b
 
 
-@pytest.mark.parametrize("cache", ["anew", "none", "again"])
+@pytest.mark.parametrize("cache", slow_but(["anew", "none", "again"], "again"))
 def test_with_cached_features_and_without(
     cache: str, call: list[str], whole: Numbers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +96,7 @@ def test_with_cached_features_and_without(
     assert same(numbers(tmp_path / "runs"), whole)
 
 
+@pytest.mark.slow
 def test_stopped_and_gone_on(call: list[str], whole: Numbers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every training is stopped once, in its last epoch."""
     monkeypatch.setenv("PROMPTBENCH_PARTIAL_SECONDS", "0")
@@ -111,11 +114,13 @@ def test_stopped_and_gone_on(call: list[str], whole: Numbers, tmp_path: Path, mo
     assert same(numbers(tmp_path), whole)
 
 
+@pytest.mark.slow
 def test_several_at_once(call: list[str], whole: Numbers, tmp_path: Path) -> None:
     assert main([*call, "--jobs", "2", "--output", str(tmp_path)]) == 0
     assert same(numbers(tmp_path), whole)
 
 
+@pytest.mark.slow
 def test_held_to_bits(call: list[str], whole: Numbers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU the flag changes no number; it is part of the spec all the same."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -9,11 +9,12 @@ from typing import Any
 import make_fake
 import pytest
 import torch
+from short_cases import slow_but
 
 import promptbench as pb
 from promptbench.cli.flags import request_of
 from promptbench.clip.backbone import Backbone
-from promptbench.clip.images import Images
+from promptbench.clip.image_tower import Images
 from promptbench.data import features
 from promptbench.data.batches import pixel_batches
 from promptbench.data.dataset import open_dataset
@@ -54,7 +55,7 @@ def trained(session: Session, run: Run) -> Any:
     return method, train.class_names
 
 
-@pytest.mark.parametrize("label", ["maple", "vpt", "dpl"])
+@pytest.mark.parametrize("label", slow_but(["maple", "vpt", "dpl"], "maple"))
 def test_base_new_and_joint_encode_each_image_once(label: str, plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     session, (run,) = plan("--method", label, "--dataset", "dtd")
     method, names = trained(session, run)
@@ -90,7 +91,7 @@ def test_diagnostics_are_stored_by_evaluation(plan: Any) -> None:
     assert len(shares) == layers and all(0 < share < 1 for share in shares.values())
 
 
-@pytest.mark.parametrize("label", ["zeroshot", "coop", "cocoop", "gallop"])
+@pytest.mark.parametrize("label", slow_but(["zeroshot", "coop", "cocoop", "gallop"], "gallop"))
 def test_dense_scores_from_the_cache_are_those_from_pixels(
     label: str, plan: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,7 +106,7 @@ def test_dense_scores_from_the_cache_are_those_from_pixels(
     cached = outcome()
     assert list(cached.scores) == list(run.protocol.scores) and not cached.missing
     monkeypatch.setattr(features, "DENSE_LIMIT", 0)
-    assert not evaluate.reads_features(method, len(chosen.items), dense=True)
+    assert not features.reads_features(method, len(chosen.items), dense=True)
     fresh = outcome()
     assert torch.allclose(cached.logits, fresh.logits, atol=1e-4)
     for name, values in cached.scores.items():

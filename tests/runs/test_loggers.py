@@ -61,6 +61,7 @@ def only(output: Path) -> Result:
     return result
 
 
+@pytest.mark.slow
 def test_the_csv_logger_tells_steps_and_metrics_and_changes_nothing(run: Callable[..., Path]) -> None:
     plain, logged = run("plain"), run("logged", "--logger", "csv")
     one, other = only(plain), only(logged)

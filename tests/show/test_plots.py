@@ -17,13 +17,24 @@ from shared_paths import REPOSITORY, SUPPORT, TINY
 
 from promptbench.cli import main
 from promptbench.config import UsageError
-from promptbench.metrics.accuracy import harmonic_mean
+from promptbench.metrics.classification import harmonic_mean
 from promptbench.results.result import Result, write_result
 from promptbench.results.spec import Spec
 from promptbench.show.plots import ablation, base_new, cost, gain, ood, seeds, shots
-from promptbench.show.plots.kinds import KINDS, module_of, rounded, to_text, write_picture
+from promptbench.show.plots.picture import (
+    COLOURS,
+    KINDS,
+    MARKS,
+    WIDTH,
+    look,
+    module_of,
+    rounded,
+    small_print,
+    style_of,
+    to_text,
+    write_picture,
+)
 from promptbench.show.plots.source import NothingToShow, Source, read_source
-from promptbench.show.plots.style import COLOURS, MARKS, WIDTH, look, small_print, style_of
 
 MINI = REPOSITORY / "results" / "mini"
 
@@ -359,6 +370,7 @@ def pictures(tmp_path: Path) -> dict[str, dict[str, Any]]:
     return {**data, "heatmap": {**facts, **more, "maps": maps, "image": image}}
 
 
+@pytest.mark.slow
 def test_every_picture_is_a_column_wide_with_nothing_clipped_or_covered(tmp_path: Path) -> None:
     from matplotlib.text import Text
 

@@ -12,7 +12,7 @@ from shared_paths import REPOSITORY
 
 from promptbench.cli import main
 from promptbench.cli.commands.regenerate import items_of, lists_in
-from promptbench.metrics.accuracy import harmonic_mean
+from promptbench.metrics.classification import harmonic_mean
 from promptbench.results.result import Result, predictions_path, write_result
 from promptbench.results.spec import Spec
 
@@ -113,6 +113,7 @@ def test_a_new_result_changes_what_is_built(folder: Path, capsys: pytest.Capture
     assert [outcome[name] for name in ("base2new.md", "wide.csv", "plots/gain.svg")] == ["differs"] * 3
 
 
+@pytest.mark.slow
 def test_a_plot_of_predictions_outlives_them(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from safetensors.torch import save_file
 
@@ -170,6 +171,7 @@ def test_without_a_list_it_says_where_to_go(
     assert "There is no regenerate.yaml in results or below it; name a folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_committed_tables_and_plots_follow_from_the_committed_results(capsys: pytest.CaptureFixture[str]) -> None:
     code = main.main(["regenerate", "--check", str(RESULTS)])
     out = capsys.readouterr().out
@@ -188,6 +190,7 @@ def test_every_committed_table_and_plot_is_listed() -> None:
     assert there - of_runs - made_otherwise <= listed
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_committed_results_gives_the_same_bytes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from promptbench.cli import main
-from promptbench.metrics.accuracy import harmonic_mean
+from promptbench.metrics.classification import harmonic_mean
 from promptbench.protocol import Column
 from promptbench.results.result import Result, Spec, write_result
 from promptbench.show.tables.rows import build_tables

@@ -14,7 +14,7 @@ import pytest
 
 from promptbench.cli import main
 from promptbench.config import UsageError
-from promptbench.metrics.accuracy import harmonic_mean
+from promptbench.metrics.classification import harmonic_mean
 from promptbench.results.result import Result, Spec, write_result
 from promptbench.show.tables.rows import outliers
 from promptbench.show.tables.show import View, show, tables_of
@@ -328,6 +328,7 @@ class TestCommand:
         assert self.run(folder, "--protocol", "few_shot", "base2new", "--format", "json") == 0
         assert [t["protocol"] for t in json.loads(capsys.readouterr().out)["tables"]] == ["few_shot", "base2new"]
 
+    @pytest.mark.slow
     def test_every_flag_works_with_every_format(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         flags = ["--sort", "H", "--delta", "coop", "--per-seed", "--group-by", "epochs", "--with-published"]
         for fmt in ("md", "csv", "csv-long", "latex", "html", "json"):

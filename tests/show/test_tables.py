@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from promptbench.config import UsageError
 from promptbench.protocol import Column
 from promptbench.protocols.base2new import Base2New
 from promptbench.results.result import Result, Spec
-from promptbench.results.spec import to_plain
+from promptbench.results.spec import DATA, MACHINE, SETTING, names_of, to_plain
 from promptbench.show.tables.rows import build_tables
 from promptbench.show.tables.show import View, show
 from promptbench.show.tables.table import TableLayout
@@ -239,8 +238,8 @@ def test_a_figure_missing_in_places_is_not_averaged_over_the_rest() -> None:
         ({"threads": 1}, {"threads": 2}, ["maple (threads=1)", "maple (threads=2)"]),
         ({"preset": "a"}, {"preset": "b"}, ["maple@a", "maple@b"]),
         (
-            {"conditions": {"split_digest": "ab" * 32}},
-            {"conditions": {"split_digest": "cd" * 32}},
+            {"split_digest": "ab" * 32},
+            {"split_digest": "cd" * 32},
             ["maple (split_digest=abababab...)", "maple (split_digest=cdcdcdcd...)"],
         ),
         (
@@ -257,11 +256,8 @@ def test_configurations_are_never_mixed(one: dict[str, Any], other: dict[str, An
     )
 
 
-OF_PLACE = {"suite", "protocol", "dataset", "method", "preset", "backbone", "data_seed", "train_seed"}
-
-
-@pytest.mark.parametrize("name", [item.name for item in fields(Spec) if item.name not in OF_PLACE])
-def test_every_field_of_the_spec_but_seeds_sets_rows_apart(name: str) -> None:
+@pytest.mark.parametrize("name", names_of(Spec, SETTING, MACHINE, DATA))
+def test_every_setting_machine_and_data_set_rows_apart(name: str) -> None:
     one = make(80, 60, seed=1)
     others: dict[type, Any] = {bool: True, int: 3, str: "other", dict: {"more": 1}}
     facts: dict[str, Any] = {name: others[type(getattr(one.spec, name))]}
@@ -284,7 +280,7 @@ def test_other_configurations_on_other_datasets_are_not_averaged() -> None:
 def test_methods_compared_under_other_conditions_say_so() -> None:
     results = [make(80, 60, method="a"), make(80, 60, method="b", shots=4)]
     assert labels(results) == ["a (shots=16)", "b (shots=4)"]
-    results = [make(80, 60, method=m, conditions={"split_digest": m, "transform": {"training": m}}) for m in ("a", "b")]
+    results = [make(80, 60, method=m, split_digest=m, conditions={"transform": {"training": m}}) for m in ("a", "b")]
     assert labels(results) == ["a (split_digest=a)", "b (split_digest=b)"]
     results = [make(80, 60, method=m, config={m: 1}, threads=n) for m, n in (("a", 1), ("b", 2))]
     assert labels(results) == ["a", "b"]
@@ -303,7 +299,7 @@ def test_what_recipes_say_per_dataset_is_one_configuration() -> None:
     ]
     assert labels(results) == ["maple"]
     digests = [{"split_digest": name * 32, "class_names": {"base": name}, "templates": {"base": name}} for name in "ab"]
-    assert labels([make(80, 60, dataset=str(d["split_digest"]), conditions=d) for d in digests]) == ["maple"]
+    assert labels([make(80, 60, dataset=str(d["split_digest"]), **d) for d in digests]) == ["maple"]
 
 
 def test_a_recipe_changed_by_hand_on_one_dataset_is_another_configuration() -> None:
@@ -441,6 +437,7 @@ def test_two_thousand_results_make_a_table_within_two_seconds() -> None:
     assert time.process_time() - start < 2.0  # measured: 0.4 s on a busy core
 
 
+@pytest.mark.slow
 def test_two_thousand_files_are_read_and_tabulated_within_two_seconds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -490,11 +487,11 @@ def test_a_reconstruction_has_its_title_and_a_mark_and_is_never_ranked() -> None
 
 def test_zero_shot_with_other_weights_is_not_compared_silently() -> None:
     results = [
-        make(80, 60, conditions={"weights_hash": "a"}),
-        make(70, 60, method="zeroshot", shots=0, conditions={"weights_hash": "b"}),
+        make(80, 60, weights_hash="a"),
+        make(70, 60, method="zeroshot", shots=0, weights_hash="b"),
     ]
     assert labels(results) == ["maple (weights_hash=a)", "zeroshot (weights_hash=b)"]
-    agreed = [results[0], make(70, 60, method="zeroshot", shots=0, conditions={"weights_hash": "a"})]
+    agreed = [results[0], make(70, 60, method="zeroshot", shots=0, weights_hash="a")]
     assert labels(agreed) == ["maple", "zeroshot"]  # other shots are no other setting: it sees no image
 
 

@@ -19,17 +19,17 @@ from safetensors.torch import load_file
 
 from promptbench.cli.main import main
 from promptbench.clip.backbone import Backbone
-from promptbench.clip.images import ImageFeatures
+from promptbench.clip.image_tower import ImageFeatures
 from promptbench.config import UsageError
 from promptbench.data import features
 from promptbench.data.dataset import Dataset, open_dataset
 from promptbench.data.features import Kept
+from promptbench.runs.identity import remembered_backbone
 from promptbench.runs.session import Place, Session
 from promptbench.storage import atomic
 from promptbench.storage import cache as cached
 from promptbench.storage.claims import Claims
 from promptbench.suite import load_suite
-from promptbench.sweep.outdated import weights_hash
 from promptbench.training.numerics import hold_to_bits
 
 
@@ -171,8 +171,8 @@ def test_a_damaged_entry_is_computed_again(
 
 
 def test_half_precision_only_where_a_method_asks(tiny: Backbone, dataset: Dataset) -> None:
+    from promptbench.data.features import kept_of
     from promptbench.method import create_method
-    from promptbench.runs.evaluate import kept_of
 
     gallop, items = create_method("gallop", tiny, ["cat", "dog"]), dataset.items("test")
     assert kept_of(gallop, dense=True) == Kept(dense=True)
@@ -276,6 +276,7 @@ def turns(backbone, root):
 """
 
 
+@pytest.mark.slow
 def test_several_processes_write_read_and_evict_together(
     folder: Path,
     dataset: Dataset,
@@ -392,7 +393,7 @@ def test_remembered_hashes_of_weights_are_entries(
     folder: Path, tiny_name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     session = Session(Place(tmp_path), replace(load_suite("mini"), backbone=tiny_name))
-    assert (remembered := weights_hash(session)) and (path := next((folder / "weights").iterdir())).is_file()
+    assert (remembered := remembered_backbone(session)[0]) and (path := next((folder / "weights").iterdir())).is_file()
     (entry,) = cached.entries()
     assert path.read_text().split(" ")[0] == remembered
     assert (entry.kind, entry.name, entry.size) == ("weights", f"weights-{path.name}", path.stat().st_size)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from short_cases import slow_but
 
 from promptbench.cli.flags import request_of
 from promptbench.cli.main import main, parser
@@ -42,6 +43,7 @@ def rendered() -> None:
         open_dataset("mini_diagrams").items(split)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "epochs"), [("coop", 40), ("maple", 4), ("cocoop", 10)])
 def test_seconds_are_right_within_a_factor_of_two(
     method: str, epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, carry_out: Callable[..., Result]
@@ -60,6 +62,7 @@ def test_seconds_are_right_within_a_factor_of_two(
     assert cost["eval_seconds"] / 3 < scored < max(1.0, cost["eval_seconds"]) * 3, (said, cost)
 
 
+@pytest.mark.slow
 def test_memory_is_right_within_a_factor_of_two(tmp_path: Path) -> None:
     """Of a process of its own; what this one needs for pytest is within the factor."""
     words = [*DIAGRAMS, "--method", "maple", "--set", "maple.epochs=1", "--output", str(tmp_path)]
@@ -73,6 +76,7 @@ def test_memory_is_right_within_a_factor_of_two(tmp_path: Path) -> None:
     assert taken / 2 < gib < taken * 2
 
 
+@pytest.mark.slow
 def test_what_is_done_costs_nothing(tmp_path: Path, carry_out: Callable[..., Result]) -> None:
     session, (run,) = planned(tmp_path, *DIAGRAMS, "--method", "coop", "--set", "coop.epochs=1")
     carry_out(session, run)
@@ -83,6 +87,7 @@ def test_what_is_done_costs_nothing(tmp_path: Path, carry_out: Callable[..., Res
     assert rest.training == rest.images == rest.kept == 0 < rest.evaluation
 
 
+@pytest.mark.slow
 def test_shared_trainings_and_features_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["--suite", "ablation_mutual", "--protocol", "base2new", "candidates", "--method", "coop", "cocoop"]
     session, runs = planned(tmp_path, *DIAGRAMS, *words)
@@ -99,6 +104,7 @@ def test_shared_trainings_and_features_count_once(tmp_path: Path, monkeypatch: p
     assert by_run["base2new", "coop"].images > 0 == by_run["base2new", "cocoop"].images
 
 
+@pytest.mark.slow
 def test_views_are_encoded_as_often_as_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Calibration, "training", lambda *_: (0.0, 0))
     monkeypatch.setattr(Calibration, "encoding", lambda *_: 1.0)
@@ -157,7 +163,7 @@ def test_no_measured_step_but_the_first_takes_longer_than_the_limit(
     assert (found == full) == (limit == 1e6) and (found == tried[0]) == (limit == 5.0)
 
 
-@pytest.mark.parametrize("method", ["coop", "cocoop", "maple"])
+@pytest.mark.parametrize("method", slow_but(["coop", "cocoop", "maple"], "coop"))
 def test_scaling_by_classes_and_images_is_an_upper_bound(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +184,7 @@ def test_a_method_that_looks_at_its_training_images_first_is_estimated(tmp_path:
     assert said.training > 0 and said.evaluation > 0
 
 
+@pytest.mark.slow
 def test_grid_points_and_times_stand_in_the_list(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +243,7 @@ def test_a_backbone_that_cannot_be_loaded_is_tried_once(tmp_path: Path) -> None:
     assert found == [None, None] and "no estimate of 2 runs: 'nonsense' is neither a weight file" in said
 
 
+@pytest.mark.slow
 def test_the_random_generators_stay_as_they_were(tmp_path: Path) -> None:
     session, (run,) = planned(tmp_path, *DIAGRAMS, "--method", "maple", "--set", "maple.epochs=1")
     before = torch.get_rng_state()

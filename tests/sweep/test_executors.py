@@ -267,6 +267,8 @@ def begun(notes: Path) -> bool:
     return notes.exists() and len(notes.read_text().splitlines()) > 2
 
 
+@pytest.mark.slow
+@pytest.mark.ray
 def test_ray_gives_the_files_of_one_process_though_a_node_is_killed(
     cluster: Any,
     call: tuple[str, ...],
@@ -300,6 +302,8 @@ def test_ray_gives_the_files_of_one_process_though_a_node_is_killed(
     assert rows == expected and len(rows) == 3
 
 
+@pytest.mark.slow
+@pytest.mark.ray
 def test_ray_uses_a_stored_training(
     cluster: Any, slow: tuple[str, ...], folder: Path, tmp_path: Path, notes: Path
 ) -> None:
@@ -312,6 +316,8 @@ def test_ray_uses_a_stored_training(
     assert {path.name: path.read_bytes() for path in (output / "trainings").iterdir()} == before
 
 
+@pytest.mark.slow
+@pytest.mark.ray
 def test_ray_records_a_run_that_ends_its_processes_and_goes_on(
     cluster: Any,
     call: tuple[str, ...],
@@ -336,6 +342,8 @@ def test_ray_records_a_run_that_ends_its_processes_and_goes_on(
         shutil.rmtree(left)
 
 
+@pytest.mark.slow
+@pytest.mark.ray
 def test_ray_ends_with_ctrl_c_and_leaves_nothing_behind(
     cluster: Any, slow: tuple[str, ...], folder: Path, tmp_path: Path, notes: Path
 ) -> None:
@@ -351,6 +359,8 @@ def test_ray_ends_with_ctrl_c_and_leaves_nothing_behind(
     assert same(output, folder) and len(notes.read_text().splitlines()) == steps + 12
 
 
+@pytest.mark.slow
+@pytest.mark.ray
 def test_ray_gives_up_a_run_that_another_call_has_taken_over(
     cluster: Any, slow: tuple[str, ...], tmp_path: Path, notes: Path
 ) -> None:
@@ -367,6 +377,8 @@ def test_ray_gives_up_a_run_that_another_call_has_taken_over(
     assert 48 < len(notes.read_text().splitlines()) < 96  # it began again when it was free
 
 
+@pytest.mark.slow
+@pytest.mark.ray
 def test_ray_refuses_a_node_with_other_versions(
     cluster: Any,
     call: tuple[str, ...],
@@ -382,6 +394,8 @@ def test_ray_refuses_a_node_with_other_versions(
     assert not list(tmp_path.rglob("*.json")) and not (tmp_path / "runs" / "claims").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.ray
 def test_ray_says_where_no_node_has_room(
     cluster: Any, call: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -433,6 +447,7 @@ def test_what_nodes_import_first_imports_no_torch() -> None:
     assert found.stdout == "False\n"
 
 
+@pytest.mark.slow
 def test_slurm_gives_the_files_of_one_process_though_a_task_is_preempted(
     call: tuple[str, ...],
     whole: dict[str, Any],

@@ -93,6 +93,7 @@ def leftovers(output: Path) -> list[str]:
     return [path.name for path in output.rglob("*") if path.is_file() and path.suffix not in (".json", ".safetensors")]
 
 
+@pytest.mark.slow
 def test_two_at_once_give_the_numbers_of_one(
     whole: tuple[Path, Any],
     what: tuple[str, ...],
@@ -137,6 +138,7 @@ def test_a_call_killed_behind_its_last_result_leaves_nothing_for_good(
     assert not leftovers(output) and not (output / "claims").exists() and numbers(output) == whole[1]
 
 
+@pytest.mark.slow
 def test_a_script_that_starts_a_sweep_is_not_run_again_in_its_workers(what: tuple[str, ...], tmp_path: Path) -> None:
     words = ["run", "--method", "zeroshot", *what, "--jobs", "2", "--output", "runs"]
     script = tmp_path / "script.py"
@@ -171,6 +173,7 @@ def test_a_run_that_ends_its_processes_is_tried_twice(what: tuple[str, ...], tmp
         found.died("", sweep_job.ended_with(1), "Traceback\nno torch")
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_workers_too(what: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["run", "--method", "coop", *what, "--jobs", "2", "--output", str(tmp_path), "--set", "coop.epochs=100000"]
     pids: list[int] = []
@@ -226,6 +229,7 @@ def test_a_run_of_another_process_is_left_to_it(
     assert len(waits) >= 3 and numbers(tmp_path) == whole[1] and not leftovers(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_failure_of_another_process_is_counted_and_not_repeated(
     what: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -259,6 +263,7 @@ def later(failures_on_record: Any) -> Any:
     return answer
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_call_in_one_sentence_and_loses_nothing(
     what: tuple[str, ...],
     whole: tuple[Path, Any],
@@ -334,6 +339,7 @@ def test_status_shows_what_others_do(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "There is no folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_status_imports_no_torch_and_is_fast_on_many_results(tmp_path: Path) -> None:
     folder = tmp_path / "results" / "base2new" / "dtd"
     folder.mkdir(parents=True)
@@ -359,6 +365,7 @@ def test_jobs_are_capped_by_memory(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     assert local.places(8, "cuda", 2) == (4, ["2", "5"])
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_again_and_again_ends_with_the_same_files(tmp_path: Path) -> None:
     import kill
 

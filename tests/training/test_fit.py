@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import promptbench as pb
-from promptbench.clip.images import Images
+from promptbench.clip.image_tower import Images
 from promptbench.data.batches import Views
 from promptbench.data.dataset import Dataset, Item
 from promptbench.method import Method

@@ -9,7 +9,7 @@ from torch import Tensor
 import promptbench as pb
 from promptbench import registry
 from promptbench.checks.plugin import kit
-from promptbench.clip.images import Images
+from promptbench.clip.image_tower import Images
 from promptbench.method import Method
 from promptbench.training.fit import loss_of
 

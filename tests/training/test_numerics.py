@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from shared_paths import TINY
+from short_cases import slow_but
 
 import promptbench as pb
 from promptbench import registry
@@ -68,7 +69,7 @@ def trained(name: str, backbone: pb.Backbone, birds: Dataset, in_: str) -> tuple
     return fit(method, RECIPE, batches, len(batches), seed=3, precision=in_), method, seen
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", slow_but(TRAINED, "coop", "maple"))
 def test_bfloat16_stays_near_float32(name: str, tiny: pb.Backbone, birds: Dataset) -> None:
     whole, fine, _ = trained(name, tiny, birds, "32")
     outcome, method, seen = trained(name, tiny, birds, "bf16-mixed")
@@ -85,6 +86,7 @@ def test_bfloat16_stays_near_float32(name: str, tiny: pb.Backbone, birds: Datase
             assert method(images).logits.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_images_are_scored_in_float32(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run: another spec and training, the same features, and zero-shot to the bit."""
     monkeypatch.setenv("PROMPTBENCH_CACHE", str(tmp_path / "cache"))
@@ -188,6 +190,7 @@ def test_half_tensors_are_float32_after_a_failure(half_ctx: None, tiny: pb.Backb
     assert method.ctx.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_the_accuracy_of_mini_hardly_moves(tmp_path: Path) -> None:
     call = ["run", "--method", "coop", "--dataset", "mini_fabrics", "--seeds", "1", "--shots", "4", "--threads", "1"]
     call += ["--set", "coop.epochs=5", "coop.batch=8", "--device", "cpu"]

@@ -12,6 +12,7 @@ from typing import Any
 import make_fake
 import pytest
 import torch
+from short_cases import slow_but
 
 import promptbench as pb
 from promptbench.data.batches import EpochOrder, FeatureBatches, training_batches
@@ -87,7 +88,9 @@ class Trial:
         return outcome, method
 
 
-@pytest.mark.parametrize(("name", "augment"), [("coop", True), ("gallop", False), ("promptsrc", False)])
+@pytest.mark.parametrize(
+    ("name", "augment"), slow_but([("coop", True), ("gallop", False), ("promptsrc", False)], ("coop", True))
+)
 def test_a_killed_training_ends_with_the_same_bits(
     name: str, augment: bool, tiny: pb.Backbone, birds: Dataset, tmp_path: Path
 ) -> None:
@@ -156,7 +159,7 @@ def test_short_trainings_leave_no_note(
     assert not (tmp_path / "a.partial").exists()
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "key", "format", "shapes", "empty"])
+@pytest.mark.parametrize("damage", slow_but(["cut", "flipped", "key", "format", "shapes", "empty"], "cut", "flipped"))
 def test_notes_that_are_damaged_or_foreign_are_ignored(
     damage: str, tiny: pb.Backbone, birds: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

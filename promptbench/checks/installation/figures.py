@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from promptbench.checks.installation.check import COULD_NOT, FAIL, PASS, Check, could_not
+from promptbench.checks.installation.report import COULD_NOT, FAIL, PASS, Check, could_not
 from promptbench.checks.installation.splits import NO_SPLIT_FILE, SEEDS
 from promptbench.config import UsageError
 from promptbench.data.get.status import Status
-from promptbench.metrics.accuracy import harmonic_mean
+from promptbench.metrics.classification import harmonic_mean
 from promptbench.results import papers
 from promptbench.results.papers import DIFFERS, REPRODUCED
 from promptbench.results.result import Result, failure_path, find, read_result, stored_results
@@ -133,7 +133,7 @@ def run(
     runs = plan_runs(request)
     todo = [one for one in runs if not session.is_finished(one.spec)]
     try:
-        check_finished(session, runs, stored_results(session.output, [one.spec for one in runs]))
+        check_finished(session, stored_results(session.output, [one.spec for one in runs]))
         preflight(session, todo)
     except UsageError as error:
         return [], [could_not(part, what, str(error))]

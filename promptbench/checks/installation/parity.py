@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from promptbench.checkpoints.official import official_parameters
-from promptbench.checks.installation.check import FAIL, PASS, Check
+from promptbench.checks.installation.report import FAIL, PASS, Check
 from promptbench.checks.installation.small_clip import (
     CLASS_NAMES,
     LABELS,
@@ -28,7 +28,7 @@ from promptbench.checks.installation.small_clip import (
     small_backbone,
 )
 from promptbench.clip.backbone import Backbone
-from promptbench.data.transforms import evaluation_transform
+from promptbench.data.transforms import EvaluationTransform
 from promptbench.method import Method, create_method
 
 FEATURES = 1e-5  # how far apart features may be, and so on
@@ -141,7 +141,7 @@ def _plain(backbone: Backbone) -> list[Check]:
 def _transform(backbone: Backbone) -> list[Check]:
     """An image resized, cropped and normalised by the Pillow and torchvision here; decoding is left out."""
     stored = read("transform")
-    transform = evaluation_transform(backbone.resolution, mean=backbone.mean, std=backbone.std)
+    transform = EvaluationTransform(backbone.resolution, mean=backbone.mean, std=backbone.std)
     tensor = transform(Image.fromarray(stored["image_uint8"].numpy()))
     return [_within("transform of an image", _apart(tensor, stored["tensor"]), TRANSFORM)]
 

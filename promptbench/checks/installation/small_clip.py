@@ -18,16 +18,13 @@ from __future__ import annotations
 import math
 import zlib
 from importlib import resources
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from promptbench.clip.backbone import Backbone
 from promptbench.clip.load import load_backbone
-
-if TYPE_CHECKING:
-    from promptbench.clip.backbone import Backbone
 
 SEED = 7101
 CLASS_NAMES = (

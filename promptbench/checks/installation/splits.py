@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from promptbench.checks.installation.check import Check, could_not, equality
+from promptbench.checks.installation.report import Check, could_not, equality
 from promptbench.data.dataset import Dataset
 from promptbench.data.get.status import Status
-from promptbench.data.sampling import SAMPLERS, digest, split_base_new
+from promptbench.data.selection import SAMPLERS, digest, split_base_new
 from promptbench.data.splits import SPLITS, Item
 
 SHOTS = 16

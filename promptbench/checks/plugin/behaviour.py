@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 
 import torch
 
@@ -24,7 +25,7 @@ from promptbench.checks.plugin.subject import (
     vit_b16,
     weights_of,
 )
-from promptbench.clip.images import Images
+from promptbench.clip.image_tower import Images
 from promptbench.method import Method, Prediction, fit_to_backbone
 
 ROUNDING = 1e-4  # of logits up to 100, when the same image comes in another batch
@@ -66,10 +67,10 @@ def check_state_is_what_is_learned(specimen: Specimen) -> Iterator[str]:
     for name, parameter in tensors.items():
         if parameter.dtype != torch.float32 or parameter.device != specimen.backbone.device:
             yield f"{name} is {parameter.dtype} on {parameter.device}; make it without dtype and device"
-    grouped = {id(p) for group in method.parameter_groups() for p in group["params"]}
-    if grouped != {id(p) for p in tensors.values()}:
+    grouped = chain.from_iterable(group["params"] for group in method.parameter_groups())
+    if set(map(id, grouped)) != set(map(id, tensors.values())):
         yield "parameter_groups() leaves out learned tensors, or holds others; give each to one group"
-    if {id(p) for p in method.official_parameters().values()} - {id(p) for p in tensors.values()}:
+    if not set(map(id, method.official_parameters().values())) <= set(map(id, tensors.values())):
         yield "official_parameters() names tensors that are not learned; leave them out"
 
 
@@ -267,7 +268,7 @@ def wrong_with_other_classes(method: Method, images: torch.Tensor) -> Iterator[s
 
 def check_image_features_know_no_classes(specimen: Specimen) -> Iterator[str]:
     """Image features are the same for other classes."""
-    if specimen.cls.forward is not Method.forward:
+    if not specimen.cls.encodes_images_apart:
         raise NotConcerned("it has a forward of its own")
     method, images = specimen.moved(), specimen.images()
     if not method.transfers:

@@ -1,7 +1,8 @@
 """What every method must keep, checked on one: for the tests of promptbench, and for yours.
 
-    from promptbench import conformance, load_backbone
-    conformance.check_method(MyMethod, load_backbone("mini"))     # [] or one sentence for each thing that is wrong
+    from promptbench import load_backbone
+    from promptbench.checks.plugin import kit
+    kit.check_method(MyMethod, load_backbone("mini"))     # [] or one sentence for each thing that is wrong
 
 `promptbench check-plugin my_method.py` does the same to a file. The checks follow what a method declares: one that
 trains nothing needs no gradients, one that does not transfer is asked for no other classes. They need neither data nor
@@ -11,6 +12,7 @@ a test framework. A check is a generator of what is wrong; the first line of its
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 from promptbench.checks.plugin import behaviour, source
@@ -55,12 +57,16 @@ def check_method(cls: type[Method], backbone: Backbone, config: MethodConfig | N
         config: Settings to check it with; without any, the defaults of its `Config`.
     """
     outcomes = examine(specimen(cls, backbone, config))
-    return [f"{cls.__name__}, {holds}: {failure}" for holds, failures, _ in outcomes for failure in failures]
+    return list(chain.from_iterable(sentences(cls, found) for found in outcomes))
 
 
 def run_check(check: Check, cls: type[Method], backbone: Backbone, config: MethodConfig | None = None) -> list[str]:
     """Failures of one check; an exception on the way is one of them."""
-    found = outcome_of(check, specimen(cls, backbone, config))
+    return sentences(cls, observe(check, specimen(cls, backbone, config).fresh(), cls))
+
+
+def sentences(cls: type[Method], found: Outcome) -> list[str]:
+    """The failures that a check of a method found, a sentence each."""
     return [f"{cls.__name__}, {found.holds}: {failure}" for failure in found.failures]
 
 
@@ -72,14 +78,9 @@ def examine(specimen: Specimen) -> Iterator[Outcome]:
             found = Outcome(holds(check), skipped="it needs what fails above")
             broken.add(check)
         else:
-            found = outcome_of(check, specimen)
+            found = observe(check, specimen.fresh(), specimen.cls)
             broken |= {check} if found.failures else set()
         yield found
-
-
-def outcome_of(check: Check, specimen: Specimen) -> Outcome:
-    """What one check finds, on a backbone of its own."""
-    return observe(check, specimen.fresh(), specimen.cls)
 
 
 def observe(check: Callable[[Any], Iterator[str]], subject: Any, cls: type) -> Outcome:

@@ -79,7 +79,8 @@ def complaint_of(node: ast.AST) -> str:
         return f"has the literal {node.value}: ask the backbone for widths (text_width, vision_width, embed_dim)"
     if isinstance(node, ast.Constant) and isinstance(node.value, str) and DEVICE.fullmatch(node.value):
         return f"names the device '{node.value}': take that of a tensor at hand, or of the backbone"
-    modules = {name.removeprefix("promptbench.").partition(".")[0] for name in imported(node)} & set(FRAMEWORK)
+    names = [name.removeprefix("promptbench.") for name in imported(node)]
+    modules = {name for name in names if name.partition(".")[0] in FRAMEWORK}
     return f"imports promptbench.{modules.pop()}: a method imports no training, runner or results" if modules else ""
 
 
@@ -121,7 +122,8 @@ def lost_in_yaml(config: MethodConfig, what: str) -> Iterator[str]:
 
 def check_recipes_and_presets_resolve(specimen: Specimen) -> Iterator[str]:
     """Every recipe and every preset can be resolved."""
-    cls, failures = specimen.cls, []
+    cls = specimen.cls
+    failures: list[str] = []
     if cls.trains and not cls.recipes:
         raise NotConcerned("it has no recipe")
     for protocol, dataset in cls.recipes or [("*", "*")]:

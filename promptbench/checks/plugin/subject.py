@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from promptbench.clip.backbone import Backbone
-from promptbench.clip.images import Images
+from promptbench.clip.image_tower import Images
 from promptbench.clip.text_tower import Tokens
 from promptbench.method import Method, MethodConfig, Prediction, fit_to_backbone, instantiate, show_training_images
 
@@ -66,7 +66,7 @@ class Specimen:
         return method
 
     def images(self) -> Tensor:
-        """What `batch` gives, without the labels."""
+        """Six images of noise (6, 3, R, R), those of `batch`."""
         return batch(self.backbone)[0]
 
     def trained(self) -> None:
@@ -149,7 +149,7 @@ def changed(backbone: Backbone, before: Mapping[str, Tensor]) -> list[str]:
 
 
 def some(names: Iterable[str], most: int = 3) -> str:
-    """`a, b, c and 4 more`."""
+    """The first of some names and how many more there are: `a, b, c and 4 more`."""
     listed: Sequence[str] = list(names)
     return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
 

@@ -174,7 +174,7 @@ def _conclude(names: Sequence[str], root: Path) -> int:
 
 def _sample(options: argparse.Namespace) -> int:
     """Writes a few-shot sample to a file."""
-    from promptbench.data.sampling import SAMPLERS, digest, write_sample
+    from promptbench.data.selection import SAMPLERS, digest, write_sample
 
     if options.sampler not in SAMPLERS:
         raise unknown("sampler", options.sampler, SAMPLERS)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from promptbench.cli.flags import add_list
-from promptbench.show.tables.formats.markdown import MARKUP, laid_out
+from promptbench.show.tables.formats.markup import MARKDOWN, laid_out
 from promptbench.show.tables.formats.texts import Texts, clean, seeds_text
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _row(cell: Cell, shared: set[str], notes: dict[str, int]) -> list[str]:
     values = ["–" if value is None else f"{value:.2f}" for value in (cell.a, cell.b)]
     gap = "–" if cell.difference is None else _signed(cell.difference)
     names = (cell.dataset, cell.method + noted("; ".join(own)), cell.title)
-    return [*map(MARKUP.escape, names), *values, gap, interval + noted(why), cell.over or "–", str(len(cell.seeds))]
+    return [*map(MARKDOWN.escape, names), *values, gap, interval + noted(why), cell.over or "–", str(len(cell.seeds))]
 
 
 def _listed(runs: Iterable[Result]) -> Iterator[str]:

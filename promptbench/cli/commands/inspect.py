@@ -44,7 +44,7 @@ def execute(options: argparse.Namespace) -> int:
 
 def worst_classes(predictions: Predictions, top: int) -> Iterator[Row]:
     """The classes with the lowest accuracy, in percent, with how many images they have."""
-    from promptbench.metrics.accuracy import per_class_accuracy
+    from promptbench.metrics.classification import per_class_accuracy
 
     found = per_class_accuracy(predictions.logits, predictions.labels, len(predictions.class_names))
     known = sorted((value, label) for label, value in enumerate(found) if value is not None)
@@ -54,7 +54,7 @@ def worst_classes(predictions: Predictions, top: int) -> Iterator[Row]:
 
 def most_confused(predictions: Predictions, top: int) -> Iterator[Row]:
     """The pairs of classes with the most images of the first taken for the second."""
-    from promptbench.metrics.accuracy import confusion
+    from promptbench.metrics.classification import confusion
 
     names = predictions.class_names
     counts = confusion(predictions.logits, predictions.labels, len(names)).fill_diagonal_(0)

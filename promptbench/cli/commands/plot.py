@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from promptbench.cli.flags import add_picture, add_plugin, picture_of
-from promptbench.show.plots.kinds import KINDS, data_path, to_text, write_picture
+from promptbench.show.plots.picture import KINDS, data_path, to_text, write_picture
 
 HELP = "draw stored results"
 EXAMPLE = "promptbench plot base-new --results results/mini -o base-new.png"

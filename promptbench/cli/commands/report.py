@@ -26,8 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """`report`: of stored results alone."""
-    from promptbench.show.report.page import render
-    from promptbench.show.report.pictures import NO_MATPLOTLIB, drawable, pictures
+    from promptbench.show.report.page import NO_MATPLOTLIB, drawable, pictures, render
     from promptbench.show.tables.show import ALL, Question, View, stored_tables
     from promptbench.suite import load_suite, suite_names
 

@@ -11,7 +11,7 @@ from promptbench.cli.flags import OUTPUT, add_places, integer, session_of
 from promptbench.training.numerics import resolve_device
 
 if TYPE_CHECKING:
-    from promptbench.checks.installation.check import Check
+    from promptbench.checks.installation.report import Check
     from promptbench.runs.session import Session
 
 HELP = "check this installation, your data and zero-shot figures against reference numbers"
@@ -40,8 +40,7 @@ def execute(options: argparse.Namespace) -> int:
     """`verify`: 1 where a check failed; what could not be checked is no failure."""
     from dataclasses import replace
 
-    from promptbench.checks.installation.check import FAIL
-    from promptbench.checks.installation.report import SUFFIXES, check_place, environment, summary, write_report
+    from promptbench.checks.installation.report import FAIL, SUFFIXES, check_place, environment, summary, write_report
     from promptbench.results.result import check_writable
     from promptbench.suite import load_suite
 

@@ -16,8 +16,7 @@ from tempfile import TemporaryDirectory, TemporaryFile
 
 from promptbench.config import UsageError
 from promptbench.data.dataset import DatasetInfo, Download, Sources
-from promptbench.data.get.archives import BadArchive, unpack
-from promptbench.data.get.download import fetch_url
+from promptbench.data.get.download import BadArchive, fetch_url, unpack
 from promptbench.data.splits import GUIDE, SPLITS, read_class_names, read_split_json
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from promptbench.config import UsageError
 from promptbench.results.result import Result
+from promptbench.show.plots.picture import finish, new_figure, style_of
 from promptbench.show.plots.source import NothingToShow, Source, about, name, over, overall
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ def data(source: Source) -> dict[str, Any]:
     by_value = _one_variant(chosen, method, fields)
     tables = {value: source.table(results) for value, results in by_value.items()}
     lines = {value: overall(table)[0] for value, table in tables.items()}
-    last = source.table(result for results in by_value.values() for result in results)
+    last = source.table(chain.from_iterable(by_value.values()))
     first = next(iter(lines.values()))
     series = []
     for column in last.columns:
@@ -47,7 +49,7 @@ def data(source: Source) -> dict[str, Any]:
 
 
 def _fields(texts: Sequence[str]) -> tuple[str, list[str]]:
-    """The method and the names of its fields."""
+    """The method and the names of its fields, from texts such as `maple.depth`."""
     parts = [text.partition(".") for text in texts]
     if not parts or any(not field for _, _, field in parts) or len({method for method, _, _ in parts}) > 1:
         raise UsageError("An ablation needs fields of one method; write --field method.field, such as maple.depth.")
@@ -95,7 +97,7 @@ def _settings(result: Result) -> dict[str, Any]:
 
 
 def _by_size(value: str) -> tuple[int, float, str]:
-    """Numbers by size, then other values."""
+    """The sort key of a setting's values: numbers by size, then others."""
     try:
         return 0, float(value), value
     except ValueError:
@@ -103,15 +105,15 @@ def _by_size(value: str) -> tuple[int, float, str]:
 
 
 def _text(value: str) -> str:
-    """JSON as an axis shows it."""
+    """A setting's value, stored as JSON, as an axis shows it."""
     plain = json.loads(value)
-    return f"{plain:g}" if isinstance(plain, float) else plain if isinstance(plain, str) else value
+    if isinstance(plain, str):
+        return plain
+    return f"{plain:g}" if isinstance(plain, float) else value
 
 
 def draw(data: dict[str, Any]) -> Figure:
     """A line per column over evenly spaced values."""
-    from promptbench.show.plots.style import finish, new_figure, style_of
-
     figure, axes = new_figure(2.5)
     names = [series["column"] for series in data["series"]]
     for series in data["series"]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from promptbench.show.plots.source import Source, about, axis, column_of, name, overall
+from promptbench.show.plots.picture import finish, new_figure, style_of
+from promptbench.show.plots.source import Source, about, axis, column_of, name, overall, with_figures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,29 +20,21 @@ def data(source: Source) -> dict[str, Any]:
     table = source.table()
     lines = overall(table)
     base, new = column_of(table, "base"), column_of(table, "new")
-    points, missing = [], []
-    for line in lines:
-        cells = line.cells[base.key], line.cells[new.key]
-        if any(cell.mean is None for cell in cells):
-            missing.append(name(line))
-            continue
-        points.append(
-            {"method": name(line), "mean": [cell.mean for cell in cells], "std": [cell.std for cell in cells]}
-        )
-    facts = about("base-new", source, table, lines, missing)
+    shown, missing = with_figures(lines, base, new)
     return {
-        **facts,
+        **about("base-new", source, table, lines, missing),
         "x": axis(table, lines[0], base),
         "y": axis(table, lines[0], new),
-        "points": points,
+        "points": [
+            {"method": name(line), "mean": [cell.mean for cell in cells], "std": [cell.std for cell in cells]}
+            for line, cells in shown
+        ],
         "left_out": missing,
     }
 
 
 def draw(data: dict[str, Any]) -> Figure:
     """Points with bars of one standard deviation over contours of H."""
-    from promptbench.show.plots.style import finish, new_figure, style_of
-
     figure, axes = new_figure(3.1)
     for point in data["points"]:
         (x, y), (dx, dy) = point["mean"], point["std"]

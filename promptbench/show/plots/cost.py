@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from promptbench.results.result import Result
-from promptbench.show.plots.source import Source, about, axis, column_of, name, overall
+from promptbench.show.plots.picture import finish, new_figure, style_of
+from promptbench.show.plots.source import Source, about, axis, column_of, name, overall, with_figures
 from promptbench.show.tables.table import Line
 
 if TYPE_CHECKING:
@@ -24,13 +25,10 @@ def data(source: Source) -> dict[str, Any]:
     table = source.table()
     lines = overall(table)
     column = column_of(table, source.column)
-    points, missing = [], []
-    for line in lines:
-        cell = line.cells.get(column.key)
-        if cell is None or cell.mean is None:
-            missing.append(name(line))
-            continue
-        along = source.layout.protocol.along  # the costs of the runs behind this column
+    along = source.layout.protocol.along  # the costs are those of the runs behind the column
+    shown, missing = with_figures(lines, column)
+    points = []
+    for line, (cell,) in shown:
         runs = [r for r in line.results if not along or column.key.startswith(f"{getattr(r.spec, along)}/")]
         cost = {what: _mean(runs, what) for what in COSTS}
         points.append({"method": name(line), "mean": cell.mean, "std": cell.std, "cost": cost})
@@ -56,8 +54,6 @@ def _device(line: Line) -> str:
 
 def draw(data: dict[str, Any]) -> Figure:
     """A panel per cost, logarithmic; what costs nothing is a level line."""
-    from promptbench.show.plots.style import finish, new_figure
-
     figure, panels = new_figure(2.6, columns=len(COSTS), sharey=True)
     for axes, (what, title) in zip(panels, COSTS.items(), strict=True):
         _panel(axes, data, what)
@@ -68,8 +64,6 @@ def draw(data: dict[str, Any]) -> Figure:
 
 def _panel(axes: Any, data: Mapping[str, Any], what: str) -> None:
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
-
-    from promptbench.show.plots.style import style_of
 
     axes.set_xscale("log")
     for point in data["points"]:
@@ -83,13 +77,17 @@ def _panel(axes: Any, data: Mapping[str, Any], what: str) -> None:
     costs = [point["cost"][what] for point in data["points"] if point["cost"][what]] or [1]
     decades = math.log10(max(costs) / min(costs))
     axes.margins(x=0.1)
-    subs = (1, 2, 5) if decades < 1.3 else (1, 3) if decades < 2.6 else (1,)
-    axes.xaxis.set_major_locator(LogLocator(subs=subs) if decades > 0.7 else MaxNLocator(3))
+    if decades <= 0.7:
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+    elif decades < 1.3:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    else:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if decades < 2.6 else (1,)))
     axes.xaxis.set_major_formatter(_short)
     axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _short(value: float, _: int) -> str:
-    """1000 as 1k."""
-    size = 3 if value >= 1e9 else 2 if value >= 1e6 else 1 if value >= 1e3 else 0
+    """The label of a tick, 1000 as 1k, as matplotlib asks for it."""
+    size = sum(value >= limit for limit in (1e3, 1e6, 1e9))
     return f"{value / 1000**size:g}{' kMG'[size].strip()}"

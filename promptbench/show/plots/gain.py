@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from promptbench.config import UsageError
 from promptbench.protocol import Column
+from promptbench.show.plots.picture import finish, new_figure, style_of
 from promptbench.show.plots.source import Source, about, column_of, metric_of, name, over
-from promptbench.show.tables.table import Line
+from promptbench.show.tables.table import Line, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +22,7 @@ def data(source: Source) -> dict[str, Any]:
     """Per method: difference to the baseline in points, dataset by dataset and averaged; None where there is none."""
     table = source.table()
     column = column_of(table, source.column)
-    figures, lines = _figures(source, table.lines, table.columns, column)
+    figures, lines = _figures(source, table, column)
     baseline = _baseline(source, lines)
     reference = figures[name(baseline)]
     series = []
@@ -41,18 +42,16 @@ def data(source: Source) -> dict[str, Any]:
     }
 
 
-def _figures(
-    source: Source, lines: Sequence[Line], columns: Sequence[Column], column: Column
-) -> tuple[dict[str, dict[str, float | None]], list[Line]]:
+def _figures(source: Source, table: Table, column: Column) -> tuple[dict[str, dict[str, float | None]], list[Line]]:
     """Figures by method and dataset: along the table's lines, or along those of its columns that show one metric."""
     figures: dict[str, dict[str, float | None]] = {}
     kept: dict[str, Line] = {}
-    for line in lines:
+    for line in table.lines:
         if source.layout.protocol.averaged and line.kind in ("block", "average"):
             cell = line.cells.get(column.key)
             figures.setdefault(name(line), {})[line.group] = cell.mean if cell else None
-        elif not source.layout.protocol.averaged and line.group == lines[0].group:
-            alike = [one for one in columns if metric_of(one) == metric_of(column)]
+        elif not source.layout.protocol.averaged and line.group == table.lines[0].group:
+            alike = [one for one in table.columns if metric_of(one) == metric_of(column)]
             cells = {one.title: line.cells.get(one.key) for one in alike}
             figures[name(line)] = {title: cell.mean if cell else None for title, cell in cells.items()}
         kept.setdefault(name(line), line)
@@ -77,8 +76,6 @@ def _difference(value: float | None, reference: float | None) -> float | None:
 
 def draw(data: dict[str, Any]) -> Figure:
     """One band per dataset, with a mark per method."""
-    from promptbench.show.plots.style import finish, new_figure, style_of
-
     rows, methods = len(data["datasets"]), len(data["series"])
     figure, axes = new_figure(1.2 + rows * max(0.2, 0.05 * methods))
     for place, series in enumerate(data["series"]):

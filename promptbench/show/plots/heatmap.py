@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from promptbench.checkpoints.load import Trained, load
 from promptbench.config import UsageError, unknown
-from promptbench.show.plots.source import RECONSTRUCTED, NothingToShow, Source
+from promptbench.data.dataset import data_roots
+from promptbench.method import Images, Method, create_method
+from promptbench.runs.session import Place, Session
+from promptbench.show.plots.picture import RECONSTRUCTED, finish, new_figure
+from promptbench.show.plots.source import NothingToShow, Source
 from promptbench.suite import Suite, load_suite, suite_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
-
-    from promptbench.checkpoints.load import Trained
-    from promptbench.method import Method
 
 PROTOCOL = ""  # one run, whatever its protocol
 STORED = False
@@ -29,13 +31,12 @@ STORED = False
 
 def data(source: Source) -> dict[str, Any]:
     """The image as the towers see it, and per method the cosine of every patch with one class, row by row."""
-    from promptbench.checkpoints.load import load
-
     try:
         trained = load(source.places[0])
     except UsageError as error:
         raise NothingToShow(str(error)) from error
-    spec, method, names = trained.spec, trained.method, list(trained.set_classes())
+    spec, method = trained.spec, trained.method
+    names = list(trained.set_classes())
     suite = load_suite(spec.suite) if spec.suite in suite_names() else None
     if source.class_name and source.class_name not in names:
         raise unknown("class of the run", source.class_name, names)
@@ -64,18 +65,12 @@ def data(source: Source) -> dict[str, Any]:
 
 def _baseline(source: Source, suite: Suite | None, method: Method) -> dict[str, Method]:
     """The method named, or the suite's first companion, on the same classes."""
-    from promptbench.method import create_method
-
     label = source.baseline or (suite.companions[0] if suite and suite.companions else "")
     return {label: create_method(label, method.backbone, method.class_names)} if label else {}
 
 
 def _test_image(trained: Trained, suite: Suite | None, class_name: str) -> Image.Image:
     """The first test image of the class, or of any class of the training."""
-
-    from promptbench.data.dataset import data_roots
-    from promptbench.runs.session import Place, Session
-
     if suite is None:
         raise UsageError(f"The run's suite '{trained.spec.suite}' is not one of the package; name an image: --image.")
     dataset = Session(Place(Path(), data_roots()), suite).dataset(trained.spec.dataset)
@@ -92,9 +87,7 @@ def _as_text(trained: Trained, pixels: torch.Tensor) -> dict[str, Any]:
 
 @torch.no_grad()
 def _prediction(label: str, method: Method, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (K,) and cosines of patches (P, K)."""
-    from promptbench.method import Images
-
+    """What a method says of one image: logits (K,) and cosines of patches (P, K)."""
     prediction = method(Images(pixels.to(method.backbone.device), dense=True))
     if prediction.local is None:
         raise UsageError(f"{label} gives no similarities of patches, so it has no heat map.")
@@ -102,15 +95,14 @@ def _prediction(label: str, method: Method, pixels: torch.Tensor) -> tuple[torch
 
 
 def _grid(cosines: torch.Tensor) -> list[list[float]]:
-    """(P,) as rows of a square."""
+    """Cosines of patches (P,) as the rows of the square that the patches make."""
     side = round(len(cosines) ** 0.5)
-    return [[float(value) for value in row] for row in cosines.reshape(side, side)]
+    rows: list[list[float]] = cosines.reshape(side, side).tolist()
+    return rows
 
 
 def draw(data: dict[str, Any]) -> Figure:
     """The image, and the maps over a faint grey copy of it, brighter where a patch is more similar."""
-    from promptbench.show.plots.style import finish, new_figure
-
     side = data["image"]["side"]
     rgb = np.frombuffer(base64.b64decode(data["image"]["rgb"]), dtype=np.uint8).reshape(side, side, 3) / 255
     figure, panels = new_figure(1.42, columns=1 + len(data["maps"]))

@@ -6,16 +6,20 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from promptbench.config import UsageError, unknown
+from promptbench.metrics.ood import SCORES
+from promptbench.results.predictions import Predictions, load_predictions
 from promptbench.results.result import Result, predictions_path
-from promptbench.show.plots.source import NothingToShow, Source, about, overall, seed_name
+from promptbench.show.plots.picture import finish, new_figure
+from promptbench.show.plots.source import NothingToShow, Source, about, overall
 from promptbench.show.plots.source import name as name_of
+from promptbench.show.tables.formats.texts import seeds_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from torch import Tensor
-
-    from promptbench.results.predictions import Predictions
 
 PROTOCOL = "ood"
 STORED = False
@@ -29,8 +33,6 @@ def data(source: Source) -> dict[str, Any]:
 
     The run is the one with the first seed that has predictions.
     """
-    from promptbench.metrics.ood import SCORES
-
     score = source.score or next(iter(SCORES))
     if score not in SCORES:
         raise unknown("score", score, SCORES)
@@ -47,7 +49,7 @@ def data(source: Source) -> dict[str, Any]:
         )
     panels = [_panel(name_of(line), result, by_set, score) for line, (result, by_set) in chosen]
     facts = about("ood", source, table, [line for line, _ in chosen])
-    shown = [seed_name(result.spec.seeds) for _, (result, _) in chosen]
+    shown = [seeds_text([result.spec.seeds], "") for _, (result, _) in chosen]
     return {
         **facts,
         "seeds": shown,
@@ -62,8 +64,6 @@ def _first_stored(
     source: Source, results: Sequence[Result], score: str
 ) -> tuple[Result, Mapping[str, Predictions]] | None:
     """The result with the first seeds whose predictions are there and have the score."""
-    from promptbench.results.predictions import load_predictions
-
     for result in sorted(results, key=lambda result: result.spec.seeds):
         for folder in source.folders:
             path = predictions_path(folder, result.spec)
@@ -75,8 +75,6 @@ def _first_stored(
 
 
 def _panel(method: str, result: Result, by_set: Mapping[str, Predictions], score: str) -> dict[str, Any]:
-    import torch
-
     scores = {name: of_set.scores[score].double() for name, of_set in by_set.items()}
     together = torch.cat(list(scores.values()))
     low, high = float(together.min()), float(together.max())
@@ -104,8 +102,6 @@ def _in_order(source: Source, names: Sequence[str]) -> list[str]:
 
 def draw(data: dict[str, Any]) -> Figure:
     """A row per OOD set, hatched, over the in-distribution images, grey; a column per method."""
-    from promptbench.show.plots.style import finish, new_figure
-
     sets, panels = data["sets"], data["panels"]
     options = {"sharex": "col", "sharey": "row", "squeeze": False}
     figure, grid = new_figure(0.6 + 0.62 * len(sets), rows=len(sets), columns=len(panels), **options)

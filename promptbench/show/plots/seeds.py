@@ -5,7 +5,8 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from promptbench.show.plots.source import Source, about, axis, column_of, name, overall
+from promptbench.show.plots.picture import finish, new_figure
+from promptbench.show.plots.source import Source, about, axis, column_of, name, overall, with_figures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,12 +21,9 @@ def data(source: Source) -> dict[str, Any]:
     table = source.table()
     lines = overall(table)
     column = column_of(table, source.column)
-    rows, missing = [], []
-    for line in lines:
-        cell = line.cells.get(column.key)
-        if cell is None or cell.mean is None:
-            missing.append(name(line))
-            continue
+    shown, missing = with_figures(lines, column)
+    rows = []
+    for line, (cell,) in shown:
         by_seed = source.per_seed(line, column)
         rows.append({"method": name(line), "by_seed": by_seed, "mean": cell.mean, "std": cell.std})
     facts = about("seeds", source, table, lines, missing)
@@ -34,8 +32,6 @@ def data(source: Source) -> dict[str, Any]:
 
 def draw(data: dict[str, Any]) -> Figure:
     """One row per method: a ring for each seed, a stroke for the mean."""
-    from promptbench.show.plots.style import finish, new_figure
-
     rows = data["rows"]
     labels = [textwrap.fill(row["method"], LABEL) for row in rows]
     lines = [label.count("\n") + 1 for label in labels]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from promptbench.show.plots.picture import finish, new_figure, style_of
 from promptbench.show.plots.source import NothingToShow, Source, about, name, over, overall
 
 if TYPE_CHECKING:
@@ -36,10 +38,8 @@ def data(source: Source) -> dict[str, Any]:
 
 def draw(data: dict[str, Any]) -> Figure:
     """Curves over evenly spaced numbers of shots, which is a logarithmic axis for 1, 2, 4, 8, 16."""
-    from promptbench.show.plots.style import finish, new_figure, style_of
-
     figure, axes = new_figure(2.7)
-    numbers = {shots for series in data["series"] for shots in series["shots"]} - {"0"}
+    numbers = set(chain.from_iterable(series["shots"] for series in data["series"])) - {"0"}
     ticks = sorted(numbers, key=lambda text: (text == "all", int(text) if text != "all" else 0))
     for place, series in enumerate(data["series"]):
         style = style_of(series["method"], data["methods"])

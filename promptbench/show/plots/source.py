@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from promptbench.config import UsageError, unknown
 from promptbench.protocol import Column
-from promptbench.results.result import Result, read_results
+from promptbench.results.result import Result, folder_of, read_results
+from promptbench.show.plots.picture import RECONSTRUCTED
+from promptbench.show.tables.formats.texts import seeds_text
 from promptbench.show.tables.rows import build_tables
 from promptbench.show.tables.show import layout_of
-from promptbench.show.tables.table import Line, Table, TableLayout
+from promptbench.show.tables.table import Cell, Line, Table, TableLayout
 from promptbench.suite import Suite, load_suite, suite_names
-
-RECONSTRUCTED = "§"
 
 
 class NothingToShow(UsageError):
@@ -57,9 +57,7 @@ class Source:
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """The folders that `run` wrote to, of the places."""
-        from promptbench.results.result import folder_of
-
+        """The folders that `run` wrote to; of a result file, the one that it lies in."""
         return tuple(folder_of(place) if place.is_file() else place for place in self.places)
 
     @property
@@ -68,15 +66,14 @@ class Source:
         return layout_of(self.protocol, order=self.datasets)
 
     def table(self, results: Iterable[Result] | None = None) -> Table:
-        """The table of these results, or of some of them."""
+        """The table that `promptbench table` makes of these results, or of all that the source has."""
         shown = self.results if results is None else results
         (table,) = build_tables(shown, self.layout, methods=self.methods, datasets=self.datasets)
         return table
 
     def blocks(self, results: Iterable[Result]) -> set[str]:
         """What the lines of a table of these results stand for, such as datasets."""
-        layout = self.layout
-        return {block for result in results for block in layout.blocks(result)}
+        return set(chain.from_iterable(map(self.layout.blocks, results)))
 
     def per_seed(self, line: Line, column: Column) -> dict[str, float]:
         """The figure of a line seed by seed, where a seed has every block of the line."""
@@ -87,7 +84,7 @@ class Source:
                 (own,) = overall(self.table(results))
                 mean = own.cells[column.key].mean if column.key in own.cells else None
                 if mean is not None:
-                    found[seed_name(seeds)] = mean
+                    found[seeds_text([seeds], "")] = mean
         return found
 
 
@@ -162,7 +159,7 @@ def about(
         "suite": table.suite,
         "backbone": table.backbone,
         "shots": ["all" if shots is None else shots for shots in table.shots],
-        "seeds": [seed_name(seeds) for seeds in table.seeds],
+        "seeds": [seeds_text([seeds], "") for seeds in table.seeds],
         "methods": list(dict.fromkeys(map(name, lines))),
         "n": {name(line): line.n for line in lines},
         "reconstructed": any(line.row.reconstructed for line in lines),
@@ -174,6 +171,18 @@ def overall(table: Table) -> list[Line]:
     """The lines that sum the table up: averages, or the only block, or the first."""
     averages = [line for line in table.lines if line.kind == "average"]
     return averages or [line for line in table.lines if line.group == table.lines[0].group]
+
+
+def with_figures(lines: Iterable[Line], *columns: Column) -> tuple[list[tuple[Line, list[Cell]]], list[str]]:
+    """The lines that have a figure in each of these columns, with their cells; and the names of the others."""
+    shown, missing = [], []
+    for line in lines:
+        cells = [line.cells.get(column.key, Cell()) for column in columns]
+        if any(cell.mean is None for cell in cells):
+            missing.append(name(line))
+        else:
+            shown.append((line, cells))
+    return shown, missing
 
 
 def column_of(table: Table, wanted: str = "") -> Column:
@@ -193,7 +202,7 @@ def column_of(table: Table, wanted: str = "") -> Column:
 
 
 def axis(table: Table, line: Line, column: Column) -> str:
-    """What an axis of that column says, with its unit."""
+    """The label of an axis that shows a column, with its unit."""
     says_what = column.derived or metric_of(column).lower() in column.title.lower()
     return f"{column.title}{'' if says_what else f' {metric_of(column)}'}, {over(table, line)} (%)"
 
@@ -212,15 +221,5 @@ def metric_of(column: Column) -> str:
 
 
 def name(line: Line) -> str:
-    """What a plot calls a line of a table."""
+    """The name of a method in a plot, with the mark of a reconstruction."""
     return line.row.label + RECONSTRUCTED * line.row.reconstructed
-
-
-def seed_name(seeds: tuple[int, int]) -> str:
-    """One seed, or data seed and training seed where they differ."""
-    return str(seeds[0]) if seeds[0] == seeds[1] else f"{seeds[0]}/{seeds[1]}"
-
-
-def usual(counts: Iterable[str]) -> str:
-    """The commonest of some texts, the first of several."""
-    return Counter(counts).most_common(1)[0][0]

@@ -1,4 +1,4 @@
-"""The page: tables that read as they are, a script that makes them sortable, and the stored facts that it shows.
+"""The page: tables that read as they are, plots of them, a script that makes them sortable, and the facts it shows.
 
 Nothing on it comes from elsewhere, and a policy in its head forbids that: of scripts and styles it allows the page's
 own by their digests, of pictures those that the page holds. The script writes what is stored as text, never as markup.
@@ -9,19 +9,36 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from importlib import resources
+from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from promptbench import __version__
-from promptbench.results.result import Result
-from promptbench.show.report.facts import pooled
-from promptbench.show.report.pictures import Picture
-from promptbench.show.tables.formats import records
-from promptbench.show.tables.formats.html import MARKUP
-from promptbench.show.tables.formats.texts import Style, Texts, comparison_texts, seeds_text, shots_text, texts
+from promptbench.config import UsageError
+from promptbench.results.result import DATA_MET, Result
+from promptbench.results.spec import DATA, MACHINE, SOURCE, Spec, fields_of
+from promptbench.show.plots.picture import KINDS, look, module_of, to_text
+from promptbench.show.plots.source import Source
+from promptbench.show.tables.formats.markup import HTML
+from promptbench.show.tables.formats.records import render_json
+from promptbench.show.tables.formats.texts import (
+    Style,
+    Texts,
+    clean,
+    comparison_texts,
+    rounded,
+    seeds_text,
+    shots_text,
+    texts,
+)
 from promptbench.show.tables.table import Line, Table
+from promptbench.suite import Suite
 
 MADE_BY = '<meta name="generator" content="promptbench report'
 TITLE = "promptbench report"
@@ -58,6 +75,39 @@ PAGE = """\
 </html>
 """
 
+SECTIONS = {DATA: "Data", MACHINE: "Backbone and machine", SOURCE: "What it was made of"}
+SECTION = {
+    "config": "Settings of the method",
+    "recipe": "Recipe",
+    **dict.fromkeys(("sampler", *DATA_MET), SECTIONS[DATA]),
+    **dict.fromkeys(("backbone", "transform"), SECTIONS[MACHINE]),
+    **{item.name: SECTIONS[item.metadata["role"]] for item in fields_of(Spec, *SECTIONS)},
+}
+"""Of a field of the spec or a condition; any other stands under `Run`."""
+OPENED = ("config", "recipe")  # their items stand under a heading of their own and need no prefix
+
+DRAWN = ("points", "rows", "series")  # what kinds call the data of what they draw
+NO_MATPLOTLIB = "No plots: they need matplotlib, `pip install 'promptbench-clip[plots]'`."
+
+
+class Picture(NamedTuple):
+    """A plot of a report, drawn.
+
+    Attributes:
+        kind: As `promptbench plot` takes it.
+        caption: What it shows.
+        svg: The file.
+    """
+
+    kind: str
+    caption: str
+    svg: bytes
+
+    @property
+    def address(self) -> str:
+        """The file itself as an address, so that names and styles in it meet no others on the page."""
+        return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode()
+
 
 def render(
     tables: Sequence[Table],
@@ -66,7 +116,7 @@ def render(
     pictures: Mapping[int, Sequence[Picture]] | None = None,
     remark: str = "",
 ) -> str:
-    """The page.
+    """The report of some tables as one HTML page.
 
     Args:
         tables: Each is a section.
@@ -78,18 +128,20 @@ def render(
     pictures = pictures or {}
     names = _names(tables)
     sections = [_section(place, table, names[place], pictures.get(place, ())) for place, table in enumerate(tables)]
-    results = {result.name: result for table in tables for row in table.rows for result in row.results}
+    results: dict[str, Result] = {}
+    for table in tables:
+        results |= table.results
     blocks = list(dict.fromkeys(table.blocks_are for table in tables))
     return PAGE.format(
         made_by=MADE_BY,
         version=__version__,
         policy=_policy(style, script),
-        title=MARKUP.escape(title or TITLE),
+        title=HTML.escape(title or TITLE),
         style=style,
-        summary=MARKUP.escape(_summary([*results.values()])),
-        remark=f"<p>{MARKUP.escape(remark)}</p>\n" if remark else "",
-        filtered=MARKUP.escape(_either(["method", *blocks])),
-        filtered_block=MARKUP.escape(_either(blocks)),
+        summary=HTML.escape(_summary([*results.values()])),
+        remark=f"<p>{HTML.escape(remark)}</p>\n" if remark else "",
+        filtered=HTML.escape(_either(["method", *blocks])),
+        filtered_block=HTML.escape(_either(blocks)),
         contents=_contents(names),
         sections="\n".join(sections),
         data=_data(tables, [*results.values()]),
@@ -121,11 +173,118 @@ def _policy(style: str, script: str) -> str:
 
 def _data(tables: Sequence[Table], results: Sequence[Result]) -> str:
     """The tables as `--format json` gives them, and the facts of their runs, as JSON that ends no script element."""
-    shown = json.loads(records.render(tables, Style()))["tables"]
+    shown = json.loads(render_json(tables, Style()))["tables"]
     for table in shown:
         del table["runs"]
     document = json.dumps({"tables": shown, **pooled(results)}, separators=(",", ":"))
     return document.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+class Fact(NamedTuple):
+    """One line of what is known of a run."""
+
+    section: str
+    name: str
+    value: str
+    source: str = ""
+
+
+def pooled(results: Iterable[Result]) -> dict[str, Any]:
+    """Every fact once, and per run its seeds and the places of its facts, so that what runs share is stored once."""
+    places: dict[Fact, int] = {}
+    runs = {
+        result.name: {
+            "dataset": clean(result.spec.dataset),
+            "seeds": seeds_text([result.spec.seeds], ""),
+            "facts": [places.setdefault(fact, len(places)) for fact in facts(result)],
+        }
+        for result in results
+    }
+    return {"facts": list(places), "runs": runs}
+
+
+def facts(result: Result) -> list[Fact]:
+    """All that the result says, but for its losses, section by section."""
+    spec = {item.name: getattr(result.spec, item.name) for item in fields(result.spec)}
+    said = result.conditions.get("provenance")
+    sources = said if isinstance(said, Mapping) else {}
+    known = {**spec, **{name: value for name, value in result.conditions.items() if name != "provenance"}}
+    found: list[Fact] = []
+    for name, value in known.items():
+        found += _facts_of(name, value, sources)
+    found += [Fact("Run", "commit", _text(result.commit)), Fact("Run", "created", _text(result.created))]
+    for section, values in (
+        ("Cost", result.cost),
+        ("Software", result.versions),
+        ("Why figures are missing", result.notes),
+        ("Diagnostics", result.diagnostics),
+    ):
+        found += [Fact(section, clean(name), _text(value)) for name, value in values.items()]
+    found += [Fact("Figures", clean(name), rounded(value)) for name, value in result.metrics.items()]
+    sections = list(dict.fromkeys(["Run", *SECTION.values(), *(fact.section for fact in found)]))
+    return sorted(found, key=lambda fact: sections.index(fact.section))
+
+
+def _facts_of(name: str, value: Any, sources: Mapping[str, Any]) -> Iterator[Fact]:
+    section = SECTION.get(name, "Run")
+    if name == "shots":
+        yield Fact(section, name, "all" if value is None else str(value))
+    elif value not in ("", {}, None):  # at the top these say that there is no such thing
+        for path, leaf in _leaves((name,), value):
+            shown = path[1:] if name in OPENED else path
+            yield Fact(section, clean(".".join(shown)), _text(leaf), clean(str(sources.get(".".join(path), ""))))
+
+
+def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _leaves((*path, str(key)), item)
+    else:
+        yield path, value
+
+
+def _text(value: Any) -> str:
+    """A value of a fact in words: a text as it is, anything else, and no text at all, as JSON."""
+    if value is None:
+        return "none"
+    return clean(value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False))
+
+
+def drawable() -> bool:
+    """Whether plots can be drawn: matplotlib is installed."""
+    return find_spec("matplotlib") is not None
+
+
+def pictures(table: Table, suites: Sequence[Suite]) -> Iterator[Picture]:
+    """The plots of the results in a table; kinds that have nothing to show for them are left out."""
+    source = _source(table, suites)
+    for kind in KINDS:
+        module = module_of(kind)
+        if not module.STORED:
+            continue
+        try:
+            data = json.loads(to_text(module.data(source)))
+        except UsageError:
+            continue
+        if not any(data.get(name) for name in DRAWN):
+            continue
+        file = io.BytesIO()
+        with look():
+            module.draw(data).savefig(file, format="svg", metadata={"Date": None})
+        yield Picture(kind, (module.__doc__ or "").splitlines()[0], file.getvalue())
+
+
+def _source(table: Table, suites: Sequence[Suite]) -> Source:
+    suite = next((suite for suite in suites if suite.name == table.suite), None)
+    blocks = [line.group for line in table.lines if line.kind == "block"]
+    return Source(
+        places=(),
+        protocol=table.protocol,
+        results=tuple(table.results.values()),
+        methods=tuple(dict.fromkeys(row.method for row in table.rows)),
+        datasets=tuple(dict.fromkeys([*blocks, *([entry.name for entry in suite.entries()] if suite else [])])),
+        suite=suite,
+    )
 
 
 def _names(tables: Sequence[Table]) -> list[str]:
@@ -138,7 +297,7 @@ def _names(tables: Sequence[Table]) -> list[str]:
 
 
 def _summary(results: Sequence[Result]) -> str:
-    """How many runs, when, by which version and commit."""
+    """The sentence below the title: how many runs, made when, by which version and commit."""
     days = sorted({result.created[:10] for result in results} - {""})
     versions = sorted({result.versions.get("promptbench", "") for result in results} - {""})
     commits = sorted({result.commit[:10] + result.commit[40:] for result in results} - {""})
@@ -151,14 +310,15 @@ def _summary(results: Sequence[Result]) -> str:
 
 
 def _either(words: Sequence[str]) -> str:
-    return " or ".join([*([", ".join(words[:-1])] if len(words) > 1 else []), *words[-1:]])
+    *first, last = words or [""]
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def _contents(names: Sequence[str]) -> str:
     """Links to the sections, where there are several."""
     if len(names) < 2:
         return ""
-    links = "".join(f'<li><a href="#table-{place}">{MARKUP.escape(name)}</a></li>' for place, name in enumerate(names))
+    links = "".join(f'<li><a href="#table-{place}">{HTML.escape(name)}</a></li>' for place, name in enumerate(names))
     return f'<nav aria-label="Tables"><ul>{links}</ul></nav>\n'
 
 
@@ -170,17 +330,17 @@ def _section(place: int, table: Table, name: str, pictures: Sequence[Picture]) -
         "seeds": seeds_text(table.seeds, ", "),
         **({"shown": table.subject} if table.subject else {}),
     }
-    facts = "".join(f"<div><dt>{key}</dt><dd>{MARKUP.escape(value)}</dd></div>" for key, value in about.items())
-    text = texts(table, MARKUP)
+    conditions = "".join(f"<div><dt>{key}</dt><dd>{HTML.escape(value)}</dd></div>" for key, value in about.items())
+    text = texts(table, HTML)
     parts = [
         f'<section id="table-{place}" aria-labelledby="name-{place}">',
-        f'<h2 id="name-{place}">{MARKUP.escape(name)}</h2>',
-        f"<dl>{facts}</dl>",
+        f'<h2 id="name-{place}">{HTML.escape(name)}</h2>',
+        f"<dl>{conditions}</dl>",
         f'<div class="box">{_figures(place, table, text)}</div>',
         _remarks(text),
     ]
     if table.comparisons:
-        beside = comparison_texts(table, MARKUP)
+        beside = comparison_texts(table, HTML)
         parts += ["<h3>Beside published figures</h3>", f'<div class="box">{_plain(beside)}</div>', _remarks(beside)]
     if pictures:
         parts += ['<div class="plots">', *(_picture(picture) for picture in pictures), "</div>"]
@@ -220,7 +380,8 @@ def _cell(line: Line, key: str, text: str) -> str:
 
 def _plain(text: Texts) -> str:
     head = "".join(f'<th scope="col">{name}</th>' for name in text.head)
-    rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>\n" for group in text.body for row in group)
+    cells = ["".join(f"<td>{cell}</td>" for cell in row) for row in chain.from_iterable(text.body)]
+    rows = "".join(f"<tr>{row}</tr>\n" for row in cells)
     return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>"
 
 

@@ -10,11 +10,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import chain, product
 from pathlib import Path
 from typing import NamedTuple
 
 from promptbench.protocol import Column
-from promptbench.results.papers import METRICS, Published, choose, compare, find
+from promptbench.results.papers import METRICS, Published, choose, compare, find, same_backbone
 from promptbench.show.tables.table import Cell, Comparison, Line, Row, Table
 from promptbench.suite import load_suite
 
@@ -40,18 +41,17 @@ def with_published(table: Table, published: Sequence[Published]) -> Table:
         table: Of means over seeds.
         published: As `papers.load` gives them.
     """
-    rows = [row for row in published if row.protocol == table.protocol and _same_backbone(table.backbone, row)]
+    rows = [row for row in published if row.protocol == table.protocol and same_backbone(table.backbone, row.backbone)]
     if table.suite == "mini" or not rows:
         reason = f"no paper's {table.protocol} figures are known of the backbone {table.backbone}"
         reason = "the mini suite is no public benchmark" if table.suite == "mini" else reason
         return replace(table, remarks=(*table.remarks, f"Published figures: not comparable, {reason}."))
     comparisons: dict[tuple[str, Figure], Comparison] = {}
-    for line in table.lines:
-        for column in table.columns:
-            figure = figure_of(table, line, column)
-            if figure and (line.row.label, figure) not in comparisons:
-                compared = _compared(line, column, figure, published)
-                comparisons |= {(line.row.label, figure): compared} if compared else {}
+    for line, column in product(table.lines, table.columns):
+        figure = figure_of(table, line, column)
+        if figure and (line.row.label, figure) not in comparisons:
+            compared = _compared(line, column, figure, published)
+            comparisons |= {(line.row.label, figure): compared} if compared else {}
     return replace(table, lines=_with_papers(table, rows), comparisons=tuple(comparisons.values()))
 
 
@@ -71,7 +71,7 @@ def figure_of(table: Table, line: Line, column: Column) -> Figure | None:
         return Figure(of_block, metric, score, int(what))
     if what in OF_SOURCE:
         return Figure(_trained_on(line)[0], metric, score, None)
-    dataset = _average(line, {name for result in line.results for name in result.spec.evaluated})
+    dataset = _average(line, set(chain.from_iterable(result.spec.evaluated for result in line.results)))
     return Figure(dataset if what == "average" else what, metric, score, None)
 
 
@@ -89,11 +89,6 @@ def _roles() -> frozenset[frozenset[str]]:
 
 def _trained_on(line: Line) -> list[str]:
     return list(dict.fromkeys(result.spec.dataset for result in line.results))
-
-
-def _same_backbone(backbone: str, row: Published) -> bool:
-    architecture, _, weights = backbone.partition(":")
-    return weights == "openai" and architecture.removesuffix("-quickgelu") == row.backbone.replace("/", "-")
 
 
 def _compared(line: Line, column: Column, figure: Figure, published: Sequence[Published]) -> Comparison | None:
@@ -127,7 +122,7 @@ def _compared(line: Line, column: Column, figure: Figure, published: Sequence[Pu
     return Comparison(
         line=line,
         column=column,
-        paper=_printed(paper),
+        paper=f"{paper.value:.{paper.digits}f}" + (f" ± {paper.std}" if paper.std is not None else ""),
         origin=_origin(paper),
         source=paper.source,
         verdict=verdict.text,
@@ -135,10 +130,6 @@ def _compared(line: Line, column: Column, figure: Figure, published: Sequence[Pu
         interval=verdict.interval,
         why=verdict.why,
     )
-
-
-def _printed(row: Published) -> str:
-    return f"{row.value:.{row.digits}f}" + (f" ± {row.std}" if row.std is not None else "")
 
 
 def _origin(row: Published) -> str:
@@ -151,11 +142,10 @@ def _with_papers(table: Table, rows: Sequence[Published]) -> tuple[Line, ...]:
     """The lines, and at the end of each group those of methods that the table has no row of."""
     places: dict[Figure, tuple[int, str]] = {}
     for number, group in enumerate(table.groups):
-        for line in group:
-            for column in table.columns:
-                figure = figure_of(table, line, column)
-                if figure:
-                    places.setdefault(figure, (number, column.key))
+        for line, column in product(group, table.columns):
+            figure = figure_of(table, line, column)
+            if figure:
+                places.setdefault(figure, (number, column.key))
     own = {row.method for row in table.rows}
     found: dict[int, dict[str, dict[str, Published]]] = {}
     for row in rows:

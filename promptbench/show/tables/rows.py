@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
@@ -38,21 +38,21 @@ from promptbench.config import UsageError, unknown
 from promptbench.protocol import Column, Protocol
 from promptbench.results.frame import json_frame, runs_frame
 from promptbench.results.result import Result
-from promptbench.results.spec import Spec
+from promptbench.results.spec import DATA, MACHINE, SETTING, Spec, fields_of
 from promptbench.show.tables.table import Cell, Line, Numbers, Row, Seed, Table, TableLayout, by_size, population_std
 
 NOT_SETTINGS = ("origin", "overrides", "source")
 BY_RECIPE = "by recipe"
 BY_DATASET = "by dataset"
 
-_DATA = tuple(f"conditions.{name}" for name in ("split_digest", "class_names", "templates", "transform"))
-_BY_DATASET = (*_DATA, "dataset_plugin", "evaluated", "threads")  # a source is not in `evaluated`; machines differ
-_OF_PLACE = ("suite", "protocol", "dataset", "method", "preset", "backbone", "data_seed", "train_seed")
 _OPENED = ("config", "recipe", "dataset_options")
-_OF_SPEC = tuple(field.name for field in fields(Spec) if field.name not in (*_OF_PLACE, *_OPENED))
+_SETTINGS = [item for item in fields_of(Spec, SETTING, MACHINE, DATA) if item.name not in _OPENED]
+_MET = tuple(item.name for item in _SETTINGS if item.metadata["renews"] and item.name != "plugin")
+_OF_SPEC = tuple(item.name for item in _SETTINGS if item.name not in _MET)
+_TRANSFORM = "conditions.transform"
+_BY_DATASET = {_TRANSFORM, *(item.name for item in _SETTINGS if item.metadata["by_dataset"])}
 _OF_SAMPLES = {"shots", "sampler"}
-_WEIGHTS = "conditions.weights_hash"
-_OF_ALL = {"precision", _WEIGHTS, "conditions.split_digest"}  # what is compared must agree in these
+_OF_ALL = {"precision", "weights_hash", "split_digest"}  # what is compared must agree in these
 
 SEEDS = ("data_seed", "train_seed")
 SPREAD = "± is the population standard deviation over n seeds (ddof 0)."
@@ -126,8 +126,9 @@ def _settings(runs: pd.DataFrame, along: str) -> pd.DataFrame:
     own = [name for name in _OF_SPEC if name != along]
     names = [name for name in runs.columns if name in own or name.startswith(tuple(f"{field}." for field in _OPENED))]
     settings = runs[names].drop(columns=[f"recipe.{name}" for name in NOT_SETTINGS], errors="ignore")
-    met = runs.reindex(columns=[_WEIGHTS, *_DATA]).astype(object)
-    return json_frame(settings.join(met.where(met.notna(), None)))
+    met = json_frame(runs.reindex(columns=[*_MET, _TRANSFORM]).astype(object))
+    unknown = met.isna() | met.isin(['""', "{}"])
+    return json_frame(settings).join(met.mask(unknown, "null"))
 
 
 def _shared(settings: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:

@@ -6,14 +6,19 @@ import contextlib
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from promptbench import registry
 from promptbench.config import UsageError, unknown
 from promptbench.protocol import Protocol
+from promptbench.results import papers
 from promptbench.results.result import Result, read_results
-from promptbench.show.tables.formats import delimited, html, latex, markdown, records
+from promptbench.show.tables.beside_papers import with_published
+from promptbench.show.tables.formats import latex
+from promptbench.show.tables.formats.markup import html_sections, render_html, render_markdown
+from promptbench.show.tables.formats.records import render_csv, render_csv_long, render_json
 from promptbench.show.tables.formats.texts import Style
 from promptbench.show.tables.rows import build_tables, setting_named
 from promptbench.show.tables.table import Table, TableLayout
@@ -23,12 +28,12 @@ from promptbench.suite import Suite, load_suite, suite_names
 ALL = "all"  # protocols
 
 FORMATS: Mapping[str, Callable[[Sequence[Table], Style], str]] = {
-    "md": markdown.render,
-    "csv": delimited.render,
-    "csv-long": delimited.render_long,
+    "md": render_markdown,
+    "csv": render_csv,
+    "csv-long": render_csv_long,
     "latex": latex.render,
-    "html": html.render,
-    "json": records.render,
+    "html": render_html,
+    "json": render_json,
 }
 
 
@@ -168,7 +173,7 @@ class Tables:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return html.sections(self.tables)
+        return html_sections(self.tables)
 
     def text(self, format: str) -> str:
         """The tables in one of `FORMATS`."""
@@ -236,7 +241,7 @@ def print_tables(
     datasets: Sequence[str],
     view: View | None = None,
 ) -> None:
-    """One table per protocol, suite and backbone."""
+    """Print one table per protocol, suite and backbone."""
     view = view or View()
     print(show(tables_of(results, suites, methods, datasets, view), view), end="")
 
@@ -261,10 +266,7 @@ def tables_of(
         group_by = view.group_by if protocol in grouped or not grouped else ""
         tables += build_tables(chosen, layout, group_by=group_by, **shown)
     if view.published:
-        from promptbench.results.papers import load
-        from promptbench.show.tables.beside_papers import with_published
-
-        published = load()
+        published = papers.load()
         tables = [with_published(table, published) for table in tables]
     tables = sort_by(tables, view.sort) if view.sort else tables
     tables = with_differences(tables, view.delta) if view.delta else tables
@@ -284,10 +286,9 @@ def show(tables: Sequence[Table], view: View) -> str:
 
 def citations(tables: Sequence[Table]) -> dict[str, str]:
     """BibTeX keys of the papers behind the methods of tables, by method."""
-    from promptbench.results.papers import bib_key
-
-    methods = dict.fromkeys(line.row.method for table in tables for line in table.lines)
-    return {method: key for method in methods if (key := bib_key(method))}
+    lines = chain.from_iterable(table.lines for table in tables)
+    methods = dict.fromkeys(line.row.method for line in lines)
+    return {method: key for method in methods if (key := papers.bib_key(method))}
 
 
 def layout_of(protocol: str, metric: str = "", order: Sequence[str] = ()) -> TableLayout:
@@ -310,7 +311,7 @@ def layout_of(protocol: str, metric: str = "", order: Sequence[str] = ()) -> Tab
 def presentation(
     results: Sequence[Result], suites: Sequence[Suite], methods: Sequence[str], datasets: Sequence[str]
 ) -> dict[str, Any]:
-    """How a table of these results is laid out, as arguments of `build_tables`.
+    """What the suites and the reader say of a table of these results, as arguments of `build_tables`.
 
     A suite speaks for its own datasets: its note stays away from a table of others alone, also where the command line
     has put those in its place.
@@ -324,6 +325,6 @@ def presentation(
     return {
         "notes": {suite.name: suite.note for suite in of_own},
         "ranked": {suite.name for suite in known if suite.ranked},
-        "methods": methods or [label for suite in known for label in (*suite.companions, *suite.lineup)],
-        "datasets": datasets or [entry.name for suite in known for entry in suite.entries()],
+        "methods": methods or list(chain.from_iterable((*suite.companions, *suite.lineup) for suite in known)),
+        "datasets": datasets or [entry.name for entry in chain.from_iterable(suite.entries() for suite in known)],
     }

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from promptbench.protocol import Column, Protocol
@@ -31,22 +32,22 @@ class TableLayout:
 
     @property
     def subject(self) -> str:
-        """What figures they are where that is not the usual; "" otherwise."""
+        """The metric shown where that is not the protocol's first; "" otherwise."""
         return "" if self.metric == self.protocol.metrics[0] else self.metric
 
     def along(self, result: Result) -> Any:
-        """What of a result runs along the columns."""
+        """The field of a result's spec that runs along the columns, such as its shots; None where none does."""
         return getattr(result.spec, self.protocol.along, None)
 
     def columns(self, results: Iterable[Result]) -> list[Column]:
         """The columns for some results, from left to right."""
         results = list(results)
         places = {name: place for place, name in reversed(list(enumerate(self.order)))}
-        found = {name for result in results for name in result.conditions.get("images", {})}
+        found = set(chain.from_iterable(result.conditions.get("images", {}) for result in results))
         evaluations = sorted(found, key=lambda name: (places.get(name, len(places)), name))
         values: set[Any] = {self.along(result) for result in results}
         along = sorted(values, key=lambda value: (value is None, value or 0))
-        others = {name for result in results for name in result.spec.evaluated}
+        others = set(chain.from_iterable(result.spec.evaluated for result in results))
         return short_titles(self.protocol.columns(self.metric, evaluations, along), others)
 
     def blocks(self, result: Result) -> Mapping[str, Numbers]:
@@ -92,7 +93,7 @@ class Row:
 
     @cached_property
     def label(self) -> str:
-        """What the table calls the row."""
+        """The row's name in the table: method, preset and what tells it from others of the method."""
         name, at, preset = self.method.partition("@")
         title = next((str(title) for result in self.results if (title := result.conditions.get("title"))), name)
         trained = sorted({result.spec.trained_by for result in self.results} - {""})
@@ -150,7 +151,7 @@ class Line:
 
     @property
     def label(self) -> str:
-        """What the table calls it, without marks."""
+        """The line's name in the table, without marks."""
         if self.published:
             return f"{self.row.method} (published)"
         return f"Δ {self.row.label} − {self.versus}" if self.versus else self.row.label
@@ -229,6 +230,11 @@ class Table:
     comparisons: tuple[Comparison, ...] = ()
 
     @property
+    def results(self) -> dict[str, Result]:
+        """The results behind the rows, by name."""
+        return {result.name: result for result in chain.from_iterable(row.results for row in self.rows)}
+
+    @property
     def groups(self) -> list[list[Line]]:
         """The lines, those of a block or an average together."""
         found: dict[tuple[str, str], list[Line]] = {}
@@ -243,6 +249,6 @@ def by_size(shots: Iterable[int | None]) -> tuple[int | None, ...]:
 
 
 def population_std(values: Collection[float]) -> float:
-    """The standard deviation with ddof 0."""
+    """The population standard deviation, with ddof 0."""
     mean = math.fsum(values) / len(values)
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))

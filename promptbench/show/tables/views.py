@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 
 from promptbench.config import UsageError, unknown
 from promptbench.protocol import Column
+from promptbench.show.tables.formats.texts import seeds_text
 from promptbench.show.tables.rows import SPREAD
 from promptbench.show.tables.table import Cell, Line, Table, population_std
 
 
 def per_seed(table: Table) -> Table:
     """A line for every seed instead of the mean over them; nothing is ranked."""
-    lines = tuple(line for whole in table.lines for line in _seeds_of(whole))
+    lines = tuple(chain.from_iterable(map(_seeds_of, table.lines)))
     remarks = tuple(remark for remark in table.remarks if remark != SPREAD)
     return replace(table, lines=lines, remarks=remarks, ranked=False, per_seed=True)
 
@@ -32,12 +34,13 @@ def sort_by(tables: Sequence[Table], title: str) -> list[Table]:
         UsageError: No table has such a column.
     """
     if not any(_column(table, title) for table in tables):
-        raise unknown("column", title, dict.fromkeys(column.title for table in tables for column in table.columns))
+        columns = chain.from_iterable(table.columns for table in tables)
+        raise unknown("column", title, dict.fromkeys(column.title for column in columns))
     return [_sorted(table, column) if (column := _column(table, title)) else table for table in tables]
 
 
 def with_differences(tables: Sequence[Table], reference: str) -> list[Table]:
-    """With a line Δ for every other method at the end of each group: its figures minus those of the reference.
+    """The tables with a line Δ for every other method at the end of each group: its figures minus the reference's.
 
     ± is the population standard deviation of the difference, seed by seed, where both have the same seeds.
 
@@ -50,13 +53,14 @@ def with_differences(tables: Sequence[Table], reference: str) -> list[Table]:
     """
     labels = [_reference(table, reference) for table in tables]
     if not any(labels):
-        known = {name for table in tables for row in table.rows for name in (row.label, row.method)}
+        rows = chain.from_iterable(table.rows for table in tables)
+        known = set(chain.from_iterable((row.label, row.method) for row in rows))
         raise unknown("row to take differences to", reference, known)
     return [_with_differences(table, label) if label else table for table, label in zip(tables, labels, strict=True)]
 
 
 def _seeds_of(line: Line) -> list[Line]:
-    seeds = sorted({seed for cell in line.cells.values() for seed in cell.values})
+    seeds = sorted(set(chain.from_iterable(cell.values for cell in line.cells.values())))
     lines = []
     for seed in seeds:
         results = tuple(result for result in line.results if result.spec.seeds == seed)
@@ -69,8 +73,7 @@ def _seeds_of(line: Line) -> list[Line]:
                 cells[key] = Cell(mean=cell.values[seed], values={seed: cell.values[seed]}, outliers=far, runs=runs)
             else:
                 cells[key] = Cell(gap="–", reason=cell.reason)
-        name = str(seed[0]) if seed[0] == seed[1] else f"{seed[0]}/{seed[1]}"
-        lines.append(replace(line, results=results, n=name, cells=cells))
+        lines.append(replace(line, results=results, n=seeds_text([seed], ""), cells=cells))
     return lines or [line]
 
 
@@ -84,10 +87,14 @@ def _sorted(table: Table, column: Column) -> Table:
 
     def rank(line: Line) -> tuple[bool, float]:
         cell = line.cells.get(column.key)
-        figure = averages.get(id(line.row)) if averages else cell.mean if cell else None
-        return bool(line.published), math.inf if figure is None else figure if column.lower else -figure
+        figure = cell.mean if cell else None
+        if averages:
+            figure = averages.get(id(line.row))
+        if figure is None:
+            return bool(line.published), math.inf
+        return bool(line.published), figure if column.lower else -figure
 
-    return replace(table, lines=tuple(line for group in table.groups for line in sorted(group, key=rank)))
+    return replace(table, lines=tuple(chain.from_iterable(sorted(group, key=rank) for group in table.groups)))
 
 
 def _reference(table: Table, name: str) -> str:

@@ -39,7 +39,7 @@ def choose(text: str, assignments: Sequence[str] = ()) -> Executor:
 
     Args:
         text: `name` or `name:address`.
-        assignments: `key=value` each; a value is read as `--set` reads it.
+        assignments: `key=value` each, such as `time=60` or `sbatch.reservation=x`; a value is read as `--set` reads it.
 
     Raises:
         UsageError: It is unknown, an option is, or its package is not installed.
@@ -48,19 +48,14 @@ def choose(text: str, assignments: Sequence[str] = ()) -> Executor:
     if name not in NAMES:
         raise UsageError(f"--executor: {unknown('executor', name, NAMES)}")
     module = importlib.import_module(f"promptbench.sweep.executors.{name}")
-    executor: Executor = module.create(address, parsed(assignments))
-    return executor
-
-
-def parsed(assignments: Sequence[str]) -> dict[str, Any]:
-    """`["time=60", "sbatch.reservation=x"]` by key."""
-    values: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for text in assignments:
         if "=" not in text or text.startswith("="):
             raise UsageError(f"--executor-option {text}: write key=value, for instance max_retries=5.")
         path, value = parse_assignment(text)
-        values[".".join(path)] = value
-    return values
+        options[".".join(path)] = value
+    executor: Executor = module.create(address, options)
+    return executor
 
 
 def no_address(name: str, address: str) -> None:
@@ -89,11 +84,6 @@ def installed(package: str, name: str) -> None:
         raise UsageError(
             f"--executor {name} needs the package {package}; install it with `pip install promptbench-clip[{name}]`."
         )
-
-
-def plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options without those that are not given."""
-    return {key: value for key, value in options.items() if value not in (None, "")}
 
 
 @dataclass(frozen=True)
@@ -161,7 +151,7 @@ def _here(path: Path, content: bytes) -> Path:
 
 
 def inside(folder: Path, name: str, parts: tuple[str, ...]) -> Path:
-    """The file of that relative name in a folder.
+    """The path in an output folder of a file that a worker sent.
 
     Args:
         folder: The output folder.

@@ -23,6 +23,7 @@ import threading
 import time
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -60,14 +61,14 @@ class Local:
     """Processes of this machine; see `loop.Executor`."""
 
     def prepare(self, device: str) -> None:
-        """It is here; what workers need is imported meanwhile, by the process that they are forked from."""
+        """Start the process that workers are forked from, which imports what they need meanwhile."""
         if FORKS and device == "cpu":
             with unseen_main():
                 multiprocessing.set_forkserver_preload(IMPORTED)
                 forkserver.ensure_running()
 
     def execute(self, sweep: Sweep) -> Iterator[Standing]:
-        """Do the runs in worker processes."""
+        """Do the runs of a sweep in worker processes, and say how they stand meanwhile."""
         jobs, gpus = places(sweep.at_once(1), sweep.job.place.device, sweep.per_gpu)
         workers = Workers(sweep, gpus)
         try:
@@ -77,7 +78,7 @@ class Local:
                 standing = sweep.standing()
                 workers.look(standing.running)
                 yield standing
-                workers.alive = [other for worker in workers.alive for other in workers.after(worker)]
+                workers.alive = list(chain.from_iterable(map(workers.after, workers.alive)))
                 if not standing.running and sweep.settled(standing):
                     workers.dismiss()  # such as one that is still starting
         finally:
@@ -92,7 +93,7 @@ class Worker(NamedTuple):
     said: IO[bytes]
 
     def last_words(self) -> str:
-        """The end of what it said."""
+        """The end of what the worker process printed."""
         self.said.seek(0)
         return self.said.read().decode(errors="replace")[-4000:].strip()
 
@@ -143,12 +144,12 @@ class Workers:
                 self.at[holder.pid] = holder.about["run"]
 
     def start(self, jobs: int) -> None:
-        """So many workers."""
+        """Start so many worker processes."""
         for _ in range(jobs):
             self.alive.append(self.one_more())
 
     def one_more(self) -> Worker:
-        """A worker."""
+        """Start another worker process, on the next GPU where there are several."""
         environment = dict(os.environ)
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[self.started % len(self.gpus)]
@@ -169,7 +170,7 @@ class Workers:
         return Worker(process, lifeline, said)
 
     def dismiss(self) -> None:
-        """End the workers, which are at nothing."""
+        """End the workers at once, where none of them is at a run."""
         for worker in self.alive:
             end(worker)
         self.alive = []
@@ -200,7 +201,7 @@ def unseen_main() -> Iterator[None]:
 
 
 def work(told: bytes, lifeline: Connection, voice: Connection, environment: Mapping[str, str], folder: str) -> None:
-    """A worker process.
+    """Do the runs of a job in a worker process, until they are done or the parent is gone.
 
     Args:
         told: Its job, pickled in the parent's memory.
@@ -252,7 +253,8 @@ def places(jobs: int, device: str, per_gpu: int) -> tuple[int, list[str]]:
         if jobs > len(gpus) * per_gpu:
             log.warning("--jobs %d: %d runs on each of %d GPUs; see --runs-per-gpu", jobs, per_gpu, len(gpus))
         return min(jobs, len(gpus) * per_gpu), gpus
-    need, free = 1.5 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, free_memory()
+    need = 1.5 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    free = free_memory()
     most = max(1, int(free // need))
     if jobs > most:
         log.warning(

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptbench.config import UsageError, build
 from promptbench.results.result import Result, failure_path, read_result, result_path, write_result
-from promptbench.runs.listener import Busy, Silent, Standing, Work
+from promptbench.runs.listener import Busy, Standing, Work
 from promptbench.storage.atomic import write_atomically
 from promptbench.sweep.executors.contract import Parcel, inside, installed, packed, reach
 
@@ -74,7 +74,7 @@ class Ray:
     ours: bool = False  # whether this call has connected
 
     def prepare(self, device: str = "") -> None:
-        """Connect."""
+        """Connect to the cluster, unless this process is connected already."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_task_oom_retries", str(self.options.max_retries))  # without end by default
         import ray
@@ -90,7 +90,7 @@ class Ray:
         self.ours = True
 
     def execute(self, sweep: Sweep) -> Iterator[Standing]:
-        """Do the runs on the nodes."""
+        """Do the runs of a sweep on the nodes of the cluster, and say how they stand meanwhile."""
         self.prepare()
         import ray
 
@@ -126,15 +126,17 @@ class Ray:
 
 
 class Tasks:
-    """The runs of a sweep, as tasks in processes of this call alone."""
+    """The runs of a sweep as Ray tasks, in processes that serve this call alone."""
 
     def __init__(self, sweep: Sweep, options: Options, others: bool) -> None:
         import ray
 
-        self.sweep, self.tries = sweep, options.max_retries + 1
+        self.sweep = sweep
+        self.tries = options.max_retries + 1
         self.stop = threading.Event()
         self.errors: list[BaseException] = []  # that the call ends with
-        place, root = sweep.job.place, [Path(options.data_root)] if options.data_root else []
+        place = sweep.job.place
+        root = [Path(options.data_root)] if options.data_root else []
         job = replace(sweep.job, place=replace(place, roots=(*root, *place.roots)))
         self.parcel = packed(job, options.cache, secrets=True)  # it stays in memory
         gpu = place.device.startswith("cuda")
@@ -155,14 +157,14 @@ class Tasks:
         return places
 
     def attend(self) -> None:
-        """A thread: goes through the runs until none is left."""
+        """What each thread does: hand run after run to the cluster until none is left."""
         from promptbench.runs.session import Session
-        from promptbench.sweep import loop
+        from promptbench.sweep.loop import Silent, run_all
 
         job = self.sweep.job
         session = Session(replace(job.place, loggers=()), job.asked["suite"])  # the nodes write logs
         try:
-            loop.run_all(session, self.sweep.runs.values(), Silent(), job.known, self.do)
+            run_all(session, self.sweep.runs.values(), Silent(), job.known, self.do)
         except BaseException as error:  # is raised in the call's own thread
             if not isinstance(error, KeyboardInterrupt):
                 self.errors.append(error)
@@ -174,15 +176,15 @@ class Tasks:
             Busy: Another process is at an equal training, or has taken over the run.
             UsageError: The run failed, or lost its node too often.
         """
-        from promptbench.sweep import loop as sweep
-        from promptbench.training import files as trainings
+        from promptbench.sweep.loop import group_of
+        from promptbench.training.files import stored_for
 
-        group = f"training-{hashlib.sha256(sweep.group_of(run).encode()).hexdigest()[:32]}"
+        group = f"training-{hashlib.sha256(group_of(run).encode()).hexdigest()[:32]}"
         claim = work.claims.take(group, {"kind": "training", "run": run.spec.name})
         if claim is None:
             raise Busy(group)
         with claim:
-            stored = trainings.stored_for(session.output, run.spec)
+            stored = stored_for(session.output, run.spec)
             given = {f"trainings/{path.name}": path.read_bytes() for path in stored}
             outcome, files = self.answer(run.spec.name, given, work)
             for path, name in {inside(session.output, name, PARTS): name for name in files}.items():
@@ -233,13 +235,13 @@ def perform(parcel: Parcel, name: str, given: Mapping[str, bytes]) -> tuple[Any,
     """Do a run on a node: its result or the record of its failure, and the files that it leaves."""
     parcel.check_versions()
     session, runs = opened(parcel)
-    from promptbench.sweep import loop
+    from promptbench.sweep.loop import Silent, run_all
 
     with tempfile.TemporaryDirectory(prefix="promptbench-ray-") as folder:
         session.place = replace(session.place, output=Path(folder))
         for path, content in given.items():
             write_atomically(session.output / path, methodcaller("write", content))
-        loop.run_all(session, [runs[name]], Silent())
+        run_all(session, [runs[name]], Silent())
         files = {}
         for place in session.output.rglob("*"):
             path = place.relative_to(folder).as_posix()

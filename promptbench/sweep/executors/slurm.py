@@ -17,17 +17,15 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from promptbench.config import UsageError, build
 from promptbench.runs.listener import Standing
 from promptbench.runs.plan import Run
 from promptbench.runs.session import Session
-from promptbench.storage.claims import alone
-from promptbench.sweep.executors.contract import Parcel, installed, no_address, packed, plain
-
-if TYPE_CHECKING:
-    from promptbench.sweep.loop import Sweep
+from promptbench.storage.claims import CLAIMS, SUFFIX, alone, read
+from promptbench.sweep.executors.contract import Parcel, installed, no_address, packed
+from promptbench.sweep.loop import Noting, Sweep, run_all
 
 log = logging.getLogger(__name__)
 
@@ -91,14 +89,12 @@ class Slurm:
         self.options, self.flags = options, flags
 
     def prepare(self, device: str = "") -> None:
-        """Find sbatch."""
-        import shutil
-
+        """Raise a UsageError where there is no sbatch, as on any machine but a login node."""
         if self.options.cluster == "slurm" and (shutil.which("sbatch") is None or shutil.which("srun") is None):
             raise UsageError("--executor slurm: there is no sbatch and srun here; run this on a cluster's login node.")
 
     def execute(self, sweep: Sweep) -> Iterator[Standing]:
-        """Do the runs in the tasks of an array."""
+        """Do the runs of a sweep in the tasks of a Slurm array, and say how they stand meanwhile."""
         self.prepare()
         if sweep.per_gpu > 1:
             raise UsageError("--runs-per-gpu: with --executor slurm, share a GPU through gres and more tasks.")
@@ -113,12 +109,15 @@ class Slurm:
             while sweep.unfinished() and time.monotonic() < deadline:
                 time.sleep(POLL)
         finally:
-            tasks.cancel()
+            for job in tasks.open:
+                job.cancel(check=False)
 
     def parameters(self, gpus: int, threads: int, jobs: int | None) -> dict[str, Any]:
-        """What sbatch is told, as submitit names it."""
-        told = {key: value for key, value in plain(vars(self.options)).items() if key not in OURS}
-        if gpus and not {"gres", "gpus_per_node"} & set(told) and not _asks_gpu(self.flags):
+        """The options of sbatch for a task, as submitit names them."""
+        given = {key: value for key, value in vars(self.options).items() if value not in (None, "")}
+        told = {key: value for key, value in given.items() if key not in OURS}
+        asked = {"gres", "gpus_per_node"} & set(told) or any(name.startswith("gpus") for name in self.flags)
+        if gpus and not asked:
             told["gpus_per_node"] = gpus
         told.setdefault("cpus_per_task", threads)
         told["additional_parameters"] = {"requeue": True, **self.flags}
@@ -127,12 +126,8 @@ class Slurm:
         return told
 
 
-def _asks_gpu(flags: Mapping[str, Any]) -> bool:
-    return any(name.startswith("gpus") for name in flags)
-
-
 class Tasks:
-    """The tasks of a sweep.
+    """The tasks that Slurm was given for a sweep.
 
     Args:
         sweep: What they do.
@@ -142,7 +137,8 @@ class Tasks:
     def __init__(self, sweep: Sweep, slurm: Slurm) -> None:
         import submitit
 
-        self.sweep, options = sweep, slurm.options
+        self.sweep = sweep
+        options = slurm.options
         self.folder = sweep.output.absolute() / FOLDER
         self.worker = Worker(packed(sweep.job, options.cache), self.folder, options.stage)
         self.open: list[Any] = []
@@ -160,7 +156,7 @@ class Tasks:
             raise UsageError(f"--executor slurm: {' '.join(str(error).split())}.") from error
 
     def submit(self, number: int) -> None:
-        """So many more tasks, as one array.
+        """Submit so many more tasks to Slurm, as one array.
 
         Raises:
             UsageError: sbatch refuses.
@@ -198,8 +194,6 @@ class Tasks:
 
     def died(self, job: Any, error: Exception) -> None:
         """Take note of a task that died; nobody need wait for the claim it held."""
-        from promptbench.storage.claims import CLAIMS, SUFFIX, read
-
         name = ""
         note = self.folder / f"{job.job_id}.at"
         if note.exists():
@@ -212,11 +206,6 @@ class Tasks:
         words = (job.stderr() or str(error)).strip()[-4000:]
         log.warning("task %s died%s; see %s", job.job_id, f" at {name}" if name else "", self.folder)
         self.sweep.died(name, f"state {job.state}", words)
-
-    def cancel(self) -> None:
-        """End the tasks that are left."""
-        for job in self.open:
-            job.cancel(check=False)
 
 
 @dataclass(frozen=True)
@@ -234,7 +223,7 @@ class Worker:
     stage: str
 
     def __call__(self) -> str:
-        """Go through the runs; returns "", or why that cannot go on."""
+        """Do the runs of the job on this node; returns "", or why that cannot go on."""
         import submitit
 
         os.environ.update({name: value for name, value in OFFLINE.items() if name not in os.environ})
@@ -249,14 +238,12 @@ class Worker:
         return ""
 
     def work(self, note: Path) -> None:
-        """Go through the runs.
+        """Do the runs of the job that no other task is at, with copies of the datasets where those are asked for.
 
         Args:
             note: The file that says at which run this is.
         """
         job = self.parcel.open()
-        from promptbench.sweep.loop import Noting, run_all
-
         session, runs = job.open()
         if self.stage:
             session = staged(session, runs, Path(os.path.expandvars(self.stage)))
@@ -277,8 +264,10 @@ def staged(session: Session, runs: Iterable[Run], stage: Path) -> Session:
     Args:
         stage: The folder on the node's own disk.
     """
-    names = {plan.train.dataset for plan in (run.plan for run in runs)}
-    names |= {evaluation.selection.dataset for run in runs for evaluation in run.plan.evaluations}
+    names: set[str] = set()
+    for run in runs:
+        names.add(run.plan.train.dataset)
+        names |= {evaluation.selection.dataset for evaluation in run.plan.evaluations}
     roots: list[Path] = []
     for name in sorted(names):
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from promptbench.show.tables.formats.texts import Markup, Style, Texts, clean, comparison_texts, heading, texts
 from promptbench.show.tables.rows import MEANS_APART
@@ -39,8 +40,8 @@ PANELS_IN_ROW = 3
 
 
 def render(tables: Sequence[Table], style: Style) -> str:
-    """One float per table, and one for the papers' figures beside it."""
-    return PACKAGES + "\n".join(part for table in tables for part in _floats(table, style))
+    """LaTeX: one float per table, and one for the papers' figures beside it."""
+    return PACKAGES + "\n".join(chain.from_iterable(_floats(table, style) for table in tables))
 
 
 def escape(text: str) -> str:
@@ -135,14 +136,12 @@ def _float(kind: str, caption: str, inner: Sequence[str], remarks: Sequence[str]
 def _tabular(text: Texts, columns: str, above: Sequence[str] = ()) -> list[str]:
     groups = "\n  \\midrule\n".join("\n".join(map(_row, group)) for group in text.body)
     head = [*above, _row(text.head)]
-    return [f"  \\begin{{tabular}}{{{columns}}}", r"  \toprule", *head, r"  \midrule", groups, r"  \bottomrule", END]
-
-
-END = r"  \end{tabular}"
+    begin = [f"  \\begin{{tabular}}{{{columns}}}", r"  \toprule"]
+    return [*begin, *head, r"  \midrule", groups, r"  \bottomrule", r"  \end{tabular}"]
 
 
 def _fitted(tabular: Sequence[str]) -> list[str]:
-    """Made as wide as the line."""
+    """A tabular, made as wide as the line."""
     return [r"  \resizebox{\linewidth}{!}{%", *tabular, "  }"]
 
 

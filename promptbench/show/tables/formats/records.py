@@ -1,4 +1,6 @@
-"""JSON: every figure with its seeds and the runs behind it, so that it can be traced to its files.
+"""Tables as data, unrounded: JSON with everything behind a figure, CSV by line of the tables or by run and metric.
+
+In JSON every figure has its seeds and the runs behind it, so that it can be traced to its files:
 
     {"promptbench_tables": 1, "tables": [{..., "lines": [{..., "cells": {"base/accuracy": {...}}}], "runs": {...}}]}
 
@@ -8,26 +10,35 @@ A run `base2new/dtd/maple-0123456789ab` lies in `results/base2new/dtd/maple-0123
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, product
 from typing import Any
 
+import pandas as pd
+
 from promptbench.results.result import Result
-from promptbench.show.tables.formats.texts import Style, heading, remarks
+from promptbench.show.tables.formats.texts import Style, clean, heading, remarks, seeds_text, shots_text
 from promptbench.show.tables.table import Cell, Comparison, Line, Table
 
 VERSION = 1
-"""Of the format."""
+"""Of the JSON."""
+
+FACTS = ("protocol", "suite", "backbone", "kind", "dataset", "method", "settings", "shots", "seeds", "n")
+LONG = (
+    *("protocol", "suite", "backbone", "dataset", "method", "settings", "shots", "data_seed", "train_seed"),
+    *("metric", "value", "origin", "run"),
+)
+BESIDE = ("paper", "gap", "verdict", "why")
 
 
-def render(tables: Sequence[Table], style: Style) -> str:
-    """One document."""
+def render_json(tables: Sequence[Table], style: Style) -> str:
+    """One JSON document."""
     document = {"promptbench_tables": VERSION, "tables": [_table(table) for table in tables]}
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
 def _table(table: Table) -> dict[str, Any]:
-    keys = [column.key for column in table.columns]
-    compared = {(id(item.line), item.column.key): item for item in table.comparisons}
+    beside = {(id(item.line), item.column.key): item for item in table.comparisons}
     return {
         "title": heading(table),
         "protocol": table.protocol,
@@ -37,19 +48,14 @@ def _table(table: Table) -> dict[str, Any]:
         "blocks_are": table.blocks_are,
         "columns": [column._asdict() for column in table.columns],
         "ranked": table.ranked,
-        "lines": [
-            _line(
-                line,
-                {key: _cell(line, line.cells[key], compared.get((id(line), key))) for key in keys if key in line.cells},
-            )
-            for line in table.lines
-        ],
+        "lines": [_line(table, line, beside) for line in table.lines],
         "remarks": remarks(table),
-        "runs": {result.name: _run(result) for row in table.rows for result in row.results},
+        "runs": {name: _run(result) for name, result in table.results.items()},
     }
 
 
-def _line(line: Line, cells: dict[str, Any]) -> dict[str, Any]:
+def _line(table: Table, line: Line, beside: Mapping[tuple[int, str], Comparison]) -> dict[str, Any]:
+    keys = [column.key for column in table.columns if column.key in line.cells]
     return {
         "kind": "published" if line.published else line.kind,
         "group": line.group,
@@ -62,7 +68,7 @@ def _line(line: Line, cells: dict[str, Any]) -> dict[str, Any]:
         "origins": sorted(line.origins),
         "shots": list(line.shots),
         "n": line.n,
-        "cells": cells,
+        "cells": {key: _cell(line, line.cells[key], beside.get((id(line), key))) for key in keys},
     }
 
 
@@ -98,7 +104,67 @@ def _run(result: Result) -> dict[str, Any]:
         "shots": spec.shots,
         "data_seed": spec.data_seed,
         "train_seed": spec.train_seed,
-        "sample_digest": result.conditions.get("sample_digest", ""),
+        "sample_digest": spec.sample_digest or result.conditions.get("sample_digest", ""),
         "commit": result.commit,
         "created": result.created,
     }
+
+
+def render_csv(tables: Sequence[Table], style: Style) -> str:
+    """All tables under one header; every figure is followed by its standard deviation, and by the paper's."""
+    keys: dict[str, None] = {}
+    lines: list[dict[str, object]] = []
+    compared = False
+    for table in tables:
+        keys |= dict.fromkeys(column.key for column in table.columns)
+        lines += [_facts(table, line) | _figures(table, line) for line in table.lines]
+        compared |= bool(table.comparisons) or any(line.published for line in table.lines)
+    facts = ["", "/std", *(f"/{fact}" for fact in BESIDE if compared)]
+    figures = [key + fact for key, fact in product(keys, facts)]
+    return _written(lines, (*FACTS, *figures, "origin", "remark"))
+
+
+def render_csv_long(tables: Sequence[Table], style: Style) -> str:
+    """Every metric of every run on a line of its own, with the name of the run's file."""
+    return _written(chain.from_iterable(map(_runs, tables)), LONG)
+
+
+def _facts(table: Table, line: Line) -> dict[str, object]:
+    kind = "published" if line.published else line.kind + " difference" * bool(line.versus)
+    method = line.label if line.versus else line.row.method
+    over = [line.row.apart, shots_text(line.shots), seeds_text(line.seeds, " "), line.n]
+    facts = [table.protocol, table.suite, table.backbone, kind, line.group, method, *over]
+    said = dict.fromkeys(chain.from_iterable((cell.gap.strip("–"), cell.reason) for cell in line.cells.values()))
+    origins = ", ".join(line.published) or " ".join(sorted(line.origins))
+    return {**dict(zip(FACTS, facts, strict=True)), "origin": origins, "remark": "; ".join(filter(None, said))}
+
+
+def _figures(table: Table, line: Line) -> dict[str, object]:
+    """By column; the figure of a line from papers stands where those beside ours do."""
+    found: dict[str, object] = {}
+    for key, cell in line.cells.items():
+        found |= {f"{key}/paper" if line.published else key: cell.mean, f"{key}/std": cell.std}
+    for item in table.comparisons:
+        if item.line is line:
+            found |= {f"{item.column.key}/{fact}": getattr(item, fact) for fact in BESIDE}
+    return found
+
+
+def _runs(table: Table) -> Iterable[Sequence[object]]:
+    """The metrics of every run, with what the run is of."""
+    for row in table.rows:
+        for result in row.results:
+            spec = result.spec
+            facts = [table.protocol, table.suite, table.backbone, spec.dataset, row.method, row.apart]
+            facts += [shots_text([spec.shots]), str(spec.data_seed), str(spec.train_seed)]
+            for metric, value in result.metrics.items():
+                yield [*facts, metric, value, spec.recipe.get("origin", ""), result.name]
+
+
+def _written(lines: Iterable[Any], columns: Sequence[str]) -> str:
+    frame = pd.DataFrame(list(lines), columns=list(columns), dtype=object)
+    return frame.apply(lambda column: column.map(_clean)).to_csv(index=False, lineterminator="\n")
+
+
+def _clean(value: object) -> object:
+    return clean(value) if isinstance(value, str) else value

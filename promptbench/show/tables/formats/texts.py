@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, product
 from typing import NamedTuple
 
 from promptbench.protocol import Column
@@ -90,24 +91,23 @@ def texts(table: Table, markup: Markup, suffix: Callable[[Line], str] = lambda l
 
 def remarks(table: Table) -> list[str]:
     """What the marks of the table mean, and what else has to be said of it."""
-    used = {mark for line in table.lines for mark in marks(line)}
-    samplers = sorted({sampler for line in table.lines for sampler in line.samplers} - {Spec.sampler})
+    used = set(chain.from_iterable(map(marks, table.lines)))
+    samplers = sorted(set(chain.from_iterable(line.samplers for line in table.lines)) - {Spec.sampler})
     sampler = SAMPLER[0], SAMPLER[1].format(", ".join(samplers))
     legend = (*MARKS.values(), RECONSTRUCTED, sampler, DENSE)
     said = [f"{mark} {meaning}." for mark, meaning in legend if mark in used]
-    found = [
-        f"{line.label} on {line.group}, {column.title}: {_outlying(cell)}"
-        for line in table.lines
-        for column in table.columns
-        if (cell := line.cells.get(column.key)) and cell.outliers
-    ]
-    if found:
-        said.append(f"{OUTLIER[0]} {OUTLIER[1]}: {'; '.join(found)}.")
-    sources: dict[str, list[str]] = {}
-    for name, source in dict.fromkeys(
-        (line.row.method, text) for line in table.lines for text in line.published.values()
-    ):
-        sources.setdefault(source, []).append(name)
+    outlying = []
+    for line, column in product(table.lines, table.columns):
+        cell = line.cells.get(column.key, Cell())
+        if cell.outliers:
+            seeds = [f"seed {seeds_text([seed], '')} {rounded(cell.values[seed])}" for seed in cell.outliers]
+            outlying.append(f"{line.label} on {line.group}, {column.title}: {', '.join(seeds)}")
+    if outlying:
+        said.append(f"{OUTLIER[0]} {OUTLIER[1]}: {'; '.join(outlying)}.")
+    sources: dict[str, dict[str, None]] = {}
+    for line in table.lines:
+        for source in line.published.values():
+            sources.setdefault(source, {})[line.row.method] = None
     if sources:
         read = "; ".join(f"{', '.join(names)}: {source}" for source, names in sources.items())
         said.append(f"{PUBLISHED} {read}.")
@@ -115,7 +115,7 @@ def remarks(table: Table) -> list[str]:
 
 
 def marks(line: Line) -> str:
-    """The signs behind a line's name; a difference has none of its own."""
+    """The marks of remarks behind a line's name; a difference has none of its own."""
     if line.versus:
         return ""
     found = [mark for origin, (mark, _) in MARKS.items() if origin in line.origins]
@@ -155,7 +155,7 @@ def figure(line: Line, cell: Cell | None, footnotes: dict[str, int]) -> str:
 
 
 def heading(table: Table) -> str:
-    """Protocol, suite, backbone, shots and seeds."""
+    """The title of a table: protocol, suite, backbone, shots and seeds."""
     word = "shot" if table.shots == (1,) else "shots"
     seeds = f"{'seed' if len(table.seeds) == 1 else 'seeds'} {seeds_text(table.seeds, ', ')}"
     subject = f", {table.subject}" if table.subject else ""
@@ -177,6 +177,7 @@ def comparison_texts(table: Table, markup: Markup) -> Texts:
 
 
 def shots_text(shots: Sequence[int | None]) -> str:
+    """The numbers of shots, separated by commas; None is all images."""
     return ", ".join("all" if number is None else str(number) for number in shots)
 
 
@@ -186,6 +187,7 @@ def seeds_text(seeds: Collection[Seed], between: str) -> str:
 
 
 def rounded(value: float) -> str:
+    """A figure as tables show it, with one decimal."""
     return f"{value:.1f}"
 
 
@@ -195,30 +197,17 @@ def signed(value: float) -> str:
 
 
 def clean(text: str) -> str:
-    """One line, and nothing that a terminal would act on."""
+    """The text on one line, without anything that a terminal would act on."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
-def _outlying(cell: Cell) -> str:
-    return ", ".join(f"seed {seeds_text([seed], '')} {rounded(cell.values[seed])}" for seed in cell.outliers)
-
-
 def _compared(item: Comparison, footnotes: dict[str, int]) -> list[str]:
+    """The cells of one figure beside a paper's; a reason that is new gets the next number."""
     cell = item.line.cells[item.column.key]
     gap = "–" if item.gap is None else signed(item.gap)
     if item.interval:
         gap += f" ({signed(item.interval[0])} to {signed(item.interval[1])})"
     number = f" [{footnotes.setdefault(item.why, len(footnotes) + 1)}]" if item.why else ""
     ours = figure(item.line, cell, {}).rstrip(OUTLIER[0])
-    verdict = item.verdict + number
-    return [
-        item.line.group,
-        item.line.label,
-        item.column.title,
-        item.paper,
-        ours,
-        item.line.n,
-        gap,
-        verdict,
-        item.origin,
-    ]
+    names = [item.line.group, item.line.label, item.column.title]
+    return [*names, item.paper, ours, item.line.n, gap, item.verdict + number, item.origin]

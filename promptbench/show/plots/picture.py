@@ -1,21 +1,38 @@
-"""How all plots look: one column wide, small clear type, told apart in grey by marks, lines and hatches."""
+"""Pictures of plot data: their kinds, how all of them look, and the files they are stored in.
+
+A kind is a module of this package with
+
+    PROTOCOL                 the protocol that it shows unless another is named
+    STORED                   whether result files alone decide its data; otherwise predictions or weights do too
+    data(source) -> dict     a pure function of what is stored: text, numbers, lists and dicts
+    draw(data) -> Figure     the picture, which needs matplotlib
+
+All are one column wide, in small clear type, told apart in grey by marks, lines and hatches.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from promptbench.config import UsageError
-from promptbench.show.plots.source import RECONSTRUCTED, usual
+from promptbench.config import UsageError, unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+KINDS = ("shots", "base-new", "gain", "seeds", "cost", "ood", "ablation", "heatmap")
+DIGITS = 6  # decimals of stored plot data: fewer than any machine gets right, more than any picture shows
+
 WIDTH = 3.3  # inches: a column of a two-column paper
+RECONSTRUCTED = "§"
 LETTERS = 60  # of the smallest type, on a line
 STUCK = "\N{NO-BREAK SPACE}"
 DPI = 200
@@ -43,6 +60,33 @@ LOOK: Any = {
 }
 
 FORMATS = ("png", "svg", "pdf")
+
+
+def module_of(kind: str) -> ModuleType:
+    """The module that draws a kind of plot.
+
+    Raises:
+        UsageError: There is no such kind.
+    """
+    if kind not in KINDS:
+        raise unknown("kind of plot", kind, KINDS)
+    return import_module(f"promptbench.show.plots.{kind.replace('-', '_')}")
+
+
+def to_text(data: Mapping[str, Any]) -> str:
+    """Plot data as JSON: sorted keys, six decimals, the same bytes on every machine."""
+    return json.dumps(rounded(data), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def rounded(value: Any) -> Any:
+    """Plot data with every float rounded to `DIGITS` decimals; there is no minus zero."""
+    if isinstance(value, float):
+        return round(value, DIGITS) + 0.0
+    if isinstance(value, Mapping):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(item) for item in value]
+    return value
 
 
 def look() -> AbstractContextManager[None]:
@@ -94,7 +138,7 @@ def finish(figure: Figure, data: Mapping[str, Any], *said: str, bars: bool = Tru
     handles = [handle[0] if isinstance(handle, tuple) else handle for handle in handles]  # marks without their bars
     if len(labels) > 1:
         wrapped = [textwrap.fill(label, 40) for label in labels]
-        longest = max(len(line) for label in wrapped for line in label.splitlines())
+        longest = max(map(len, "\n".join(wrapped).splitlines()))
         columns = max(1, min(4, len(labels), (LETTERS + 6) // (longest + 6)))
         spacing = {"handlelength": 2.2, "columnspacing": 1.0, "handletextpad": 0.5, "labelspacing": 0.3}
         figure.legend(
@@ -130,9 +174,24 @@ def small_print(data: Mapping[str, Any], said: Sequence[str], bars: bool) -> str
 
 def _seeds(counts: Mapping[str, str]) -> str:
     """How many seeds: the usual number, and that of every series with another."""
-    most = usual(counts.values())
+    most = Counter(counts.values()).most_common(1)[0][0]
     others = [f"{series} {count}" for series, count in counts.items() if count != most]
     return f"n{STUCK}={STUCK}{most} seed{'s' * (most != '1')}" + (f" ({', '.join(others)})" if others else "")
+
+
+def data_path(picture: Path) -> Path:
+    """Where the data of a picture are stored."""
+    return picture.with_suffix(".json")
+
+
+def write_picture(data: Mapping[str, Any], path: Path) -> None:
+    """Draw plot data, as `to_text` stores them, to a file.
+
+    Raises:
+        UsageError: matplotlib is missing, or the file cannot be written.
+    """
+    stored = json.loads(to_text(data))  # so that a picture does not depend on what the text leaves out
+    save(module_of(stored["kind"]).draw, stored, path)
 
 
 def save(draw: Callable[[Any], Figure], data: Mapping[str, Any], path: Path) -> None:
