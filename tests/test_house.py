@@ -191,6 +191,17 @@ def test_imports_run_downwards() -> None:
     assert found == UPWARDS
 
 
+def test_no_command_imports_another() -> None:
+    for name, targets in graph().items():
+        if name.startswith("cli.commands."):
+            assert not {other for other in targets if other.startswith("cli.commands.")}, name
+
+
+def test_only_commands_know_flags() -> None:
+    parsing = {name for name, path in MODULES.items() if "argparse" in imports(path)}
+    assert {room_of(name) for name in parsing} <= {"cli", "mini"}
+
+
 def test_no_modules_import_each_other() -> None:
     assert circles_in(graph()) == CIRCLES
 

@@ -228,8 +228,8 @@ def show_settings(run: Run, request: Request) -> str:
     spec, suite = run.spec, f"suite {run.spec.suite}"
     asked = "command line"
 
-    def origin(name: str) -> str:
-        return f"--{name}" if name in request.flags else suite
+    def origin(name: str, argument: str = "") -> str:
+        return f"--{name}" if (argument or name) in request.flags else suite
 
     threads = origin("threads") if request.suite.threads else "all cores of this machine"
     seeds = " ".join(f"{data}" if data == train else f"{data}/{train}" for data, train in request.seeds)
@@ -237,7 +237,7 @@ def show_settings(run: Run, request: Request) -> str:
         ("method", spec.label, asked),
         ("protocol", spec.protocol, "--protocol" if "protocol" in request.flags else "default"),
         ("suite", spec.suite, "--suite" if "suite" in request.flags else "default"),
-        ("dataset", spec.dataset, origin("dataset")),
+        ("dataset", spec.dataset, origin("dataset", "datasets")),
         ("backbone", spec.backbone, origin("backbone")),
         ("shots", "all" if spec.shots is None else spec.shots, origin("shots")),
         ("seeds", seeds, origin("seeds")),

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 PROTOCOL = "base2new"  # where none is named
 SAMPLER = "coop"  # where neither the call nor a preset names one
 
+USUAL = {
+    **dict.fromkeys(("protocol", "datasets", "seeds", "shots"), ()),
+    **dict.fromkeys(("backbone", "threads"), None),
+    **{"suite": "mini", "device": "auto", "sampler": "", "precision": "32", "deterministic": False},
+}
+"""The arguments of a request that say where a value came from, and what they are where nothing is asked."""
+
 Values = Mapping[str, Any]  # field of a Config or a Recipe to its value
 
 
@@ -131,13 +138,13 @@ class Request:
             UsageError: On an unknown name, or a value out of its range.
         """
         asked = {name: value for name, value in locals().items() if name != "cls"}
-        flags = {name for name in ASKED_FOR if asked[name] not in (None, (), [], "", OF_DEFAULT.get(name))}
+        given = frozenset(name for name, usual in USUAL.items() if asked[name] != usual and asked[name] != [])
         device = device_for(device, precision, elsewhere)
         suite = suite if isinstance(suite, Suite) else load_suite(suite)
         asked |= {"suite": suite, "device": device}
         protocols = protocols_of(suite, listed(protocol) or (PROTOCOL,))
-        changes: dict[str, Any] = {"backbone": backbone, "threads": threads}
-        suite = replace(suite, **{name: value for name, value in changes.items() if value is not None})
+        suite = suite if backbone is None else replace(suite, backbone=backbone)
+        suite = suite if threads is None else replace(suite, threads=threads)
         suite = replace(suite, **shots_of(listed(shots), protocols))
         for one in protocols.values() if datasets else ():
             suite = suite.with_datasets(one.role, listed(datasets))
@@ -157,16 +164,9 @@ class Request:
             precision=precision,
             device=device,
             deterministic=deterministic,
-            flags=frozenset({"datasets": "dataset"}.get(name, name) for name in flags),
+            flags=given,
             asked=asked,
         )
-
-
-ASKED_FOR = (
-    *("protocol", "suite", "datasets", "seeds", "shots", "backbone", "threads", "device", "sampler", "precision"),
-    "deterministic",
-)
-OF_DEFAULT = {"suite": "mini", "device": "auto", "precision": "32", "deterministic": False}
 
 
 def listed(given: Any) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from promptbench.cli.commands.predict import add_trained, classes_of
+from promptbench.cli.flags import add_trained, classes_of
 from promptbench.config import UsageError
 
 HELP = "write a trained prompt as a folder, or to the hub"

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from promptbench.cli.flags import integer
+from promptbench.cli.flags import add_trained, classes_of, integer
 from promptbench.config import UsageError
 
 if TYPE_CHECKING:
@@ -30,44 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", type=integer(1), default=5, metavar="N", help="classes shown per image; default: 5")
     parser.add_argument("--format", default="table", choices=("table", "jsonl"), help="default: table")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, and folders of them")
-
-
-def add_trained(parser: argparse.ArgumentParser) -> None:
-    """What to load, and the classes to score."""
-    parser.add_argument(
-        "--run",
-        required=True,
-        metavar="RESULT",
-        help="a result file, a training (.safetensors), an exported folder, or hf://user/name",
-    )
-    classes = parser.add_mutually_exclusive_group()
-    classes.add_argument("--classes", metavar="A,B,C", help="class names; default: those of the training")
-    classes.add_argument("--classes-file", metavar="FILE", help="class names, one a line")
-    parser.add_argument("--backbone", default="", metavar="B", help="what the run's weights are called here")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: auto")
-    # one a flag: a list would swallow the images behind it
-    parser.add_argument("--plugin", action="append", metavar="FILE", help="a Python file with a method of your own")
-
-
-def classes_of(options: argparse.Namespace) -> list[str] | None:
-    """The class names asked for; None for those of the training.
-
-    Raises:
-        UsageError: There are none, or their file cannot be read.
-    """
-    if options.classes_file is not None:
-        try:
-            names = Path(options.classes_file).expanduser().read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"--classes-file {options.classes_file} cannot be read as text ({error}).") from error
-    elif options.classes is not None:
-        names = options.classes.split(",")
-    else:
-        return None
-    names = [name.strip() for name in names if name.strip()]
-    if not names:
-        raise UsageError("--classes and --classes-file need at least one class name.")
-    return names
 
 
 def execute(options: argparse.Namespace) -> int:
