@@ -242,7 +242,9 @@ def test_images_that_changed_since_a_run(here: Path, caplog: pytest.LogCaptureFi
     make_fake.write_image(here / "birds" / "wren" / "new.png")
     assert main([*COOP]) == 0
     (said,) = [record.getMessage() for record in caplog.records]
-    assert said.startswith("finished runs made with other splits of 'birds' than today's: ") and "they run again" in said
+    assert (
+        said.startswith("finished runs made with other splits of 'birds' than today's: ") and "they run again" in said
+    )
     stored = {path: path.read_bytes() for path in here.rglob("results/**/*.json")}
     shutil.rmtree(here / "birds")
     assert main([*COOP]) == 0  # they are gone, and what was measured on them stands
