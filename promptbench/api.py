@@ -12,8 +12,7 @@ from promptbench.data.dataset import data_roots
 from promptbench.experiment import RAISE, Where
 from promptbench.experiment import run as run_request
 from promptbench.results.result import Result
-from promptbench.runs.listener import Listener, Silent
-from promptbench.runs.loggers import check_installed
+from promptbench.runs.listener import Listener, Silent, check_installed
 from promptbench.runs.request import Request
 from promptbench.runs.session import Place, Session
 from promptbench.suite import Suite

@@ -99,8 +99,7 @@ def run(
         RunsFailed: Runs failed.
     """
     from promptbench.runs.plan import plan_runs
-    from promptbench.sweep.outdated import renew
-    from promptbench.sweep.preflight import check_finished
+    from promptbench.sweep.preflight import check_finished, renew
 
     where = where or Where()
     where.check()  # before it is needed
@@ -212,7 +211,7 @@ class Start:
 
     def check(self, todo: Sequence[Run]) -> None:
         """Raise a UsageError where data are missing or a method cannot do what is asked of it."""
-        from promptbench.runs.identity import remembered_backbone
+        from promptbench.runs.session import remembered_backbone
         from promptbench.sweep.preflight import preflight
         from promptbench.training.numerics import hold_to_bits
 

@@ -34,10 +34,9 @@ from promptbench.protocols.few_shot import FewShot
 from promptbench.results.result import Result
 from promptbench.runs import run as execution
 from promptbench.runs import train
-from promptbench.runs.identity import identified, modules_of
 from promptbench.runs.plan import plan_runs
 from promptbench.runs.session import Place as RunPlace
-from promptbench.runs.session import Session
+from promptbench.runs.session import Session, identified, modules_of
 from promptbench.storage.versions import closure
 from promptbench.training import files as trainings
 from promptbench.training import numerics
@@ -414,7 +413,7 @@ def test_a_memo_of_other_files_is_none_of_these(place: Place) -> None:
     place.run()
     before, (memo,) = place.states(), (place.folder / "cache" / "weights").iterdir()
     assert [len(word) for word in memo.read_text().split()] == [64, 64, 64]
-    from promptbench.runs.identity import _checksum
+    from promptbench.runs.session import _checksum
 
     foreign = memo.with_name("0" * 32)
     digests = ("1" * 64, "2" * 64)

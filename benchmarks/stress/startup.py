@@ -23,8 +23,8 @@ from promptbench.cli.flags import request_of, session_of
 from promptbench.cli.main import parser as promptbench
 from promptbench.results.result import Result, result_path
 from promptbench.results.spec import to_plain
-from promptbench.runs.identity import identified
 from promptbench.runs.plan import Run, plan_runs
+from promptbench.runs.session import identified
 from promptbench.storage.versions import git_commit, library_versions, utc_now
 
 METHODS = ("coop", "cocoop", "vpt", "ivlp", "maple", "promptsrc")  # 8 with the companions

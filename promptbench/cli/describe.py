@@ -259,7 +259,7 @@ def show_settings(run: Run, request: Request) -> str:
 def foreseen(session: Session, request: Request, estimate: bool) -> str:
     """The runs of a call, which are finished, and, where that is to be estimated, how long the others take."""
     from promptbench.runs.plan import plan_runs
-    from promptbench.sweep.outdated import outdated
+    from promptbench.sweep.preflight import outdated
 
     runs = plan_runs(request)
     old = outdated(session, runs, stored_results(session.output, [run.spec for run in runs]), may_load=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from promptbench.config import UsageError, nearest, parse_assignment, unknown
-from promptbench.runs.loggers import LOGGERS, check_installed
+from promptbench.runs.listener import LOGGERS, check_installed
 from promptbench.training.numerics import PRECISIONS, hold_to_bits
 
 if TYPE_CHECKING:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from promptbench.config import UsageError
 from promptbench.data.class_names import ClassNames, as_read
+from promptbench.data.dataset import Dataset
 from promptbench.data.splits import Item, read_text
 from promptbench.storage import unpickle
 from promptbench.storage.atomic import write_atomically
@@ -469,3 +470,24 @@ class Selection:
     classes: str = "all"
     shots: int | None = None
     sampler: str = "coop"
+
+
+def shown_names(
+    open_dataset: Callable[[str], Dataset], shown: Selection | None, chosen: SelectedImages
+) -> tuple[ClassNames, list[int]]:
+    """The class names that selected images are scored against, and each image's position among them.
+
+    The position of an image of none of these classes is -1.
+
+    Args:
+        shown: The selection whose class names are shown; None for that of the images.
+    """
+    if shown is None:
+        return chosen.class_names, chosen.labels
+    dataset = open_dataset(shown.dataset)
+    labels = class_labels(dataset, shown.classes)
+    names = dataset.class_names.select(labels)
+    if dataset.name != chosen.dataset.name:
+        return names, [-1] * len(chosen.items)
+    positions = {label: position for position, label in enumerate(labels)}
+    return names, [positions.get(chosen.pool[index].label, -1) for index in chosen.chosen]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -10,12 +10,11 @@ from torch import Tensor
 
 from promptbench.data.batches import pixel_batches
 from promptbench.data.class_names import ClassNames
-from promptbench.data.dataset import Dataset
 from promptbench.data.features import EVALUATION_BATCH, FEATURE_BATCH, still_batches
-from promptbench.data.selection import SelectedImages, Selection, class_labels, open_selection
+from promptbench.data.selection import SelectedImages, Selection, open_selection, shown_names
 from promptbench.method import Method, Prediction
 from promptbench.metrics.ood import SCORES, missing, scores_of
-from promptbench.protocol import Evaluation, Outcome
+from promptbench.protocol import Outcome
 from promptbench.runs.plan import Run
 from promptbench.runs.session import Session
 
@@ -53,7 +52,7 @@ def evaluate(session: Session, run: Run, method: Method, trained: ClassNames) ->
     reader = Reader(method, dense=any(SCORES[name].needs == "local" for name in scores))
     for evaluation in run.plan.evaluations:
         chosen = open_selection(session.dataset, evaluation.selection, run.spec.data_seed)
-        shown, labels = shown_names(session.dataset, evaluation, chosen)
+        shown, labels = shown_names(session.dataset, evaluation.names, chosen)
         found.names[evaluation.name] = shown
         found.images[evaluation.name] = chosen
         if not method.transfers and tuple(shown) != tuple(trained):
@@ -93,9 +92,10 @@ class Reader:
         gaps: Mapping[str, str] = {}
         for prediction in self.predictions(chosen, selection):
             logits.append(prediction.logits.float().cpu())
-            for name, values in scores_of(prediction, scores).items():
-                by_score.setdefault(name, []).append(values.cpu())
-            gaps = missing(prediction, scores)
+            if scores:
+                for name, values in scores_of(prediction, scores).items():
+                    by_score.setdefault(name, []).append(values.cpu())
+                gaps = missing(prediction, scores)
         return Outcome(
             torch.cat(logits), torch.tensor(labels), {name: torch.cat(v) for name, v in by_score.items()}, gaps
         )
@@ -131,21 +131,3 @@ def diagnostics(method: Method, chosen: SelectedImages) -> dict[str, float]:
     ((images, _),) = pixel_batches(method.backbone, chosen.dataset, first, batch=EVALUATION_BATCH)
     with torch.no_grad():
         return method.diagnostics(images.to(method.backbone.device))
-
-
-def shown_names(
-    open_dataset: Callable[[str], Dataset], evaluation: Evaluation, chosen: SelectedImages
-) -> tuple[ClassNames, list[int]]:
-    """The class names that an evaluation's images, `chosen`, are scored against, and each image's position among them.
-
-    The position of an image of none of these classes is -1.
-    """
-    if evaluation.names is None:
-        return chosen.class_names, chosen.labels
-    dataset = open_dataset(evaluation.names.dataset)
-    labels = class_labels(dataset, evaluation.names.classes)
-    names = dataset.class_names.select(labels)
-    if evaluation.names.dataset != evaluation.selection.dataset:
-        return names, [-1] * len(chosen.items)
-    positions = {label: position for position, label in enumerate(labels)}
-    return names, [positions.get(chosen.pool[index].label, -1) for index in chosen.chosen]

@@ -1,20 +1,39 @@
-"""Where the runs of a call read and write, and what they share."""
+"""Where the runs of a call read and write, what they share, and what each is made of.
+
+What a run is made of, which its plan does not know, are digests of weights, images, names, splits and code. They are
+fields of the spec that renew a run instead of naming it: a finished run with others is done again.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from promptbench.clip.backbone import Backbone
-from promptbench.clip.load import load_backbone
-from promptbench.data.dataset import Dataset, open_dataset
+from promptbench.clip.load import EMBEDDED, RANDOM, load_backbone, split_name
+from promptbench.config import UsageError
+from promptbench.data.class_names import ClassNames
+from promptbench.data.dataset import Dataset, contents_digest, open_dataset
+from promptbench.data.selection import SelectedImages, Selection, open_selection, shown_names
+from promptbench.protocol import Evaluation
 from promptbench.results.result import find, predictions_path
 from promptbench.results.spec import Spec
+from promptbench.runs.plan import Run
+from promptbench.storage.atomic import write_atomically
+from promptbench.storage.cache import cache_dir
+from promptbench.storage.versions import code_digest, library_versions
 from promptbench.suite import Suite
 
 Same = TypeVar("Same", bound="Session")
+
+TRAINING, EVALUATION = "promptbench.runs.train", "promptbench.runs.evaluate"  # whose code decides figures
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -28,7 +47,7 @@ class Place:
         save_predictions: Whether each run keeps its scores of every image.
         may_train: Whether a training that is not stored is made; otherwise it is an error.
         skip_unreadable: Whether images that cannot be read are left out; otherwise they are an error.
-        loggers: Names in `loggers.LOGGERS` that watch each run.
+        loggers: Names in `listener.LOGGERS` that watch each run.
     """
 
     output: Path
@@ -132,3 +151,194 @@ class Session:
             dataset.skip_unreadable = self.skip_unreadable
             self._datasets[name] = dataset
         return self._datasets[name]
+
+
+def identified(session: Session, run: Run) -> Run:
+    """The run with all that it is made of in its spec.
+
+    Raises:
+        UsageError: Its images, its code or the weights are not there.
+    """
+    found: dict[str, Any] = {}
+    for part in PARTS:
+        found |= part(session, run)
+    weights, architecture = backbone_digests(session)
+    found |= {"weights_hash": weights, "architecture": architecture}
+    return replace(run, spec=replace(run.spec, **found))
+
+
+def recognised(session: Session, run: Run, may_load: bool = True) -> Run:
+    """The run with what can be told now; what cannot, such as of images that are gone, stays empty.
+
+    Args:
+        may_load: Whether the backbone may be loaded for it.
+    """
+    found: dict[str, Any] = {}
+    for part in PARTS:
+        with contextlib.suppress(UsageError):
+            found |= part(session, run)
+    weights, architecture = remembered_backbone(session, may_load)
+    found |= {"weights_hash": weights, "architecture": architecture}
+    return replace(run, spec=replace(run.spec, **found))
+
+
+def of_training(session: Session, run: Run) -> dict[str, Any]:
+    """Digests of the images and the names trained with, of a method that sees images."""
+    dataset = session.dataset(run.plan.train.dataset)
+    found = {"split_digest": once(session, ("split", dataset.name), dataset.split_digest)}
+    if not run.method.sees_images():
+        return found
+    train = selected(session, run.plan.train, run.spec.data_seed)
+    place = ("sample", run.plan.train, run.spec.data_seed)
+    found["sample_digest"] = once(session, place, lambda: contents_digest(dataset, train.pool))
+    found["trained_names"] = sentences_digest(train.class_names)
+    return found
+
+
+def of_evaluations(session: Session, run: Run) -> dict[str, Any]:
+    """Digests of the images scored and the names shown, by evaluation."""
+    names: dict[str, str] = {}
+    templates: dict[str, Any] = {}
+    contents: dict[str, str] = {}
+    for evaluation in run.plan.evaluations:
+        chosen = selected(session, evaluation.selection, run.spec.data_seed)
+        shown = shown_by(session, evaluation, chosen, run.spec.data_seed)
+        names[evaluation.name], templates[evaluation.name] = names_digest(shown), shown.template
+        contents[evaluation.name] = contents_of(session, evaluation.selection, chosen, run.spec.data_seed)
+    return {"class_names": names, "templates": templates, "contents": contents}
+
+
+def selected(session: Session, selection: Selection, seed: int) -> SelectedImages:
+    """The images of a selection, opened once."""
+    return once(session, ("images", selection, seed), lambda: open_selection(session.dataset, selection, seed))
+
+
+def shown_by(session: Session, evaluation: Evaluation, chosen: SelectedImages, seed: int) -> ClassNames:
+    """The class names that an evaluation shows, looked up once."""
+    return once(session, ("names", evaluation, seed), lambda: shown_names(session.dataset, evaluation.names, chosen)[0])
+
+
+def contents_of(session: Session, selection: Selection, chosen: SelectedImages, seed: int) -> str:
+    """The digest of selected images, computed once."""
+    return once(session, ("contents", selection, seed), lambda: contents_digest(chosen.dataset, chosen.items))
+
+
+def names_digest(names: ClassNames) -> str:
+    """SHA-256 over class names, in order."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def sentences_digest(names: ClassNames) -> str:
+    """SHA-256 over class names and the words around them."""
+    return hashlib.sha256(f"{names_digest(names)} {names.template!r}".encode()).hexdigest()
+
+
+def of_code(session: Session, run: Run) -> dict[str, str]:
+    """Digests of what the method, the datasets, training and evaluation do."""
+    named = dict.fromkeys([run.plan.train.dataset, *(other.selection.dataset for other in run.plan.evaluations)])
+    datasets = {module for name in named for module in modules_of(type(session.dataset(name)))}
+    protocol = modules_of(type(run.protocol))
+    try:
+        return {
+            "method_code": code_digest(*modules_of(run.method)),
+            "data_code": code_digest(*sorted(datasets)),
+            "training_code": code_digest(TRAINING),
+            "evaluation_code": code_digest(EVALUATION, *protocol),
+        }
+    except (OSError, SyntaxError) as error:
+        raise UsageError(f"The code of a run cannot be read: {error}.") from error
+
+
+def modules_of(cls: type) -> list[str]:
+    """The modules of a plugin's class and of those that it inherits from, the framework's contract apart."""
+    own = [base.__module__ for base in cls.__mro__ if base is not object and hasattr(base, "plugin_kind")]
+    return sorted(set(own))
+
+
+def backbone_digests(session: Session) -> tuple[str, str]:
+    """Digests of the weights and of the architecture, of the backbone itself."""
+    return session.backbone.weights_hash, session.backbone.architecture
+
+
+def remembered_backbone(session: Session, may_load: bool = True) -> tuple[str, str]:
+    """Digests of the weights and of the architecture as they are now; "" where they are not known.
+
+    They are remembered for the files behind the backbone's name, by their places, sizes and times of change, so that
+    the backbone is only loaded once for each state of them; a memo that was damaged counts as none. The weights behind
+    a tag of open_clip never change.
+
+    Args:
+        may_load: Whether the backbone is loaded where nothing is remembered.
+    """
+    memo = _memo(session.suite.backbone)
+    if memo is None:
+        return "", ""
+    remembered = _remembered(memo)
+    if remembered is not None or not may_load:
+        return remembered or ("", "")
+    return remember_backbone(session)
+
+
+def remember_backbone(session: Session) -> tuple[str, str]:
+    """Load the backbone, if it is not yet, and remember its digests; "" where that cannot be."""
+    memo = _memo(session.suite.backbone)
+    if memo is None:
+        return "", ""
+    try:
+        found = backbone_digests(session)
+    except UsageError:  # whoever needs the weights says so
+        return "", ""
+    line = f"{' '.join(found)} {_checksum(memo, *found)}\n"
+    with contextlib.suppress(OSError):
+        write_atomically(memo, lambda file: file.write(line.encode()))
+    return found
+
+
+def _remembered(memo: Path) -> tuple[str, str] | None:
+    """The digests in a memo; None where there is none, or it is not what was written for these files."""
+    try:
+        weights, architecture, checksum = memo.read_text(encoding="ascii").removesuffix("\n").split(" ")
+    except (OSError, ValueError):
+        return None
+    return (weights, architecture) if checksum == _checksum(memo, weights, architecture) else None
+
+
+def _checksum(memo: Path, *found: str) -> str:
+    return hashlib.sha256(f"{memo.name} {' '.join(found)}".encode()).hexdigest()
+
+
+def _memo(backbone: str) -> Path | None:
+    """The file that remembers the digests of a backbone; None where no files are behind its name."""
+    try:
+        states = [_state(path) for path in _files(backbone)]
+    except (OSError, UsageError):
+        return None
+    versions = library_versions()
+    facts = repr((backbone, states, versions["promptbench"], versions["open_clip"], versions["torch"])).encode()
+    return cache_dir() / "weights" / hashlib.sha256(facts).hexdigest()[:32] if states else None
+
+
+def _files(backbone: str) -> list[Path]:
+    """The files behind the name of a backbone, its architecture's where that is one of the user's."""
+    if backbone == EMBEDDED:
+        folder = Path(str(files("promptbench.mini")))
+        return sorted([*folder.glob("*.safetensors"), *folder.glob("mini-clip*.json")])
+    architecture, weights = (Path(part).expanduser() for part in split_name(backbone))
+    own = [architecture] if architecture.suffix == ".json" else []
+    named = weights.is_file() or (own and weights.name != RANDOM)  # a tag goes with an architecture of open_clip alone
+    return [*own, weights] if named else own
+
+
+def _state(path: Path) -> tuple[str, int, int]:
+    status = path.stat()
+    return str(path.absolute()), status.st_size, status.st_mtime_ns
+
+
+PARTS = (of_training, of_evaluations, of_code)
+
+
+def once(session: Session, what: Any, look: Callable[[], T]) -> T:
+    """What `look` finds, found once in a session."""
+    if what not in session.found:
+        session.found[what] = look()
+    return session.found[what]  # type: ignore[no-any-return]

@@ -26,15 +26,13 @@ from promptbench.data.batches import MEMORY, Batches, EpochOrder, FeatureBatches
 from promptbench.data.class_names import ClassNames
 from promptbench.data.dataset import Dataset, Item
 from promptbench.data.features import EVALUATION_BATCH, FEATURE_BATCH, Kept, kept_of, key, path_of, reads_features
-from promptbench.data.selection import SelectedImages, open_selection
+from promptbench.data.selection import SelectedImages, open_selection, shown_names
 from promptbench.method import Method, instantiate, show_training_images
 from promptbench.metrics.ood import SCORES
 from promptbench.recipe import Recipe
 from promptbench.results.result import find
-from promptbench.runs.evaluate import shown_names
-from promptbench.runs.identity import identified
 from promptbench.runs.plan import Run
-from promptbench.runs.session import Session
+from promptbench.runs.session import Session, identified
 from promptbench.runs.train import kept_for_training, training_path
 from promptbench.sweep.status import duration
 from promptbench.training.files import training_key
@@ -301,7 +299,7 @@ class Forecast:
         for evaluation in run.plan.evaluations:
             selection = evaluation.selection
             chosen = open_selection(self.session.dataset, selection, run.spec.data_seed)
-            names, _ = shown_names(self.session.dataset, evaluation, chosen)
+            names, _ = shown_names(self.session.dataset, evaluation.names, chosen)
             if not method.transfers and tuple(names) != tuple(method.class_names):
                 continue
             dense = wide or method.reads_dense

@@ -24,8 +24,7 @@ from typing import Any, Protocol
 from promptbench import registry
 from promptbench.config import UsageError
 from promptbench.results.result import Result, failure_path, write_failure
-from promptbench.runs.listener import Busy, Listener, Silent, Standing, Work
-from promptbench.runs.loggers import tracked
+from promptbench.runs.listener import Busy, Listener, Silent, Standing, Work, tracked
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.request import Request
 from promptbench.runs.session import Place, Session

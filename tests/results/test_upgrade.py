@@ -27,10 +27,10 @@ from promptbench.data.dataset import open_dataset
 from promptbench.results import result as results
 from promptbench.results.result import read_result
 from promptbench.results.spec import fields_of
-from promptbench.runs import identity
+from promptbench.runs import session as identity
 from promptbench.runs.plan import plan_runs
 from promptbench.storage.versions import Bare, code_digest, other_code
-from promptbench.sweep import outdated
+from promptbench.sweep import preflight
 from promptbench.training.files import PARTIAL_FORMAT, Partial, PartialFile, training_key
 
 SCHEMA_1 = SUPPORT / "result-schema-1.json"
@@ -296,8 +296,8 @@ def test_what_a_result_does_not_say_counts_as_the_same() -> None:
     assert not other_code("", now)
     assert not other_code("2.7:" + "0" * 64, now)  # another Python reads the same code differently
     assert other_code(now[:-1] + ("0" if now[-1] != "0" else "1"), now)
-    assert not outdated.cause_of(before, replace(before, method_code=now, sample_digest="ab", contents={"base": "ab"}))
-    assert "other weights of 'mini'" in outdated.cause_of(before, replace(before, weights_hash="ab"))
+    assert not preflight.cause_of(before, replace(before, method_code=now, sample_digest="ab", contents={"base": "ab"}))
+    assert "other weights of 'mini'" in preflight.cause_of(before, replace(before, weights_hash="ab"))
 
 
 def test_every_field_that_renews_says_why() -> None:
@@ -307,7 +307,7 @@ def test_every_field_that_renews_says_why() -> None:
     full = replace(spec, **{name: made[type(getattr(spec, name)).__name__] for name in renewing})
     for name in renewing:
         other = {"base": "cd"} if isinstance(getattr(full, name), dict) else "3.11:cd"
-        cause = outdated.cause_of(full, replace(full, **{name: other}))
+        cause = preflight.cause_of(full, replace(full, **{name: other}))
         assert cause.startswith(("made ", "trained ")) and "{" not in cause
         assert full.name == replace(full, **{name: other}).name  # it renews instead of naming
 
@@ -317,7 +317,7 @@ def test_another_process_that_did_it_again_is_not_set_back(here: Path, capsys: p
     (path,) = OUT.rglob("results/**/coop-*.json")
     result, session = read_result(path), _bench()
     (run,) = [run for run in plan_runs(request_of(parser().parse_args(list(RUN)))) if run.spec.name == result.name]
-    outdated.set_aside(session, [run], {result.name: "was outdated when this process looked"})
+    preflight.set_aside(session, [run], {result.name: "was outdated when this process looked"})
     assert path.exists() and not (OUT / "outdated").exists()
 
 

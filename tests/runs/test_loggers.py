@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from promptbench.cli.main import main
 from promptbench.results.result import Result, Spec, read_results
-from promptbench.runs.loggers import log_folder, tracked
+from promptbench.runs.listener import log_folder, tracked
 
 SPEC = Spec(
     suite="mini",

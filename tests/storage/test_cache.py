@@ -24,8 +24,7 @@ from promptbench.config import UsageError
 from promptbench.data import features
 from promptbench.data.dataset import Dataset, open_dataset
 from promptbench.data.features import Kept
-from promptbench.runs.identity import remembered_backbone
-from promptbench.runs.session import Place, Session
+from promptbench.runs.session import Place, Session, remembered_backbone
 from promptbench.storage import atomic
 from promptbench.storage import cache as cached
 from promptbench.storage.claims import Claims

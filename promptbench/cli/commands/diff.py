@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from promptbench.cli.flags import add_list
-from promptbench.show.tables.formats.markup import MARKDOWN, laid_out
-from promptbench.show.tables.formats.texts import Texts, clean, seeds_text
+from promptbench.show.tables.formats.texts import MARKDOWN, Texts, clean, laid_out, seeds_text
 
 if TYPE_CHECKING:
     from promptbench.results.diff import Cell, Comparison

@@ -25,9 +25,9 @@ from promptbench.results.result import DATA_MET, Result
 from promptbench.results.spec import DATA, MACHINE, SOURCE, Spec, fields_of
 from promptbench.show.plots.picture import KINDS, look, module_of, to_text
 from promptbench.show.plots.source import Source
-from promptbench.show.tables.formats.markup import HTML
 from promptbench.show.tables.formats.records import render_json
 from promptbench.show.tables.formats.texts import (
+    HTML,
     Style,
     Texts,
     clean,

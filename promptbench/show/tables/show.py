@@ -17,9 +17,8 @@ from promptbench.results import papers
 from promptbench.results.result import Result, read_results
 from promptbench.show.tables.beside_papers import with_published
 from promptbench.show.tables.formats import latex
-from promptbench.show.tables.formats.markup import html_sections, render_html, render_markdown
 from promptbench.show.tables.formats.records import render_csv, render_csv_long, render_json
-from promptbench.show.tables.formats.texts import Style
+from promptbench.show.tables.formats.texts import Style, html_sections, render_html, render_markdown
 from promptbench.show.tables.rows import build_tables, setting_named
 from promptbench.show.tables.table import Table, TableLayout
 from promptbench.show.tables.views import per_seed, sort_by, with_differences
