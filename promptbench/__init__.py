@@ -85,8 +85,8 @@ _HOME = {
     "ClassNames": "data.class_names",
     "Backbone": "clip.backbone",
     "load_backbone": "clip.load",
-    "Images": "clip.images",
-    "ImageFeatures": "clip.images",
+    "Images": "clip.image_tower",
+    "ImageFeatures": "clip.image_tower",
     "Tokens": "clip.text_tower",
 }
 

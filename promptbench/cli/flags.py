@@ -292,7 +292,7 @@ def add_picture(parser: argparse.ArgumentParser) -> None:
 def picture_of(options: argparse.Namespace) -> dict[str, Any]:
     """The data of a picture, from the flags of `add_picture` and its kind."""
     from promptbench.registry import names
-    from promptbench.show.plots.kinds import module_of
+    from promptbench.show.plots.picture import module_of
     from promptbench.show.plots.source import Source, read_source
 
     module = module_of(options.kind)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptbench import registry
 from promptbench.config import UsageError, build, shown, to_mapping, unknown
-from promptbench.data.sampling import SAMPLERS
-from promptbench.data.selection import FILE
+from promptbench.data.selection import FILE, SAMPLERS
 from promptbench.protocol import Plan, Protocol
 from promptbench.recipe import find_preset, parse_label
 from promptbench.suite import DatasetEntry, Suite, load_suite
