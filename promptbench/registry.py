@@ -21,7 +21,6 @@ import pkgutil
 import re
 import sys
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -195,16 +194,14 @@ def _sources(kind: str) -> dict[str, _Source]:
 
 @functools.cache
 def _built_in(kind: str) -> dict[str, _Source]:
-    return {name: _Source(f"promptbench.{kind}.{name}", path) for name, path in _in_package(kind)}
-
-
-def _in_package(kind: str) -> Iterator[tuple[str, Path]]:
+    found = {}
     spec = importlib.util.find_spec(f"promptbench.{kind}")
     for folder in (spec and spec.submodule_search_locations) or ():
-        for module in pkgutil.iter_modules([folder]):
-            if not module.name.startswith("_"):
-                file = f"{module.name}/__init__.py" if module.ispkg else f"{module.name}.py"
-                yield module.name, Path(folder, file)
+        for _, name, is_package in pkgutil.iter_modules([folder]):
+            if not name.startswith("_"):
+                file = Path(folder, name, "__init__.py") if is_package else Path(folder, f"{name}.py")
+                found[name] = _Source(f"promptbench.{kind}.{name}", file)
+    return found
 
 
 @functools.cache
@@ -286,19 +283,17 @@ def plugin_class(tree: ast.Module, contract: str, kind: str) -> ast.ClassDef | N
     """The first public class that, as far as the source tells, subclasses the contract or another plugin."""
     contracts = {contract}
     for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("promptbench.")):
-            contracts |= {
-                alias.asname or alias.name for alias in node.names if alias.name in contracts or _is_sibling(node, kind)
-            }
+        if isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            from_sibling = bool(node.level) or module.startswith(f"promptbench.{kind}.")
+            for alias in node.names:
+                if from_sibling or (module.startswith("promptbench.") and alias.name in contracts):
+                    contracts.add(alias.asname or alias.name)
         if isinstance(node, ast.ClassDef) and contracts & {_last_part(base) for base in node.bases}:
             if not node.name.startswith("_"):
                 return node
             contracts.add(node.name)
     return None
-
-
-def _is_sibling(node: ast.ImportFrom, kind: str) -> bool:
-    return bool(node.level) or (node.module or "").startswith(f"promptbench.{kind}.")
 
 
 def _last_part(node: ast.expr) -> str:

@@ -243,7 +243,7 @@ def test_all_that_is_executed_is_in_the_static_closure(
     own = {name: {file for file in files if package in file.parents} for name, files in executed.items()}
     assert all(files for files in own.values()) and len(own["train_method"]) > 5, own
 
-    spec = identified(Session(Place(place.folder / "out"), request.suite), run).spec
+    spec = identified(Session(RunPlace(place.folder / "out"), request.suite), run).spec
     assert spec.training_code != spec.evaluation_code
     plugins = [
         *modules_of(run.method),

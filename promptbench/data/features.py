@@ -120,7 +120,8 @@ def kept_features(backbone: Backbone, dataset: Dataset, items: Sequence[Item], k
             if features is None:
                 say_size(backbone, dataset, len(items), kept)
                 features = encode(backbone, dataset, items, kept)
-                write(path, features, about(backbone, dataset, count, kept))
+                about = {"dataset": dataset.name, "backbone": backbone.name, "images": count}  # for `cache list`
+                write(path, features, {**about, "dense": kept.dense, "half": kept.half, "views": kept.views})
     return features
 
 
@@ -209,12 +210,6 @@ def key(
         if kept.views:  # its views are drawn by its name
             digest.update(item.image.encode() + b"\0")
     return digest.hexdigest()
-
-
-def about(backbone: Backbone, dataset: Dataset, images: int, kept: Kept) -> dict[str, object]:
-    """What a file says of itself to `promptbench cache list`."""
-    facts = {"dataset": dataset.name, "backbone": backbone.name, "images": images}
-    return {**facts, "dense": kept.dense, "half": kept.half, "views": kept.views}
 
 
 def write(path: Path, features: ImageFeatures, facts: dict[str, object] | None = None) -> None:

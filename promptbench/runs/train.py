@@ -92,9 +92,9 @@ def train_method(
         len(batches),
         seed=spec.train_seed,
         precision=spec.precision,
-        device=session.device,
+        device=session.place.device,
         progress=work.step,
-        logger=work.tracker.step if session.loggers else None,
+        logger=work.tracker.step if session.place.loggers else None,
         partial=partial,
     )
 

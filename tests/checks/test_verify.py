@@ -21,8 +21,8 @@ import promptbench as pb
 from promptbench.checkpoints.official import read_official
 from promptbench.checks.installation import figures, parity, splits
 from promptbench.checks.installation.figures import Figure, judge
+from promptbench.checks.installation.parity import CLASS_NAMES, small_backbone
 from promptbench.checks.installation.report import COULD_NOT, FAIL, PASS, Check, shown, without_paths
-from promptbench.checks.installation.small_clip import CLASS_NAMES, small_backbone
 from promptbench.cli.main import main
 from promptbench.data.dataset import open_dataset
 from promptbench.results.result import Result, read_results

@@ -237,13 +237,18 @@ def test_what_exists_is_never_overwritten(
     assert "holds another run than its name says" in refused(*COOP)
 
 
-def test_images_that_changed_since_a_run(refused: Said, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_that_changed_since_a_run(here: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert main([*COOP]) == 0
-    capsys.readouterr()
     make_fake.write_image(here / "birds" / "wren" / "new.png")
-    assert "The images of 'birds' are not those" in refused(*COOP)
+    assert main([*COOP]) == 0
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert (
+        said.startswith("finished runs made with other splits of 'birds' than today's: ") and "they run again" in said
+    )
+    stored = {path: path.read_bytes() for path in here.rglob("results/**/*.json")}
     shutil.rmtree(here / "birds")
     assert main([*COOP]) == 0  # they are gone, and what was measured on them stands
+    assert stored == {path: path.read_bytes() for path in here.rglob("results/**/*.json")}
 
 
 def test_a_corrupt_image_is_named_and_fails_its_runs_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

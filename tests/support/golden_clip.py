@@ -1,4 +1,4 @@
-"""The small CLIP of `promptbench.checks.installation.small_clip` in any size, and its images.
+"""The small CLIP of `promptbench.checks.installation.parity` in any size, and its images.
 
 The reference numbers in `tests/golden` were computed on it; other seeds and sizes give models for which no numbers are
 stored. The recipe is written out in `tests/golden/README.md`.
@@ -11,7 +11,7 @@ from functools import cache
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.tokenizer import SimpleTokenizer
 
-from promptbench.checks.installation.small_clip import CLASS_NAMES, LABELS, NEW_CLASS_NAMES, SEED, build_images, weight
+from promptbench.checks.installation.parity import CLASS_NAMES, LABELS, NEW_CLASS_NAMES, SEED, build_images, weight
 
 __all__ = ["CLASS_NAMES", "LABELS", "NEW_CLASS_NAMES", "SEED", "build_clip", "build_images", "tokenizer", "weight"]
 

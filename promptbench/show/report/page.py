@@ -301,12 +301,16 @@ def _summary(results: Sequence[Result]) -> str:
     days = sorted({result.created[:10] for result in results} - {""})
     versions = sorted({result.versions.get("promptbench", "") for result in results} - {""})
     commits = sorted({result.commit[:10] + result.commit[40:] for result in results} - {""})
-    count = f"{len(results)} run{'s' * (len(results) != 1)}"
-    when = f" made {days[0]}" + (f" to {days[-1]}" if len(days) > 1 else "") if days else ""
-    by = f" by promptbench {', '.join(versions)}" if versions else ""
-    few = f", commit{'s' * (len(commits) > 1)} {', '.join(commits)}" if 0 < len(commits) <= 5 else ""
-    many = f", {len(commits)} commits" if len(commits) > 5 else ""
-    return f"{count}{when}{by}{few}{many}."
+    said = f"{len(results)} run{'s' * (len(results) != 1)}"
+    if days:
+        said += f" made {' to '.join(dict.fromkeys([days[0], days[-1]]))}"
+    if versions:
+        said += f" by promptbench {', '.join(versions)}"
+    if len(commits) > 5:
+        said += f", {len(commits)} commits"
+    elif commits:
+        said += f", commit{'s' * (len(commits) > 1)} {', '.join(commits)}"
+    return f"{said}."
 
 
 def _either(words: Sequence[str]) -> str:
