@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from promptbench.cli.flags import add_picture, add_plugin, picture_of
-from promptbench.show.plots.picture import KINDS, data_path, to_text, write_picture
+from promptbench.show.plots.picture import KINDS, check_picture, data_path, to_text, write_picture
 
 HELP = "draw stored results"
 EXAMPLE = "promptbench plot base-new --results results/mini -o base-new.png"
@@ -23,8 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """`plot`."""
-    from promptbench.show.plots.picture import check_picture  # it takes pandas
-
     path = Path(options.output)
     check_picture(path)
     data = picture_of(options)

@@ -20,7 +20,7 @@ from typing import Any
 
 from promptbench.cli.flags import Parser, add_picture, add_tables, picture_of, question_of
 from promptbench.config import UsageError, load_yaml, unknown
-from promptbench.show.plots.picture import data_path, module_of, to_text, write_picture
+from promptbench.show.plots.picture import check_picture, data_path, module_of, to_text, write_picture
 
 HELP = "rebuild committed tables and plots from the committed results"
 EXAMPLE = "promptbench regenerate --check"
@@ -189,8 +189,6 @@ def _table(folder: Path, entry: Mapping[str, Any]) -> Item:
 
 
 def _plot(folder: Path, entry: Mapping[str, Any]) -> Item:
-    from promptbench.show.plots.picture import check_picture  # it takes pandas
-
     file = folder / entry["file"]
     check_picture(file)
     kind = module_of(str(entry.get("kind", "")))
