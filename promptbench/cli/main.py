@@ -18,6 +18,7 @@ from promptbench import __version__
 from promptbench.cli.commands import COMMANDS
 from promptbench.cli.flags import Parser, known_command
 from promptbench.config import UsageError
+from promptbench.registry import add_file
 
 LONGEST = 2000  # characters of an error
 INTERRUPTED = "promptbench: interrupted; finished runs are kept, and the same command goes on from here"
@@ -56,8 +57,6 @@ def in_one_line(text: str) -> str:
 
 def add_plugins(paths: Sequence[str]) -> None:
     """Make the files given with `--plugin` known."""
-    from promptbench.registry import add_file
-
     for path in paths:
         add_file(path)
 

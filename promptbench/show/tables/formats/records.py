@@ -16,7 +16,9 @@ from typing import Any
 
 import pandas as pd
 
+from promptbench.results.frame import ENCODE
 from promptbench.results.result import Result
+from promptbench.results.spec import DATA, MACHINE, SETTING, Spec, names_of
 from promptbench.show.tables.formats.texts import Style, clean, heading, remarks, seeds_text, shots_text
 from promptbench.show.tables.table import Cell, Comparison, Line, Table
 
@@ -125,8 +127,9 @@ def render_csv(tables: Sequence[Table], style: Style) -> str:
 
 
 def render_csv_long(tables: Sequence[Table], style: Style) -> str:
-    """Every metric of every run on a line of its own, with the name of the run's file."""
-    return _written(chain.from_iterable(map(_runs, tables)), LONG)
+    """Every metric of every run on a line of its own, with the name of the run's file and all that was chosen for it."""
+    asked = [item for item in names_of(Spec, SETTING, MACHINE, DATA) if item not in LONG]
+    return _written(chain.from_iterable(_runs(table, asked) for table in tables), (*LONG, *asked))
 
 
 def _facts(table: Table, line: Line) -> dict[str, object]:
@@ -150,15 +153,17 @@ def _figures(table: Table, line: Line) -> dict[str, object]:
     return found
 
 
-def _runs(table: Table) -> Iterable[Sequence[object]]:
-    """The metrics of every run, with what the run is of."""
+def _runs(table: Table, asked: Sequence[str]) -> Iterable[Sequence[object]]:
+    """The metrics of every run, with what the run is of and these fields of its spec."""
     for row in table.rows:
         for result in row.results:
             spec = result.spec
             facts = [table.protocol, table.suite, table.backbone, spec.dataset, row.method, row.apart]
             facts += [shots_text([spec.shots]), str(spec.data_seed), str(spec.train_seed)]
+            values = [getattr(spec, name) for name in asked]
+            chosen = [value if isinstance(value, str) else ENCODE(value) for value in values]
             for metric, value in result.metrics.items():
-                yield [*facts, metric, value, spec.recipe.get("origin", ""), result.name]
+                yield [*facts, metric, value, spec.recipe.get("origin", ""), result.name, *chosen]
 
 
 def _written(lines: Iterable[Any], columns: Sequence[str]) -> str:
