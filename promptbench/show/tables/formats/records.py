@@ -127,7 +127,7 @@ def render_csv(tables: Sequence[Table], style: Style) -> str:
 
 
 def render_csv_long(tables: Sequence[Table], style: Style) -> str:
-    """Every metric of every run on a line of its own, with the name of the run's file and all that was chosen for it."""
+    """Every metric of every run on a line of its own, with the name of its file and all that was chosen for it."""
     asked = [item for item in names_of(Spec, SETTING, MACHINE, DATA) if item not in LONG]
     return _written(chain.from_iterable(_runs(table, asked) for table in tables), (*LONG, *asked))
 
