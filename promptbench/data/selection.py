@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from promptbench.config import UsageError
 from promptbench.data.class_names import ClassNames, as_read
-from promptbench.data.dataset import Dataset
 from promptbench.data.splits import Item, read_text
 from promptbench.storage import unpickle
 from promptbench.storage.atomic import write_atomically

@@ -270,13 +270,14 @@ def remembered_backbone(session: Session, may_load: bool = True) -> tuple[str, s
     Args:
         may_load: Whether the backbone is loaded where nothing is remembered.
     """
-    memo = _memo(session.suite.backbone)
+    memo = once(session, "memo of the backbone", lambda: _memo(session.suite.backbone))
     if memo is None:
         return "", ""
-    remembered = _remembered(memo)
+    remembered = once(session, "backbone", lambda: _remembered(memo))
     if remembered is not None or not may_load:
         return remembered or ("", "")
-    return remember_backbone(session)
+    session.found["backbone"] = remember_backbone(session)
+    return session.found["backbone"]  # type: ignore[no-any-return]
 
 
 def remember_backbone(session: Session) -> tuple[str, str]:

@@ -35,19 +35,23 @@ DISTRIBUTIONS = {
     "promptbench": "promptbench-clip",
     "pytorch_lightning": "pytorch-lightning",
     "torch": "torch",
+    "torchmetrics": "torchmetrics",
     "torchvision": "torchvision",
 }
 
 
 def library_versions() -> dict[str, str]:
     """Version of Python and of every library that can change a number; "" for one that is not installed."""
-    versions = {"python": platform.python_version()}
-    for name, distribution in DISTRIBUTIONS.items():
-        try:
-            versions[name] = metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            versions[name] = ""
-    return versions
+    installed = {name: _installed(distribution) for name, distribution in DISTRIBUTIONS.items()}
+    return {"python": platform.python_version(), **installed}
+
+
+@cache
+def _installed(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 @lru_cache(maxsize=1)
