@@ -14,6 +14,7 @@ from promptbench.recipe import find_preset, parse_label
 from promptbench.registry import paper_of
 from promptbench.results.result import failure_path, find, stored_results
 from promptbench.suite import Suite, load_suite, suite_names
+from promptbench.sweep.status import duration
 
 if TYPE_CHECKING:
     from promptbench.runs.plan import Run
@@ -268,8 +269,13 @@ def foreseen(session: Session, request: Request, estimate: bool) -> str:
     points = {"grid": grid_points(runs, request)} if varied else {}
     if not estimate or set(states) <= {"done"}:
         return describe_runs(runs, states, points)
-    from promptbench.sweep.estimate import duration, forecast
+    from promptbench.sweep.estimate import forecast
 
     found, said = forecast(session, runs, again=old)
-    times = ["?" if one is None else duration(one.seconds) if one.seconds else "-" for one in found]
+    times = ["?" if one is None else duration_or_none(one.seconds) for one in found]
     return describe_runs(runs, states, {**points, "time": times}) + "\n" + said
+
+
+def duration_or_none(seconds: float) -> str:
+    """How long something takes, `-` for no time."""
+    return duration(seconds) if seconds else "-"

@@ -437,5 +437,7 @@ def told_apart(pairs: Iterable[Pair]) -> list[str]:
 
 
 def _short(value: str | None) -> str:
-    text = "none" if value in (None, "null", '""') else value.strip('"') if value else ""
+    text = (value or "").strip('"')
+    if value in (None, "null", '""'):
+        text = "none"
     return text if len(text) <= _LONGEST else text[:12] + "..."

@@ -38,7 +38,7 @@ def days(text: str) -> float:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """`cache`: what the action returns."""
+    """Carry out `promptbench cache`; returns the exit code of the action."""
     code: int = options.action(options)
     return code
 

@@ -20,7 +20,7 @@ KINDS = ("methods", "datasets", "protocols")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of `promptbench check-plugin` to its parser."""
     parser.add_argument("file", metavar="FILE", help="a Python file with a method, or with a dataset")
     parser.add_argument("--preset", default="", metavar="P", help="one of the method's presets")
     add_list(parser, "--set", metavar="FIELD=VALUE", help="settings of its Config")
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """`check-plugin`: 1 where a check fails."""
+    """Carry out `promptbench check-plugin`; returns the exit code, 1 where a check fails."""
     path = Path(options.file).expanduser().resolve()
     examine = {"method": examine_method, "dataset": examine_dataset, "protocol": examine_protocol}
     found = plugins_in(path)

@@ -11,7 +11,7 @@ EXAMPLE = "promptbench describe maple"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of `promptbench describe` to its parser."""
     parser.add_argument("name", metavar="NAME", help="as `promptbench list` shows it")
     add_plugin(parser)
 

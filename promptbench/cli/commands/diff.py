@@ -25,7 +25,7 @@ INTERVALS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of `promptbench diff` to its parser."""
     parser.add_argument("a", metavar="A", help="a folder that `run` wrote to, or a result file")
     parser.add_argument("b", metavar="B", help="what it is compared with")
     add_list(parser, "--protocol", metavar="P", help="only these; default: all")
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """`diff`: 1 where something changed, if asked for."""
+    """Carry out `promptbench diff`; returns the exit code, 1 where something changed, if asked for."""
     from promptbench.results.diff import compare
 
     found = compare(options.a, options.b, [name for name in options.protocol or () if name != "all"])

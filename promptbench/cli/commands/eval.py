@@ -12,7 +12,7 @@ EXAMPLE = "promptbench eval --run promptbench-runs/results/few_shot/dtd/coop-012
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of `promptbench eval` to its parser."""
     parser.add_argument("--run", required=True, metavar="RESULT", help="the result file of a run")
     add_list(parser, "--protocol", required=True, metavar="P", help="protocols, or all")
     parser.add_argument("--suite", metavar="S", help="a name or a YAML file; default: the run's")
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """`eval`: 1 where an evaluation failed."""
+    """Carry out `promptbench eval`; returns the exit code, 1 where an evaluation failed."""
     from promptbench.cli.progress import Display, print_results
     from promptbench.experiment import do
     from promptbench.results.result import folder_of, read_result

@@ -14,7 +14,7 @@ EXAMPLE = "promptbench export --run promptbench-runs/results/few_shot/dtd/coop-0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of `promptbench export` to its parser."""
     add_trained(parser)
     parser.add_argument("-o", "--output", metavar="DIR", help="the folder to make")
     parser.add_argument("--to", metavar="hf://USER/NAME", help="where to upload it")

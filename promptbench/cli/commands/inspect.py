@@ -18,13 +18,13 @@ Row = Sequence[str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of `promptbench inspect` to its parser."""
     parser.add_argument("--run", required=True, metavar="RESULT", help="of a run made with --save-predictions")
     parser.add_argument("--top", type=integer(1), default=10, metavar="N", help="lines of each list; default: 10")
 
 
 def execute(options: argparse.Namespace) -> int:
-    """`inspect`: one block per evaluation whose images have classes."""
+    """Carry out `promptbench inspect`: a block per evaluation whose images have classes."""
     from promptbench.cli.text import columns
     from promptbench.results.predictions import load_predictions
     from promptbench.results.result import folder_of, predictions_path, read_result

@@ -12,13 +12,13 @@ EXAMPLE = "promptbench list methods"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of `promptbench list` to its parser."""
     parser.add_argument("kind", metavar="KIND", help=", ".join(KINDS))
     add_plugin(parser)
 
 
 def execute(options: argparse.Namespace) -> int:
-    """`list`: imports no plugin and no torch."""
+    """Carry out `promptbench list`, which imports no plugin and no torch."""
     from promptbench.cli.describe import list_kind
 
     print(list_kind(options.kind, KINDS))

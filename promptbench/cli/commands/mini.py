@@ -11,7 +11,7 @@ EXAMPLE = "promptbench mini contact-sheet -o sheet.png"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of `promptbench mini` to its parser."""
     parser.add_argument("what", choices=("contact-sheet",), help="one row of images per dataset")
     parser.add_argument("-o", "--output", default="sheet.png", metavar="FILE", help="a PNG; default: ./sheet.png")
 

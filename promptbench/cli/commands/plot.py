@@ -13,7 +13,7 @@ EXAMPLE = "promptbench plot base-new --results results/mini -o base-new.png"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of `promptbench plot` to its parser."""
     parser.add_argument("kind", metavar="KIND", help=", ".join(KINDS))
     add_picture(parser)
     add_plugin(parser)

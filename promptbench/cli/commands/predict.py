@@ -25,7 +25,7 @@ Ranked = Sequence[tuple[str, float]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of `promptbench predict` to its parser."""
     add_trained(parser)
     parser.add_argument("--top", type=integer(1), default=5, metavar="N", help="classes shown per image; default: 5")
     parser.add_argument("--format", default="table", choices=("table", "jsonl"), help="default: table")
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """`predict`: 1 where an image could not be read."""
+    """Carry out `promptbench predict`; returns the exit code, 1 where an image could not be read."""
     from promptbench.checkpoints.load import load
 
     paths, names = image_paths(options.images), classes_of(options)

@@ -30,7 +30,7 @@ PATHS = ("results", "run", "image")  # flags that name files, from the folder on
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of `promptbench regenerate` to its parser."""
     parser.add_argument(
         "folders", nargs="*", metavar="DIR", help=f"have a {LIST}, or folders that do; default: results"
     )
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """`regenerate`: 1 where `--check` finds a difference."""
+    """Carry out `promptbench regenerate`; returns the exit code, 1 where `--check` finds a difference."""
     rebuild = check if options.check else write
     outcomes = []
     for listed in lists_in(options.folders or [DEFAULT]):

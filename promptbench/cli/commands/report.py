@@ -13,7 +13,7 @@ EXAMPLE = "promptbench report -o report.html"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of `promptbench report` to its parser."""
     add_list(parser, "--results", metavar="DIR", help=f"folders that `run` wrote to, or files; default: ./{OUTPUT}")
     add_list(parser, "--protocol", metavar="P", help="protocols; default: all")
     add_list(parser, "--method", metavar="M", help="only these, in this order, and the suite's companions")
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """`report`: of stored results alone."""
+    """Carry out `promptbench report`, from stored results alone."""
     from promptbench.show.report.page import NO_MATPLOTLIB, drawable, pictures, render
     from promptbench.show.tables.show import ALL, Question, View, stored_tables
     from promptbench.suite import load_suite, suite_names

@@ -14,7 +14,7 @@ EXAMPLE = "promptbench run --method zeroshot coop maple --protocol base2new --se
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of `promptbench run` to its parser."""
     add_what(parser)
     add_evaluation(parser)
     add_list(parser, "--grid", dest="points", metavar="M.FIELD=V,V", help="run a method with every combination")
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """`run`: 1 where a run failed."""
+    """Carry out `promptbench run`; returns the exit code, 1 where a run failed."""
     from promptbench.cli.progress import Display, print_results
 
     where = Where(

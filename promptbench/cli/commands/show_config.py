@@ -12,7 +12,7 @@ add_arguments = add_what
 
 
 def execute(options: argparse.Namespace) -> int:
-    """`show-config`: one block per method and dataset."""
+    """Carry out `promptbench show-config`: a block per method and dataset."""
     from promptbench.cli.describe import show_settings
     from promptbench.runs.plan import plan_runs
 

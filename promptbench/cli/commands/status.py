@@ -13,12 +13,12 @@ EXAMPLE = "promptbench status --output promptbench-runs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of `promptbench status` to its parser."""
     parser.add_argument("--output", default=OUTPUT, metavar="DIR", help=f"what `run` writes to; default: ./{OUTPUT}")
 
 
 def execute(options: argparse.Namespace) -> int:
-    """`status`: from the files of an output folder."""
+    """Carry out `promptbench status`, from the files of an output folder."""
     from promptbench.cli.text import columns, reason, running_lines, short, summary
     from promptbench.sweep.status import SHOWN, standing_of
 

@@ -17,7 +17,7 @@ add_arguments = add_tables
 
 
 def execute(options: argparse.Namespace) -> int:
-    """`table`: of stored results alone."""
+    """Carry out `promptbench table`, from stored results alone."""
     from promptbench.show.tables.show import citations, show, stored_tables
 
     question = question_of(options)

@@ -18,7 +18,7 @@ EXAMPLE = "promptbench tune --method coop --protocol base2new --grid lr=0.05,0.1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of `promptbench tune` to its parser."""
     add_what(parser)
     add_list(
         parser, "--grid", metavar="FIELD=V,V", help="values to try; default: multiples of the recipe's lr and epochs"
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """`tune`: the points of the grid, best first."""
+    """Carry out `promptbench tune`: the points of the grid, best first."""
     from promptbench.cli.progress import Display
     from promptbench.results.result import check_writable
     from promptbench.sweep.tune import TuningSession, parse_grid, tune

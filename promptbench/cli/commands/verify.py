@@ -20,7 +20,7 @@ SUITE, REPORT = "clip11", "promptbench-verify"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of `promptbench verify` to its parser."""
     parser.add_argument("--suite", default=SUITE, metavar="S", help=f"a name or a YAML file; default: {SUITE}")
     parser.add_argument("--backbone", metavar="B", help="ARCHITECTURE:TAG_OR_FILE; default: the suite's")
     parser.add_argument("--train", action="store_true", help="train CoOp and MaPLe on EuroSAT and DTD, three seeds")
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """`verify`: 1 where a check failed; what could not be checked is no failure."""
+    """Carry out `promptbench verify`; returns 1 where a check failed, not where one could not be made."""
     from dataclasses import replace
 
     from promptbench.checks.installation.report import FAIL, SUFFIXES, check_place, environment, summary, write_report

@@ -198,7 +198,9 @@ def _short(name: str) -> str:
 def _said(name: str, value: str) -> str:
     if value in (BY_RECIPE, BY_DATASET):
         return f"{_short(name)} {value}"
-    text = "none" if value == "null" else value[1:-1] if value.startswith('"') else value
+    text = value[1:-1] if value.startswith('"') else value
+    if value == "null":
+        text = "none"
     return f"{_short(name)}={text if len(text) <= 24 else text[:8] + '...'}"
 
 
