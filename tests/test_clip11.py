@@ -96,7 +96,7 @@ def test_one_training_serves_the_protocols_that_train_alike(results: list[Result
 @pytest.mark.slow
 def test_domains_with_fewer_classes_are_scored_in_their_own(results: list[Result]) -> None:
     (result,) = of(results, "domain_generalization", "zeroshot")
-    names = result.conditions["class_names"]
+    names = result.spec.class_names
     assert names["imagenetv2"] == names["imagenet_sketch"] == names["source"]
     assert names["imagenet_a"] != names["source"] != names["imagenet_r"]
 
@@ -191,7 +191,7 @@ def test_a_grid_runs_every_combination(flags: tuple[str, ...], tmp_path: Path) -
 def sample_of(output: Path, method: str = "coop") -> Mapping[str, object]:
     (path,) = (path for path in output.rglob(f"{method}-*.json"))
     result = read_result(path)
-    return {"sampler": result.spec.sampler, "sample": result.conditions["sample_digest"]}
+    return {"sampler": result.spec.sampler, "sample": result.spec.sample_digest}
 
 
 @pytest.mark.slow

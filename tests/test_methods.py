@@ -187,6 +187,6 @@ def test_the_kit_reads_the_source(
     path.write_text(BAD_SOURCE)
     cls = plugin_file(path)
     found = [failure for name in ABOUT_THE_FILE for failure in kit.run_check(named(name), cls, tiny)]
-    for complaint in ("arXiv", "URL", "line 9 prints", ".cuda()", ".to()", "768", "imports promptbench.training:"):
+    for complaint in ("arXiv", "URL", "line 9 prints", ".cuda()", ".to()", "768", "imports promptbench.training.fit:"):
         assert any(complaint in failure for failure in found), complaint
     assert len(kit.check_method(cls, tiny)) >= len(found)

@@ -119,6 +119,7 @@ class Dataset:
         renamed: Class folder to class name, where they differ, for a split made from class folders.
         ignored: Folders beside the class folders that are no class.
         sources: Where its files come from.
+        by_files: Whether its images are files, as long as no subclass says otherwise what an image is known by.
         config: Its settings.
         roots: The data roots it looks in, first hit wins.
         skip_unreadable: Whether images that cannot be read are left out; otherwise they are an error.
@@ -134,9 +135,15 @@ class Dataset:
     ignored: ClassVar[tuple[str, ...]] = ()
     sources: ClassVar[Sources] = Sources()
 
+    by_files: ClassVar[bool] = True
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """A dataset has no settings unless it says so."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.by_files = cls.identity is Dataset.identity
 
     def __init__(self, config: Any = None, roots: Sequence[Path] = (), alias: str = "") -> None:
         """Remembers where to look; nothing is read yet.
@@ -151,6 +158,11 @@ class Dataset:
         self._alias = alias
         self._items: dict[str, tuple[Item, ...]] = {}
         self._split_source = ""
+
+    @property
+    def plugin(self) -> type[Dataset]:
+        """Its class, also where something stands before it."""
+        return type(self)
 
     @property
     def name(self) -> str:
@@ -352,7 +364,7 @@ def contents_digest(dataset: Dataset, items: Iterable[Item]) -> str:
 
 def dataset_digests(dataset: Dataset, items: list[Item]) -> list[str]:
     """Of each image, in order, a digest of its bytes, or what stands for them."""
-    if type(dataset).identity is not Dataset.identity:
+    if not dataset.by_files:
         return [dataset.identity(item) for item in items]
     memory = Memory(dataset.image_root)
     digests = [memory.digest(item.image) for item in items]

@@ -68,9 +68,9 @@ class Spec:
         templates: The words around them, by evaluation.
         contents: Digest of the images scored, by evaluation: paths, labels and bytes.
         method_code: Digest of what the method's module does, with all that it imports; see `versions.code_digest`.
-        data_code: The same of the modules of all datasets.
+        data_code: The same of the module of the dataset trained on.
         training_code: The same of the framework's training.
-        evaluation_code: The same of the framework's evaluation and of the protocol.
+        evaluation_code: The same of the framework's evaluation, of the protocol and of the datasets evaluated.
     """
 
     suite: str = decides(PLACE)

@@ -235,15 +235,16 @@ def sentences_digest(names: ClassNames) -> str:
 
 def of_code(session: Session, run: Run) -> dict[str, str]:
     """Digests of what the method, the datasets, training and evaluation do."""
-    named = dict.fromkeys([run.plan.train.dataset, *(other.selection.dataset for other in run.plan.evaluations)])
-    datasets = {module for name in named for module in modules_of(type(session.dataset(name)))}
-    protocol = modules_of(type(run.protocol))
+    trained = modules_of(session.dataset(run.plan.train.dataset).plugin)
+    evaluated = set(modules_of(type(run.protocol)))
+    for evaluation in run.plan.evaluations:
+        evaluated.update(modules_of(session.dataset(evaluation.selection.dataset).plugin))
     try:
         return {
             "method_code": code_digest(*modules_of(run.method)),
-            "data_code": code_digest(*sorted(datasets)),
+            "data_code": code_digest(*trained),
             "training_code": code_digest(TRAINING),
-            "evaluation_code": code_digest(EVALUATION, *protocol),
+            "evaluation_code": code_digest(EVALUATION, *sorted(evaluated)),
         }
     except (OSError, SyntaxError) as error:
         raise UsageError(f"The code of a run cannot be read: {error}.") from error
