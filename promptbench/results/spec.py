@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import Any, get_type_hints
 
@@ -165,7 +165,7 @@ class Spec:
             value = getattr(self, item.name)
             if item.name == "plugin":
                 named[item.name] = ""  # it named runs before it renewed them
-            elif not item.metadata["renews"] and not (item.metadata["later"] and value in ("", {}, False)):
+            elif not item.metadata["renews"] and not (item.metadata["later"] and value == _default(item)):
                 named[item.name] = value
         return named
 
@@ -197,6 +197,10 @@ class Spec:
 def fields_of(spec: Spec | type[Spec], *roles: str) -> Iterator[Field[Any]]:
     """The fields with these roles, or all, in order."""
     return (item for item in fields(spec) if not roles or item.metadata["role"] in roles)
+
+
+def _default(item: Field[Any]) -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()
 
 
 def names_of(spec: Spec | type[Spec], *roles: str) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from promptbench.results import spec as specs
 class Wider(specs.Spec):
     """What decides a run, and a temperature; and a digest of the thermometer."""
 
-    temperature: float = specs.decides(specs.SETTING, trains=True, later=True, default=0.0)
+    temperature: float = specs.decides(specs.SETTING, trains=True, later=True, default=0.25)
     thermometer: str = specs.decides(specs.SOURCE, trains=True, renews="read off another thermometer", default="")
 
 
@@ -60,12 +60,12 @@ for spec, h in ((cold, 50.0), (warm, 70.0)):
     assert read_result(result_path("out", spec), spec).spec == spec
 
 frame = to_frame(results)
-assert set(frame.temperature) == {0.0, 0.5} and set(frame.thermometer) == {"", "a"}
+assert set(frame.temperature) == {0.25, 0.5} and set(frame.thermometer) == {"", "a"}
 matched = match([results[0]], [results[1]])
 (pair,) = matched.pairs
-assert pair.differs["temperature"] == "0.0 → 0.5"
+assert pair.differs["temperature"] == "0.25 → 0.5"
 both = match(results, results)
-assert told_apart(both.pairs) == ["temperature=0.0", "temperature=0.5"]
+assert told_apart(both.pairs) == ["temperature=0.25", "temperature=0.5"]
 
 
 def printed(*words):
@@ -75,10 +75,10 @@ def printed(*words):
 
 
 table = printed("table")
-assert "coop (temperature=0.0)" in table and "coop (temperature=0.5)" in table
+assert "coop (temperature=0.25)" in table and "coop (temperature=0.5)" in table
 head, *lines = printed("table", "--format", "csv-long").splitlines()
 place = head.split(",").index("temperature")
-assert {line.split(",")[place] for line in lines} == {"0.0", "0.5"}
+assert {line.split(",")[place] for line in lines} == {"0.25", "0.5"}
 printed("report", "-o", "report.html")
 page = Path("report.html").read_text(encoding="utf-8")
 assert "temperature" in page and "thermometer" in page
