@@ -14,6 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 from shared_paths import TINY
+from short_cases import slow_but
 
 import promptbench as pb
 from promptbench import registry
@@ -120,7 +121,7 @@ def test_a_table_has_every_format(what: dict[str, Any]) -> None:
         pb.table(pb.read_results("promptbench-runs"), metric="accurracy")
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", slow_but([1, 2], 1))
 def test_a_failure_is_raised_once_the_others_are_done(what: dict[str, Any], broken: Path, jobs: int) -> None:
     call = {**what, "plugins": broken, "progress": False, "jobs": jobs}
     with pytest.raises(

@@ -86,7 +86,7 @@ def test_these_are_all_the_plugins() -> None:
 
 
 @pytest.mark.parametrize("check", kit.CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
-@pytest.mark.parametrize("name", PLUGINS)
+@pytest.mark.parametrize("name", slow_but(PLUGINS, PLUGINS[0]))
 def test_plugin_keeps_the_contract(
     name: str, check: kit.Check, tiny: pb.Backbone, plugin_file: Callable[[Path], type[Method]]
 ) -> None:
@@ -102,7 +102,7 @@ def train(method: Method, images: Tensor, labels: Tensor, epochs: int = 2, seed:
     return fit(method, recipe, batches, len(batches), seed=seed)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", slow_but(METHODS, "coop", "maple"))
 def test_training_learns_and_repeats(name: str, make: Make, images: Tensor, labels: Tensor) -> None:
     method, again = make(name, moved=False), make(name, moved=False)
     clip = {key: tensor.clone() for key, tensor in method.backbone.clip.state_dict().items()}
@@ -118,7 +118,7 @@ def test_training_learns_and_repeats(name: str, make: Make, images: Tensor, labe
 
 
 @pytest.mark.parametrize("budget", [1_000_000, 250_000, 1], ids=["some images", "some classes", "one text"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", slow_but(METHODS, "coop", "maple"))
 def test_a_small_memory_budget_changes_nothing(
     name: str, budget: int, make: Make, tiny: pb.Backbone, images: Tensor, labels: Tensor
 ) -> None:

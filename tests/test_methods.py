@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from short_cases import slow_but
 from torch import Tensor, nn
 
 import promptbench as pb
@@ -18,7 +19,7 @@ from promptbench.clip import prompts
 
 
 @pytest.mark.parametrize("check", kit.CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
-@pytest.mark.parametrize("name", registry.names("methods"))
+@pytest.mark.parametrize("name", slow_but(registry.names("methods"), "coop", "maple"))
 def test_method_keeps_the_contract(name: str, check: kit.Check, tiny: pb.Backbone) -> None:
     assert not kit.run_check(check, registry.load("methods", name), tiny)
 

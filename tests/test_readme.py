@@ -46,6 +46,7 @@ def test_there_is_something_to_test() -> None:
     assert len(COMMANDS) >= 12 and len(INLINE) >= 8 and len(BLOCKS) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.split()[1] == "run"])
 def test_a_run_command_of_the_readme_plans_its_runs(
     command: str, workplace: Path, capsys: pytest.CaptureFixture[str]
@@ -118,6 +119,7 @@ def test_a_trained_prompt_is_exported_loaded_and_used_as_the_readme_says(workpla
     assert run(predict.replace("RESULT", str(result)).replace("folder/", "photo.jpg")) == 0
 
 
+@pytest.mark.slow
 def test_the_runs_of_the_readme_are_done_from_python(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found: dict[str, Any] = {}
     exec(next(block for block in BLOCKS if "pb.run" in block), found)

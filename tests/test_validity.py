@@ -285,6 +285,7 @@ def test_a_training_on_replaced_images_is_not_used(place: Place) -> None:
     assert figures(place.run()) == figures(fresh)
 
 
+@pytest.mark.slow
 def test_images_that_are_the_same_cost_nothing(place: Place) -> None:
     """Copied anew, as after moving to another disk: other times, the same bytes."""
     place.run()
@@ -408,6 +409,7 @@ def test_a_damaged_memo_of_weights_costs_no_run(place: Place, damage: Callable[[
     assert memo.read_bytes() == content  # computed again
 
 
+@pytest.mark.slow
 def test_a_memo_of_other_files_is_none_of_these(place: Place) -> None:
     """A whole one, but under the name of another state of the files."""
     place.run()
@@ -472,6 +474,7 @@ def test_a_damaged_training_is_done_afresh(place: Place, where: bytes) -> None:
     read_training(place.training())  # which is whole again
 
 
+@pytest.mark.slow
 def test_no_changed_byte_of_a_training_goes_unnoticed(place: Place, tmp_path: Path) -> None:
     """A third of the header, and some of the tensors."""
     place.run()

@@ -127,6 +127,7 @@ def test_a_pickle_that_would_create_a_file_creates_none(tmp_path: Path) -> None:
         marker.unlink()  # the pickles do what they are said to do
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", NO_SUITES, ids=range(len(NO_SUITES)))
 def test_a_suite_of_aliases_and_depths_is_refused(
     tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -160,12 +161,14 @@ def test_a_decompression_bomb_is_an_error_with_its_path(tmp_path: Path, name: st
             open_image(path)
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_bomb_is_that_of_its_head() -> None:
     found = hostile_inputs.try_bomb("png 8 bit 13000")
     assert found["clean"], found  # 169 million pixels would be 500 MiB and more
     assert found["mib"] < 50
 
 
+@pytest.mark.slow
 def test_memory_is_seen_where_an_image_is_opened(tmp_path: Path) -> None:
     Image.new("RGB", (4000, 4000)).save(tmp_path / "large.png")
     found = hostile_inputs.opened(tmp_path / "large.png")

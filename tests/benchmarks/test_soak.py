@@ -109,6 +109,7 @@ def test_an_interrupted_sweep_has_a_report(sweep: Any, monkeypatch: pytest.Monke
     assert found["minutes"] < 1 and found["processes"][0]["looks"] >= 8 and found["bounds"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc here")
 def test_a_sweep_that_fails_is_shown(sweep: Any) -> None:
     code, found, said = sweep("a.json b.failed.json", 0.5, 3, minutes=5)

@@ -90,6 +90,7 @@ def report() -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", TRAINED)
 @pytest.mark.parametrize("classes", [1, 7])
 def test_plain_and_ours_have_equal_logits_and_gradients(label: str, classes: int, tiny: Any) -> None:

@@ -206,6 +206,7 @@ def test_which_methods_plain_open_clip_can_run(
     assert export.scores_as_clip(made, text) is plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method, files, said",
     [
@@ -288,6 +289,7 @@ class FakeApi:
         self.calls.append(("upload_folder", {**options, "held": held}))
 
 
+@pytest.mark.slow
 def test_to_the_hub_and_back(
     clip: Path,
     coop: Path,

@@ -317,6 +317,7 @@ def doubled(levels: int) -> bytes:
     return b")q\x00" + b"".join(b"0h%ch%c\x86q%c" % (level, level, level + 1) for level in range(levels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "extra",
     [

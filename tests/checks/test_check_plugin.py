@@ -223,6 +223,7 @@ def test_a_broken_method_fails_the_check_that_it_should_and_no_other(broken: str
     assert len(lines) == 2 + len(kit.CHECKS)
 
 
+@pytest.mark.slow
 def test_all_failures_are_told(check: Check) -> None:
     source = GOOD.replace(LOSS, f"print(labels)\n        {LOSS}").replace("IJCV 2022.", "").replace("1024 - 512", "768")
     source = source.replace(
@@ -345,6 +346,7 @@ def test_the_plugin_of_the_readme_passes_through_the_real_command(tmp_path: Path
     assert {path.name for path in tmp_path.iterdir()} <= {"clip_adapter.py", "__pycache__"}
 
 
+@pytest.mark.slow
 def test_a_built_in_file_is_checked_as_what_it_is(
     capsys: pytest.CaptureFixture[str], tiny_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,6 +81,7 @@ def only(report: dict[str, Any], what: str) -> dict[str, Any]:
 
 
 class TestReferenceNumbers:
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", parity.CASES)
     def test_those_in_the_package_are_those_of_the_tests(self, name: str) -> None:
         case, shipped = parity.CASES[name], parity.read(name)
@@ -127,6 +128,7 @@ def gallop_logits(stored: dict[str, torch.Tensor], which: str) -> torch.Tensor:
 
 
 class TestWithoutData:
+    @pytest.mark.slow
     def test_parity_holds_and_the_rest_is_said(
         self, verify: Verify, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -302,6 +304,7 @@ class TestWithFakeData:
 
 
 class TestSamples:
+    @pytest.mark.slow
     @pytest.mark.parametrize(("tampered", "outcome"), [(False, PASS), (True, FAIL)])
     def test_fingerprints_follow_the_split_file(
         self,

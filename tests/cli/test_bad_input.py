@@ -224,6 +224,7 @@ def test_an_output_that_cannot_be_written(
     assert "(No space left on device)" in refused(*COOP)
 
 
+@pytest.mark.slow
 def test_what_exists_is_never_overwritten(
     refused: Said, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

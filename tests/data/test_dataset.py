@@ -495,6 +495,7 @@ def test_a_rendered_dataset_says_what_its_set_says(name: str) -> None:
     refuse_same_names(dataset.class_names, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MINI)
 def test_a_rendered_dataset_draws_its_splits(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from promptbench.mini.sets import SETS
@@ -524,6 +525,7 @@ def test_rendered_images_come_from_the_cache_the_second_time(monkeypatch: pytest
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_another_render_seed_draws_other_images() -> None:
     one, two = open_dataset("mini_fabrics"), open_dataset("mini_fabrics", {"render_seed": 2})
     assert not np.array_equal(one.array("test"), two.array("test"))  # type: ignore[attr-defined]

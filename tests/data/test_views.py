@@ -79,11 +79,13 @@ def test_a_method_without_training_and_a_setting_of_its_own_go_first(plan: Any) 
     assert views["coop"] == 2 and views["vpt"] == 5 and views["zeroshot"] is None
 
 
+@pytest.mark.slow
 def test_views_without_augmentation_are_refused(plan: Any) -> None:
     with pytest.raises(UsageError, match="'train_views' needs 'augment'.*augment=true"):
         plan("coop", "--set", "coop.augment=false", "--train-views", "2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["coop", pytest.param("maple", marks=pytest.mark.slow)])
 def test_as_many_views_as_epochs_train_the_same(method: str, plan: Any, carry_out: Callable[..., Result]) -> None:
     """The views are those of the epochs; a frozen tower encodes them in other batches, so its last bits may differ."""
@@ -99,6 +101,7 @@ def test_as_many_views_as_epochs_train_the_same(method: str, plan: Any, carry_ou
         assert plain.metrics[name] == pytest.approx(views.metrics[name], abs=1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["coop", "maple"])
 def test_epochs_take_the_views_in_turn(method: str, plan: Any) -> None:
     """Epoch 2 of two views sees the images of epoch 0, in an order of its own."""
@@ -120,6 +123,7 @@ def test_epochs_take_the_views_in_turn(method: str, plan: Any) -> None:
     assert torch.allclose(epoch(2, 3)[kept], epoch(2, 9)[kept], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_views_are_encoded_once_for_all_methods_and_epochs(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "cache_dir", lambda: Path(session.output))
     session, run = plan("coop", "--train-views", "2")

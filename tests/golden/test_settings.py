@@ -257,6 +257,7 @@ def test_gallop_equals_the_plain_forward(
                 torch.testing.assert_close(ours[name].grad, tensor.grad, atol=GRADIENT * largest, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", BUDGETS.values(), ids=BUDGETS)
 @pytest.mark.parametrize("name", ["cocoop", "gallop"])
 def test_the_memory_budget_changes_nothing(

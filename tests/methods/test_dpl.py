@@ -234,6 +234,7 @@ def test_numbers_of_parameters_are_those_of_the_specification(counted: int, conf
     assert sum(parameter.numel() for parameter in method.parameters()) == counted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["r1", "r2", "r3", "r4", "r6", "text", "visual", "const"])
 def test_every_preset_keeps_the_contract(clip: pb.Backbone, pixels: Tensor, preset: str) -> None:
     config = partial(DPL.Config, **DPL.presets[preset].config)

@@ -218,6 +218,7 @@ def test_gradients_pass_through_the_texts_that_tvp_reads(
     assert (method.ctx.grad is not None) == passes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", {"images apart": 1_500_000, "classes apart": 200_000}.items(), ids=lambda b: b[0])
 @pytest.mark.parametrize("preset", ["", "topk", "cocoop"])
 def test_the_memory_budget_changes_nothing(
@@ -283,6 +284,7 @@ def test_every_setting_says_where_it_comes_from_and_the_method_what_it_is() -> N
     assert {recipe.origin for recipe in Mutual.recipes.values()} == {"transferred"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_keeps_the_contract(preset: str, tiny: pb.Backbone) -> None:
     config = fit_to_backbone(Mutual.Config(**(Mutual.presets[preset].config if preset else {})), tiny, explicit=())

@@ -248,6 +248,7 @@ def test_a_gaussian_needs_a_width(std: float, backbone: pb.Backbone) -> None:
         pb.create_method("promptsrc", backbone, ["cat", "dog"], epoch_std=std)
 
 
+@pytest.mark.slow
 def test_a_half_precision_checkpoint_loads(
     tmp_path: Path, clip: torch.nn.Module, images: Tensor, backbone: pb.Backbone
 ) -> None:

@@ -39,6 +39,7 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+@pytest.mark.slow
 def test_loading_twice_gives_the_same_model(loaded: Loaded) -> None:
     again = load()[0].state_dict()
     assert all(torch.equal(value, again[name]) for name, value in loaded[0].state_dict().items())

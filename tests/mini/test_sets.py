@@ -18,6 +18,7 @@ def _few(name: str, split: str, seed: int = sets.RENDER_SEED) -> np.ndarray:
     return images(name, split, seed)[0][:64]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fabrics", "signs", "digits", "ood_blobs"])
 def test_a_split_has_the_promised_images_in_the_order_of_the_classes(name: str) -> None:
     for split, n in SETS[name].per_class.items():
@@ -26,6 +27,7 @@ def test_a_split_has_the_promised_images_in_the_order_of_the_classes(name: str) 
         assert np.array_equal(labels, np.repeat(np.arange(len(SETS[name].class_names)), n))
 
 
+@pytest.mark.slow
 def test_splits_and_seeds_and_sets_have_streams_of_their_own() -> None:
     draws = [_few("fabrics", split) for split in PER_CLASS]
     draws += [_few("fabrics", "val", SEALED_SEED), _few("textures", "val")]

@@ -300,6 +300,7 @@ def test_results_are_frozen() -> None:
         make_result().commit = "x"  # type: ignore[misc]
 
 
+@pytest.mark.slow
 def test_a_thousand_files_are_read_within_two_seconds(tmp_path: Path) -> None:
     path = write_result(tmp_path, make_result())
     text = path.read_text()

@@ -312,6 +312,7 @@ def test_every_field_that_renews_says_why() -> None:
         assert full.name == replace(full, **{name: other}).name  # it renews instead of naming
 
 
+@pytest.mark.slow
 def test_another_process_that_did_it_again_is_not_set_back(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(list(RUN)) == 0
     (path,) = OUT.rglob("results/**/coop-*.json")
@@ -330,6 +331,7 @@ def _bench() -> Any:
     return Session(Place(OUT), suite)
 
 
+@pytest.mark.slow
 def test_finished_runs_are_read_once_and_their_images_looked_at_once(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,6 +82,7 @@ def test_another_seed_has_other_bits(call: list[str], whole: Numbers, tmp_path: 
     assert len(a) == len(b) and a != b
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", slow_but(["anew", "none", "again"], "again"))
 def test_with_cached_features_and_without(
     cache: str, call: list[str], whole: Numbers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

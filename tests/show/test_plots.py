@@ -285,6 +285,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_heat_map_is_the_cosines_of_the_trained_method(trained: Path, tmp_path: Path) -> None:
     import base64
 
@@ -321,6 +322,7 @@ def test_a_heat_map_says_what_it_lacks(trained: Path, tmp_path: Path, capsys: py
     assert "Cannot read the image" in said("--run", str(trained), "--image", str(tmp_path / "none.png"))
 
 
+@pytest.mark.slow
 def test_the_data_do_not_depend_on_the_order_of_files(stored: Any) -> None:
     source = stored(BY_HAND)
     shuffled = Source(**{**vars(source), "results": tuple(random.Random(1).sample(source.results, 6))})
@@ -423,6 +425,7 @@ def test_series_differ_without_colour() -> None:
     assert len(set(COLOURS)) == len(COLOURS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
 def test_a_picture_is_written_the_same_twice(suffix: str, stored: Any, tmp_path: Path) -> None:
     data = base_new.data(stored(BY_HAND))

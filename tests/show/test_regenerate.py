@@ -96,6 +96,7 @@ def test_a_changed_file_is_found_and_nothing_is_written(
     assert (folder / name).read_text(encoding="utf-8") == changed
 
 
+@pytest.mark.slow
 def test_what_is_missing_or_has_lost_its_results_differs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said(capsys, folder)
     (folder / "plots" / "gain.svg").unlink()
@@ -104,6 +105,7 @@ def test_what_is_missing_or_has_lost_its_results_differs(folder: Path, capsys: p
     assert (code, outcome["plots/gain.svg"], outcome["ood.md"]) == (1, "differs", "differs")
 
 
+@pytest.mark.slow
 def test_a_new_result_changes_what_is_built(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said(capsys, folder)
     facts = {"dataset": "mini_neon", "method": "maple", "data_seed": 2, "train_seed": 2}

@@ -252,6 +252,7 @@ class TestCommand:
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1
 
+    @pytest.mark.slow
     def test_plots_are_drawn_where_there_is_something_to_show(self) -> None:
         pytest.importorskip("matplotlib")
         suites = [load_suite("clip11")]

@@ -453,6 +453,7 @@ def test_two_thousand_files_are_read_and_tabulated_within_two_seconds(
     assert capsys.readouterr().out.count("\n| ") == 2 + 20 * 12
 
 
+@pytest.mark.slow
 def test_importing_tables_does_not_import_torch() -> None:
     code = "import sys, promptbench.show.tables.show; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

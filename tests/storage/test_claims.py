@@ -180,6 +180,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeyp
         Claims(tmp_path / "file").take("a", ABOUT)
 
 
+@pytest.mark.slow
 def test_what_is_done_alone_is_never_done_by_two(tmp_path: Path) -> None:
     inside, most = [], []
 

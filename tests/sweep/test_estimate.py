@@ -118,6 +118,7 @@ def test_views_are_encoded_as_often_as_there_are(tmp_path: Path, monkeypatch: py
     assert [count - counts[0] for count in counts] == [views * len(train.items) for views in (0, 2, 5, 7)]
 
 
+@pytest.mark.slow
 def test_what_is_too_slow_is_scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a limit that no step keeps, only the smallest size runs, and the memory of text is added."""
     session, (run,) = planned(tmp_path, *DIAGRAMS, "--method", "coop", "--set", "coop.batch=32")
@@ -212,6 +213,7 @@ def test_without_data_the_runs_are_listed_all_the_same(
     assert "to do  base2new  dtd" in said and "no estimate of 1 runs: The dataset 'dtd'" in said
 
 
+@pytest.mark.slow
 def test_one_unknown_dataset_spoils_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from promptbench.config import UsageError
 
@@ -229,6 +231,7 @@ def test_one_unknown_dataset_spoils_no_other(tmp_path: Path, monkeypatch: pytest
     assert said.splitlines()[1] == "no estimate of 1 runs: no neon"
 
 
+@pytest.mark.slow
 def test_a_method_that_fails_is_listed_without_an_estimate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session, runs = planned(tmp_path, *DIAGRAMS, "--method", "zeroshot", "coop", "--set", "coop.epochs=1")
     monkeypatch.setattr(Calibration, "training", lambda *_: 1 / 0)
