@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import json
 import os
 import secrets
@@ -61,6 +62,7 @@ def run_all(
     """
     from promptbench.runs.run import execute  # seconds to import, for those that do runs themselves
 
+    gc.enable()  # which the command leaves off while it starts
     pending = [(run, "") for run in runs]  # with the claim that it waits for
     known = failures_on_record(session.output, [run for run, _ in pending]) if known is None else known
     failures = 0
