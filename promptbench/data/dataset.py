@@ -282,7 +282,7 @@ class Dataset:
             status = path.stat()
         except OSError as error:
             raise UsageError(f"Cannot read the image {path}: {error.strerror}.") from error
-        return f"{path.absolute().as_posix()}:{status.st_size}:{status.st_mtime_ns}"
+        return f"{path.absolute().as_posix()}:{status.st_size}:{status.st_mtime_ns}:{status.st_ino}"
 
     def unreadable(self, items: Iterable[Item]) -> list[Item]:
         """Those of the images that are missing or cannot be decoded whole, in order.
