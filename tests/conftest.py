@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -20,6 +21,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 def _quiet_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One thread, and a cache that is made once, shared by parallel workers, and thrown away."""
     torch.set_num_threads(1)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell has started the tests in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     parallel = "PYTEST_XDIST_WORKER" in os.environ
     cache = tmp_path_factory.getbasetemp().parent / "cache" if parallel else tmp_path_factory.mktemp("cache")
     before = {name: os.environ.get(name) for name in ("PROMPTBENCH_CACHE", "PROMPTBENCH_DATA")}

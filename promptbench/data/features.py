@@ -3,7 +3,7 @@
 One file holds the features of one ordered list of images, or of N random views of each. Its name is a hash of
 everything that decides them: weights, transform, the identity of each image (path, size, time of change, inode),
 libraries, threads, device. They are always produced by `encode`, in fixed order and batches, so that cached and fresh
-features are bit-equal; dense ones are kept in half precision where a method says that it can bear that, and there alone.
+features are bit-equal; dense ones are kept in half precision where a method says that it can bear it, and there alone.
 
 Who evaluates or trains asks for batches of what a method reads, features or pixels, and knows no cache.
 """
