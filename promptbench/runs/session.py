@@ -251,7 +251,7 @@ def of_code(session: Session, run: Run) -> dict[str, str]:
 
 
 def modules_of(cls: type) -> list[str]:
-    """The modules of a plugin's class and of those that it inherits from, the framework's contract apart."""
+    """The modules of a plugin's class and of those that it inherits from, the framework's contract among them."""
     own = [base.__module__ for base in cls.__mro__ if base is not object and hasattr(base, "plugin_kind")]
     return sorted(set(own))
 
