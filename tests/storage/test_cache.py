@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -24,6 +24,8 @@ from promptbench.config import UsageError
 from promptbench.data import features
 from promptbench.data.dataset import Dataset, open_dataset
 from promptbench.data.features import Kept
+from promptbench.data.selection import Selection, open_selection
+from promptbench.method import create_method
 from promptbench.runs.session import Place, Session, remembered_backbone
 from promptbench.storage import atomic
 from promptbench.storage import cache as cached
@@ -132,6 +134,55 @@ def test_deterministic_algorithms_have_features_of_their_own(tiny: Backbone, dat
     finally:
         hold_to_bits(False)
     assert features.key(tiny, dataset, items) == plain
+
+
+@pytest.mark.parametrize("what", ["weights_hash", "architecture"])
+def test_other_towers_have_features_of_their_own(what: str, dataset: Dataset) -> None:
+    said = {"weights_hash": "w", "architecture": "a", "device": torch.device("cpu")}
+    tower, other = (cast(Backbone, SimpleNamespace(**one)) for one in (said, {**said, what: "other"}))
+    items = dataset.items("test")
+    assert features.key(tower, dataset, items) != features.key(other, dataset, items)
+
+
+def test_other_numbers_of_threads_have_features_of_their_own(
+    tiny: Backbone, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = []
+    for threads in (1, 2, 1):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        keys.append(features.key(tiny, dataset, dataset.items("test")))
+    assert keys[0] == keys[2] != keys[1]
+
+
+@pytest.mark.parametrize("what", ["FORMAT", "BATCH", "EVALUATION_TRANSFORM", "library_versions"])
+def test_another_way_of_making_them_has_features_of_its_own(
+    what: str, tiny: Backbone, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = features.key(tiny, dataset, dataset.items("test"))
+    others: dict[str, Any] = {"BATCH": 32, "library_versions": lambda: {"torch": "0"}}
+    monkeypatch.setattr(features, what, others.get(what, "other"))
+    assert features.key(tiny, dataset, dataset.items("test")) != before
+
+
+def test_images_in_several_batches_have_their_own_dense_features(
+    tiny: Backbone, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = dataset.items("test")
+    monkeypatch.setattr(features, "BATCH", 1)  # of three images
+    together = features.encode(tiny, dataset, items, Kept(dense=True))
+    apart = [features.encode(tiny, dataset, [item], Kept(dense=True)).local_unprojected for item in items]
+    assert together.local_unprojected is not None
+    for image, alone in enumerate(apart):
+        assert alone is not None and torch.allclose(together.local_unprojected[image], alone[0], atol=1e-5)
+
+
+def test_half_of_the_classes_read_their_own_rows_of_the_whole(tiny: Backbone, dataset: Dataset) -> None:
+    method = create_method("zeroshot", tiny, ("cat", "dog", "eel"))
+    new = open_selection(lambda _: dataset, Selection(dataset="pets", split="test", classes="new"), 1)
+    assert len(new.items) < len(new.pool)
+    batches = features.feature_batches(method, new, Kept(), 10)
+    found = torch.cat([images.features.cls for images, _ in batches if images.features is not None])
+    assert torch.equal(found, features.image_features(tiny, dataset, new.pool).cls[-len(new.items) :])
 
 
 def test_models_of_gpus_have_features_of_their_own(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
