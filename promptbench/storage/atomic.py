@@ -16,8 +16,10 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Creates or replaces `path` with what `write` puts into the open file, whole or not at all.
 
     The bytes go to a temporary file beside `path`, reach the disk and take its place in one step; on any failure,
-    Ctrl-C included, `path` stays as it was. Missing folders are made.
+    Ctrl-C included, `path` stays as it was. Missing folders are made. What is written is there after a loss of power,
+    too, where the system can say so of folders.
     """
+    missing = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -29,6 +31,18 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    for folder in (path.parent, *(made.parent for made in missing)):
+        _sync(folder)
+
+
+def _sync(folder: Path) -> None:
+    """Have the names in a folder reach the disk, where that can be; the file that got one is there already."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def remove_drafts(folder: Path, now: float) -> None:
