@@ -45,6 +45,16 @@ def _sync(folder: Path) -> None:
             os.close(descriptor)
 
 
+def superseded(folder: Path) -> list[Path]:
+    """The notes of where trainings stood, `NAME.partial`, beside what was learned since, `NAME.safetensors`."""
+    try:
+        names = {entry.name for entry in os.scandir(folder)}
+    except OSError:
+        return []
+    notes = [Path(folder, name) for name in sorted(names) if name.endswith(".partial")]
+    return [path for path in notes if path.with_suffix(".safetensors").name in names]
+
+
 def remove_drafts(folder: Path, now: float) -> None:
     """Removes what `write_atomically` left below a folder where the process was killed, once that is long ago.
 

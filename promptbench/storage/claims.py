@@ -100,6 +100,11 @@ class Claim:
             except OSError as error:  # others, such as a network that is away, may pass
                 self.lost = error.errno in (errno.ENOENT, errno.ESTALE)
 
+    def is_ours(self) -> bool:
+        """Whether no other process has taken it over, by a look at it now; it is touched, too."""
+        self.beat()
+        return not self.lost
+
     def release(self) -> None:
         """Give the claim up; a second time does nothing."""
         with self.lock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -167,10 +167,12 @@ class PartialFile:
     Attributes:
         path: Of the file.
         key: Of the training, which names versions of libraries too.
+        check: Called before anything is written; raises where another process has taken the training over.
     """
 
     path: Path
     key: str
+    check: Callable[[], object] = lambda: None
 
     def write(self, partial: Partial) -> None:
         """Replace what is there, whole or not at all."""
@@ -178,6 +180,7 @@ class PartialFile:
         tensors[CHECKSUM] = torch.zeros(hashlib.sha256().digest_size, dtype=torch.uint8)
         about = {"format": PARTIAL_FORMAT, "key": self.key, "facts": json.dumps(dict(partial.facts))}
         data = save(tensors, metadata=about)[: -len(tensors[CHECKSUM])]
+        self.check()
         write_atomically(self.path, lambda file: file.write(data + hashlib.sha256(data).digest()))
 
     def read(self) -> Partial | None:
