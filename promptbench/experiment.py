@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from promptbench.config import unknown
 from promptbench.results.result import Result, check_writable, failure_path, predictions_path, stored_results
 from promptbench.runs.listener import listening
+from promptbench.storage.atomic import superseded
 from promptbench.storage.claims import CLAIMS
 from promptbench.sweep.executors.contract import LOCAL, choose
 
@@ -149,7 +150,7 @@ def finish(
     todo = [one for one in todo if one.spec.name not in names]
     if todo:
         start(todo, len(runs))
-    elif (output / CLAIMS).is_dir():  # killed between its last result and its end
+    elif (output / CLAIMS).is_dir() or superseded(output / "trainings"):  # killed between its last result and its end
         from promptbench.sweep.loop import tidy
 
         tidy(output)

@@ -131,6 +131,12 @@ class Work:
         self.claim.progress = {"done": done, "total": total}
         self.listener.step(done, total, loss)
 
+    def check(self, *others: Claim) -> None:
+        """Before something is written: raises Busy where another process has taken over the run, or another claim."""
+        for claim in (self.claim, *others):
+            if not claim.is_ours():
+                raise Busy(claim.name)
+
 
 class Tracker:
     """The loggers of one run."""

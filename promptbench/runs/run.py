@@ -31,6 +31,7 @@ def execute(session: Session, run: Run, work: Work) -> Result:
     found = evaluate(session, run, method, train.class_names)
     seconds = time.perf_counter() - began
     metrics, notes = run.protocol.measure(found.outcomes, run.plan)
+    work.check()
     if session.save_predictions:
         save_predictions(session.output, spec, found.outcomes, found.images, found.names)
     result = Result(

@@ -29,7 +29,7 @@ from promptbench.runs.listener import Busy, Listener, Silent, Standing, Work, tr
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.request import Request
 from promptbench.runs.session import Place, Session
-from promptbench.storage.atomic import remove_drafts, write_atomically
+from promptbench.storage.atomic import remove_drafts, superseded, write_atomically
 from promptbench.storage.claims import CLAIMS, Claim, Claims, now
 from promptbench.sweep.status import standing_of
 from promptbench.training.fit import TrainingDiverged
@@ -91,16 +91,24 @@ def announced(output: Path, names: Iterable[str]) -> Iterator[None]:
     with Claims(output / CLAIMS) as claims:
         claims.take(f"call-{secrets.token_hex(8)}", {"kind": "call", "runs": list(names)})
         yield
-        claims.clear()
-        today = now(output)
-        for part in ("results", "trainings", "predictions"):
-            remove_drafts(output / part, today)
+        _clear_away(output, claims)
 
 
 def tidy(output: Path) -> None:
-    """Remove the claims of killed processes from a folder with nothing left to do, where that is allowed."""
+    """Remove what killed processes left in a folder with nothing left to do, where that is allowed."""
     with contextlib.suppress(OSError, UsageError), Claims(output / CLAIMS) as claims:
-        claims.clear()
+        _clear_away(output, claims)
+
+
+def _clear_away(output: Path, claims: Claims) -> None:
+    """Remove claims of dead owners, half-written files, and notes of where trainings stood that are finished now."""
+    claims.clear()
+    today = now(output)
+    for part in ("results", "trainings", "predictions"):
+        remove_drafts(output / part, today)
+    for note in superseded(output / "trainings"):
+        if not claims.busy(note.stem):
+            note.unlink(missing_ok=True)
 
 
 def about(run: Run) -> dict[str, Any]:
