@@ -255,7 +255,7 @@ def check_writable(folder: Path | str) -> None:
     """
     wanted = Path(folder).absolute() / "results"
     with _said_plainly(Path(folder)):
-        place = next(place for place in (wanted, *wanted.parents) if place.exists())
+        place = next(place for place in (wanted, *wanted.parents) if os.path.lexists(place))
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(b"\n")
 

@@ -162,6 +162,8 @@ def named_sampler(sampler: str) -> str:
     if not sampler.startswith(FILE):
         return sampler
     path = path_of(sampler.removeprefix(FILE))
+    if path.exists() and not path.is_file():
+        raise UsageError(f"--sampler {sampler}: {path} is no file.")
     try:
         return f"{FILE}{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
     except OSError as error:
