@@ -122,8 +122,11 @@ def _rendered(folder: Path, set_name: str, split: str, render_seed: int) -> tupl
     log.info("Rendering %s, %s.", set_name, split)
     images, labels = render(set_name, split, render_seed)
     images.flags.writeable = labels.flags.writeable = False
-    _save(labels_path, labels)
-    _save(images_path, images)
+    try:
+        _save(labels_path, labels)
+        _save(images_path, images)
+    except OSError as error:  # such as for want of room
+        log.warning("rendered images cannot be kept in %s (%s)", folder, error.strerror or error)
     make_room()
     return _load(images_path, labels_path) or (images, labels)
 

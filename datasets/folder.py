@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from promptbench.config import UsageError
+from promptbench.config import UsageError, path_of
 from promptbench.data.class_names import ClassNames
 from promptbench.data.dataset import Dataset, DatasetInfo, Item
 from promptbench.data.splits import SPLITS, check_labels, class_folder_items, read_class_names, subfolders
@@ -62,7 +62,7 @@ class Folder(Dataset):
     @cached_property
     def folder(self) -> Path:
         """The configured root: as it stands, or below the first data root that has it."""
-        given = Path(self.config.root).expanduser()
+        given = path_of(self.config.root)
         candidates = [given.absolute(), *(root / given for root in self.roots)]
         for candidate in candidates:
             if candidate.is_dir():
@@ -127,7 +127,7 @@ class Folder(Dataset):
         """Class folder to class name, in sorted order of the folders."""
         if not self.config.class_names:
             return {folder: folder for folder in folders}
-        path = self.folder / Path(self.config.class_names).expanduser()
+        path = self.folder / path_of(self.config.class_names)
         listed = read_class_names(path)
         unnamed = [folder for folder in folders if folder not in listed]
         if unnamed:

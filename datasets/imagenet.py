@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from promptbench.config import UsageError
+from promptbench.config import UsageError, path_of
 from promptbench.data.dataset import Dataset, DatasetInfo, Item, Sources
 from promptbench.data.selection import read_coop
 from promptbench.data.splits import class_folder_items, read_class_names, subfolders
@@ -75,7 +75,7 @@ class ImageNet(Dataset):
 
     @property
     def _listing(self) -> Path:
-        given = Path(self.config.listing).expanduser()
+        given = path_of(self.config.listing)
         return given if given.exists() else self.folder / given
 
     def _sorted(self, split: str) -> Sequence[Item]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from promptbench import registry
 from promptbench.cli.progress import Display
+from promptbench.config import path_of
 from promptbench.data.dataset import data_roots
 from promptbench.experiment import RAISE, Where
 from promptbench.experiment import run as run_request
@@ -103,7 +104,7 @@ def run(
     watching = tuple(dict.fromkeys(_listed(loggers)))
     check_installed(watching)
     place = Place(
-        Path(output).expanduser().absolute(),
+        path_of(output).absolute(),
         data_roots(_listed(data_root)),
         request.device,
         save_predictions=save_predictions,

@@ -15,6 +15,7 @@ import os
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, Union
 
 import yaml
@@ -25,6 +26,9 @@ _LONGEST_LIST = 24  # known names shown where none is near
 _LONGEST_VALUE = 60  # characters of a refused value shown
 
 MOST_VALUES, DEEPEST = 100_000, 40  # of a YAML file, aliases counted as often as they are used
+
+LARGEST = 2**63 - 1  # integer that torch, numpy and pandas hold
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes of a file's name and of a path, on usual file systems
 
 
 class UsageError(ValueError):
@@ -203,9 +207,12 @@ def _to_int(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise _Misfit
     try:
-        return int(value)
+        integer = int(value)
     except ValueError:
         raise _Misfit from None
+    if abs(integer) > LARGEST:
+        raise _Misfit("it is beyond 64 bits")
+    return integer
 
 
 def _to_float(value: Any) -> float:
@@ -335,6 +342,29 @@ def number(variable: str, default: float, unit: str) -> float:
     except ValueError:
         pass
     raise UsageError(f"{variable} takes a number of {unit} from 0 on, not {text!r}.")
+
+
+def path_of(given: str | os.PathLike[str]) -> Path:
+    """The path that a user names, `~` being the home folder.
+
+    Raises:
+        UsageError: No file can be called so, or nobody knows that home folder.
+    """
+    text = os.fspath(given)
+    try:
+        path = Path(text).expanduser()
+        sizes = [len(os.fsencode(part)) for part in path.parts]
+    except RuntimeError:
+        raise UsageError(f"{_shown(text)}: that home folder is not known; write the whole path.") from None
+    except UnicodeEncodeError:
+        raise UsageError(f"{_shown(text)} is no path: it holds half a character.") from None
+    if "\0" in text:
+        raise UsageError(f"{_shown(text)} is no path: it holds a NUL character.")
+    if max(sizes, default=0) > _LONGEST_NAME or sum(sizes) + len(sizes) > _LONGEST_PATH:
+        raise UsageError(
+            f"{_shown(text)} is too long for a path: a name has at most {_LONGEST_NAME} bytes, a path {_LONGEST_PATH}."
+        )
+    return path
 
 
 def overrides(values: Mapping[str, Any]) -> str:

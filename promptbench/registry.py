@@ -17,6 +17,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import logging
+import os
 import pkgutil
 import re
 import sys
@@ -25,7 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from promptbench.config import UsageError, unknown
+from promptbench.config import UsageError, path_of, unknown
 
 _log = logging.getLogger(__name__)
 
@@ -147,7 +148,7 @@ def add_file(path: str | Path, kind: str = "") -> str:
     Raises:
         UsageError: There is no such file, its stem is no Python name, or another plugin of the kind has that name.
     """
-    file = Path(path).expanduser().resolve()
+    file = Path(os.path.realpath(path_of(path)))
     if file.suffix != ".py" or not file.is_file():
         raise UsageError(f"There is no plugin file {file}; --plugin takes the path of a Python file.")
     if not file.stem.isidentifier() or file.stem.startswith("_"):

@@ -16,7 +16,9 @@ from typing import Any
 
 import yaml
 
-from promptbench.config import UsageError, build, load_yaml, unknown
+from promptbench.config import LARGEST, UsageError, build, load_yaml, path_of, unknown
+
+MOST_THREADS = 1024  # of a run; many more bring the process down when they are started
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,11 @@ class Suite:
             raise UsageError(f"'few_shots' must be different integers from 1 on, not {list(self.few_shots)}.")
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"'threads' must be at least 1, or null for all cores, not {self.threads}.")
+        if self.threads is not None and self.threads > MOST_THREADS:
+            raise UsageError(f"'threads' must be at most {MOST_THREADS}, not {self.threads}.")
+        most = max(self.shots, *self.few_shots)
+        if most > LARGEST:
+            raise UsageError(f"'shots' must be at most {LARGEST}, not {most}.")
         if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
             raise UsageError(f"'seeds' must be different integers from 0 on, not {list(self.seeds)}.")
         for role, entries in self.roles.items():
@@ -152,7 +159,7 @@ def load_suite(name_or_path: str | Path) -> Suite:
     """
     text = str(name_or_path)
     if isinstance(name_or_path, Path) or Path(text).suffix in (".yaml", ".yml") or len(Path(text).parts) > 1:
-        return _read(Path(text).expanduser(), name=Path(text).stem, where=text)
+        return _read(path_of(text), name=Path(text).stem, where=text)
     if text not in suite_names():
         raise UsageError(f"{unknown('suite', text, suite_names())} The path of a YAML file is a suite too.")
     return _read(_folder() / f"{text}.yaml", name=text, where=f"suite {text}")
@@ -161,7 +168,7 @@ def load_suite(name_or_path: str | Path) -> Suite:
 def parse_entry(text: str) -> DatasetEntry:
     """A dataset from one word: `dtd`, or `folder:/data/birds` for a plugin and its `root`, named by the last folder."""
     dataset, colon, root = text.partition(":")
-    name = os.path.basename(os.path.abspath(Path(root).expanduser())) if root else dataset
+    name = os.path.basename(os.path.abspath(path_of(root))) if root else dataset
     if not dataset or not name or (colon and not root):
         raise UsageError(f"{text!r} is no dataset; write its name, or folder:PATH for a folder of images.")
     return DatasetEntry(name=name, dataset=dataset, options={"root": root} if colon else {})

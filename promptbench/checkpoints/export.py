@@ -27,7 +27,7 @@ from promptbench import __version__, registry
 from promptbench.checkpoints.load import CARD, CLASSES, FILES, PROMPTS, RESULT, TEXT, Trained
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.load import EMBEDDED, RANDOM, split_name
-from promptbench.config import UsageError, overrides
+from promptbench.config import UsageError, overrides, path_of
 from promptbench.data.class_names import ClassNames
 from promptbench.method import Method
 from promptbench.results.result import Result
@@ -65,7 +65,7 @@ def export(
         raise UsageError(
             f"{trained.training} says nothing of what was measured, which the card states; name the result file."
         )
-    target = Path(folder).expanduser().absolute()
+    target = path_of(folder).absolute()
     check_replaceable(target, force)
     names = trained.set_classes(class_names)
     text = text_features(trained.method)

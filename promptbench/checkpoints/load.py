@@ -25,7 +25,7 @@ from promptbench import registry
 from promptbench.checkpoints import hub
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.load import load_backbone
-from promptbench.config import UsageError, build
+from promptbench.config import UsageError, build, path_of
 from promptbench.data.class_names import GENERIC_TEMPLATE, ClassNames, refuse_same_names
 from promptbench.data.decode import open_image
 from promptbench.data.transforms import EvaluationTransform
@@ -33,6 +33,7 @@ from promptbench.method import Method, instantiate
 from promptbench.results.result import Result, folder_of, read_result
 from promptbench.results.spec import Spec, expect
 from promptbench.training.files import FORMAT, check_metadata, read_training
+from promptbench.training.numerics import resolve_device
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ def load(run: str | os.PathLike[str], *, device: str = "auto", backbone: str = "
     Args:
         run: A result file, a training file (`.safetensors`), a folder of `promptbench export`, or such a folder on the
             hub, `hf://user/name` or `hf://user/name@revision`.
-        device: `cpu`, `cuda`, or `auto`: a GPU where there is one.
+        device: `cpu`, `cuda`, `cuda:N`, or `auto`: a GPU where there is one.
         backbone: What the weights are called here, if not as in the run: a file may lie elsewhere. "" for the run's.
 
     Raises:
@@ -163,7 +164,7 @@ def load(run: str | os.PathLike[str], *, device: str = "auto", backbone: str = "
     """
     source = source_of(run)
     cls = method_of(source)
-    frozen = backbone_of(source, backbone).to(device_of(device))
+    frozen = backbone_of(source, backbone).to(resolve_device(device))
     check_weights(source, frozen)
     config = build(cls.Config, source.spec.config, source.place)
     names = source.trained_on or ClassNames(["object"], template=source.trained_on.template)  # until others are given
@@ -240,22 +241,9 @@ def fill(method: Method, training: Path) -> None:
         ) from error
 
 
-def device_of(name: str) -> str:
-    """The device to load a checkpoint onto, `auto` resolved.
-
-    Raises:
-        UsageError: `cuda`, and torch sees none.
-    """
-    if torch.cuda.is_available():
-        return "cuda" if name == "auto" else name
-    if name.startswith("cuda"):
-        raise UsageError(f"device='{name}': torch sees no CUDA device here; use 'cpu'.")
-    return "cpu" if name == "auto" else name
-
-
 def as_rgb(image: str | os.PathLike[str] | Image.Image) -> Image.Image:
     """An image or image file as RGB."""
-    return image.convert("RGB") if isinstance(image, Image.Image) else open_image(Path(image).expanduser())
+    return image.convert("RGB") if isinstance(image, Image.Image) else open_image(path_of(image))
 
 
 @dataclass(frozen=True)
@@ -286,7 +274,7 @@ def source_of(run: str | os.PathLike[str]) -> Source:
     place = os.fspath(run)
     if place.startswith(hub.PREFIX):
         return replace(of_export(hub.download(place, FILES)), place=place)
-    path = Path(place).expanduser()
+    path = path_of(place)
     if path.is_dir():
         return of_export(path)
     return of_training(path) if path.suffix == ".safetensors" else of_result(path)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from promptbench.config import UsageError, nearest, parse_assignment, unknown
+from promptbench.config import LARGEST, UsageError, nearest, parse_assignment, path_of, unknown
 from promptbench.runs.listener import LOGGERS, check_installed
 from promptbench.training.numerics import PRECISIONS, hold_to_bits
 
@@ -44,7 +44,7 @@ class Help(argparse.HelpFormatter):
 
 
 def integer(least: int) -> Any:
-    """A type of argparse: an integer of at least `least`."""
+    """A type of argparse: an integer of at least `least`, in 64 bits."""
 
     def convert(text: str) -> int:
         try:
@@ -53,6 +53,8 @@ def integer(least: int) -> Any:
             value = least - 1
         if value < least:
             raise argparse.ArgumentTypeError(f"takes integers from {least} on, not '{text}'")
+        if value > LARGEST:
+            raise argparse.ArgumentTypeError(f"takes integers up to {LARGEST}, not '{text}'")
         return value
 
     return convert
@@ -130,7 +132,7 @@ def place_of(options: argparse.Namespace, output: str | Path, device: str, may_t
     loggers = tuple(dict.fromkeys(getattr(options, "logger", None) or ()))
     check_installed(loggers)
     return Place(
-        Path(output),
+        path_of(output),
         data_roots(options.data_root),
         device,
         save_predictions=getattr(options, "save_predictions", False),
@@ -204,8 +206,11 @@ def grid_of(texts: Sequence[str]) -> dict[str, list[Any]]:
         name, _, right = text.partition("=")
         path, _ = parse_assignment(text)
         _, listed = parse_assignment(f"{name}=[{right}]")
-        if not isinstance(listed, list):
-            raise UsageError(f"--grid {text}: write method.field=value,value, for instance maple.depth=1,3,6.")
+        if not isinstance(listed, list) or any(isinstance(value, dict) for value in listed):
+            parts = [part.strip() for part in right.split(",")]  # such as templates, whose braces mean text
+            if not all(parts):
+                raise UsageError(f"--grid {text}: write method.field=value,value, for instance maple.depth=1,3,6.")
+            listed = [parse_assignment(f"{name}={part}")[1] for part in parts]
         values[".".join(path)] = listed
     return values
 
@@ -305,7 +310,7 @@ def picture_of(options: argparse.Namespace) -> dict[str, Any]:
         places = options.results or [OUTPUT]
         source = read_source(places, protocol, options.method or (), options.dataset or (), **details)
     elif options.run:
-        source = Source(places=(Path(options.run),), **details)
+        source = Source(places=(path_of(options.run),), **details)
     else:
         raise UsageError(f"A {options.kind} shows one trained method; name its result file with --run.")
     data: dict[str, Any] = module.data(source)
@@ -337,7 +342,7 @@ def classes_of(options: argparse.Namespace) -> list[str] | None:
     """
     if options.classes_file is not None:
         try:
-            names = Path(options.classes_file).expanduser().read_text(encoding="utf-8-sig").splitlines()
+            names = path_of(options.classes_file).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"--classes-file {options.classes_file} cannot be read as text ({error}).") from error
     elif options.classes is not None:
@@ -352,8 +357,6 @@ def classes_of(options: argparse.Namespace) -> list[str] | None:
 
 def known_command(arguments: Sequence[str], commands: Iterable[str]) -> None:
     """Raises UsageError where the first word is neither a command nor a flag; argparse would offer no nearest one."""
-    if not arguments:
-        raise UsageError(f"Name a command: {', '.join(commands)}; see `promptbench --help`.")
     if not arguments[0].startswith("-") and arguments[0] not in commands:
         raise UsageError(
             f"Unknown command '{arguments[0]}'.{nearest(arguments[0], commands) or ' See `promptbench --help`.'}"

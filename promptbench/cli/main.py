@@ -35,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     collects = gc.isenabled()
     gc.disable()  # what is imported and read stays, and looking for garbage in it takes a fifth of a short call
     try:
+        if not words:
+            parser().print_help()
+            return 0
         known_command(words, [name.replace("_", "-") for name in COMMANDS])
         options = parser().parse_args(words)
         add_plugins(getattr(options, "plugin", None) or [])

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from promptbench.config import UsageError, nearest
+from promptbench.config import UsageError, nearest, path_of
 from promptbench.storage import unpickle
 
 EMBEDDED = "mini"
@@ -102,7 +102,7 @@ def split_name(name: str) -> tuple[str, str]:
 def config_file(architecture: str) -> Path:
     """The JSON config of an architecture: open_clip's, or a file of the user's."""
     own = architecture.endswith(".json")
-    file = Path(architecture).expanduser() if own else _folder("open_clip") / "model_configs" / f"{architecture}.json"
+    file = path_of(architecture if own else _folder("open_clip") / "model_configs" / f"{architecture}.json")
     if not file.is_file():
         known = [] if own else [path.stem for path in file.parent.glob("*.json")]
         raise UsageError(f"open_clip knows no architecture '{architecture}'.{nearest(architecture, known)}")
@@ -126,7 +126,7 @@ def _create(architecture: str, weights: str, plain: bool = False) -> Any:
             torch.manual_seed(0)
             with silence():  # open_clip warns that there are no weights
                 return open_clip.create_model(architecture, pretrained=None, load_weights=False)
-    file = Path(weights).expanduser()
+    file = path_of(weights)
     tags = open_clip.list_pretrained_tags_by_model(architecture.removesuffix("-quickgelu"))
     if not file.is_file() and weights not in tags:
         known = f" Tags: {', '.join(tags)}." if tags else ""

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from promptbench import registry
-from promptbench.config import UsageError, build, unknown
+from promptbench.config import UsageError, build, path_of, unknown
 from promptbench.data.class_names import GENERIC_TEMPLATE, ClassNames, refuse_same_names
 from promptbench.data.decode import find_unreadable, open_image
 from promptbench.data.layout import Layout
@@ -321,7 +321,7 @@ def data_roots(given: Iterable[str | Path] | None = None) -> tuple[Path, ...]:
     roots = list(given or ())
     if not roots:
         roots = [root for root in os.environ.get("PROMPTBENCH_DATA", "").split(os.pathsep) if root]
-    return tuple(Path(root).expanduser().absolute() for root in roots)
+    return tuple(path_of(root).absolute() for root in roots)
 
 
 def open_dataset(

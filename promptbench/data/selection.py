@@ -26,7 +26,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-from promptbench.config import UsageError
+from promptbench.config import UsageError, path_of
 from promptbench.data.class_names import ClassNames, as_read
 from promptbench.data.splits import Item, read_text
 from promptbench.storage import unpickle
@@ -402,7 +402,7 @@ def images_of(dataset: Dataset, selection: Selection, seed: int) -> list[Item]:
 def few_shot_sample(dataset: Dataset, split: str, shots: int, sampler: str, seed: int) -> list[Item]:
     """A few-shot sample over all classes, drawn by a sampler or read from `file:PATH`."""
     if sampler.startswith(FILE):
-        return stored_sample(Path(sampler.removeprefix(FILE)), dataset, split, shots, seed)
+        return stored_sample(path_of(sampler.removeprefix(FILE)), dataset, split, shots, seed)
     try:
         return SAMPLERS[sampler](dataset.few_shot_pool(split, sampler), shots, seed)
     except ValueError as error:

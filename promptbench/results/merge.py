@@ -20,7 +20,7 @@ from typing import Any
 
 from safetensors import SafetensorError, deserialize, safe_open
 
-from promptbench.config import UsageError
+from promptbench.config import UsageError, path_of
 from promptbench.results.result import (
     SCHEMA,
     Result,
@@ -81,8 +81,8 @@ def merge(folders: Sequence[Path | str], output: Path | str, prefer: str = "") -
     Raises:
         UsageError: A folder is missing, or the output cannot be written.
     """
-    output = Path(output)
-    sources = list(dict.fromkeys(_root(Path(folder)) for folder in folders))
+    output = path_of(output)
+    sources = list(dict.fromkeys(_root(path_of(folder)) for folder in folders))
     check_writable(output)
     merged = Merged()
     target = output.resolve()

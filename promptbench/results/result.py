@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from promptbench.config import UsageError
+from promptbench.config import UsageError, path_of
 from promptbench.results.spec import Spec, expect, to_plain
 from promptbench.storage.atomic import write_atomically
 from promptbench.storage.versions import git_commit, library_versions, utc_now
@@ -201,7 +201,7 @@ def read_results(*places: Path | str) -> list[Result]:
     Raises:
         UsageError: If a place does not exist or a file is not a result.
     """
-    paths = {path for place in places for path in _result_files(Path(place).resolve())}
+    paths = {path for place in places for path in _result_files(Path(os.path.realpath(path_of(place))))}
     return sorted(map(read_result, sorted(paths)), key=lambda result: (result.name, result.created))
 
 
@@ -255,7 +255,7 @@ def check_writable(folder: Path | str) -> None:
     """
     wanted = Path(folder).absolute() / "results"
     with _said_plainly(Path(folder)):
-        place = next(place for place in (wanted, *wanted.parents) if place.exists())
+        place = next(place for place in (wanted, *wanted.parents) if os.path.lexists(place))
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(b"\n")
 

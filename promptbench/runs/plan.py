@@ -6,12 +6,11 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from promptbench import registry
 from promptbench.clip.load import shape_of
-from promptbench.config import UsageError, to_mapping, unknown
+from promptbench.config import UsageError, path_of, to_mapping, unknown
 from promptbench.data.selection import FILE, SAMPLERS
 from promptbench.method import Method, fit_to_backbone
 from promptbench.protocol import Plan, Protocol
@@ -162,7 +161,9 @@ def named_sampler(sampler: str) -> str:
     """A sampler as a spec names it: a stored sample by its content, wherever it lies."""
     if not sampler.startswith(FILE):
         return sampler
-    path = Path(sampler.removeprefix(FILE))
+    path = path_of(sampler.removeprefix(FILE))
+    if path.exists() and not path.is_file():
+        raise UsageError(f"--sampler {sampler}: {path} is no file.")
     try:
         return f"{FILE}{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
     except OSError as error:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptbench import registry
-from promptbench.config import UsageError, build, shown, to_mapping, unknown
+from promptbench.config import LARGEST, UsageError, build, shown, to_mapping, unknown
 from promptbench.data.selection import FILE, SAMPLERS
 from promptbench.protocol import Plan, Protocol
 from promptbench.recipe import find_preset, parse_label
@@ -292,10 +293,32 @@ def grid_of(grid: Mapping[str, Sequence[Any]]) -> dict[str, list[dict[str, Any]]
 
 
 def seed_pairs(seeds: Sequence[int], data: int | None, train: int | None) -> tuple[tuple[int, int], ...]:
-    """(data seed, training seed) of each run; a seed given on its own stays fixed."""
+    """(data seed, training seed) of each run; a seed given on its own stays fixed.
+
+    Raises:
+        UsageError: A seed is none, or is given twice.
+    """
+    seeds = [seed_of(seed, "--seeds") for seed in seeds]
+    data = None if data is None else seed_of(data, "--data-seed")
+    train = None if train is None else seed_of(train, "--train-seed")
     if len(set(seeds)) < len(seeds):
         raise UsageError(f"--seeds takes different integers, not {' '.join(map(str, seeds))}.")
     return tuple(dict.fromkeys((seed if data is None else data, seed if train is None else train) for seed in seeds))
+
+
+def seed_of(given: int, flag: str) -> int:
+    """A seed as a plain integer.
+
+    Raises:
+        UsageError: It is none that every generator takes.
+    """
+    try:
+        seed = operator.index(given)
+    except TypeError:
+        seed = -1
+    if isinstance(given, bool) or not 0 <= seed <= LARGEST:
+        raise UsageError(f"{flag} takes integers from 0 to {LARGEST}, not {shown(given)}.")
+    return seed
 
 
 def check_assignments(suite: Suite, wanted: Iterable[str], given: Mapping[str, Mapping[str, Any]]) -> None:

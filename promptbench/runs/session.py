@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.load import EMBEDDED, RANDOM, load_backbone, split_name
-from promptbench.config import UsageError
+from promptbench.config import UsageError, path_of
 from promptbench.data.class_names import ClassNames
 from promptbench.data.dataset import Dataset, contents_digest, open_dataset
 from promptbench.data.selection import SelectedImages, Selection, open_selection, shown_names
@@ -325,7 +325,7 @@ def _files(backbone: str) -> list[Path]:
     if backbone == EMBEDDED:
         folder = Path(str(files("promptbench.mini")))
         return sorted([*folder.glob("*.safetensors"), *folder.glob("mini-clip*.json")])
-    architecture, weights = (Path(part).expanduser() for part in split_name(backbone))
+    architecture, weights = (path_of(part) for part in split_name(backbone))
     own = [architecture] if architecture.suffix == ".json" else []
     named = weights.is_file() or (own and weights.name != RANDOM)  # a tag goes with an architecture of open_clip alone
     return [*own, weights] if named else own

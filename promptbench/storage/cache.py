@@ -27,7 +27,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from promptbench.config import UsageError, number, unknown
+from promptbench.config import UsageError, number, path_of, unknown
 from promptbench.storage.atomic import remove_drafts
 from promptbench.storage.claims import SUFFIX, Claims, holders, stands
 
@@ -247,11 +247,12 @@ def cache_dir() -> Path:
     `PROMPTBENCH_CACHE`, or else `$XDG_CACHE_HOME/promptbench`, or else `~/.cache/promptbench`. If that one cannot be
     written, a temporary folder that lives as long as the process, with one warning.
     """
-    given = os.environ.get("PROMPTBENCH_CACHE")
-    if given:
-        return _writable(Path(given).expanduser().absolute())
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return _writable(Path(base).expanduser().absolute() / "promptbench")
+    named = os.environ.get("PROMPTBENCH_CACHE") or os.path.join(base, "promptbench")
+    try:
+        return _writable(path_of(named).absolute())
+    except UsageError as error:  # a user who is in no list of users has no home folder
+        return _substitute(named, str(error).rstrip("."))
 
 
 @cache
@@ -261,13 +262,19 @@ def _writable(folder: Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
-        substitute = Path(tempfile.mkdtemp(prefix="promptbench-"))
-        atexit.register(shutil.rmtree, substitute, ignore_errors=True)
-        log.warning(
-            "The cache folder %s cannot be written (%s); using %s for this process only. "
-            "Set PROMPTBENCH_CACHE to a writable folder to keep what is computed.",
-            folder,
-            error.strerror or error,
-            substitute,
-        )
-        return substitute
+        return _substitute(str(folder), error.strerror or str(error))
+
+
+@cache
+def _substitute(folder: str, reason: str) -> Path:
+    """A temporary folder that lives as long as the process."""
+    substitute = Path(tempfile.mkdtemp(prefix="promptbench-"))
+    atexit.register(shutil.rmtree, substitute, ignore_errors=True)
+    log.warning(
+        "The cache folder %s cannot be written (%s); using %s for this process only. "
+        "Set PROMPTBENCH_CACHE to a writable folder to keep what is computed.",
+        folder,
+        reason,
+        substitute,
+    )
+    return substitute

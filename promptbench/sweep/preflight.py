@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OUTDATED = "outdated"  # folder in the output folder
+TOO_LARGE = re.compile("allocate|overflow|memory")  # in what torch says of a tensor's size
 
 
 def preflight(session: Session, runs: Sequence[Run]) -> None:
@@ -96,7 +98,12 @@ def check_prompts(session: Session, runs: Iterable[Run]) -> None:
             continue
         seen.add(key)
         train = open_selection(session.dataset, run.plan.train, spec.data_seed)
-        method = instantiate(run.method, run.settings.config, session.backbone, train.class_names, spec.train_seed)
+        try:
+            method = instantiate(run.method, run.settings.config, session.backbone, train.class_names, spec.train_seed)
+        except (RuntimeError, MemoryError, OverflowError) as error:
+            if not TOO_LARGE.search(str(error)):
+                raise
+            raise UsageError(f"{spec.label}: what it learns does not fit into memory; see its settings.") from error
         for evaluation in run.plan.evaluations:
             chosen = open_selection(session.dataset, evaluation.selection, spec.data_seed)
             names, _ = shown_names(session.dataset, evaluation.names, chosen)

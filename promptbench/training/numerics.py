@@ -17,7 +17,6 @@ in float32 throughout: the precision is that of the training, and all trainings 
 from __future__ import annotations
 
 import os
-import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +25,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptbench.config import UsageError
+
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     import torch
@@ -106,8 +110,9 @@ def resolve_device(wanted: str) -> str:
     """
     import torch
 
+    wanted = str(wanted)  # torch.device, too
     kind, colon, index = wanted.partition(":")
-    if wanted not in ("auto", "cpu", "cuda") and not (kind == "cuda" and index.isdecimal()):
+    if wanted not in ("auto", "cpu", "cuda") and not (kind == "cuda" and index.isdecimal() and len(index) < 10):
         raise UsageError(f"--device takes cpu, cuda, cuda:N or auto, not '{wanted}'.")
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if kind == "cuda" and not available:
@@ -159,7 +164,8 @@ def _forgets() -> bool:
 
 def peak_memory(device: str) -> int:
     """Most bytes since `restart_peak_memory`, or else since the process began: all that the process had in memory on
-    a CPU, without its loader processes; what torch's allocator had given out on a GPU."""
+    a CPU, without its loader processes, and 0 where the system does not say; what torch's allocator had given out on a
+    GPU."""
     if device.startswith("cuda"):
         import torch
 
@@ -167,6 +173,8 @@ def peak_memory(device: str) -> int:
     found = _high_water()
     if found is not None:
         return found
+    if resource is None:
+        return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # KiB
 
 

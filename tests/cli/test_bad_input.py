@@ -13,7 +13,8 @@ import torch
 from shared_paths import TINY
 
 from promptbench import registry
-from promptbench.cli.main import main
+from promptbench.cli.flags import grid_of
+from promptbench.cli.main import main, parser
 from promptbench.clip.load import load_backbone
 
 RUN = ("run", "--backbone", TINY, "--threads", "1", "--shots", "2", "--seeds", "1")
@@ -70,7 +71,6 @@ def test_a_wrong_environment_is_told_before_anything_is_trained(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ((), "Name a command: run, status, eval, predict, export"),
         (("rnu",), "Unknown command 'rnu'. Did you mean 'run'?"),
         (("run",), "--method"),
         (("run", "--method", "coop", "--sedes", "1"), "--sedes"),
@@ -118,6 +118,95 @@ def test_a_wrong_environment_is_told_before_anything_is_trained(
 )
 def test_what_is_typed(refused: Said, words: tuple[str, ...], says: str) -> None:
     assert says in refused(*words)
+
+
+LONG = "x" * 300
+HUGE = "99999999999999999999"
+ZEROSHOT = (*RUN, *BIRDS, "--method", "zeroshot")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((*ZEROSHOT, "--seeds", HUGE), "--seeds: takes integers up to 9223372036854775807, not '99999"),
+        ((*ZEROSHOT, "--seeds", HUGE * 500), "--seeds: takes integers"),
+        ((*ZEROSHOT, "--data-seed", HUGE), "--data-seed: takes integers up to"),
+        ((*ZEROSHOT, "--train-seed", HUGE), "--train-seed: takes integers up to"),
+        ((*COOP, "--shots", HUGE), "--shots: takes integers up to"),
+        ((*ZEROSHOT, "--threads", HUGE), "--threads: takes integers up to"),
+        ((*ZEROSHOT, "--threads", "100000"), "'threads' must be at most 1024, not 100000"),
+        ((*ZEROSHOT, "--jobs", HUGE), "--jobs: takes integers up to"),
+        ((*ZEROSHOT, "--runs-per-gpu", HUGE), "--runs-per-gpu: takes integers up to"),
+        ((*COOP, "--train-views", HUGE), "--train-views: takes integers up to"),
+        ((*COOP, f"coop.epochs={HUGE}"), "'epochs' takes an integer, not 999"),
+        ((*COOP, f"coop.epochs={HUGE}"), "(it is beyond 64 bits)"),
+        ((*COOP, f"coop.batch={HUGE}"), "(it is beyond 64 bits)"),
+        ((*COOP, "coop.ctx_init=", f"coop.n_ctx={HUGE}"), "'n_ctx' takes an integer or none, not 999"),
+        ((*COOP, "coop.ctx_init=", "coop.n_ctx=1000000000000"), "coop: what it learns does not fit into memory"),
+        ((*COOP, "coop.ctx_init=", "coop.n_ctx=4611686018427387904"), "does not fit into memory"),
+        ((*COOP, "--grid", f"coop.n_ctx={HUGE}"), "'n_ctx' takes an integer or none"),
+        ((*COOP, "--grid", "coop.ctx_init=a {},"), "--grid coop.ctx_init=a {},: write method.field=value,value"),
+        ((*COOP, "coop.lr=1e400"), "'lr' takes a number, not '1e400' (it is not finite)"),
+        ((*COOP, "coop.lr=.nan"), "'lr' takes a number, not nan (it is not finite)"),
+        ((*ZEROSHOT, "--device", f"cuda:{HUGE * 300}"), "--device takes cpu, cuda, cuda:N or auto"),
+        ((*ZEROSHOT, "--output", LONG), "is too long for a path: a name has at most 255 bytes"),
+        ((*ZEROSHOT, "--output", "long/" * 900), "is too long for a path: a name has at most 255 bytes, a path 4095"),
+        ((*ZEROSHOT, "--output", "a\0b"), "it holds a NUL character"),
+        ((*ZEROSHOT, "--output", "a\ud800"), "it holds half a character"),
+        ((*ZEROSHOT, "--output", "~nobody-of-that-name/x"), "that home folder is not known; write the whole path"),
+        ((*ZEROSHOT, "--output", "loop"), "The output folder loop cannot be written"),
+        ((*ZEROSHOT, "--output", "/dev/null"), "The output folder /dev/null cannot be written"),
+        ((*ZEROSHOT, "--suite", f"{LONG}.yaml"), "is too long for a path"),
+        ((*ZEROSHOT, "--suite", "loop/x.yaml"), "loop/x.yaml: the suite cannot be read"),
+        ((*ZEROSHOT, "--suite", "\udcff.yaml"), "the suite cannot be read (No such file"),
+        ((*ZEROSHOT, "--plugin", "loop"), "There is no plugin file"),
+        ((*ZEROSHOT, "--plugin", LONG), "is too long for a path"),
+        ((*ZEROSHOT, "--data-root", LONG), "is too long for a path"),
+        ((*ZEROSHOT, "--backbone", f"{LONG}:openai"), "is too long for a path"),
+        ((*ZEROSHOT, "--backbone", f"{LONG}.json:random"), "is too long for a path"),
+        ((*ZEROSHOT, "--backbone", f"ViT-B-16:{LONG}"), "is too long for a path"),
+        ((*ZEROSHOT, "--dataset", f"folder:{LONG}"), "is too long for a path"),
+        ((*COOP, "--sampler", f"file:{LONG}"), "is too long for a path"),
+        ((*COOP, "--sampler", "file:/dev/zero"), "/dev/zero is no file"),
+        ((*COOP, "--sampler", "file:birds"), "birds is no file"),
+        (("table", "--results", LONG), "is too long for a path"),
+        (("table", "--results", "loop"), "There are no results at"),
+        (("report", "--results", "birds", "-o", LONG), "is too long for a path"),
+        (("plot", "gain", "-o", LONG), "is too long for a path"),
+        (("results", "merge", LONG, "-o", "merged"), "is too long for a path"),
+        (("status", "--output", LONG), "is too long for a path"),
+        (("eval", "--run", LONG, "--protocol", "ood"), "cannot be read"),
+        (("predict", "--run", LONG, "a.png"), "is too long for a path"),
+        (("export", "--run", LONG, "-o", "y"), "is too long for a path"),
+        (("diff", LONG, "birds"), "is too long for a path"),
+        (("describe", LONG), "Unknown method, dataset, protocol or suite"),
+        (("data", "prepare", "dtd", "--data-root", LONG), "is too long for a path"),
+        (("data", "sample", "folder:birds", "-o", LONG), "is too long for a path"),
+        (("cache", "clear", "--older-than", HUGE * 300), "takes a number of days from 0 on"),
+        (("check-plugin", "loop"), "There is no Python file"),
+        (("check-plugin", "\udcff.py"), "There is no Python file"),
+        (("regenerate", LONG), "is too long for a path"),
+        (("",), "Unknown command ''"),
+        (("-",), "--"),
+        (("--",), "--"),
+    ],
+)
+def test_what_no_machine_can_have(refused: Said, here: Path, words: tuple[str, ...], says: str) -> None:
+    (here / "loop").symlink_to("loop")
+    assert says in refused(*words)
+
+
+def test_nothing_typed_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0  # as argparse gives `--help`
+    said = capsys.readouterr()
+    assert said.out.startswith("usage: promptbench") and not said.err
+
+
+def test_a_grid_of_templates_needs_no_quotes() -> None:
+    options = parser().parse_args(["run", "--grid", "zeroshot.template=a photo of a {}.,a {}.", "coop.n_ctx=1,2"])
+    assert grid_of(options.points) == {"zeroshot.template": ["a photo of a {}.", "a {}."], "coop.n_ctx": [1, 2]}
+    assert grid_of(["zeroshot.template={}"]) == {"zeroshot.template": ["{}"]}
+    assert grid_of(["zeroshot.template='a, {}','{}'"]) == {"zeroshot.template": ["a, {}", "{}"]}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -34,6 +34,7 @@ from promptbench.storage.claims import Claims, born, holders
 from promptbench.sweep import loop
 from promptbench.sweep import loop as sweep_job
 from promptbench.sweep.executors import local
+from promptbench.training.numerics import peak_memory
 
 SHORT = ("--set", "coop.epochs=2", "coop.batch=4")
 PLUGIN = '''"""Fatal: its process dies.
@@ -356,7 +357,7 @@ def test_status_imports_no_torch_and_is_fast_on_many_results(tmp_path: Path) -> 
 
 
 def test_jobs_are_capped_by_memory(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    used = local.resource.getrusage(local.resource.RUSAGE_SELF).ru_maxrss * 1024 * 1.5
+    used = peak_memory("cpu") * 1.5
     monkeypatch.setattr(local, "free_memory", lambda: 3.5 * used)
     assert local.places(2, "cpu", 1) == (2, []) and not caplog.messages
     assert local.places(8, "cpu", 1) == (3, [])

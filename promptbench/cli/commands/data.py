@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptbench.cli.flags import add_list, integer
-from promptbench.config import UsageError, unknown
+from promptbench.config import UsageError, path_of, unknown
 
 if TYPE_CHECKING:
     from promptbench.data.dataset import Dataset
@@ -189,7 +189,7 @@ def _sample(options: argparse.Namespace) -> int:
     if not items:
         raise UsageError(f"The dataset {dataset.name!r} has no training images to sample.")
     marked = "" if options.sampler == "coop" else f"-{options.sampler}"
-    path = Path(options.output or f"{dataset.name}-{options.shots}-{options.seed}{marked}.jsonl")
+    path = path_of(options.output or f"{dataset.name}-{options.shots}-{options.seed}{marked}.jsonl")
     write_sample(path, {**what, "digest": digest(items), "split_digest": dataset.split_digest()}, items)
     classes = len({item.label for item in items})
     print(f"wrote {path}: {len(items):,} images of {classes:,} classes, digest {digest(items)}")
@@ -224,7 +224,7 @@ def _progress_of(name: str) -> Callable[[int, int], None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the warnings of reading a dataset: what they say stands in the output."""
-    logger = logging.getLogger("promptbench.data.dataset")
+    logger = logging.getLogger("promptbench.data")
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:

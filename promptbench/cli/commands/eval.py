@@ -6,6 +6,8 @@ import argparse
 from functools import partial
 
 from promptbench.cli.flags import add_evaluation, add_list, add_places, add_plugin, place_of
+from promptbench.config import UsageError
+from promptbench.training.numerics import resolve_device
 
 HELP = "evaluate the stored training of a run under other protocols"
 EXAMPLE = "promptbench eval --run promptbench-runs/results/few_shot/dtd/coop-0123456789ab.json --protocol ood"
@@ -32,8 +34,15 @@ def execute(options: argparse.Namespace) -> int:
     from promptbench.suite import load_suite
 
     result = read_result(options.run)
+    try:
+        device = resolve_device(result.spec.device)
+    except UsageError as error:
+        raise UsageError(
+            f"{options.run} was trained on {result.spec.device}, which is not here, and is evaluated where it was "
+            "trained; `promptbench predict` scores images with it on a CPU."
+        ) from error
     suite = suite_of(load_suite(options.suite or result.spec.suite), result.spec)
     runs = evaluations_of(result, protocols_of(suite, options.protocol), suite)
     output = options.output or folder_of(options.run)
-    session = Session(place_of(options, output, result.spec.device, may_train=False), suite)
+    session = Session(place_of(options, output, device, may_train=False), suite)
     return print_results(partial(do, runs, session, Display()), session)

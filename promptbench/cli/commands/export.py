@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from promptbench.cli.flags import add_trained, classes_of
-from promptbench.config import UsageError
+from promptbench.config import UsageError, path_of
 
 HELP = "write a trained prompt as a folder, or to the hub"
 EXAMPLE = "promptbench export --run promptbench-runs/results/few_shot/dtd/coop-0123456789ab.json -o coop-dtd"
@@ -26,7 +26,7 @@ def execute(options: argparse.Namespace) -> int:
     if not (options.output or options.to):
         raise UsageError("export needs a folder to write, -o DIR, or a place on the hub, --to hf://user/name.")
     if options.output:
-        write_and_upload(options, Path(options.output))
+        write_and_upload(options, path_of(options.output))
         return 0
     with tempfile.TemporaryDirectory(prefix="promptbench-") as folder:
         write_and_upload(options, Path(folder) / "export")
@@ -42,7 +42,7 @@ def write_and_upload(options: argparse.Namespace, folder: Path) -> None:
 
     if options.to:
         hub.parse(options.to)  # before anything is computed
-    check_replaceable(folder.expanduser().absolute(), options.force)
+    check_replaceable(folder.absolute(), options.force)
     trained = load(options.run, device=options.device, backbone=options.backbone)
     written = export(trained, folder, classes_of(options), force=options.force)
     if options.output:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from promptbench.cli.flags import add_picture, add_plugin, picture_of
+from promptbench.config import path_of
 from promptbench.show.plots.picture import KINDS, check_picture, data_path, to_text, write_picture
 
 HELP = "draw stored results"
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """`plot`."""
-    path = Path(options.output)
+    path = path_of(options.output)
     check_picture(path)
     data = picture_of(options)
     write_picture(data, path)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptbench.cli.flags import add_trained, classes_of, integer
-from promptbench.config import UsageError
+from promptbench.config import UsageError, path_of
 
 if TYPE_CHECKING:
     from promptbench.checkpoints.load import Trained
@@ -66,7 +66,7 @@ def image_paths(words: Sequence[str]) -> list[Path]:
 
     paths: list[Path] = []
     for word in words:
-        place = Path(word).expanduser()
+        place = path_of(word)
         if not place.is_dir():
             paths.append(place)
             continue

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from promptbench.cli.flags import Parser, add_picture, add_tables, picture_of, question_of
-from promptbench.config import UsageError, load_yaml, unknown
+from promptbench.config import UsageError, load_yaml, path_of, unknown
 from promptbench.show.plots.picture import check_picture, data_path, module_of, to_text, write_picture
 
 HELP = "rebuild committed tables and plots from the committed results"
@@ -119,7 +119,7 @@ def lists_in(folders: Sequence[str]) -> list[Path]:
     """
     found = []
     for folder in folders:
-        below = sorted(Path(folder).rglob(LIST))
+        below = sorted(path_of(folder).rglob(LIST))
         if not below:
             raise UsageError(
                 f"There is no {LIST} in {folder} or below it; name a folder that has one, or run this in a checkout of "

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from promptbench.cli.flags import OUTPUT, add_list
-from promptbench.config import UsageError
+from promptbench.config import UsageError, path_of
 
 HELP = "write tables, plots and the runs behind every figure as one HTML page"
 EXAMPLE = "promptbench report -o report.html"
@@ -37,12 +37,13 @@ def execute(options: argparse.Namespace) -> int:
         datasets=options.dataset or (),
         view=View(published=options.with_published),
     )
-    _check(Path(options.output), options.force)
+    path = path_of(options.output)
+    _check(path, options.force)
     tables = stored_tables(question)
     suites = [load_suite(name) for name in suite_names()]
     drawn = {place: [*pictures(table, suites)] for place, table in enumerate(tables)} if drawable() else {}
     remark = "" if drawable() else NO_MATPLOTLIB
-    _write(Path(options.output), render(tables, title=options.title, pictures=drawn, remark=remark))
+    _write(path, render(tables, title=options.title, pictures=drawn, remark=remark))
     print(f"wrote {options.output}" + (f". {remark}" if remark else ""))
     return 0
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from promptbench.cli.flags import OUTPUT
-from promptbench.config import UsageError
+from promptbench.config import UsageError, path_of
 
 HELP = "show which runs are done, running and failed, here or on other machines"
 EXAMPLE = "promptbench status --output promptbench-runs"
@@ -22,7 +21,7 @@ def execute(options: argparse.Namespace) -> int:
     from promptbench.cli.text import columns, reason, running_lines, short, summary
     from promptbench.sweep.status import SHOWN, standing_of
 
-    folder = Path(options.output)
+    folder = path_of(options.output)
     if not folder.is_dir():
         raise UsageError(f"There is no folder {folder}; name one that `promptbench run` writes to with --output.")
     standing = standing_of(folder)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from promptbench.cli.flags import add_tables, question_of
-from promptbench.config import UsageError
+from promptbench.config import UsageError, path_of
 
 HELP = "print the comparison tables of stored results"
 EXAMPLE = "promptbench table --protocol base2new --format latex"
@@ -23,7 +23,7 @@ def execute(options: argparse.Namespace) -> int:
     question = question_of(options)
     tables = stored_tables(question)
     if options.bib:
-        _write_bib(Path(options.bib), list(citations(tables).values()))
+        _write_bib(path_of(options.bib), list(citations(tables).values()))
     print(show(tables, question.view), end="")
     return 0
 

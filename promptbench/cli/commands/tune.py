@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptbench.cli.flags import OUTPUT, add_list, add_what, place_of, request_of
+from promptbench.config import path_of
 
 if TYPE_CHECKING:
     from promptbench.runs.request import Request
@@ -32,7 +32,7 @@ def execute(options: argparse.Namespace) -> int:
     from promptbench.sweep.tune import TuningSession, parse_grid, tune
 
     request = request_of(options, companions=False)
-    output = Path(options.output or OUTPUT) / "tuning"
+    output = path_of(options.output or OUTPUT) / "tuning"
     check_writable(output)
     session = TuningSession(place_of(options, output, request.device), request.suite)
     trials = tune(session, request, parse_grid(options.grid or []), Display())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptbench.cli.flags import OUTPUT, add_places, integer, session_of
+from promptbench.config import path_of
 from promptbench.training.numerics import resolve_device
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def execute(options: argparse.Namespace) -> int:
     changes = {name: value for name in ("backbone", "threads") if (value := getattr(options, name)) is not None}
     suite = replace(load_suite(options.suite), **changes)
     session = session_of(options, suite, options.output or OUTPUT, resolve_device(options.device))
-    given = Path(options.report)
+    given = path_of(options.report)
     base = given.with_suffix("") if given.suffix in SUFFIXES else given
     check_place(base)
     check_writable(session.output)

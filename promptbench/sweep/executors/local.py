@@ -14,7 +14,6 @@ import logging
 import multiprocessing
 import os
 import pickle
-import resource
 import signal
 import socket
 import sys
@@ -35,6 +34,7 @@ from promptbench.runs.listener import Silent, Standing
 from promptbench.storage.claims import CLAIMS, Holder, holders
 from promptbench.sweep.executors.contract import no_address
 from promptbench.sweep.loop import POLL, Job, Sweep, ended_with, run_all
+from promptbench.training.numerics import peak_memory
 
 log = logging.getLogger(__name__)
 
@@ -210,7 +210,8 @@ def work(told: bytes, lifeline: Connection, voice: Connection, environment: Mapp
         environment: The parent's.
         folder: That the parent is in.
     """
-    os.setsid()  # Ctrl-C reaches it through the parent alone
+    if hasattr(os, "setsid"):
+        os.setsid()  # Ctrl-C reaches it through the parent alone
     for output in (1, 2):
         os.dup2(voice.fileno(), output)
     os.environ.clear()
@@ -253,9 +254,9 @@ def places(jobs: int, device: str, per_gpu: int) -> tuple[int, list[str]]:
         if jobs > len(gpus) * per_gpu:
             log.warning("--jobs %d: %d runs on each of %d GPUs; see --runs-per-gpu", jobs, per_gpu, len(gpus))
         return min(jobs, len(gpus) * per_gpu), gpus
-    need = 1.5 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    need = 1.5 * peak_memory("cpu")
     free = free_memory()
-    most = max(1, int(free // need))
+    most = max(1, int(min(jobs, free / need))) if need else jobs
     if jobs > most:
         log.warning(
             "--jobs %d: a run takes about %.1f GiB and %.1f GiB are free: %d at once",
