@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -351,6 +352,52 @@ def test_several_processes_write_read_and_evict_together(
     assert other.returncode == 0, said
     assert "damaged" not in said + caplog.text
     assert sum(entry.size for entry in cached.entries()) <= 2 * 3000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["clear", "evict"])
+def test_who_reads_is_never_disturbed_by_who_removes(
+    how: str, folder: Path, dataset: Dataset, tiny: Backbone, monkeypatch: pytest.MonkeyPatch, caplog: Any, capsys: Any
+) -> None:
+    """Features that are read, and those that are still mapped, are right while all entries go again and again."""
+    items, kept = dataset.items("test"), Kept(dense=True)
+    parts = (items, items[:2], items[1:])
+    right = [features.encode(tiny, dataset, part, kept).local_unprojected for part in parts]
+    removed, over = [0], threading.Event()
+    reader = threading.current_thread()
+    monkeypatch.setattr(cached, "limit", lambda: cached.GB if threading.current_thread() is reader else 0)
+
+    def remove() -> None:
+        while not over.is_set():
+            if how == "clear":
+                assert main(["cache", "clear"]) in (0, 1)  # 1 where one is just being written
+                removed[0] += not capsys.readouterr().out.startswith("removed 0")
+            else:
+                removed[0] += len(cached.make_room())
+
+    errors: list[BaseException] = []
+    remover = threading.Thread(target=lambda: _noting(remove, errors))
+    remover.start()
+    try:
+        mapped = []
+        deadline = time.monotonic() + 60
+        while removed[0] < 20 and remover.is_alive() and time.monotonic() < deadline:
+            for part, expected in zip(parts, right, strict=True):
+                found = features.kept_features(tiny, dataset, part, kept).local_unprojected
+                assert found is not None and expected is not None and torch.equal(found, expected)
+                mapped.append((found, expected))
+        assert all(torch.equal(found, expected) for found, expected in mapped)
+    finally:
+        over.set()
+        remover.join()
+    assert not errors and removed[0] >= 20 and "damaged" not in caplog.text
+
+
+def _noting(act: Any, errors: list[BaseException]) -> None:
+    try:
+        act()
+    except BaseException as error:
+        errors.append(error)
 
 
 def test_an_entry_larger_than_the_cache_is_not_kept(
