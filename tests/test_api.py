@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -154,6 +155,19 @@ def test_a_failure_is_recorded_where_that_is_asked_for(what: dict[str, Any], bro
         ({"methods": "coop", "protocol": "base2knew"}, "Did you mean 'base2new'"),
         ({"methods": "coop", "suite": "minni"}, "Did you mean 'mini'"),
         ({"methods": "coop", "seeds": [1, 1]}, "--seeds takes different integers, not 1 1"),
+        ({"methods": "coop", "seeds": [10**20]}, "--seeds takes integers from 0 to 9223372036854775807, not 1000000"),
+        ({"methods": "coop", "seeds": [-1]}, "--seeds takes integers from 0 to 9223372036854775807, not -1"),
+        ({"methods": "coop", "seeds": [True]}, "--seeds takes integers"),
+        ({"methods": "coop", "seeds": ["1"]}, "--seeds takes integers"),
+        ({"methods": "coop", "data_seed": 10**20}, "--data-seed takes integers"),
+        ({"methods": "coop", "train_seed": -1}, "--train-seed takes integers"),
+        ({"methods": "coop", "shots": 10**20}, "'shots' must be at most 9223372036854775807, not 1000000"),
+        ({"methods": "coop", "threads": 10**20}, "'threads' must be at most 1024, not 1000000"),
+        ({"methods": "coop", "settings": {"coop.epochs": 10**20}}, "it is beyond 64 bits"),
+        ({"methods": "coop", "settings": {"coop.lr": float("nan")}}, "it is not finite"),
+        ({"methods": "coop", "datasets": "folder:a\0b"}, "it holds a NUL character"),
+        ({"methods": "coop", "suite": "a\0b.yaml"}, "it holds a NUL character"),
+        ({"methods": "coop", "device": "cuda:9999999999999"}, "--device takes cpu, cuda, cuda:N or auto"),
         ({"methods": "coop", "shots": [1, 2]}, "--shots takes one number for the protocol base2new, not 1 2"),
         ({"methods": "coop", "sampler": "copo"}, "Did you mean 'coop'"),
         ({"methods": "coop", "sampler": "file:a.jsonl", "seeds": [1, 2]}, "write {seed} in the path"),
@@ -168,8 +182,12 @@ def test_a_failure_is_recorded_where_that_is_asked_for(what: dict[str, Any], bro
 )
 def test_what_does_not_fit_is_refused_when_it_is_asked_for(asked: dict[str, Any], said: str) -> None:
     with pytest.raises(pb.UsageError) as met:
-        pb.Request.of(**asked)
+        plan_runs(pb.Request.of(**asked))
     assert said in str(met.value)
+
+
+def test_seeds_of_numpy_are_seeds() -> None:
+    assert pb.Request.of(methods="coop", seeds=list(np.arange(2))).seeds == ((0, 0), (1, 1))
 
 
 def test_another_process_plans_the_same_from_what_was_asked(what: dict[str, Any], broken: Path) -> None:

@@ -275,3 +275,16 @@ def test_nothing_named_datasets_is_installed(tmp_path: Path) -> None:
     code = "import importlib.util as u; print([n for n in ('datasets', 'methods', 'benchmarks') if u.find_spec(n)])"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_everything_can_be_imported_where_there_is_no_unix() -> None:
+    names = [f"promptbench.{name}" for name in MODULES if name and not name.endswith("__main__")]
+    unix = ("resource", "fcntl", "pwd", "grp", "termios", "syslog")
+    code = (
+        "import importlib, sys, torch, open_clip, pytorch_lightning, pandas, rich.console\n"  # not ours
+        f"for name in {unix!r}: sys.modules[name] = None\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        "from promptbench.training.numerics import peak_memory; assert peak_memory('cpu') >= 0"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,6 +11,7 @@ Letters: B images, K classes, L text tokens, P patches, n prompt tokens, d width
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -27,6 +28,15 @@ from promptbench.config import UsageError
 log = logging.getLogger(__name__)
 
 Layer = text_tower.Layer
+
+
+ARCHITECTURE = "facts-1:"  # before digests of architectures; those of other kinds say nothing of them
+SENTENCE = "A photo of 12 caf\u00e9s, jack-o'-lanterns & a Boeing_737!"
+FACTS = (
+    *("num_heads", "eps", "approximate", "kernel_size", "stride", "padding", "dilation", "groups"),
+    *("pool_type", "text_pool_type", "final_ln_after_pool"),
+)
+INERT = (nn.Identity, nn.Dropout)  # in evaluation
 
 
 class Backbone(nn.Module):
@@ -160,10 +170,18 @@ class Backbone(nn.Module):
 
     @cached_property
     def architecture(self) -> str:
-        """SHA-256 of what the weights do not say: activations, heads, image statistics; 64 hex digits."""
-        heads = [module.num_heads for module in self.clip.modules() if isinstance(module, nn.MultiheadAttention)]
-        facts = (repr(self.clip), heads, self.resolution, self.mean, self.std, self.context_length)
-        return hashlib.sha256(repr(facts).encode()).hexdigest()
+        """What is computed with the weights, whatever versions of libraries call it: `ARCHITECTURE` and 64 hex digits.
+
+        SHA-256 of the names, types and shapes of all tensors in order, of activations, heads, poolings and eps, of the
+        images' size and statistics, and of what the tokenizer makes of a sentence.
+        """
+        facts = {
+            "tensors": [[name, str(t.dtype), list(t.shape)] for name, t in self.clip.state_dict().items()],
+            "modules": [[name, found] for name, module in self.clip.named_modules() if (found := facts_of(module))],
+            "images": [self.resolution, self.mean, self.std],
+            "texts": self.tokenizer([SENTENCE], context_length=self.context_length).tolist(),
+        }
+        return ARCHITECTURE + hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     # Text -------------------------------------------------------------------------------------------------------
 
@@ -300,3 +318,10 @@ class Backbone(nn.Module):
     def project_local(self, tokens: Tensor) -> Tensor:
         """Dense features (..., `local_width`), as in `ImageFeatures.local_unprojected`, in the joint space (..., D)."""
         return image_tower.project(self.clip.visual, tokens)
+
+
+def facts_of(module: nn.Module) -> list[Any]:
+    """What a module computes besides its tensors: settings, and its kind where it has nothing but that."""
+    found: list[Any] = [[name, getattr(module, name)] for name in FACTS if hasattr(module, name)]
+    bare = not list(module.children()) and not list(module.parameters())
+    return [*found, type(module).__name__] if bare and not isinstance(module, INERT) else found

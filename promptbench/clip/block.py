@@ -18,9 +18,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 QUICK = 1.702  # the constant of QuickGELU
+OF_ATTENTION = {"in_proj_weight", "in_proj_bias", "out_proj"}
+OF_BLOCK = {"ln_1", "attn", "ls_1", "ln_2", "mlp", "ls_2"}
 
 
 class KeysValues(NamedTuple):
@@ -39,15 +41,24 @@ class KeysValues(NamedTuple):
 
 
 def is_standard(block: Any) -> bool:
-    """Whether `block` is built as this module assumes (batch first, packed projections, pre-norm)."""
+    """Whether `block` is built as this module assumes (batch first, packed projections, pre-norm), by what it has."""
     attention = getattr(block, "attn", None)
+    packed = getattr(attention, "in_proj_weight", None)
     return (
-        isinstance(attention, nn.MultiheadAttention)
-        and attention.batch_first
-        and attention.in_proj_weight is not None
-        and attention.bias_k is None
-        and not attention.add_zero_attn
+        isinstance(packed, Tensor)
+        and packed.shape[0] == 3 * packed.shape[1]
+        and getattr(attention, "batch_first", True)
+        and not getattr(attention, "add_zero_attn", False)
+        and has_only(attention, OF_ATTENTION)
+        and has_only(block, OF_BLOCK)
     )
+
+
+def has_only(module: Any, known: set[str]) -> bool:
+    """Whether nothing else in a module has weights than what is known by name."""
+    tensors = (name in known or tensor is None for name, tensor in module._parameters.items())
+    parts = (name in known or next(part.parameters(), None) is None for name, part in module._modules.items())
+    return all(tensors) and all(parts)
 
 
 def split_heads(block: Any, x: Tensor) -> Tensor:
@@ -120,8 +131,8 @@ def mlp(block: Any, x: Tensor) -> Tensor:
     """
     from open_clip.transformer import QuickGELU  # seconds to import, and needed where there is a model alone
 
-    first, activation, second = block.mlp
-    if not isinstance(activation, QuickGELU):
+    first, activation, second = block.mlp[0], block.mlp[1], block.mlp[-1]
+    if len(block.mlp) != 3 or not isinstance(activation, QuickGELU):
         return block.mlp(x)  # type: ignore[no-any-return]
     rows = x.flatten(0, -2)
     rows = F.silu(torch.addmm(first.bias, rows, first.weight.t(), beta=QUICK, alpha=QUICK))

@@ -60,7 +60,7 @@ class Spec:
         dataset_plugin: The plugin of that dataset where it is not called the same; "" otherwise.
         trained_by: The protocol whose training is evaluated, where it is not this one's own.
         weights_hash: Digest of the backbone's weights.
-        architecture: Digest of what the backbone computes with them.
+        architecture: Digest of what the backbone computes with them; see `Backbone.architecture`.
         split_digest: Digest of the dataset's splits: paths, labels and names.
         sample_digest: Digest of the images trained on: paths, labels and bytes.
         trained_names: Digest of the class names and the template trained with.

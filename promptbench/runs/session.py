@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from promptbench.clip.backbone import Backbone
+from promptbench.clip.backbone import ARCHITECTURE, Backbone
 from promptbench.clip.load import EMBEDDED, RANDOM, load_backbone, split_name
 from promptbench.config import UsageError, path_of
 from promptbench.data.class_names import ClassNames
@@ -316,7 +316,8 @@ def _memo(backbone: str) -> Path | None:
     except (OSError, UsageError):
         return None
     versions = library_versions()
-    facts = repr((backbone, states, versions["promptbench"], versions["open_clip"], versions["torch"])).encode()
+    made_by = (versions["promptbench"], versions["open_clip"], versions["torch"], ARCHITECTURE)
+    facts = repr((backbone, states, *made_by)).encode()
     return cache_dir() / "weights" / hashlib.sha256(facts).hexdigest()[:32] if states else None
 
 

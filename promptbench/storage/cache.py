@@ -252,7 +252,7 @@ def cache_dir() -> Path:
     try:
         return _writable(path_of(named).absolute())
     except UsageError as error:  # a user who is in no list of users has no home folder
-        return _substitute(named, str(error).rstrip("."))
+        return _substitute(named, str(error).partition(": ")[2].rstrip("."))
 
 
 @cache

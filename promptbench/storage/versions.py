@@ -91,7 +91,10 @@ def code_digest(*modules: str) -> str:
 
 
 def other_code(before: str, now: str) -> bool:
-    """Whether two digests say that code changed; one that is not known, or by another Python, says nothing."""
+    """Whether two digests say that something changed; one that is not known, or of another kind, says nothing.
+
+    The kind is the text before the colon, such as the version of Python that read the code.
+    """
     if not before or not now or before.partition(":")[0] != now.partition(":")[0]:
         return False
     return before != now

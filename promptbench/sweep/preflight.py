@@ -155,7 +155,8 @@ def cause_of(before: Spec, now: Spec) -> str:
         old, new = getattr(before, field.name, None), getattr(now, field.name)
         if not renews or not old or not new:
             continue
-        differs = other_code(old, new) if field.name.endswith("_code") else old != new
+        of_a_kind = field.name.endswith("_code") or field.name == "architecture"  # which the text before the colon says
+        differs = other_code(old, new) if of_a_kind else old != new
         if differs:
             return str(renews).format(**now.values())
     return ""

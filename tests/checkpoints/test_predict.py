@@ -192,6 +192,11 @@ def test_what_cannot_be_used_says_why(
     assert f"is not at {tmp_path / 'runs' / 'trainings'}" in refused(lambda: pb.load(away))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "torch sees no CUDA device here" in refused(lambda: pb.load(runs("coop"), device="cuda"))
+    assert "torch sees no CUDA device here" in refused(lambda: pb.load(runs("coop"), device="cuda:0"))
+    for device in ("tpu", "", "cuda:x", "cpu:0"):
+        assert "--device takes cpu, cuda, cuda:N or auto, not " in refused(
+            lambda d=device: pb.load(runs("coop"), device=d)
+        )
 
 
 def test_images_that_do_not_fit_are_refused(coop: Trained, tmp_path: Path) -> None:

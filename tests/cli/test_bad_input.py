@@ -10,7 +10,7 @@ from pathlib import Path
 import make_fake
 import pytest
 import torch
-from shared_paths import TINY
+from shared_paths import REPOSITORY, TINY
 
 from promptbench import registry
 from promptbench.cli.flags import grid_of
@@ -209,9 +209,20 @@ def test_a_grid_of_templates_needs_no_quotes() -> None:
     assert grid_of(["zeroshot.template='a, {}','{}'"]) == {"zeroshot.template": ["a, {}", "{}"]}
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_device_that_is_not_there(refused: Said) -> None:
+def test_a_device_that_is_not_there(refused: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "--device cpu" in refused(*COOP, "--device", "cuda")
+
+
+def test_a_run_of_a_gpu_is_not_evaluated_elsewhere(refused: Said, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    stored = json.loads(next((REPOSITORY / "results" / "mini").rglob("coop-*.json")).read_text())
+    path = here / "runs" / "results" / "base2new" / "mini_shapes" / "coop-0123456789ab.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({**stored, "spec": {**stored["spec"], "device": "cuda"}}))
+    assert "coop-0123456789ab.json was trained on cuda, which is not here" in refused(
+        "eval", "--run", str(path), "--protocol", "ood"
+    )
 
 
 def test_weights_that_are_not_there_or_damaged(refused: Said, here: Path) -> None:

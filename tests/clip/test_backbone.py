@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import open_clip
@@ -9,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from promptbench.clip.backbone import Backbone
+from promptbench.clip.backbone import ARCHITECTURE, Backbone
+from promptbench.clip.block import is_standard
 from promptbench.clip.image_tower import ImageFeatures, Images
 from promptbench.clip.load import load_backbone, shape_of
 from promptbench.clip.text_tower import Layer, Tokens, mean_length
@@ -198,6 +201,90 @@ def test_weights_hash_sees_one_changed_number(tiny_name: str) -> None:
     with torch.no_grad():
         changed.clip.visual.proj[0, 0] += 1e-3
     assert changed.weights_hash != one.weights_hash
+
+
+def changed_quick_gelu(tiny: Backbone) -> None:
+    tiny.clip.visual.transformer.resblocks[1].mlp.gelu = torch.nn.GELU()
+
+
+def changed_heads(tiny: Backbone) -> None:
+    tiny.clip.transformer.resblocks[0].attn.num_heads = 4
+
+
+def changed_eps(tiny: Backbone) -> None:
+    tiny.clip.visual.ln_post.eps = 1e-6
+
+
+def changed_mean(tiny: Backbone) -> None:
+    tiny.clip.visual.image_mean = (0.5, 0.5, 0.5)
+
+
+def changed_std(tiny: Backbone) -> None:
+    tiny.clip.visual.image_std = (0.5, 0.5, 0.5)
+
+
+def changed_resolution(tiny: Backbone) -> None:
+    tiny.clip.visual.image_size = (64, 64)
+
+
+def changed_context(tiny: Backbone) -> None:
+    tiny.clip.positional_embedding = torch.nn.Parameter(tiny.clip.positional_embedding[:50].clone())
+
+
+def changed_dtype(tiny: Backbone) -> None:
+    tiny.clip.text_projection.data = tiny.clip.text_projection.data.half()
+
+
+def changed_pooling(tiny: Backbone) -> None:
+    tiny.clip.visual.pool_type = "avg"
+
+
+def changed_tokenizer(tiny: Backbone) -> None:
+    plain = tiny.tokenizer
+    tiny.tokenizer = lambda texts, context_length: plain([text.upper() + "?" for text in texts], context_length)
+
+
+@pytest.mark.parametrize("change", [value for name, value in list(globals().items()) if name.startswith("changed_")])
+def test_another_fact_is_another_architecture(change: Callable[[Backbone], None], tiny: Backbone) -> None:
+    before = tiny.architecture
+    del tiny.architecture
+    change(tiny)
+    assert tiny.architecture != before
+
+
+def test_the_same_facts_in_other_words_are_the_same_architecture(tiny: Backbone) -> None:
+    before = tiny.architecture
+    assert before.startswith(ARCHITECTURE) and len(before) == len(ARCHITECTURE) + 64
+    del tiny.architecture
+    for module in list(tiny.clip.modules()):  # as of versions of torch or open_clip that name and print other things
+        if list(module.children()) or list(module.parameters()):
+            named = type(f"New{type(module).__name__}", (type(module),), {"extra_repr": lambda self: "new=True"})
+            module.__class__ = named
+    tiny.clip.visual.ln_pre.p = torch.nn.Dropout()
+    assert "NewCLIP" in repr(tiny.clip) and "new=True" in repr(tiny.clip)
+    assert tiny.architecture == before
+
+
+def test_an_attention_is_known_by_what_it_has(tmp_path: Path, tiny_name: str, pixels: Tensor) -> None:
+    file, _, tag = tiny_name.partition(":")
+    config = json.loads(Path(file).read_text())
+    for name in ("vision_cfg", "text_cfg"):
+        config[name]["block_type"] = "custom"  # open_clip's own attention, no `nn.MultiheadAttention`
+    (tmp_path / "own.json").write_text(json.dumps(config))
+    own = load_backbone(f"{tmp_path / 'own.json'}:{tag}")
+    blocks = [*own.clip.visual.transformer.resblocks, *own.clip.transformer.resblocks]
+    assert not isinstance(blocks[0].attn, torch.nn.MultiheadAttention) and all(map(is_standard, blocks))
+    tokens, prefix, deep = prompted(own, images=2)
+    args = (tokens.embeddings, tokens.eot, prefix, deep)
+    torch.testing.assert_close(own.encode_text(*args), own.encode_text(*args, layer=plain_block), **CLOSE)
+    torch.testing.assert_close(own.encode_image(pixels).cls, own.clip.encode_image(pixels), **CLOSE)
+    visual = learned(2, own.vision_width, seed=4)
+    full = own.encode_image(pixels, visual, layer=plain_block).cls
+    torch.testing.assert_close(own.encode_image(pixels, visual).cls, full, **CLOSE)
+    blocks[0].attn.ln_q = torch.nn.LayerNorm(32)
+    blocks[1].ln_attn = torch.nn.LayerNorm(64)
+    blocks[2].attn.logit_scale = torch.nn.Parameter(torch.ones(2, 1, 1))
+    assert [is_standard(block) for block in blocks[:4]] == [False, False, False, True]
 
 
 def test_a_text_that_would_be_cut_is_refused(tiny: Backbone) -> None:

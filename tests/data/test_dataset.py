@@ -525,6 +525,24 @@ def test_rendered_images_come_from_the_cache_the_second_time(monkeypatch: pytest
     np.testing.assert_array_equal(first, second)
 
 
+def test_images_that_cannot_be_kept_are_drawn_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from promptbench.datasets import _mini
+
+    def full(path: Path, write: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    expected = open_dataset("mini_fabrics").array("test")  # type: ignore[attr-defined]
+    _mini._rendered.cache_clear()
+    monkeypatch.setenv("PROMPTBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(_mini, "write_atomically", full)
+    np.testing.assert_array_equal(open_dataset("mini_fabrics").array("test"), expected)  # type: ignore[attr-defined]
+    (said,) = caplog.messages
+    assert said.startswith("rendered images cannot be kept in ") and said.endswith("(No space left on device)")
+    _mini._rendered.cache_clear()
+
+
 @pytest.mark.slow
 def test_another_render_seed_draws_other_images() -> None:
     one, two = open_dataset("mini_fabrics"), open_dataset("mini_fabrics", {"render_seed": 2})

@@ -160,6 +160,17 @@ def file_for_folder(root: Path) -> None:
     (root / "eurosat").write_text("")
 
 
+def test_what_the_output_says_is_not_warned_of(
+    tmp_path: Path, small: Any, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    small("eurosat")
+    make_fake.make("eurosat", tmp_path, annotations=True)  # whose split is generated, which costs a warning elsewhere
+    for words in (("status",), ("check",), ("prepare", "--yes")):
+        run(*words, "eurosat", "--data-root", tmp_path)
+        assert "generated split" in capsys.readouterr().out
+    assert not caplog.messages
+
+
 BROKEN = {
     break_split: "is not valid JSON",
     drop_split: "split_zhou_EuroSAT.json is not there; figures on a generated split compare with no other",

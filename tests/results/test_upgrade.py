@@ -297,6 +297,9 @@ def test_what_a_result_does_not_say_counts_as_the_same() -> None:
     assert not other_code("2.7:" + "0" * 64, now)  # another Python reads the same code differently
     assert other_code(now[:-1] + ("0" if now[-1] != "0" else "1"), now)
     assert not preflight.cause_of(before, replace(before, method_code=now, sample_digest="ab", contents={"base": "ab"}))
+    older, today, other = (replace(before, architecture=digest) for digest in ("ab", "facts-1:ab", "facts-1:cd"))
+    assert not preflight.cause_of(older, today)  # a digest of the earlier kind, of what torch printed
+    assert preflight.cause_of(today, other) == "made with another architecture of 'mini'"
     assert "other weights of 'mini'" in preflight.cause_of(before, replace(before, weights_hash="ab"))
 
 

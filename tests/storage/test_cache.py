@@ -505,3 +505,19 @@ def test_rendered_images_are_entries_and_stay_while_mapped(folder: Path, monkeyp
     (entry,) = cached.entries()
     assert entry.kind == "rendered" and entry.what == "diagrams-seed1-val" and len(entry.files) == 2
     assert entry.name in cached.busy() and cached.make_room() == [] and first[0].sum() > 0
+
+
+def test_without_a_home_folder_the_cache_lasts_as_long_as_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    for name in ("HOME", "PROMPTBENCH_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    cached._substitute.cache_clear()
+    place = cached.cache_dir()
+    assert place.is_dir() and cached.cache_dir() == place and "promptbench-" in place.name
+    (said,) = caplog.messages
+    assert said.startswith("The cache folder ~/.cache/promptbench cannot be written (that home folder is not known")

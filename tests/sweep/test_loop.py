@@ -381,6 +381,11 @@ def test_jobs_are_capped_by_memory(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     assert local.places(2, "cpu", 1) == (2, []) and not caplog.messages
     assert local.places(8, "cpu", 1) == (3, [])
     assert "--jobs 8: a run takes about" in caplog.text and "3 at once" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(local, "free_memory", lambda: float("inf"))  # as where the system does not say
+    assert local.places(8, "cpu", 1) == (8, [])
+    monkeypatch.setattr(local, "peak_memory", lambda device: 0)
+    assert local.places(8, "cpu", 1) == (8, []) and not caplog.messages
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     assert local.places(8, "cuda", 2) == (4, ["2", "5"])
 
