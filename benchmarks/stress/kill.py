@@ -24,6 +24,7 @@ METHODS = ("zeroshot", "coop", "gallop")  # none, one that draws nothing, one th
 NO_NUMBERS = ("cost", "created", "commit")  # of a result file
 KEPT = (".json", ".safetensors", ".tmp")  # the last: half a file, which a later call removes once it is old
 LONGEST = 20  # kills in a row of one sweep, after which it may finish
+FURTHER = ("--retry-failed",)  # words of every command: a run whose process was killed again and again is tried again
 
 
 def main() -> None:
@@ -84,7 +85,7 @@ def command(output: Path, folder: Path, options: argparse.Namespace) -> list[str
     words = [sys.executable, "-m", "promptbench", "run", "--method", *options.method]
     words += ["--dataset", f"folder:{folder / 'images'}", "--backbone", options.backbone, "--seeds", "1"]
     words += ["--shots", "4", "--threads", "1", "--output", str(output), "--jobs", str(options.jobs)]
-    return [*words, "--set", *lengths, *sizes]
+    return [*words, *FURTHER, "--set", *lengths, *sizes]
 
 
 def environment(folder: Path) -> dict[str, str]:
