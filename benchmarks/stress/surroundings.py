@@ -43,12 +43,12 @@ TEXTS: Sequence[Mapping[str, str]] = (
     {"PYTHONHASHSEED": "1"},
     {"PYTHONHASHSEED": "random"},
     {"LC_ALL": "C"},
-    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     {"LC_ALL": "C.UTF-8", "PYTHONUTF8": "0"},
     {"LC_ALL": "de_DE.UTF-8"},
     {"LC_ALL": "tr_TR.UTF-8"},
     {"LANG": "C", "LC_ALL": "", "PYTHONUTF8": "0"},
 )
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0"}  # where the name of a class folder is no text
 GREEDY = f'''"""Greedy: it takes all memory there is.
 
 A. Author, "Greedy", 2026, arXiv:2601.00001.
@@ -335,7 +335,7 @@ def threads(home: Home) -> Found:
 
 
 def text(home: Home) -> Found:
-    """Neither the order of sets nor a language changes a byte of a result."""
+    """Neither the order of sets nor a language changes a byte of a result; what is no text there is said in one line."""
     installed = {
         normal(name) for name in subprocess.run(["locale", "-a"], capture_output=True, text=True).stdout.split()
     }
@@ -350,6 +350,9 @@ def text(home: Home) -> Found:
         wrong += home.ended_well(what, home.call(home.words(output), **variables))
         wrong += [f"{what}: {sentence}" for sentence in home.differs(output)]
         figures["tried"].append(what)
+    done = home.call(home.words(home.folder / "ascii"), **ASCII)
+    figures["where files have names in ASCII"] = last_words(done.stderr, home.folder)
+    wrong += home.ended_well("ASCII", done, code=2)
     return figures, wrong
 
 
