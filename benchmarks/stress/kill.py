@@ -83,7 +83,7 @@ def command(output: Path, folder: Path, options: argparse.Namespace) -> list[str
     sizes = [f"{method}.batch=4" for method in options.method if method != "zeroshot"]
     words = [sys.executable, "-m", "promptbench", "run", "--method", *options.method]
     words += ["--dataset", f"folder:{folder / 'images'}", "--backbone", options.backbone, "--seeds", "1"]
-    words += ["--shots", "4", "--threads", "1", "--output", str(output), "--jobs", str(options.jobs)]
+    words += ["--shots", "4", "--threads", "1", "--output", str(output), "--jobs", str(options.jobs), "--retry-failed"]
     return [*words, "--set", *lengths, *sizes]
 
 

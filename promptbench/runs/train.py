@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from promptbench.data.transforms import EVALUATION_TRANSFORM, TRAINING_TRANSFORM
 from promptbench.method import Method, instantiate, show_training_images
 from promptbench.recipe import Recipe
 from promptbench.runs.listener import Busy, Work
-from promptbench.training.files import PartialFile, TrainingOutcome, load_training, save_training
+from promptbench.training.files import Partial, PartialFile, TrainingOutcome, load_training, save_training
 from promptbench.training.fit import fit
 from promptbench.training.numerics import hold_to_bits, restart_peak_memory
 
@@ -50,7 +51,7 @@ def learn(session: Session, run: Run, method: Method, train: SelectedImages, key
     """
     spec = run.spec
     path = training_path(session, key)
-    partial = PartialFile(path.with_suffix(".partial"), key)
+    partial = Progress(path.with_suffix(".partial"), key, work)
     stored = load_training(path, method)
     if stored is not None:
         partial.remove()  # killed between the two
@@ -69,8 +70,21 @@ def learn(session: Session, run: Run, method: Method, train: SelectedImages, key
             return stored
         outcome = train_method(session, run, method, train, partial, work)
         save_training(path, method, outcome, spec)
+        work.got_on()
         partial.remove()
     return outcome
+
+
+@dataclass(frozen=True)
+class Progress(PartialFile):
+    """The file of a training under way, whose run is told of it."""
+
+    work: Work
+
+    def write(self, partial: Partial) -> None:
+        """Replace what is there, whole or not at all."""
+        super().write(partial)
+        self.work.got_on()
 
 
 def train_method(
