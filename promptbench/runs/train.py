@@ -69,9 +69,11 @@ def learn(session: Session, run: Run, method: Method, train: SelectedImages, key
         outcome = load_training(path, method)  # since the first look
         if outcome is None:
             check = calling(work.check, claim)
-            outcome = train_method(session, run, method, train, replace(partial, check=check), work)
+            noted = replace(partial, check=check, written=work.got_on)
+            outcome = train_method(session, run, method, train, noted, work)
             check()
             save_training(path, method, outcome, spec)
+            work.got_on()
         partial.remove()
     return outcome
 

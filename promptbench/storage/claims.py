@@ -81,7 +81,7 @@ class Claim:
         self.name = path.name.removesuffix(SUFFIX)
         self.lost = False
         self.progress: Mapping[str, Any] = {}
-        place = {"host": socket.gethostname(), "machine": machine(), "uid": os.getuid()}
+        place = {"host": socket.gethostname(), "machine": machine(), "uid": user()}
         owner = {**place, "pid": os.getpid(), "born": born(os.getpid())}
         head = json.dumps({**owner, "since": time.time(), "token": secrets.token_hex(8), "about": dict(about)})
         self.offset = os.write(descriptor, head.encode() + b"\n")
@@ -378,7 +378,7 @@ def _is_gone(owner: Mapping[str, Any]) -> bool:
 
     Of another user's nothing is known: the system may hide it, and each space of user ids has its own.
     """
-    here = bool(machine()) and (owner.get("machine"), owner.get("uid")) == (machine(), os.getuid())
+    here = bool(machine()) and (owner.get("machine"), owner.get("uid")) == (machine(), user())
     pid, was_born = owner.get("pid"), owner.get("born")
     if not here or type(pid) is not int or pid <= 0:
         return False
@@ -390,6 +390,11 @@ def _is_gone(owner: Mapping[str, Any]) -> bool:
         pass
     is_born = _started(pid)
     return bool(was_born) and is_born is not None and is_born != was_born
+
+
+def user() -> int:
+    """The id of the user that this process runs as; -1 where users have none, as on Windows."""
+    return os.getuid() if hasattr(os, "getuid") else -1
 
 
 @cache

@@ -167,11 +167,13 @@ class PartialFile:
         path: Of the file.
         key: Of the training, which names versions of libraries too.
         check: Called before anything is written; raises where another process has taken the training over.
+        written: Called after something was written.
     """
 
     path: Path
     key: str
     check: Callable[[], object] = lambda: None
+    written: Callable[[], object] = lambda: None
 
     def write(self, partial: Partial) -> None:
         """Replace what is there, whole or not at all."""
@@ -179,6 +181,7 @@ class PartialFile:
         parts = sealed(partial.tensors, about)
         self.check()
         write_atomically(self.path, lambda file: write_sealed(file, parts))
+        self.written()
 
     def read(self) -> Partial | None:
         """What is there; None where nothing is, or it is damaged, of another training or of another format."""

@@ -131,7 +131,8 @@ class Workers:
             return []
         self.look(holders(self.sweep.output / CLAIMS))  # its own is there unless another has taken it over
         name = self.at.pop(worker.process.pid or 0, "")
-        self.sweep.died(name if name in unfinished else "", ended_with(code), worker.last_words())
+        if name not in self.sweep.failed():  # else another worker has found that out
+            self.sweep.died(name if name in unfinished else "", ended_with(code), worker.last_words())
         others = any(other.process.exitcode is None for other in self.alive)
         taken = {holder.about["run"] for holder in self.sweep.standing().running}
         left = self.sweep.unfinished()
