@@ -47,6 +47,20 @@ def test_a_sample_is_drawn_over_all_classes_before_a_half_is_taken(birds: Datase
     assert paths(chosen(birds)) == [item.image for item in birds.items("train")]
 
 
+def test_images_that_cannot_be_read_are_left_out_where_that_is_asked_for(
+    birds: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = chosen(birds, classes="new")
+    bad = whole.items[1].image
+    monkeypatch.setattr(birds, "unreadable", lambda items: [item for item in items if item.image == bad])
+    assert paths(chosen(birds, classes="new")) == paths(whole)
+    monkeypatch.setattr(birds, "skip_unreadable", True)
+    left = chosen(birds, classes="new")
+    assert paths(left) == [image for image in paths(whole) if image != bad]
+    assert [left.pool[index].image for index in left.chosen] == paths(left)
+    assert left.skipped == (bad,) and not whole.skipped
+
+
 def test_held_out_images_are_none_that_the_sampler_drew(birds: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some samplers draw from validation images too."""
     both = birds.items("train") + birds.items("val")

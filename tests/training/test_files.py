@@ -1,12 +1,14 @@
-"""The key that trainings are shared by, and the checksum of their tensors, change with all that they should."""
+"""The key that trainings are shared by, and the checksums of their files, change with all that they should."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+import promptbench as pb
 from promptbench.results.spec import Spec
 from promptbench.training import files
 
@@ -44,3 +46,15 @@ def test_a_digest_covers_names_types_shapes_and_bytes() -> None:
         {**tensors, "ctx": torch.tensor([1.0, 2.5])},
     ]
     assert len({digest, *map(files.digest, others)}) == 1 + len(others)
+
+
+def test_a_stored_training_is_loaded_as_long_as_no_tensor_has_changed(tiny: pb.Backbone, tmp_path: Path) -> None:
+    path, outcome = tmp_path / "a.safetensors", files.TrainingOutcome([{"ce": 0.5}], 2.0, 8.0)
+    trained, other = (pb.create_method("coop", tiny, ["owl", "hawk"], seed=seed, ctx_init="") for seed in (1, 2))
+    files.save_training(path, trained, outcome, SPEC)
+    assert files.load_training(path, other) == outcome and torch.equal(other.ctx, trained.ctx)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # of the last number
+    untouched = pb.create_method("coop", tiny, ["owl", "hawk"], seed=3, ctx_init="")
+    before = untouched.ctx.detach().clone()
+    assert files.load_training(path, untouched) is None and torch.equal(untouched.ctx, before)

@@ -47,11 +47,12 @@ class TwoNumbers(Method):
 
 
 class Watched(TwoNumbers):
-    """Notes what its losses find: the mode, a draw of torch's generator, and what the epoch's end is told."""
+    """Notes what its losses find: the mode, a draw of torch's generator; and what the ends of epochs are told."""
 
     def __init__(self, backbone: pb.Backbone) -> None:
         super().__init__(backbone, scale=1.0)
         self.found: list[Any] = []
+        self.total = torch.tensor(0.0)  # of a after each epoch
 
     def loss(self, images: Images | torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         self.found.append((self.training, torch.rand(()).item()))
@@ -59,6 +60,13 @@ class Watched(TwoNumbers):
 
     def on_epoch_end(self, epoch: int, epochs: int) -> None:
         self.found.append((epoch, epochs, torch.is_grad_enabled()))
+        self.total = self.total + self.a
+
+    def training_state(self) -> dict[str, torch.Tensor]:
+        return {"total": self.total}
+
+    def load_training_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        self.total = state["total"]
 
 
 class OneBatch:
@@ -144,22 +152,38 @@ def test_tensors_that_the_last_step_broke_are_a_failure(tiny: pb.Backbone) -> No
         fit(method, huge, BATCHES, 1, seed=1)
 
 
-def test_a_resumed_training_diverges_in_the_epoch_of_the_whole(
-    tiny: pb.Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def killed(done: int, total: int, loss: float) -> None:
+    """A listener to the training's steps that ends it in the second."""
+    if done == 2:
+        raise RuntimeError("killed")
+
+
+@pytest.fixture
+def note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PartialFile:
+    """Of a training under way, written after every epoch."""
     monkeypatch.setenv("PROMPTBENCH_PARTIAL_SECONDS", "0")
-    file = PartialFile(tmp_path / "a.partial", "key")
+    return PartialFile(tmp_path / "a.partial", "key")
 
-    def killed(done: int, total: int, loss: float) -> None:
-        if done == 2:
-            raise RuntimeError("killed")
 
+def test_a_resumed_training_draws_and_keeps_what_the_whole_does(tiny: pb.Backbone, note: PartialFile) -> None:
+    whole, first, second = Watched(tiny), Watched(tiny), Watched(tiny)
+    fit(whole, RECIPE, BATCHES, 1, seed=5)
     with pytest.raises(RuntimeError, match="killed"):
-        fit(TwoNumbers(tiny, scale=1.0), RECIPE, BATCHES, 1, seed=1, progress=killed, partial=file)
+        fit(first, RECIPE, BATCHES, 1, seed=5, progress=killed, partial=note)
+    fit(second, RECIPE, BATCHES, 1, seed=5, partial=note)
+    assert second.found == whole.found[2:]  # the step in which it was killed is done again
+    assert second.a.item() == whole.a.item() and second.total.item() == whole.total.item()
+
+
+def test_a_resumed_training_diverges_in_the_epoch_of_the_whole(
+    tiny: pb.Backbone, note: PartialFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(TwoNumbers(tiny, scale=1.0), RECIPE, BATCHES, 1, seed=1, progress=killed, partial=note)
     method = TwoNumbers(tiny, scale=1.0)
     monkeypatch.setattr(method, "loss", lambda *_: {"a": method.a * float("nan")})
     with pytest.raises(TrainingDiverged, match="in epoch 2 of 3, step 1 of 1") as e:
-        fit(method, RECIPE, BATCHES, 1, seed=1, partial=file)
+        fit(method, RECIPE, BATCHES, 1, seed=1, partial=note)
     assert e.value.where == {"epoch": 2, "step": 1, "lr": pytest.approx(0.1)}
 
 
