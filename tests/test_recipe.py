@@ -86,6 +86,13 @@ def test_a_recipe_refuses_what_is_out_of_range(wrong: dict[str, Any]) -> None:
         replace(AUTHORS, **wrong)
 
 
+def test_a_recipe_may_do_without() -> None:
+    without = {"momentum": 0.0, "weight_decay": 0.0, "warmup_epochs": 0, "warmup_lr": 0.0}
+    assert replace(AUTHORS, **without, epochs=1, batch=1).warmup_lr == 0.0
+    with pytest.raises(UsageError, match="'train_views' needs 'augment'"):
+        replace(AUTHORS, augment=False, train_views=1)
+
+
 def test_labels_split_into_method_and_preset() -> None:
     assert parse_label("coop@200") == ("coop", "200")
     assert parse_label("coop") == ("coop", "")
@@ -172,6 +179,15 @@ def test_an_authors_preset_on_top_of_a_change_of_ours_stays_ours() -> None:
     resolved = resolve_recipe(AUTHORS, [("suite tiny", {"lr": 0.1}), preset])
     assert (resolved.values["epochs"], resolved.values["origin"]) == (9, "ours")
     assert resolve_recipe(AUTHORS, [preset, ("--set", {"lr": 0.1})]).values["origin"] == "ours"
+    twice = [("suite tiny", {"lr": 0.1}), preset, ("suite tiny", {"batch": 8, "origin": "authors"})]
+    assert resolve_recipe(AUTHORS, twice).values["origin"] == "ours"
+
+
+def test_what_a_recipe_does_not_state_is_as_in_the_papers_code() -> None:
+    recipe = Recipe(epochs=1, lr=0.1, batch=1, origin="ours")
+    assert (recipe.momentum, recipe.weight_decay) == (0.9, 5e-4)
+    assert (recipe.warmup_epochs, recipe.warmup_lr) == (1, 1e-5)
+    assert recipe.augment and recipe.train_views == 0  # a new random view of each image every epoch
 
 
 def test_a_method_that_trains_nothing_has_no_recipe() -> None:

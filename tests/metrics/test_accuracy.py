@@ -121,6 +121,13 @@ def test_calibration_error_of_many_images_is_added_in_float64() -> None:
     assert expected_calibration_error(logits, labels) == pytest.approx(100 * total / 50_000, abs=1e-5)
 
 
+def test_errors_in_one_direction_are_added_in_float64() -> None:
+    # All images are called class 0 with the same confidence, and are class 1: in float32 the sum stops growing evenly.
+    logits, labels = torch.tensor([[2.0, 0.0]]).expand(300_000, 2), torch.ones(300_000, dtype=torch.long)
+    expected = 100 / (1 + math.exp(-2))
+    assert expected_calibration_error(logits, labels) == pytest.approx(expected, rel=1e-7)
+
+
 def test_calibration_error_by_hand() -> None:
     # Confidences 0.6 (right, wrong) and 0.9 (right): (|1 - 1.2| + |1 - 0.9|) / 3 with ten bins, |2 - 2.1| / 3 with one.
     logits = torch.tensor([[0.6, 0.4], [0.6, 0.4], [0.1, 0.9]], dtype=torch.float64).log()

@@ -155,6 +155,11 @@ def test_large_scores_are_told_apart() -> None:
     assert measured["aupr"] == pytest.approx(100 * (1 / 2 + 1 / 2 * 2 / 3))
 
 
+def test_scores_in_float64_keep_their_digits() -> None:
+    known, others = (torch.tensor([value], dtype=torch.float64) for value in (1 + 1e-12, 1.0))
+    assert detection(known, others)["auroc"] == 100.0
+
+
 def test_detection_leaves_the_default_dtype_as_it_is() -> None:
     for dtype in (torch.float32, torch.float64):
         torch.set_default_dtype(dtype)

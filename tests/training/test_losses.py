@@ -76,3 +76,25 @@ def test_groups_keep_float32_where_the_rest_is_bfloat16(tiny: pb.Backbone, monke
 def test_a_small_budget_makes_groups(tiny: pb.Backbone) -> None:
     small = pb.Backbone(tiny.clip, tokenizer=tiny.tokenizer, memory_budget=1)
     assert pb.create_method("cocoop", small, kit.CLASSES).images_at_once() == 1
+
+
+def test_no_groups_where_the_loss_will_be_scaled(tiny: pb.Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float16 a gradient computed before the scaling would vanish."""
+    method = pb.create_method("cocoop", tiny, kit.CLASSES)
+    pixels, labels = kit.batch(tiny)
+    sizes: list[int] = []
+
+    def loss(images: Images, labels: Tensor) -> dict[str, Tensor]:
+        sizes.append(len(labels))
+        return {"ce": method.ctx.sum()}
+
+    monkeypatch.setattr(method, "images_at_once", lambda: 4)
+    monkeypatch.setattr(method, "loss", loss)
+    loss_of(method, Images(pixels), labels)
+    assert sizes == [4] * (len(labels) // 4) + [len(labels) % 4]
+    sizes.clear()
+    with torch.autocast("cpu", torch.float16):
+        loss_of(method, Images(pixels), labels)
+    with torch.no_grad():
+        loss_of(method, Images(pixels), labels)
+    assert sizes == [len(labels)] * 2

@@ -168,6 +168,7 @@ def test_authors_keep_some_tensors_in_half_precision(half_ctx: None, tiny: pb.Ba
     outcome = fit(method, RECIPE, batches, len(batches), seed=3, precision="authors")
     assert set(seen) == {(torch.float16, torch.float16, True)}
     assert method.ctx.dtype == torch.float32 and torch.equal(method.ctx, method.ctx.half().float())
+    assert method.ctx.grad is None  # it would be half precision still
     whole, fine, _ = trained("coop", tiny, birds, "32")
     assert outcome.losses[-1] == pytest.approx(whole.losses[-1], rel=0.02)
     assert not torch.equal(fine.ctx, fine.ctx.half().float())

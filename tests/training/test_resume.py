@@ -108,6 +108,10 @@ def test_a_killed_training_ends_with_the_same_bits(
     assert trial.seen == seen[3 * per_epoch :]  # images, order, rates and epochs
     assert trial.ends == [(3, EPOCHS), (4, EPOCHS)]
     assert outcome.losses == expected.losses and len(outcome.losses) == EPOCHS
+    for found in (expected, outcome):  # of all epochs, those of other processes too
+        assert found.images_per_second * found.seconds == pytest.approx(RECIPE.batch * len(seen))
+    last = trial.file.read()
+    assert last is not None and len(last.facts["losses"]) == EPOCHS - 1 and outcome.seconds > last.facts["seconds"]
     state, wanted = method.state_dict(), whole.state_dict()
     assert state.keys() == wanted.keys() and all(torch.equal(state[key], wanted[key]) for key in wanted)
 
@@ -159,7 +163,9 @@ def test_short_trainings_leave_no_note(
     assert not (tmp_path / "a.partial").exists()
 
 
-@pytest.mark.parametrize("damage", slow_but(["cut", "flipped", "key", "format", "shapes", "empty"], "cut", "flipped"))
+@pytest.mark.parametrize(
+    "damage", slow_but(["cut", "flipped", "changed", "key", "format", "shapes", "empty"], "flipped", "changed")
+)
 def test_notes_that_are_damaged_or_foreign_are_ignored(
     damage: str, tiny: pb.Backbone, birds: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +181,8 @@ def test_notes_that_are_damaged_or_foreign_are_ignored(
         path.write_bytes(content[:-9])
     elif damage == "flipped":
         path.write_bytes(content[:400] + bytes([content[400] ^ 1]) + content[401:])
+    elif damage == "changed":  # of a tensor, with which the file still reads
+        path.write_bytes(content[:-100] + bytes([content[-100] ^ 1]) + content[-99:])
     elif damage == "key":
         PartialFile(path, "another key").write(found)
     elif damage == "format":
@@ -207,6 +215,16 @@ def test_a_note_that_cannot_be_written_leaves_the_last_one(
         trial()
     assert (tmp_path / "a.partial").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
     assert trial()[0].losses == expected.losses
+
+
+def test_seconds_of_all_processes_count(tiny: pb.Backbone, birds: Dataset, tmp_path: Path) -> None:
+    trial = Trial("coop", tiny, birds, tmp_path / "a.partial", False)
+    with pytest.raises(Killed):
+        trial(killed_at=len(birds.items("train")[:12]) // RECIPE.batch + 1)
+    found = trial.file.read()
+    assert found is not None
+    trial.file.write(Partial(found.tensors, {**found.facts, "seconds": 1000.0}))
+    assert 1000 < trial()[0].seconds < 1500
 
 
 def test_a_note_is_safetensors_and_json(tmp_path: Path) -> None:
