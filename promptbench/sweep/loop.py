@@ -197,6 +197,8 @@ def settled(
     except BaseException as error:  # one failed run must not end a sweep, even where its code asks for that
         if asked_by_signal(error):
             raise
+        if not held[1].is_ours():  # it is another process's now, whatever went wrong here
+            raise Busy(held[1].name) from error
         if cannot_write(error, session.output):
             said = str(error).rstrip(".")
             raise UsageError(f"{said}; what is finished is kept, and the same command goes on from here.") from error

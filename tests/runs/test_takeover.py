@@ -98,6 +98,27 @@ def test_a_run_that_was_taken_over_writes_no_predictions(
     assert files(tmp_path) == files(whole)
 
 
+@pytest.mark.slow
+def test_a_run_that_was_taken_over_does_not_fail(
+    call: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as for a file server that gave it up while it was stopped; here the other process gives it up, too."""
+    from promptbench.runs import run as execution
+
+    evaluate, stops = execution.evaluate, ["once"]
+
+    def stopped(*arguments: Any) -> Any:
+        if stops:
+            stops.clear()
+            replaced(tmp_path, tmp_path, ())
+            raise TimeoutError("nobody answers")
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(execution, "evaluate", stopped)
+    assert main([*call, "--output", str(tmp_path)]) == 0
+    assert not stops and not list(tmp_path.rglob("*.failed.json"))
+
+
 def test_a_note_beside_what_was_learned_goes_at_the_end_of_a_call(call: list[str], whole: Path, tmp_path: Path) -> None:
     """Such as of a process that was stopped between its look at the claim and its writing; not one that is in use."""
     output = tmp_path / "runs"
