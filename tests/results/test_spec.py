@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from promptbench.results.spec import DATA, MACHINE, PLACE, SEED, SETTING, SOURCE, Spec, fields_of
+from promptbench.results.spec import DATA, MACHINE, PLACE, SEED, SETTING, SOURCE, Spec, expect, fields_of
 
 ADDED = '''
 import io, json, sys
@@ -101,3 +101,9 @@ def test_every_field_has_a_role_and_what_renews_names_no_file() -> None:
     renewing = {item.name for item in fields_of(spec) if item.metadata["renews"]}
     assert renewing - {"plugin"} & set(spec.naming()) == set() and spec.naming()["plugin"] == ""
     assert {item.name for item in fields_of(spec, SOURCE)} <= renewing
+
+
+def test_a_value_of_another_kind_is_told_in_short() -> None:
+    with pytest.raises(TypeError) as caught:
+        expect(["x" * 10_000], str, "the name")
+    assert str(caught.value).startswith("the name must be str, not ['xxx") and len(str(caught.value)) < 200
