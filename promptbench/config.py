@@ -26,6 +26,7 @@ _LONGEST_LIST = 24  # known names shown where none is near
 _LONGEST_VALUE = 60  # characters of a refused value shown
 
 MOST_VALUES, DEEPEST = 100_000, 40  # of a YAML file, aliases counted as often as they are used
+LONGEST_YAML = 2**18  # characters; PyYAML takes seconds for so many
 
 LARGEST = 2**63 - 1  # integer that torch, numpy and pandas hold
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes of a file's name and of a path, on usual file systems
@@ -308,9 +309,11 @@ def load_yaml(text: str) -> Any:
     """What a YAML text says, in plain Python values that can be walked through.
 
     Raises:
-        yaml.YAMLError, ValueError: It is no YAML, or its values are nested too deeply, or, with aliases of aliases, too
-            many.
+        yaml.YAMLError, ValueError: It is no YAML or very long, or its values are nested too deeply, or, with aliases of
+            aliases, too many.
     """
+    if len(text) > LONGEST_YAML:
+        raise ValueError(f"it is longer than {LONGEST_YAML} characters")
     try:
         raw = yaml.safe_load(text)
     except RecursionError:

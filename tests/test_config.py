@@ -11,6 +11,7 @@ from promptbench.config import (
     UsageError,
     build,
     describe_fields,
+    load_yaml,
     nearest,
     parse_assignment,
     to_mapping,
@@ -168,3 +169,9 @@ def test_the_nearest_name_is_offered_and_otherwise_all_are_listed() -> None:
     assert nearest("xyz", ["maple"]) == ""
     assert str(unknown("method", "xyz", ["maple", "coop"])) == "Unknown method 'xyz'. Known: coop, maple."
     assert str(unknown("method", 3, [])) == "Unknown method '3'. There is none."
+
+
+def test_a_yaml_text_that_would_take_long_is_refused() -> None:
+    assert len(load_yaml("[" + "0," * 10_000 + "]")) == 10_000
+    with pytest.raises(ValueError, match="longer than 262144 characters"):
+        load_yaml("[" + "0," * 140_000 + "]")

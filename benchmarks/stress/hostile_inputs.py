@@ -5,18 +5,24 @@
 Each case goes through the command, or a function that a command calls. It ends well in three ways: success, one line
 and exit code 2, or a run that is recorded as failed. A violation is anything else: another exception or a traceback, a
 failure that is recorded but not understood, code out of a file that runs, a process or a connection, a file written
-outside of the output folder, figures of a run that change, a case that does not end. Hypothesis draws what is wrong
-with a file. Decompression bombs are opened in a process of their own, whose memory is measured. Needs the extra `test`.
+outside of the output folder, figures of a run that change, a case that does not end, or that takes more than 256 MiB or
+10 seconds of CPU time over a file below 5 MB. Hypothesis draws what is wrong with a file. Decompression bombs are
+opened in a process of their own, whose memory is measured. Needs the extra `test`.
 """
 
 from __future__ import annotations
 
 import argparse
+import bz2
 import contextlib
+import ctypes
 import functools
+import gc
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import math
 import os
 import pickle
@@ -25,7 +31,9 @@ import signal
 import struct
 import subprocess
 import sys
+import tarfile
 import tempfile
+import threading
 import time
 import traceback
 import zipfile
@@ -45,18 +53,25 @@ from kill import draw_images
 from PIL import Image
 from safetensors.torch import load, save
 
+from promptbench.checkpoints import hub
+from promptbench.checkpoints import load as trained
 from promptbench.checkpoints.official import load_official_checkpoint
 from promptbench.cli.main import main as promptbench
 from promptbench.clip.load import load_backbone
 from promptbench.config import UsageError
 from promptbench.data import selection
-from promptbench.data.dataset import Dataset, open_dataset
+from promptbench.data.dataset import Dataset, Download, open_dataset
+from promptbench.data.get.prepare import fetch
 from promptbench.method import Method, create_method
+from promptbench.results.predictions import load_predictions
 from promptbench.storage.versions import git_commit, library_versions
 from promptbench.training.files import PartialFile
 
 SECONDS = 60  # after which a case counts as endless
 LONGEST = 3000  # characters of a line that is still clear
+SMALL = 5 * 10**6  # bytes of a file that may take no more than
+MOST_MIB, MOST_SECONDS = 256.0, 10.0  # of memory and of CPU time
+SIZES_IN_BULK = (10**4, 10**5, 10**6, SMALL - 10**5)  # bytes of what is much of the same
 BOMBS = ("png 1 bit 20000", "png 8 bit 11000", "png 8 bit 13000", "png 8 bit 60000", "gif 65535", "tiff 12000")
 ROOM = 150.0  # MiB that a refused bomb may take
 BIRDS = ("finch", "hawk", "owl", "wren")
@@ -89,16 +104,21 @@ def explore(options: argparse.Namespace) -> dict[str, Any]:
     """So many cases, spread evenly over the kinds, and the bombs; the same seed makes the same cases."""
     began = time.monotonic()
     outcomes: dict[str, Counter[str]] = {}
+    taken: dict[str, dict[str, float]] = {}
     violations: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, prepared(Path(folder), options.backbone) as site:
         for index, kind in enumerate(KINDS):
             wanted = (options.cases + index) // len(KINDS)  # they add up to the cases
+            TAKEN.clear()
             outcomes[kind] = explore_kind(site, kind, wanted, options.seed, violations)
+            taken[kind] = dict(TAKEN)
     bombs = {name: try_bomb(name) for name in BOMBS}
     violations += [{"kind": "decompression bombs", "what": name} for name in bombs if not bombs[name]["clean"]]
     return {
         "cases": sum(sum(counter.values()) for counter in outcomes.values()),
         "by kind": {kind: dict(sorted(counter.items())) for kind, counter in outcomes.items()},
+        "largest MiB": {kind: round(taken[kind].get("MiB", 0.0), 1) for kind in taken},
+        "longest seconds": {kind: round(taken[kind].get("seconds", 0.0), 2) for kind in taken},
         "seed": options.seed,
         "violations": violations,
         "decompression bombs": bombs,
@@ -145,9 +165,12 @@ def attempt(act: Act, site: Site, same_figures: bool = False) -> str:
     """
     cache = site.case / "cache" if (site.case / "cache").exists() else site.folder / "cache"
     os.environ["PROMPTBENCH_CACHE"] = str(cache)
+    tempfile.tempdir = str(cache)
     site.marker.unlink(missing_ok=True)
+    sizes = [path.stat().st_size for path in site.case.rglob("*") if path.is_file()]
     try:
-        with heard() as said, limited(SECONDS), WATCH.over(str(site.case / "out"), str(cache)):
+        measuring = measured(small=max(sizes, default=0) < SMALL)
+        with heard() as said, limited(SECONDS), measuring, WATCH.over(str(site.case / "out"), str(cache)):
             outcome = carried_out(act)
     except Endless:
         raise Violation(f"it had not ended after {SECONDS} seconds") from None
@@ -197,6 +220,46 @@ def check_said(outcome: str, said: str, command: bool, site: Site) -> None:
         record = json.loads(path.read_text(encoding="utf-8"))
         if "UsageError" not in record["traceback"] and "TrainingDiverged" not in record["traceback"]:
             raise Violation(f"recorded, but not understood: {record['reason'][:300]}")
+
+
+TAKEN: dict[str, float] = {}
+"""The most that cases with small files took: `MiB` of memory over what there was before, `seconds` of CPU time."""
+
+
+@contextlib.contextmanager
+def measured(small: bool) -> Iterator[None]:
+    """Notes in TAKEN what happens within it, where its files are small; a Violation where that is too much.
+
+    A run starts the high-water mark of the memory anew, so that a thread looks at the memory as well.
+    """
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what is free goes back, so that it counts when it is taken again
+    Path("/proc/self/clear_refs").write_text("5")
+    before, began, done = memory("VmRSS"), time.process_time(), threading.Event()
+    highest = [before]
+
+    def look() -> None:
+        while not done.wait(0.02):
+            highest[0] = max(highest[0], memory("VmRSS"))
+
+    watching = threading.Thread(target=look, daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watching.join()
+    mib, seconds = max(highest[0], memory("VmHWM")) - before, time.process_time() - began
+    if small:
+        TAKEN.update(MiB=max(mib, TAKEN.get("MiB", 0.0)), seconds=max(seconds, TAKEN.get("seconds", 0.0)))
+        if mib > MOST_MIB or seconds > MOST_SECONDS:
+            raise Violation(f"it took {mib:.0f} MiB and {seconds:.1f} seconds")
+
+
+def memory(name: str) -> float:
+    """A figure of this process's memory as Linux has it, in MiB."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) / 1024 for line in file if line.startswith(name))
 
 
 class Endless(BaseException):
@@ -262,6 +325,8 @@ class Watch:
         elif event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITING:
             if paths and not os.path.isdir(paths[0]):  # a temporary file without a name is opened so
                 self.written(os.fsdecode(paths[0]))
+        elif event in ("os.remove", "os.rmdir") and arguments[1] >= 0:  # of a folder that is open
+            self.written(os.path.join(os.readlink(f"/proc/self/fd/{arguments[1]}"), os.fsdecode(arguments[0])))
         elif event in _CHANGES:
             for path in paths:
                 self.written(os.fsdecode(path))
@@ -307,6 +372,11 @@ class Site:
         return self.folder / "case"
 
     @property
+    def architecture(self) -> Path:
+        """That of the weight files."""
+        return self.folder / "architecture.json"
+
+    @property
     def marker(self) -> Path:
         """The file that code out of an input would make."""
         return self.folder / "executed"
@@ -328,6 +398,7 @@ def prepared(folder: Path, backbone: str) -> Iterator[Site]:
     """The valid inputs; within it, no Python file is compiled to disk, and paths are relative to the site."""
     git_commit()  # asks git, once in a process
     here, compiling, threads = os.getcwd(), sys.dont_write_bytecode, torch.get_num_threads()
+    temporary = tempfile.tempdir
     settings = {"PROMPTBENCH_CACHE": str(folder / "cache"), "PROMPTBENCH_PARTIAL_SECONDS": "0"}
     briefly = mock.patch.multiple("promptbench.storage.claims", WATCH=0.1, LOOK=0.02)  # old claims are looked at
     with mock.patch.dict(os.environ, settings), briefly:
@@ -338,6 +409,7 @@ def prepared(folder: Path, backbone: str) -> Iterator[Site]:
             yield make_site(folder.resolve(), backbone)
         finally:
             os.chdir(here)
+            tempfile.tempdir = temporary
             sys.dont_write_bytecode = compiling
             torch.set_num_threads(threads)
 
@@ -346,7 +418,7 @@ def make_site(folder: Path, backbone: str) -> Site:
     """Make everything; runs the command a few times."""
     draw_images(folder / "birds")
     draw_images(folder / "data" / "dtd" / "images")
-    for name in ("suites", "names", "samples", "checkpoints/prompt_learner"):
+    for name in ("suites", "names", "samples", "checkpoints/prompt_learner", "weights", "archives"):
         (folder / name).mkdir(parents=True)
     entry = {"name": "birds", "dataset": "folder", "root": str(folder / "birds")}
     suite = {"title": "Hostile", "backbone": backbone, "shots": 2, "seeds": [1], "threads": 1, "ranked": True}
@@ -359,6 +431,8 @@ def make_site(folder: Path, backbone: str) -> Site:
     write_split(folder / "data" / "dtd" / "split_zhou_DescribableTextures.json")
     write_samples(site, folder / "samples")
     write_checkpoints(site, folder / "checkpoints")
+    write_weights(folder / "architecture.json", folder / "weights")
+    write_archives(folder / "birds" / "owl", folder / "archives")
     carry_out_runs(site)
     return site
 
@@ -398,6 +472,32 @@ def write_checkpoints(site: Site, folder: Path) -> None:
     content = {"state_dict": state, "epoch": 2, "optimizer": {"state": {}}, "scheduler": None, "val_result": 50.0}
     torch.save(content, folder / "prompt_learner" / "model.pth.tar-2")
     (folder / "prompt_learner" / "checkpoint").write_text("model.pth.tar-2\n")
+
+
+def write_weights(architecture: Path, folder: Path) -> None:
+    """A small CLIP, and its weights in both formats."""
+    towers = {"vision_cfg": {"image_size": 16, "layers": 1, "width": 8, "head_width": 8, "patch_size": 8}}
+    towers |= {"text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1}}
+    architecture.write_text(json.dumps({"embed_dim": 8, "quick_gelu": True, **towers}))
+    state = load_backbone(f"{architecture}:random").clip.state_dict()
+    (folder / "weights.safetensors").write_bytes(save(state))
+    plain = {name: tensor.clone() for name, tensor in state.items()}
+    content = {"state_dict": plain, "epoch": 2, "optimizer": {"state": {}}, "scheduler": None, "val_result": 50.0}
+    torch.save(content, folder / "weights.pt")
+
+
+def write_archives(images: Path, folder: Path) -> None:
+    """Images as archives of each kind, some of them by links."""
+    for suffix in ("gz", "bz2", "xz"):
+        with tarfile.open(folder / f"data.tar.{suffix}", f"w:{suffix}") as archive:  # type: ignore[call-overload]
+            archive.add(images, "data")
+            for number, kind in enumerate((tarfile.SYMTYPE, tarfile.LNKTYPE)):
+                entry = tarfile.TarInfo(f"data/{number}.jpg")
+                entry.type, entry.linkname = kind, ("0.png", "data/0.png")[number]
+                archive.addfile(entry)
+    with zipfile.ZipFile(folder / "data.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        for path in images.iterdir():
+            packed.write(path, f"data/{path.name}")
 
 
 def carry_out_runs(site: Site) -> None:
@@ -688,12 +788,192 @@ def try_bomb(name: str) -> dict[str, Any]:
         return {"bytes": path.stat().st_size, **told, "said": told["said"].replace(folder, "..."), "clean": clean}
 
 
+# --- much of the same in a small file
+
+
+def in_bulk(draw: Draw, unit: bytes) -> bytes:
+    """The same bytes again and again, up to a size."""
+    return unit * (draw(st.sampled_from(SIZES_IN_BULK)) // len(unit))
+
+
+def instruction(text: bytes) -> bytes:
+    """Makes a pickle push a text."""
+    return b"X" + struct.pack("<I", len(text)) + text
+
+
+def noted(*values: bytes) -> bytes:
+    """Makes a pickle note values down, for `h` to push again by their place."""
+    return b"".join(value + b"q%c0" % place for place, value in enumerate(values))
+
+
+STORAGE = (
+    b"(" + instruction(b"storage") + b"ctorch\nFloatStorage\n" + instruction(b"0") + instruction(b"cpu") + b"K\x03tQ"
+)
+FACTS = map(instruction, (b"_impath", b"owl/0.png", b"_classname", b"owl", b"_label"))
+OF_IMAGES = (
+    b"N",
+    b"(" + b"K\x01" * 64 + b"t",
+    b")",
+    b"ccollections\nOrderedDict\n",
+    b")",
+    b"cdassl\nDatum\n)\x81}(" + b"".join(FACTS) + b"K\x00ub",
+    b"ccollections\nOrderedDict\n",
+    b"](" + b"K\x01" * 64 + b"e\x85",
+    b"cdassl\nDatum\n",
+    b"(" + b"N" * 40_000 + b"t",
+    b"](" + b"h\x05" * 40_000 + b"e",
+    b")",
+    *(b"h%ch%c\x86" % (place - 1, place - 1) for place in range(12, 60)),  # each is two of the last
+)
+OF_TENSORS = (
+    STORAGE,
+    OF_IMAGES[1],
+    b"(h\x00K\x00h\x01h\x01\x89Nt",
+    b"ctorch._utils\n_rebuild_tensor_v2\n",
+    b"h\x03(h\x00K\x00K\x02\x85K\x01\x85\x89NtR",
+    *OF_IMAGES[5:8],
+    b"ctorch\nSize\n",
+    *OF_IMAGES[9:],
+)
+UNITS = (
+    b"]", b"}", b"N", b")R", b"N0", b"(1", b"(t0", b"h\x03h\x02R", b"h\x08h\x07R", b"h\x08h\x01\x85R", b"h\x06)R",
+    b"h\x03h\x09R", b"h\x06h\x09R", b"h\x06h;R", b"}h;Ns", b"h\x00Q", b"\x8c\x02ab", b"h\x08)\x81", b"\x85", b"h;a",
+    b"h\x05",
+)  # fmt: skip
+
+
+def bulky_pickle(draw: Draw, known: tuple[bytes, ...]) -> bytes:
+    """A pickle that makes much of the same, or refers to much of it."""
+    how = draw(st.integers(0, 3))
+    if how == 0:  # values under many names
+        size = draw(st.sampled_from(SIZES_IN_BULK))
+        value = draw(st.sampled_from((b"h\x04", b"h\x05", b"h\x0a", b"N", b"]")))
+        items = [b"\x8c\x06%06x" % number + value for number in range(size // 10)]
+        held = b"}" + b"".join(b"(" + b"".join(items[at : at + 999]) + b"u" for at in range(0, len(items), 999))
+    else:
+        unit = draw(st.sampled_from(UNITS))
+        held = in_bulk(draw, unit) if how == 1 else b"]" + in_bulk(draw, b"(" + unit * 999 + b"e")
+    name = draw(st.sampled_from((b"state_dict", b"train", b"optimizer")))
+    return b"\x80\x04" + noted(*known) + draw(st.sampled_from((held, b"}" + instruction(name) + held + b"s"))) + b"."
+
+
+def bulky_images(draw: Draw, data: bytes, site: Site) -> bytes:
+    """What should be CoOp's samples."""
+    return bulky_pickle(draw, OF_IMAGES)
+
+
+def bulky_checkpoint(draw: Draw, data: bytes, site: Site) -> bytes:
+    """What should be a checkpoint; in a zip file whose directory may not be that of its records."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(
+        stream, "w", draw(st.sampled_from((zipfile.ZIP_STORED,) * 4 + (zipfile.ZIP_DEFLATED,)))
+    ) as file:
+        file.writestr("archive/data.pkl", bulky_pickle(draw, OF_TENSORS))
+        file.writestr("archive/data/0", bytes(draw(st.sampled_from((12, 12, 12, 10**6)))))
+    held = stream.getvalue()
+    return held + held[-draw(st.integers(1, 99)) :] if draw(st.integers(0, 4)) == 0 else held
+
+
+def bulky_tensors(draw: Draw, data: bytes, site: Site) -> bytes:
+    """A safetensors file with a long head; what it says of itself may be that of a valid one."""
+    facts = b'{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
+    how, size = draw(st.integers(0, 4)), draw(st.sampled_from(SIZES_IN_BULK))
+    if how == 0:
+        body = b",".join(b'"%x":%b' % (number, facts) for number in range(size // 55))
+    elif how == 1:
+        body = b'"__metadata__":{%b}' % b",".join(b'"%x":"{}"' % number for number in range(size // 12))
+    elif how == 2:
+        body = b'"a":{"dtype":"U8","shape":[%b0],"data_offsets":[0,0]}' % (b"1," * (size // 2))
+    else:
+        about = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {"spec": ""}
+        about[draw(st.sampled_from(sorted(about)))] = bulky_json(draw).decode()
+        return save(load(data), metadata=about)
+    head = b"{" + body + b"}"
+    return len(head).to_bytes(8, "little") + head
+
+
+def bulky_json(draw: Draw) -> bytes:
+    """A long document of many small values."""
+    unit = draw(st.sampled_from((b'{"":0}', b"[]", b"0", b'""', b'{"a":{}}', b"1e9", b'"\\ud83d\\ude00"')))
+    around = draw(st.sampled_from((b"[%b]", b'{"a":[%b]}', b'{"train":[%b],"test":[]}', b'{"schema":1,"spec":[%b]}')))
+    return around % in_bulk(draw, unit + b",")[:-1]
+
+
+def bulky_text(draw: Draw, data: bytes, site: Site) -> bytes:
+    """A long JSON document, in one line, or the valid one with such a value in it."""
+    how = draw(st.integers(0, 3))
+    if how == 0:
+        return in_bulk(
+            draw, draw(st.sampled_from((b"- \n", b"a: &a [*a]\n", b"1:", b"#\n", b"? ", b"[", b"{a: ", b'"')))
+        )
+    try:
+        document = json.loads(data.partition(b"\n")[0] if how == 3 else data)
+    except ValueError:
+        return bulky_json(draw)
+    if how == 1 or not isinstance(document, dict):
+        return bulky_json(draw)
+    document[draw(st.sampled_from(sorted(document)))] = json.loads(bulky_json(draw))
+    return json.dumps(document).encode()
+
+
+def header(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE, linked: str = "") -> bytes:
+    """A header of a tar file."""
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.type, entry.linkname = size, kind, linked
+    return entry.tobuf(tarfile.GNU_FORMAT)
+
+
+def other_archive(draw: Draw, data: bytes, site: Site) -> bytes:
+    """A tar file with odd headers and much of nothing, compressed or not; or such a zip file."""
+    if draw(st.integers(0, 3)) == 0:
+        return other_zip(draw)
+    kind = draw(st.sampled_from((b"0", b"1", b"2", b"5", b"6", b"7", b"L", b"K", b"x", b"g", b"X", b"S", b"Z")))
+    size = draw(st.sampled_from((0, 0, 5, 600, 4000, 10**5, 2**26, 2**33 - 1)))
+    name = draw(st.sampled_from(("data/a", "data", "data/a/b", "../a", "data/" + "a/" * 40, "x")))
+    head = bytearray(header(name, size, kind, draw(st.sampled_from(("a", "data/a", "..", "data/b")))))
+    if draw(st.integers(0, 3)) == 0:
+        head[124:136] = draw(st.sampled_from((b"\xff" * 12, b"\x80" + b"\x7f" * 11, b"7" * 11 + b"\0")))
+        head[148:156] = b"%06o\0 " % (256 + sum(head[:148]) + sum(head[156:512]))
+    sparse = b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n"
+    body = draw(
+        st.sampled_from(
+            (b"", b"9\n" * 256, b"2 " * 2000 + b"=", b"12 size=-99\n", sparse, b"6 a=b\n" * 600, b"a" * 4000)
+        )
+    )
+    body += bytes(-len(body) % 512)
+    parts = bytes(head) + body + header("data/b", 3) + b"bbb" + bytes(509)
+    many = parts * draw(st.sampled_from((1, 1, 30, 3000)))
+    held = many + bytes(draw(st.sampled_from((0, 1024, 2**20, 2**27))))
+    return draw(st.sampled_from((gzip.compress, bz2.compress, fast_xz, bytes)))(held)
+
+
+def fast_xz(data: bytes) -> bytes:
+    """Compressed as xz does, quickly."""
+    return lzma.compress(data, preset=0)
+
+
+def other_zip(draw: Draw) -> bytes:
+    """A zip file of many entries, of much of nothing, of another method, or whose claims are not true."""
+    stream = io.BytesIO()
+    method = draw(st.sampled_from((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)))
+    size = draw(st.sampled_from((0, 10, 10**6, 10**8)))
+    with zipfile.ZipFile(stream, "w", method) as file:
+        for number in range(draw(st.sampled_from((1, 5, 20_000))) if size < 100 else 1):
+            file.writestr(f"data/{number}", bytes(size))
+    held = bytearray(stream.getvalue())
+    if draw(st.booleans()):  # what the directory says
+        entry = held.index(b"PK\x01\x02")
+        place, form = draw(st.sampled_from(((10, "<H"), (20, "<I"), (24, "<I"), (42, "<I"))))
+        struct.pack_into(form, held, entry + place, draw(st.sampled_from((0, 8, 12, 14, 99, 60_000))))
+    return bytes(held)
+
+
 OTHERS: dict[str, Callable[[Draw, bytes, Site], bytes]] = {
     **dict.fromkeys((".json", ".yaml"), other_json),  # JSON is YAML
     **dict.fromkeys((".jsonl", ".claim"), other_lines),
     **dict.fromkeys((".txt", ""), other_text),
     **dict.fromkeys((".safetensors", ".partial"), other_tensors),
-    ".tar-2": other_checkpoint,
+    **dict.fromkeys((".tar-2", ".pt"), other_checkpoint),
     ".png": other_image,
     ".pkl": other_pickle,
 }
@@ -743,6 +1023,16 @@ SAMPLE_DOORS: tuple[Door, ...] = (
     lambda site, path: selection.read_header(path),
 )
 NAME_DOORS = (f"{ZEROSHOT} --set birds.class_names={{file}}", "predict --run {coop} --classes-file {file} {photo}")
+PREDICTION_DOORS: tuple[Door, ...] = (
+    "diff {site}/runs {copy}",
+    "results merge {copy} {site}/runs -o {out}",
+    lambda site, path: load_predictions(path),
+)
+BULKY_DOORS: tuple[Door, ...] = (
+    "diff {site}/runs {copy}",
+    lambda site, path: load_predictions(path),
+    lambda site, path: trained.load(path),
+)
 EXPORT_DOORS = ("predict --run {copy} {photo}", "export --run {copy} -o {out}/export")
 
 
@@ -756,6 +1046,7 @@ class Kind:
         doors: How it comes in, one of them in a case.
         place: Name of the copy: `out` is what a command writes to, `cache` is used instead of the site's.
         same_figures: Whether runs measure what they measured before.
+        spoilt_by: What spoils it, if not what goes with the file's suffix.
     """
 
     valid: str
@@ -763,6 +1054,23 @@ class Kind:
     doors: tuple[Door, ...]
     place: str = "in"
     same_figures: bool = False
+    spoilt_by: tuple[Callable[[Draw, bytes, Site], bytes], ...] = ()
+
+
+def prepare(site: Site, path: Path) -> None:
+    """What `data prepare` does with what it has fetched."""
+    fetch(Download(url=path.as_uri(), folder="data", target="images"), site.case / "out")
+
+
+def weights(site: Site, path: Path) -> None:
+    """A weight file as a backbone."""
+    load_backbone(f"{site.architecture}:{path}")
+
+
+def from_hub(site: Site, path: Path) -> None:
+    """A folder on the hub, as it has been fetched."""
+    with mock.patch.object(hub, "download", lambda *_: path.parent):
+        trained.load("hf://user/name").classify(site.folder / "birds" / "owl" / "0.png")
 
 
 KINDS = {
@@ -782,6 +1090,18 @@ KINDS = {
         "trained", "trainings/*.safetensors", ("predict --run {file} {photo}", COOP), "out", same_figures=True
     ),
     "exported folders": Kind("export", "[cpr]*", EXPORT_DOORS),  # classes, prompts, result
+    "folders on the hub": Kind("export", "[cpr]*", (from_hub,)),
+    "archives": Kind("archives", "*", (prepare,), spoilt_by=(other_archive, other_archive, other_archive, damaged)),
+    "weight files": Kind("weights", "*", (weights,)),
+    "predictions": Kind("results", "predictions/*/birds/*", PREDICTION_DOORS),
+    "memos": Kind("cache", "[cw]*/*", (ZEROSHOT,), "cache", same_figures=True),  # of code, contents, weights
+    "bulky few-shot pickles": Kind("samples", "*.pkl", SAMPLE_DOORS[1:2], spoilt_by=(bulky_images,)),
+    "bulky checkpoints": Kind("checkpoints", "*/*-2", CHECKPOINT_DOORS[:1], spoilt_by=(bulky_checkpoint,)),
+    "bulky weight files": Kind("weights", "*.pt", (weights,), spoilt_by=(bulky_checkpoint,)),
+    "bulky tensors": Kind("results", "[pt]*/**/*.safetensors", BULKY_DOORS, spoilt_by=(bulky_tensors,)),
+    "bulky suites": Kind("suites", "*.yaml", SUITE_DOORS[2:3], spoilt_by=(bulky_text,)),
+    "bulky result files": Kind("results", "results/*/birds/*.json", RESULT_DOORS[:1], spoilt_by=(bulky_text,)),
+    "bulky sample files": Kind("samples", "*.jsonl", SAMPLE_DOORS[1:2], spoilt_by=(bulky_text,)),
 }
 
 
@@ -789,7 +1109,7 @@ def hostile(draw: Draw, site: Site, kind: Kind) -> tuple[Act, bool]:
     """What is done with a spoilt input of a kind, which lies in `case`; and whether runs measure what they did."""
     copied = copy_for_case(site, kind)
     path = draw(st.sampled_from(sorted(copied.glob(kind.files))))
-    spoil = draw(st.sampled_from((OTHERS[path.suffix], OTHERS[path.suffix], damaged)))
+    spoil = draw(st.sampled_from(kind.spoilt_by or (OTHERS[path.suffix], OTHERS[path.suffix], damaged)))
     data = spoil(draw, path.read_bytes(), site)
     path.write_bytes(data)
     forged = path.suffix == ".partial" and is_sealed(data)  # such a training may go on from anywhere

@@ -10,7 +10,9 @@ import logging
 import os
 import random
 import re
+import struct
 import sys
+import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -24,6 +26,11 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".p
 
 _SLASHES = re.compile(r"[/\\]")
 _ROOTED = re.compile(r"[/\\]|[A-Za-z]:")
+
+_LARGEST_MATLAB = 2**23  # bytes of all variables; the annotations of public datasets take up to three million
+_COMPRESSED = 15  # kind of an element of a MATLAB file
+_HEADS = {b"\0\1IM": "<II", b"\1\0MI": ">II"}
+"""Kind and size of an element, by the end of the file's header, in the one version of the format that compresses."""
 
 GUIDE = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
 """Describes the folders below a data root, and links the split files."""
@@ -143,11 +150,27 @@ def read_matlab(path: Path, variable: str) -> list[Any]:
     from scipy.io import loadmat  # comes with scikit-learn
 
     try:
+        _check_unpacked(path.read_bytes())
         return list(atleast_1d(loadmat(path, squeeze_me=True)[variable]))
     except Exception as error:  # its parser raises anything on damaged files
         raise UsageError(
             f"Cannot read {variable!r} from {path}: {type(error).__name__}; get the file again."
         ) from error
+
+
+def _check_unpacked(data: bytes) -> None:
+    """Raises ValueError where the variables of a MATLAB file, each of which is compressed by itself, are very large."""
+    head = _HEADS.get(data[124:128])
+    room, place = _LARGEST_MATLAB, 128
+    while head and place + 8 <= len(data) and room > 0:
+        kind, size = struct.unpack_from(head, data, place)
+        if kind == _COMPRESSED:
+            room -= len(zlib.decompressobj().decompress(data[place + 8 : place + 8 + size], room))
+        else:
+            room -= size
+        place += 8 + size
+    if room <= 0:
+        raise ValueError(f"its variables take more than {_LARGEST_MATLAB} bytes")
 
 
 def read_class_names(path: Path) -> dict[str, str]:

@@ -245,7 +245,7 @@ def expect(value: object, kind: type | tuple[type, ...], name: str) -> None:
     """Raises TypeError unless the value is of that kind; a bool is no number."""
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         wanted = " or ".join(item.__name__ for item in (kind if isinstance(kind, tuple) else (kind,)))
-        raise TypeError(f"{name} must be {wanted}, not {value!r}.")
+        raise TypeError(f"{name} must be {wanted}, not {repr(value)[:100]}.")
 
 
 def _safe(name: str) -> str:

@@ -10,11 +10,13 @@ from collections import Counter
 from pathlib import Path
 
 import make_fake
+import numpy as np
 import pytest
+import scipy.io
 
 from promptbench.config import UsageError
 from promptbench.data.dataset import Dataset, Item, open_dataset
-from promptbench.data.splits import cut_classes, cut_val
+from promptbench.data.splits import cut_classes, cut_val, read_matlab
 
 SPLITS = ("train", "val", "test")
 CUT = "generated (50/20/30 % of each class, seed 1)"
@@ -149,6 +151,18 @@ def test_a_missing_or_damaged_annotation_is_named(name: str, file: str, tmp_path
     split_file = make_fake.SPLIT_JSON[name].split_file
     with pytest.raises(UsageError, match=rf"'{name}' lacks {split_file} or, to make its split, {file} \(looked in "):
         read(name, tmp_path)
+
+
+def test_a_matlab_file_that_would_be_large_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "labels.mat"
+    for size, compressed in ((1000, False), (2**23 - 100, True), (2**23, True), (2**23, False)):
+        scipy.io.savemat(path, {"labels": np.ones((1, size), dtype=np.uint8)}, do_compression=compressed)
+        if size < 2**23:
+            assert len(read_matlab(path, "labels")) == size
+        else:
+            monkeypatch.setattr("scipy.io.loadmat", lambda *_, **__: pytest.fail("it is unpacked"))
+            with pytest.raises(UsageError, match="Cannot read 'labels' from .*labels.mat"):
+                read_matlab(path, "labels")
 
 
 def test_a_short_line_is_named(tmp_path: Path) -> None:

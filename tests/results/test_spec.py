@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from promptbench.results.spec import DATA, MACHINE, PLACE, SEED, SETTING, SOURCE, Spec, fields_of
+from promptbench.results.spec import DATA, MACHINE, PLACE, SEED, SETTING, SOURCE, Spec, expect, fields_of
 from promptbench.training.files import training_key
 
 ADDED = '''
@@ -113,3 +113,9 @@ def test_where_a_recipe_comes_from_changes_no_training() -> None:
     one, same = (Spec(**facts, recipe={"lr": 0.1, "origin": origin}) for origin in ("ours", "the paper"))
     other = Spec(**facts, recipe={"lr": 0.2, "origin": "ours"})
     assert training_key(one) == training_key(same) != training_key(other)
+
+
+def test_a_value_of_another_kind_is_told_in_short() -> None:
+    with pytest.raises(TypeError) as caught:
+        expect(["x" * 10_000], str, "the name")
+    assert str(caught.value).startswith("the name must be str, not ['xxx") and len(str(caught.value)) < 200

@@ -53,6 +53,6 @@ def measured(act: str, files: Mapping[str, object], imports: str) -> dict[str, T
         imports: What it needs, as a statement.
     """
     command = [sys.executable, "-c", _MEASURE.format(act=act, imports=imports), *map(str, files.values())]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=40)
     assert done.returncode == 0, done.stderr
     return {name: Taken(*json.loads(line)) for name, line in zip(files, done.stdout.splitlines(), strict=True)}
