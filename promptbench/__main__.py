@@ -1,10 +1,20 @@
-"""`python -m promptbench` is the `promptbench` command."""
+"""`promptbench`, and `python -m promptbench`: the command, which hears Ctrl-C also while it is being imported."""
 
 from __future__ import annotations
 
 import sys
 
-from promptbench.cli.main import main
+
+def command() -> int:
+    """Run the command; returns the exit code."""
+    try:
+        from promptbench.cli.main import main
+
+        return main()
+    except KeyboardInterrupt:  # it is caught within from where there is something to lose
+        print("promptbench: interrupted", file=sys.stderr)
+        return 130
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

@@ -40,7 +40,7 @@ def run(
     skip_unreadable: bool = False,
     loggers: str | Sequence[str] = (),
     plugins: str | Path | Sequence[str | Path] = (),
-    retry_failed: bool = True,
+    retry_failed: bool | None = None,
     keep_outdated: bool = False,
     progress: bool = True,
     on_error: str = RAISE,
@@ -71,7 +71,8 @@ def run(
         skip_unreadable: Whether images that cannot be read are left out; otherwise they are an error.
         loggers: Who watches each run: `csv`, `tensorboard`, `wandb`.
         plugins: Python files with methods, datasets or protocols of your own.
-        retry_failed: Whether runs that failed in an earlier call are tried again.
+        retry_failed: Whether runs that failed in an earlier call are tried again; None for those that did not end the
+            process itself, twice.
         keep_outdated: Whether finished runs stand whose weights or whose method's code changed since.
         progress: Whether bars and a line for each run are shown, in a terminal or a notebook.
         on_error: `raise`, when everything else is done, or `record`: the result of a run that failed is missing, and a

@@ -9,8 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptbench.config import unknown
-from promptbench.results.result import Result, check_writable, failure_path, predictions_path, stored_results
+from promptbench.results.result import (
+    Result,
+    check_writable,
+    failure_path,
+    has_died,
+    predictions_path,
+    stored_results,
+)
 from promptbench.runs.listener import listening
+from promptbench.storage.atomic import superseded
 from promptbench.storage.claims import CLAIMS
 from promptbench.sweep.executors.contract import LOCAL, choose
 
@@ -59,6 +67,9 @@ class Where:
     options: Sequence[str] = ()
     plugins: Sequence[Path | str] = ()
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "plugins", tuple(Path(path).expanduser().absolute() for path in self.plugins))
+
     @property
     def here(self) -> bool:
         """Whether this machine does the runs."""
@@ -76,7 +87,7 @@ def run(
     listener: Listener,
     *,
     where: Where | None = None,
-    retry_failed: bool = True,
+    retry_failed: bool | None = None,
     keep_outdated: bool = False,
     on_error: str = RAISE,
 ) -> list[Result]:
@@ -89,7 +100,8 @@ def run(
         session: Of the request's suite.
         listener: Told of the runs that are done.
         where: One after another in this process unless something else is said.
-        retry_failed: Whether runs that failed in an earlier call are tried again.
+        retry_failed: Whether runs that failed in an earlier call are tried again; None for those that did not end the
+            process itself, twice.
         keep_outdated: Whether finished runs stand whose weights or whose method's code changed since.
         on_error: `raise`, when everything else is done, or `record`: the result of a run that failed is missing, and a
             file `*.failed.json` says why.
@@ -98,6 +110,7 @@ def run(
         UsageError: Nothing can be done, such as for missing data.
         RunsFailed: Runs failed.
     """
+    from promptbench.runs.isolation import as_it_was
     from promptbench.runs.plan import plan_runs
     from promptbench.sweep.preflight import check_finished, renew
 
@@ -107,7 +120,8 @@ def run(
     results = stored_results(session.output, [one.spec for one in runs])
     here = session if where.here else session.at(device="cpu")  # this machine may have no GPU
     check_finished(here, results)
-    results = renew(here, runs, results, keep=keep_outdated)
+    with as_it_was():
+        results = renew(here, runs, results, keep=keep_outdated)
     started = Start(session, listener, where, request)
     return finish(runs, results, started, retry_failed=retry_failed, on_error=on_error)
 
@@ -127,7 +141,7 @@ def finish(
     results: Mapping[str, Result],
     start: Start,
     *,
-    retry_failed: bool = True,
+    retry_failed: bool | None = None,
     on_error: str = RAISE,
 ) -> list[Result]:
     """The results of runs, those that are not there made by `start`.
@@ -143,13 +157,18 @@ def finish(
         predictions = start.session.save_predictions and not predictions_path(output, one.spec).exists()
         return predictions or one.spec.name not in there
 
+    def stays_failed(one: Run) -> bool:
+        if retry_failed is None:
+            return has_died(output, one.spec)
+        return not retry_failed and failure_path(output, one.spec).exists()
+
     todo = [one for one in runs if lacks_something(one, results)]
-    left = [one for one in todo if not retry_failed and failure_path(output, one.spec).exists()]
+    left = [one for one in todo if stays_failed(one)]
     names = {one.spec.name for one in left}
     todo = [one for one in todo if one.spec.name not in names]
     if todo:
-        start(todo, len(runs))
-    elif (output / CLAIMS).is_dir():  # killed between its last result and its end
+        start(todo, len(runs), again=bool(retry_failed))
+    elif (output / CLAIMS).is_dir() or superseded(output / "trainings"):  # killed between its last result and its end
         from promptbench.sweep.loop import tidy
 
         tidy(output)
@@ -186,22 +205,36 @@ class Start:
     ) -> None:
         self.session, self.listener, self.where, self.request = session, listener, where or Where(), request
 
-    def __call__(self, todo: Sequence[Run], total: int) -> None:
+    def __call__(self, todo: Sequence[Run], total: int, again: bool = False) -> None:
         """Do the runs, of so many that were asked for.
+
+        Args:
+            again: Whether this includes those at which the process has ended too often.
 
         Raises:
             UsageError: Nothing can be done.
         """
+        from promptbench.runs.isolation import as_it_was
+        from promptbench.training.numerics import hold_to_bits
+
         check_writable(self.session.output)
+        with as_it_was():
+            if any(one.spec.deterministic for one in todo):
+                hold_to_bits(True)  # before anything is computed, and for the processes that follow
+            self.carry_out(todo, total, again)
+
+    def carry_out(self, todo: Sequence[Run], total: int, again: bool) -> None:
+        """Do the runs, in a process that they may change; see `__call__`."""
         several = (self.where.jobs or 1) > 1 and len(todo) > 1
         engine = None
         if self.request is not None and (several or not self.where.here):
             engine = choose(self.where.executor, self.where.options)
             engine.prepare(self.session.device)  # first, for what it starts may take as long as what follows
         self.check(todo)
-        from promptbench.sweep.loop import announced, carry_out, run_all
+        from promptbench.sweep.loop import announced, carry_out, look_for_deaths, run_all
 
         output = self.session.output
+        look_for_deaths(output, todo, again)
         with announced(output, [one.spec.name for one in todo]), listening(self.listener, todo, total, output):
             if engine is None or self.request is None:
                 run_all(self.session, todo, self.listener)
@@ -213,10 +246,7 @@ class Start:
         """Raise a UsageError where data are missing or a method cannot do what is asked of it."""
         from promptbench.runs.session import remembered_backbone
         from promptbench.sweep.preflight import preflight
-        from promptbench.training.numerics import hold_to_bits
 
-        if any(one.spec.deterministic for one in todo):
-            hold_to_bits(True)  # before anything is computed, and for the processes that follow
         preflight(self.session if self.where.here else self.session.at(device="cpu"), todo)
         if self.where.here:
             remembered_backbone(self.session)  # so that the next call need not load the backbone to compare its weights
@@ -227,7 +257,7 @@ class Start:
 
         asked = {**request.asked, "threads": todo[0].spec.threads}  # nodes differ in cores
         names = tuple(one.spec.name for one in neighbours(todo))
-        plugins = tuple(Path(path).absolute() for path in self.where.plugins)
+        plugins = tuple(map(Path, self.where.plugins))
         known = failures_on_record(self.session.output, todo)
-        job = Job(asked, self.session.place.absolute(), names, known, plugins)
+        job = Job(asked, self.session.place, names, known, plugins)
         return Sweep(job, todo, self.where.jobs, self.where.runs_per_gpu)

@@ -236,12 +236,17 @@ def _path(kind: str, name: str) -> Path:
 
 
 def _import(kind: str, name: str, source: _Source) -> ModuleType:
+    folder = os.getcwd()
     try:
         if source.module.startswith("promptbench_plugin.") and source.path:
             return _execute(source.module, source.path)
         return importlib.import_module(source.module)
-    except (Exception, SystemExit) as error:  # whatever a plugin's own code does when imported
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a plugin's own code does when imported
         raise UsageError(f"The plugin {name!r} fails to import: {_located(error, _path(kind, name))}.") from error
+    finally:
+        os.chdir(folder)  # from which the paths are meant that follow
 
 
 def _execute(name: str, path: Path) -> ModuleType:

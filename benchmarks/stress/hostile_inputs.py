@@ -329,7 +329,8 @@ def prepared(folder: Path, backbone: str) -> Iterator[Site]:
     git_commit()  # asks git, once in a process
     here, compiling, threads = os.getcwd(), sys.dont_write_bytecode, torch.get_num_threads()
     settings = {"PROMPTBENCH_CACHE": str(folder / "cache"), "PROMPTBENCH_PARTIAL_SECONDS": "0"}
-    with mock.patch.dict(os.environ, settings):
+    briefly = mock.patch.multiple("promptbench.storage.claims", WATCH=0.1, LOOK=0.02)  # old claims are looked at
+    with mock.patch.dict(os.environ, settings), briefly:
         try:
             sys.dont_write_bytecode = True
             os.chdir(folder)
@@ -402,7 +403,8 @@ def write_checkpoints(site: Site, folder: Path) -> None:
 def carry_out_runs(site: Site) -> None:
     """The runs, and what is left of them where one was stopped, is claimed, was exported or is to be shown."""
     runs = site.folder / "runs"
-    with mock.patch.object(PartialFile, "remove"):  # the note of where the training stands is an input as well
+    kept = mock.patch.object(PartialFile, "remove"), mock.patch("promptbench.sweep.loop.superseded", return_value=[])
+    with kept[0], kept[1]:  # the note of where the training stands is an input as well
         must(site.words(f"{ZEROSHOT} --save-predictions", out=runs))
         must(site.words(f"{COOP} --save-predictions", out=runs))
     must(site.words("export --run {coop} -o {site}/export"))

@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 METHODS = ("zeroshot", "coop", "gallop")  # none, one that draws nothing, one that draws in its loss
+UNTRAINED = ("zeroshot", "greedy")  # the second, of `surroundings.py`, takes memory and does nothing else
 NO_NUMBERS = ("cost", "created", "commit")  # of a result file
 KEPT = (".json", ".safetensors", ".tmp")  # the last: half a file, which a later call removes once it is old
 LONGEST = 20  # kills in a row of one sweep, after which it may finish
+FURTHER = ("--retry-failed",)  # words of every command: a run whose process was killed again and again is tried again
 
 
 def main() -> None:
@@ -79,12 +81,13 @@ def compare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 def command(output: Path, folder: Path, options: argparse.Namespace) -> list[str]:
     """The sweep."""
-    lengths = [f"{method}.epochs={options.epochs}" for method in options.method if method != "zeroshot"]
-    sizes = [f"{method}.batch=4" for method in options.method if method != "zeroshot"]
+    trained = [method for method in options.method if method not in UNTRAINED]
+    lengths = [f"{method}.epochs={options.epochs}" for method in trained]
+    sizes = [f"{method}.batch=4" for method in trained]
     words = [sys.executable, "-m", "promptbench", "run", "--method", *options.method]
     words += ["--dataset", f"folder:{folder / 'images'}", "--backbone", options.backbone, "--seeds", "1"]
     words += ["--shots", "4", "--threads", "1", "--output", str(output), "--jobs", str(options.jobs)]
-    return [*words, "--set", *lengths, *sizes]
+    return [*words, *FURTHER, "--set", *lengths, *sizes]
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from promptbench.config import LARGEST, UsageError, nearest, parse_assignment, path_of, unknown
 from promptbench.runs.listener import LOGGERS, check_installed
-from promptbench.training.numerics import PRECISIONS, hold_to_bits
+from promptbench.training.numerics import PRECISIONS
 
 if TYPE_CHECKING:
     from promptbench.runs.request import Request
@@ -161,8 +161,6 @@ def request_of(options: argparse.Namespace, companions: bool = True) -> Request:
     """
     from promptbench.runs.request import Request
 
-    if options.deterministic:
-        hold_to_bits(True)  # before anything is computed, and for the processes that follow
     return Request.of(
         methods=options.method or (),
         protocol=options.protocol or (),

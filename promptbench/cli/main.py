@@ -1,25 +1,32 @@
 """The `promptbench` command.
 
 Parsing costs nothing: torch is imported by the command that needs it. A user's mistake is one line on stderr and exit
-code 2; a failed run is recorded and gives exit code 1; Ctrl-C gives 130 and loses nothing that was finished.
+code 2; a failed run is recorded and gives exit code 1; Ctrl-C gives 130 and loses nothing that was finished. What
+stderr does not take is lost and nothing else happens; what stdout does not take ends the command once its runs are
+done, with a line and exit code 2, or, where the reader of a pipe has left, with neither.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import gc
 import io
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
+from typing import Any
 
 from promptbench import __version__
 from promptbench.cli.commands import COMMANDS
 from promptbench.cli.flags import Parser, known_command
 from promptbench.config import UsageError
 from promptbench.registry import add_file
+from promptbench.runs.isolation import Quiet
 
 LONGEST = 2000  # characters of an error
 INTERRUPTED = "promptbench: interrupted; finished runs are kept, and the same command goes on from here"
@@ -29,11 +36,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads leave the cores to other runs
-    logging.basicConfig(level=logging.WARNING, format="promptbench: %(message)s", stream=sys.stderr)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a sign still shows the rest
-    collects = gc.isenabled()
+    collects, code = gc.isenabled(), 0
     gc.disable()  # what is imported and read stays, and looking for garbage in it takes a fifth of a short call
+    with standard_streams():
+        logging.basicConfig(level=logging.WARNING, format="promptbench: %(message)s", stream=sys.stderr)
+        try:
+            try:
+                code = obey(words)
+            finally:
+                sys.stdout.flush()
+        except Unwritten as error:
+            if error.errno != errno.EPIPE:  # as in `promptbench table | head`
+                complain(f"standard output cannot be written ({error.strerror}); what was stored is kept.")
+                code = 2
+        finally:
+            if collects and arguments is not None:  # a process that ends with its command need not look for any either
+                gc.enable()
+    return code
+
+
+def obey(words: Sequence[str]) -> int:
+    """Do what the command line says; returns the exit code."""
     try:
         if not words:
             parser().print_help()
@@ -41,21 +64,112 @@ def main(arguments: Sequence[str] | None = None) -> int:
         known_command(words, [name.replace("_", "-") for name in COMMANDS])
         options = parser().parse_args(words)
         add_plugins(getattr(options, "plugin", None) or [])
-        code: int = options.execute(options)
-        sys.stdout.flush()
-        return code
+        with no_exit():
+            return int(options.execute(options))
     except UsageError as error:
-        print(f"promptbench: error: {in_one_line(str(error))}", file=sys.stderr)
+        complain(str(error))
         return 2
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `promptbench table | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+
+
+@contextmanager
+def no_exit() -> Iterator[None]:
+    """Within it, a plugin's code ends the command no more than an error does; within a run, that is recorded there."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        from promptbench.sweep.loop import asked_by_signal, reason_of
+
+        if asked_by_signal(error):
+            raise
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise UsageError(f"{reason_of(error)} was raised in {frame.filename}:{frame.lineno}, not by a run.") from error
+
+
+class Unwritten(OSError):
+    """Standard output cannot be written."""
+
+
+class Output:
+    """Standard output, whose errors are told from others, and not forgotten where somebody takes no note of one."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.error: Unwritten | None = None
+
+    def write(self, text: str) -> int:
+        """Write.
+
+        Raises:
+            Unwritten: That is not possible.
+        """
+        with self.told():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush.
+
+        Raises:
+            Unwritten: That is not possible, or an earlier text could not be written.
+        """
+        with self.told():
+            self.stream.flush()
+        if self.error is not None:
+            raise self.error
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Within it, an error is one of this stream."""
+        try:
+            yield
+        except OSError as error:
+            self.error = Unwritten(error.errno, error.strerror)
+            raise self.error from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def standard_streams() -> Iterator[None]:
+    """Within it, the standard streams are there and do as said at the top; afterwards nothing waits to be written."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # one that is closed, and would be the next file's
+        continue
+    os.close(descriptor)
+    streams = sys.stdout, sys.stderr
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a sign still shows the rest
+    sys.stdout = Output(sys.stdout) if sys.stdout is not None else Quiet(None)
+    sys.stderr = Quiet(sys.stderr)
+    try:
+        yield
     finally:
-        if collects and arguments is not None:  # a process that ends with its command need not look for any either
-            gc.enable()
+        sys.stdout, sys.stderr = streams
+        for stream in streams:
+            let_go(stream)
+
+
+def let_go(stream: Any) -> None:
+    """Give up what a stream cannot write, which Python would try again, and complain of, when the process ends."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+
+
+def complain(sentence: str) -> None:
+    """Print an error as one line."""
+    print(f"promptbench: error: {in_one_line(sentence)}", file=sys.stderr)
 
 
 def in_one_line(text: str) -> str:

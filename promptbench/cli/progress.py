@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from promptbench.cli.text import columns, reason, running_lines, summary
 from promptbench.experiment import RunsFailed
 from promptbench.results.result import predictions_path, read_result, result_path
+from promptbench.runs.isolation import Quiet
 from promptbench.runs.listener import Standing
 from promptbench.sweep.status import since
 
@@ -47,7 +48,7 @@ class Display:
         """A call begins."""
         from rich.console import Console  # nothing of it is needed where every run is finished
 
-        self.console = Console(file=sys.stderr, highlight=False)
+        self.console = Console(file=cast(IO[str], Quiet(sys.stderr)), highlight=False)
         self.runs = {run.spec.name: run for run in todo}
         self.half = {run.spec.name for run in todo if result_path(output, run.spec).exists()}
         self.done = 0 if total is None else total - len(todo)

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from promptbench.config import UsageError, nearest, path_of
+from promptbench.storage import unpickle
 
 EMBEDDED = "mini"
 RANDOM = "random"
@@ -139,13 +141,15 @@ def _create(architecture: str, weights: str, plain: bool = False) -> Any:
             f"for OpenAI's weights, or {architecture}{PLAIN}:{file} for weights trained with plain GELU."
         )
     try:
-        with silence(), warnings.catch_warnings():
+        with silence(), warnings.catch_warnings(), _without_pickle(file) as readable:
             warnings.filterwarnings("error", message="QuickGELU mismatch")
             return open_clip.create_model(
                 architecture,
-                pretrained=str(file) if file.is_file() else weights,
+                pretrained=str(readable) if file.is_file() else weights,
                 force_quick_gelu=quick and not plain,
             )
+    except UsageError:
+        raise
     except UserWarning:
         raise UsageError(
             f"The weights '{weights}' need QuickGELU; name the backbone {architecture}-quickgelu:{weights}."
@@ -160,6 +164,30 @@ def _create(architecture: str, weights: str, plain: bool = False) -> Any:
             f"network, download {_source_of(architecture, weights)} elsewhere and name the file: "
             f"--backbone {exact}:/path/to/file."
         ) from error
+
+
+@contextmanager
+def _without_pickle(file: Path) -> Iterator[Path]:
+    """A weight file that open_clip may open: the tensors of a pickle lie in a temporary safetensors file.
+
+    torch's own reader, the restricted one too, takes as much time and memory over a small file as its author likes.
+    """
+    if file.suffix == ".safetensors" or not file.is_file():
+        yield file
+        return
+    content = unpickle.checkpoint(file, bare=True)
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not state or not isinstance(state, dict):
+        raise UsageError(f"The weight file {file} holds no tensors.")
+    if sum(tensor.nbytes for tensor in state.values()) > 2 * file.stat().st_size:  # tensors may share their numbers
+        raise UsageError(f"The tensors of the weight file {file} are far larger than it is.")
+    from safetensors.torch import save_file
+
+    with TemporaryDirectory(prefix="promptbench-") as folder:
+        readable = Path(folder) / "weights.safetensors"
+        save_file({name: tensor.clone().contiguous() for name, tensor in state.items()}, readable)
+        del content, state
+        yield readable
 
 
 @contextmanager

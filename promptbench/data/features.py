@@ -13,16 +13,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 import PIL
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from promptbench.clip.backbone import Backbone
@@ -31,7 +30,7 @@ from promptbench.data.batches import EpochOrder, FeatureBatches, pixel_batches, 
 from promptbench.data.dataset import Dataset, Item
 from promptbench.data.selection import SelectedImages
 from promptbench.data.transforms import EVALUATION_TRANSFORM, TRAINING_TRANSFORM
-from promptbench.storage.atomic import write_atomically
+from promptbench.storage.atomic import read_sealed, sealed, write_atomically, write_sealed
 from promptbench.storage.cache import ABOUT, CLAIMS, GB, cache_dir, limit, make_room, touch
 from promptbench.storage.claims import alone
 from promptbench.storage.versions import library_versions
@@ -43,9 +42,6 @@ DIMENSIONS = {"cls": 2, "local_unprojected": 3}  # of what a file holds
 BATCH = 64  # part of the definition: another batch size may change the last bits
 DENSE_LIMIT = 2**30  # bytes of dense features of one list of images; larger lists are encoded whenever they are read
 SAID = 10**8  # bytes of dense features from which on their size is said before they are made
-DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.uint8: "U8"}  # as safetensors calls them
-CHECKSUM = "sha256"  # the last tensor, of what stands before it
-_PART = 2**20  # bytes that are read at a time
 
 EVALUATION_BATCH = 100  # the field's; accuracy does not depend on it
 FEATURE_BATCH = 256  # a method may make text per image and class of it
@@ -213,45 +209,20 @@ def key(
 
 
 def write(path: Path, features: ImageFeatures, facts: dict[str, object] | None = None) -> None:
-    """The tensors, and a last one that is a checksum of the file so far; nothing where the cache has no room for them.
-
-    They are written from where they lie, for they may be most of the memory there is.
-    """
+    """A sealed file with the tensors; nothing where the cache has no room for them."""
     tensors = {"cls": features.cls, "local_unprojected": features.local_unprojected}
-    given = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
-    checksum = torch.zeros(hashlib.sha256().digest_size, dtype=torch.uint8)
-    parts: list[bytes | memoryview] = [header_of({**given, CHECKSUM: checksum}, facts or {})]
-    parts += [tensor.flatten().view(torch.uint8).numpy().data for tensor in given.values()]
+    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    parts = sealed(given, {ABOUT: json.dumps({"format": FORMAT, **(facts or {})})})
     size = sum(map(len, parts))
     if size > limit():
         log.warning("features of %.1f GB are not kept: PROMPTBENCH_CACHE_GB is %g", size / GB, limit() / GB)
         return
-
-    def put(file: IO[bytes]) -> None:
-        digest = hashlib.sha256()
-        for part in parts:
-            digest.update(part)
-            file.write(part)
-        file.write(digest.digest())
-
     try:
-        write_atomically(path, put)
+        write_atomically(path, lambda file: write_sealed(file, parts))
     except OSError as error:
         log.warning("features cannot be kept in %s (%s)", path.parent, error.strerror or error)
         return
     make_room()
-
-
-def header_of(tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> bytes:
-    """The head of a safetensors file with these tensors, one behind the other."""
-    head: dict[str, object] = {"__metadata__": {ABOUT: json.dumps({"format": FORMAT, **facts})}}
-    end = 0
-    for name, tensor in tensors.items():
-        start, end = end, end + tensor.nbytes
-        head[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
-    text = json.dumps(head).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
 
 
 def read(path: Path, images: int) -> ImageFeatures | None:
@@ -260,12 +231,10 @@ def read(path: Path, images: int) -> ImageFeatures | None:
     Dense features are the file's bytes: what is not looked at takes no memory.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            about = json.loads(file.metadata()[ABOUT])
-        checksum = tensors.pop(CHECKSUM).numpy().tobytes()
+        tensors, said = read_sealed(path)
+        about = json.loads(said[ABOUT])
         right = all((x.dim(), *x.shape[:1]) == (DIMENSIONS.get(name), images) for name, x in tensors.items())
-        if right and "cls" in tensors and about["format"] == FORMAT and checksum_of(path, len(checksum)) == checksum:
+        if right and "cls" in tensors and about["format"] == FORMAT:
             touch(path)
             return ImageFeatures(tensors["cls"].clone(), local_unprojected=tensors.get("local_unprojected"))
     except OSError:
@@ -274,17 +243,6 @@ def read(path: Path, images: int) -> ImageFeatures | None:
         pass
     log.warning("the cached features %s are damaged, or of another format, and are computed again", path.name)
     return None
-
-
-def checksum_of(path: Path, behind: int) -> bytes:
-    """SHA-256 of a file but for so many bytes at its end, read piece by piece so that none of it stays in memory."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        left = os.fstat(file.fileno()).st_size - behind
-        while left > 0 and (part := file.read(min(left, _PART))):
-            digest.update(part)
-            left -= len(part)
-    return digest.digest()
 
 
 def still_batches(

@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import re
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -175,6 +176,15 @@ def is_image(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
+def check_name(folder: Path, name: str) -> None:
+    """Raise a UsageError where a name in `folder` is no text: bytes that this locale's encoding cannot read."""
+    if name.encode(errors="replace").decode() != name:
+        raise UsageError(
+            f"The name {os.fsencode(name)!r} in {folder} is no {sys.getfilesystemencoding()}, as this locale has names "
+            "of files; rename it, or set PYTHONUTF8=1 if it is UTF-8."
+        )
+
+
 def image_files(folder: Path) -> list[str]:
     """The names of the image files in `folder`, sorted by code point, hidden ones left out."""
     return sorted(entry.name for entry in _scan(folder) if is_image(entry.name) and entry.is_file())
@@ -213,17 +223,20 @@ def class_folder_items(
     Folders in `ignored` are passed over.
 
     Raises:
-        UsageError: A class folder is not in `labels`, or holds no image.
+        UsageError: A class folder is not in `labels`, or holds no image, or a name is no text.
     """
     items = []
     for folder in subfolders(base / prefix):
         if folder in ignored:
             continue
+        check_name(base / prefix, folder)
         if folder not in labels:
             raise UsageError(f"The class folder {base / prefix / folder} is not among the training classes; rename it.")
         files = image_files(base / prefix / folder)
         if not files:
             raise UsageError(f"The class folder {base / prefix / folder} holds no images; fill it or remove it.")
+        for file in files:
+            check_name(base / prefix / folder, file)
         place = f"{prefix}/{folder}" if prefix else folder
         items += [Item(f"{place}/{file}", labels[folder], name_of(folder)) for file in files]
     return items

@@ -3,7 +3,8 @@
     <folder>/predictions/<protocol>/<dataset>/<method[@preset]>-<hash>.safetensors
 
 By evaluation: the logits below their row's largest, in half precision (0 for the largest, so that accuracy is exact),
-the largest in float32, labels, scores. The images' paths and the class names are in the file's metadata.
+the largest in float32, labels, scores. The images' paths, the class names and the run are in the file's metadata. The
+file is sealed; those of earlier versions are not, and name no run.
 
 Letters: N images, K classes.
 """
@@ -17,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
 from torch import Tensor
 
 from promptbench.config import UsageError
@@ -26,7 +26,7 @@ from promptbench.data.selection import SelectedImages
 from promptbench.protocol import Outcome
 from promptbench.results.result import predictions_path
 from promptbench.results.spec import Spec
-from promptbench.storage.atomic import write_atomically
+from promptbench.storage.atomic import read_sealed, sealed, write_atomically, write_sealed
 
 _SCORE = "score."
 
@@ -74,11 +74,11 @@ def save_predictions(
         tensors[f"{name}/labels"] = outcome.labels.int()
         tensors |= {f"{name}/{_SCORE}{score}": values for score, values in outcome.scores.items()}
         paths = [item.image for item in images[name].items]
-        facts = {"place": len(about), "images": paths, "class_names": list(names[name])}
+        facts = {"place": len(about), "run": spec.name, "images": paths, "class_names": list(names[name])}
         about[name] = json.dumps(facts)
     path = predictions_path(folder, spec)
-    data = save(tensors, metadata=about)
-    write_atomically(path, lambda file: file.write(data))
+    parts = sealed(tensors, about)
+    write_atomically(path, lambda file: write_sealed(file, parts))
     return path
 
 
@@ -86,18 +86,33 @@ def load_predictions(path: Path | str) -> dict[str, Predictions]:
     """The predictions of a run, by evaluation, in the order of the plan.
 
     Raises:
-        UsageError: If there is no such file, or it holds something else.
+        UsageError: If there is no such file, or it holds something else, such as the predictions of another run than
+            its place says, or is damaged.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-            about = {name: json.loads(text) for name, text in file.metadata().items()}
+        tensors, said = read_sealed(path, unsealed=True)
+        about = {name: json.loads(text) for name, text in said.items()}
+        _check(Path(path), tensors, about)
         ordered = sorted(about, key=lambda name: about[name].get("place", 0))  # metadata come in no order
         return {name: _of_evaluation(name, about[name], tensors) for name in ordered}
     except OSError as error:
         raise UsageError(f"The predictions {path} cannot be read ({error.strerror or error}).") from error
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"{path} holds no predictions of promptbench, or is damaged ({error}).") from error
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UsageError(
+            f"{path} holds no predictions of this run, or is damaged ({error}); remove it and run again with "
+            "--save-predictions."
+        ) from error
+
+
+def _check(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises ValueError where a file holds what belongs to none of its evaluations, or is of another run."""
+    for tensor in tensors:
+        if not tensor.startswith(tuple(f"{name}/" for name in about)):  # such as a seal whose name was damaged
+            raise ValueError(f"{tensor} belongs to no evaluation")
+    folder, *place = path.absolute().with_suffix("").parts[-4:]
+    for facts in about.values():
+        if folder == "predictions" and facts.get("run", "/".join(place)) != "/".join(place):
+            raise ValueError(f"they are of the run {facts['run']}")
 
 
 def _of_evaluation(name: str, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Predictions:

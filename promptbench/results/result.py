@@ -129,7 +129,13 @@ def write_result(folder: Path | str, result: Result) -> Path:
 
 
 def write_failure(
-    folder: Path | str, spec: Spec, *, reason: str, traceback: str = "", where: Mapping[str, Any] | None = None
+    folder: Path | str,
+    spec: Spec,
+    *,
+    reason: str,
+    traceback: str = "",
+    where: Mapping[str, Any] | None = None,
+    deaths: int = 0,
 ) -> Path | None:
     """The `.failed.json` that records why a run stopped; None, and nothing written, if its result already exists.
 
@@ -139,6 +145,7 @@ def write_failure(
         reason: One sentence.
         traceback: As Python prints it, if there is one.
         where: Epoch, step, learning rate: whatever places the failure. Numbers that are not finite become text.
+        deaths: Of processes at this run, where that is why; see `has_died`.
 
     Raises:
         UsageError: If the folder cannot be written.
@@ -155,9 +162,19 @@ def write_failure(
         "versions": library_versions(),
         "commit": git_commit(),
         "created": utc_now(),
+        **({"deaths": deaths} if deaths else {}),
     }
     _write_json(path, record)
     return path
+
+
+def has_died(folder: Path | str, spec: Spec) -> bool:
+    """Whether a failure of this spec is on record that ended the process itself, and might do so again."""
+    try:
+        record = json.loads(failure_path(folder, spec).read_bytes())
+        return bool(record["deaths"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def read_result(path: Path | str, spec: Spec | None = None) -> Result:

@@ -9,14 +9,14 @@ import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from promptbench.config import UsageError
 from promptbench.results.spec import Spec, to_plain
-from promptbench.storage.claims import Claim, Claims, Holder
+from promptbench.storage.claims import CLAIMS, Claim, Claims, Holder
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
@@ -115,6 +115,45 @@ class Busy(Exception):
     """Another process does what a run needs; the message is the name of its claim."""
 
 
+class Attempt:
+    """A run that this process is about to begin; as a context, noted in a file beside the claims until it has ended.
+
+    Whatever ends the process itself leaves the file behind, with one line more for each process that ends so. Only who
+    holds the claim of the run writes it.
+    """
+
+    suffix = ".begun"
+
+    def __init__(self, folder: Path, spec: Spec) -> None:
+        self.path = folder / CLAIMS / f"{spec.digest}{self.suffix}"
+        self.line = os.fsencode(f"{spec.name}\n")
+
+    def deaths(self) -> int:
+        """How many processes have begun the run and died at it, this one included if it has begun."""
+        try:
+            return self.path.stat().st_size // len(self.line)
+        except OSError:
+            return 0
+
+    def got_on(self) -> None:
+        """The run will go on from here and not from its start: deaths before this are not of a run that kills."""
+        with suppress(OSError):
+            os.truncate(self.path, len(self.line))
+
+    def forget(self) -> None:
+        """The run has ended, whether well or not, or its deaths are explained."""
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Attempt:
+        with suppress(OSError), self.path.open("ab") as file:  # a disk that is full is the run's to find
+            file.write(self.line)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.forget()
+
+
 @dataclass(frozen=True)
 class Work:
     """A run under way: what it holds, and who is told of it."""
@@ -123,6 +162,7 @@ class Work:
     tracker: Tracker
     claims: Claims
     claim: Claim
+    attempt: Attempt | None = None  # where another process does the run
 
     def step(self, done: int, total: int, loss: float) -> None:
         """A training step is done."""
@@ -130,6 +170,17 @@ class Work:
             raise Busy(self.claim.name)
         self.claim.progress = {"done": done, "total": total}
         self.listener.step(done, total, loss)
+
+    def check(self, *others: Claim) -> None:
+        """Before something is written: raises Busy where another process has taken over the run, or another claim."""
+        for claim in (self.claim, *others):
+            if not claim.is_ours():
+                raise Busy(claim.name)
+
+    def got_on(self) -> None:
+        """What was done so far is stored, and need not be done again."""
+        if self.attempt is not None:
+            self.attempt.got_on()
 
 
 class Tracker:

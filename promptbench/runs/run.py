@@ -10,6 +10,7 @@ from promptbench.data.transforms import EVALUATION_TRANSFORM
 from promptbench.results.predictions import save_predictions
 from promptbench.results.result import Result, write_result
 from promptbench.runs.evaluate import Evaluated, evaluate
+from promptbench.runs.isolation import as_it_was
 from promptbench.runs.listener import Work
 from promptbench.runs.plan import Run
 from promptbench.runs.session import Session, identified
@@ -20,6 +21,12 @@ from promptbench.training.numerics import peak_memory, peak_memory_restarts
 
 
 def execute(session: Session, run: Run, work: Work) -> Result:
+    """Train, evaluate, write and return the result of one run; what it changes in the process is put back."""
+    with as_it_was():
+        return carried_out(session, run, work)
+
+
+def carried_out(session: Session, run: Run, work: Work) -> Result:
     """Train, evaluate, write and return the result of one run."""
     run = identified(session, run)
     spec, key = run.spec, training_key(run.spec)
@@ -31,6 +38,7 @@ def execute(session: Session, run: Run, work: Work) -> Result:
     found = evaluate(session, run, method, train.class_names)
     seconds = time.perf_counter() - began
     metrics, notes = run.protocol.measure(found.outcomes, run.plan)
+    work.check()
     if session.save_predictions:
         save_predictions(session.output, spec, found.outcomes, found.images, found.names)
     result = Result(

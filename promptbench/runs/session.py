@@ -58,9 +58,9 @@ class Place:
     skip_unreadable: bool = False
     loggers: tuple[str, ...] = ()
 
-    def absolute(self) -> Place:
-        """The same for a process that may be in another folder; what is said here names the folder as it was given."""
-        return replace(self, output=self.output.absolute())
+    def __post_init__(self) -> None:
+        """The folder stays the same wherever the code of a run goes."""
+        object.__setattr__(self, "output", Path(self.output).absolute())
 
     def is_finished(self, spec: Spec) -> bool:
         """Whether the result of a run is there, and its predictions where they are wanted."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial as calling
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,11 +66,14 @@ def learn(session: Session, run: Run, method: Method, train: SelectedImages, key
     if claim is None:
         raise Busy(key[:32])
     with claim:
-        stored = load_training(path, method)
-        if stored is not None:  # since the first look
-            return stored
-        outcome = train_method(session, run, method, train, partial, work)
-        save_training(path, method, outcome, spec)
+        outcome = load_training(path, method)  # since the first look
+        if outcome is None:
+            check = calling(work.check, claim)
+            noted = replace(partial, check=check, written=work.got_on)
+            outcome = train_method(session, run, method, train, noted, work)
+            check()
+            save_training(path, method, outcome, spec)
+            work.got_on()
         partial.remove()
     return outcome
 

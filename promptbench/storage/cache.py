@@ -29,7 +29,7 @@ from typing import Any
 
 from promptbench.config import UsageError, number, path_of, unknown
 from promptbench.storage.atomic import remove_drafts
-from promptbench.storage.claims import Claims, holders
+from promptbench.storage.claims import SUFFIX, Claims, holders, stands
 
 log = logging.getLogger(__name__)
 
@@ -105,9 +105,14 @@ def _held(root: Path, _pid: int) -> Claims:
 
 
 def busy() -> frozenset[str]:
-    """Names of the entries that living processes read or write."""
+    """Names of the entries that living processes read or write, as far as a look tells."""
     alive = [holder.name for holder in holders(cache_dir() / CLAIMS) if holder.alive]
-    return frozenset(name.partition(_USE)[0] for name in alive)
+    return frozenset(map(_used_by, alive))
+
+
+def _used_by(claim: str) -> str:
+    """The name of the entry that a claim is on."""
+    return claim.partition(_USE)[0]
 
 
 def make_room() -> list[str]:
@@ -140,7 +145,9 @@ def make_room() -> list[str]:
 
 def remove(entry: Entry) -> bool:
     """Remove an entry unless somebody is at it; whether it is gone."""
-    if entry.name in busy():
+    folder = cache_dir() / CLAIMS
+    claims = [holder.name for holder in holders(folder) if _used_by(holder.name) == entry.name]
+    if any(stands(folder / f"{name}{SUFFIX}") for name in claims):
         return False
     with contextlib.suppress(OSError):
         for file in entry.files:

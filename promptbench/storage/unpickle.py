@@ -5,13 +5,15 @@ Two kinds of files are: CoOp's lists of images (https://github.com/KaiyangZhou/C
 stores its scheduler, GalLoP an `argparse.Namespace`). Python's unpickler calls whatever a file tells it to, and torch's
 restricted one takes as long over a small file as its author likes. The reader here is a stack machine of its own. It
 builds texts, numbers, lists, tuples and dictionaries under texts; a name is never looked up, nothing of a file is
-called; and no instruction takes longer or makes more than its own bytes warrant, whatever it refers back to.
+called. Whatever an instruction refers back to, it takes no longer than its own bytes warrant, and all that is made
+counts against what a file of its size may take of memory.
 """
 
 from __future__ import annotations
 
 import functools
 import io
+import math
 import pickletools
 import sys
 import zipfile
@@ -33,9 +35,14 @@ _MOST_STEPS = 40_000_000  # of a list of images; a step takes up to 80 bytes, an
 _MOST_STEPS_OF_CHECKPOINT = 5_000_000  # tensors and long texts are a few steps each
 _DEEPEST_STACK = 50_000  # Python's pickler hands over lists and dictionaries in batches of 1000
 _BYTES_PER_NOTE = 2  # at least: one makes a value, one notes it down
+_ROOM_PER_BYTE = 24  # bytes of memory that lists, tuples, dictionaries and objects take; torch's own files need up to 5
+_ROOM = 2**24  # bytes of them that a file of any size may take
+_MOST_ARGUMENTS = 16  # of a call; torch's have up to eight
+_MOST_TENSORS = 50_000  # of a state
 _LONGEST_KEY = 1000  # characters; comparing long ones again and again takes time
 _MOST_AXES = 64  # of a tensor, as torch has it
 _STEPS_BETWEEN_CHECKS = 1000
+_ENTRY = 80  # bytes of an entry of a list of images, less its texts
 _CUT = "it is damaged or cut short"
 
 
@@ -71,6 +78,7 @@ class _Machine:
         self.names, self.strict, self.most_steps = names, strict, most_steps
         self.stack: list[Any] = []  # values in the making
         self.marks: list[int] = []  # heights of the stack at its open marks
+        self.room = _ROOM + _ROOM_PER_BYTE * len(data)  # bytes that values of several parts may still take
         self.memo: list[Any] = []  # values noted down for a later use, in order; picklers number them so
 
     def run(self) -> Any:
@@ -102,6 +110,17 @@ class _Machine:
     def push(self, value: object) -> None:
         self.stack.append(value)
 
+    def push_made(self, value: object) -> None:
+        """Push what may take more room than the instruction that makes it."""
+        self.take(sys.getsizeof(value))
+        self.stack.append(value)
+
+    def take(self, size: int) -> None:
+        """Count bytes of memory."""
+        self.room -= size
+        if self.room < 0:
+            raise _Refused("it makes more values than it has room for")
+
     def pop(self, count: int) -> list[Any]:
         return [self.stack.pop() for _ in range(count)][::-1]
 
@@ -112,19 +131,24 @@ class _Machine:
         return values
 
     def extend(self, values: list[Any]) -> None:
-        if type(self.stack[-1]) is list:
-            self.stack[-1].extend(values)
+        target = self.stack[-1]
+        if type(target) is list:
+            before = sys.getsizeof(target)
+            target.extend(values)
+            self.take(sys.getsizeof(target) - before)
         else:
             self.foreign("it fills something else than a list")
 
     def set_items(self, values: list[Any]) -> None:
         target = self.stack[-1]
         fits = type(target) is dict
+        before = sys.getsizeof(target)
         for key, value in zip(values[::2], values[1::2], strict=True):
             if fits and type(key) is str and len(key) <= _LONGEST_KEY:
                 target[key] = value
             else:
                 self.foreign("it fills something else than a dictionary under short texts")
+        self.take(sys.getsizeof(target) - before)
 
     def note(self, index: int | None) -> None:
         if index not in (None, len(self.memo)):
@@ -138,8 +162,9 @@ class _Machine:
 
     def make(self, new: bool) -> None:
         called, arguments = self.pop(2)
-        if type(called) is _Builder and called.new is new and type(arguments) is tuple:
-            self.push(called.build(*arguments))
+        few = type(arguments) is tuple and len(arguments) <= _MOST_ARGUMENTS  # they are copied for the call
+        if type(called) is _Builder and called.new is new and few:
+            self.push_made(called.build(*arguments))
         else:
             self.push(self.foreign("it makes something else than Datum"))
 
@@ -172,22 +197,22 @@ _INSTRUCTIONS: dict[str, Callable[[_Machine, Any], object]] = {
     "NONE": lambda it, _: it.push(None),
     "NEWTRUE": lambda it, _: it.push(True),
     "NEWFALSE": lambda it, _: it.push(False),
-    "EMPTY_DICT": lambda it, _: it.push({}),
-    "EMPTY_LIST": lambda it, _: it.push([]),
+    "EMPTY_DICT": lambda it, _: it.push_made({}),
+    "EMPTY_LIST": lambda it, _: it.push_made([]),
     "EMPTY_TUPLE": lambda it, _: it.push(()),
     "EMPTY_SET": lambda it, _: it.push(it.foreign("it has a set")),
     "FROZENSET": lambda it, _: it.push(it.foreign(f"it has a set of {len(it.pop_mark())}")),
-    "TUPLE": lambda it, _: it.push(tuple(it.pop_mark())),
-    "TUPLE1": lambda it, _: it.push(tuple(it.pop(1))),
-    "TUPLE2": lambda it, _: it.push(tuple(it.pop(2))),
-    "TUPLE3": lambda it, _: it.push(tuple(it.pop(3))),
+    "TUPLE": lambda it, _: it.push_made(tuple(it.pop_mark())),
+    "TUPLE1": lambda it, _: it.push_made(tuple(it.pop(1))),
+    "TUPLE2": lambda it, _: it.push_made(tuple(it.pop(2))),
+    "TUPLE3": lambda it, _: it.push_made(tuple(it.pop(3))),
     "GLOBAL": lambda it, names: it.name(*names.split(" ", 1)),
     "STACK_GLOBAL": lambda it, _: it.name(*it.pop(2)),
     "NEWOBJ": lambda it, _: it.make(new=True),
     "NEWOBJ_EX": lambda it, _: it.make_with_keywords(),
     "REDUCE": lambda it, _: it.make(new=False),
     "BUILD": lambda it, _: it.fill(),
-    "BINPERSID": lambda it, _: it.push(_storage(it.stack.pop())),
+    "BINPERSID": lambda it, _: it.push_made(_storage(it.stack.pop())),
 }
 _STEPS = {
     info.code.encode("latin-1"): (_INSTRUCTIONS[info.name], info.arg.reader if info.arg else None)
@@ -215,8 +240,15 @@ def coop_lists(path: Path, entry: Callable[[str, int, str], Entry]) -> dict[str,
             data = file.read(LARGEST_FILE + 1)
         if len(data) > LARGEST_FILE:
             raise _Refused(f"it is larger than {LARGEST_FILE // 2**20} MB")
-        content = _Machine(data, _coop_name, strict=True, most_steps=_MOST_STEPS).run()
-        return {name: [entry(*datum.facts) for datum in datums] for name, datums in _lists(content).items()}
+        machine = _Machine(data, _coop_name, strict=True, most_steps=_MOST_STEPS)
+        lists = _lists(machine.run())
+        entries: dict[int, list[Entry]] = {}
+        for name, datums in lists.items():
+            if id(datums) not in entries:  # a list may stand under several names
+                _check_datums(name, datums)
+                machine.take(_ENTRY * len(datums))
+                entries[id(datums)] = [entry(*datum.facts) for datum in datums]
+        return {name: entries[id(datums)] for name, datums in lists.items()}
     except OSError as error:
         raise UsageError(f"Cannot read {path}: {error.strerror}.") from error
     except Exception as error:  # a damaged or hostile file may fail in any way, and it is the file's fault each time
@@ -229,12 +261,14 @@ def coop_lists(path: Path, entry: Callable[[str, int, str], Entry]) -> dict[str,
 def _lists(content: object) -> dict[str, list[_Datum]]:
     if not isinstance(content, dict) or not content:
         raise _Refused('it is no dictionary with "train"')
-    for name, datums in content.items():
-        if not isinstance(datums, list):
-            raise _Refused(f"its {name[:60]!r} is no list")
-        if not set(map(type, datums)) <= {_Datum}:
-            raise _Refused("it has a list of something else than Datum")
     return content
+
+
+def _check_datums(name: str, datums: object) -> None:
+    if not isinstance(datums, list):
+        raise _Refused(f"its {name[:60]!r} is no list")
+    if not set(map(type, datums)) <= {_Datum}:
+        raise _Refused("it has a list of something else than Datum")
 
 
 class _Datum:
@@ -268,10 +302,14 @@ def _coop_name(module: str, name: str) -> object:
 # Checkpoints in torch's zip format ------------------------------------------------------------------------------------
 
 
-def checkpoint(file: Path) -> Any:
+def checkpoint(file: Path, *, bare: bool = False) -> Any:
     """The object stored in `file`, with the tensors of its `state_dict`, on CPU.
 
     What is neither tensor nor plain is an inert placeholder; dictionaries lack what does not lie under a short text.
+
+    Args:
+        file: In torch's zip format.
+        bare: Whether a dictionary without `state_dict` is one itself.
 
     Raises:
         UsageError: If the file is damaged, or of torch's format from before version 1.6.
@@ -287,6 +325,8 @@ def checkpoint(file: Path) -> Any:
             root = _root(archive, file.stat().st_size)
             data = archive.read(f"{root}data.pkl")
             content = _Machine(data, _torch_name, strict=False, most_steps=_MOST_STEPS_OF_CHECKPOINT).run()
+            if bare and isinstance(content, dict) and "state_dict" not in content:
+                content = {"state_dict": content}
             if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
                 content["state_dict"] = _tensors(archive, root, content["state_dict"])
         return content
@@ -333,7 +373,11 @@ class _Stored(NamedTuple):
 
 
 def _tensors(archive: zipfile.ZipFile, root: str, state: Mapping[str, object]) -> dict[str, Tensor]:
-    """The tensors of a `state_dict`; torch checks that each lies within its storage."""
+    """The tensors of a `state_dict`.
+
+    torch checks that each lies within its storage. None has more numbers than that: one that repeats them by a stride
+    of 0 takes no room until somebody copies it.
+    """
     import torch
 
     @functools.cache
@@ -345,7 +389,15 @@ def _tensors(archive: zipfile.ZipFile, root: str, state: Mapping[str, object]) -
         return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
 
     stored = {name: value for name, value in state.items() if isinstance(value, _Stored)}
-    return {name: torch.as_strided(numbers(it.storage), it.size, it.stride, it.offset) for name, it in stored.items()}
+    if len(stored) > _MOST_TENSORS:
+        raise ValueError(f"it has {len(stored)} tensors")
+    tensors = {}
+    for name, it in stored.items():
+        held = numbers(it.storage)
+        if math.prod(it.size) > len(held):
+            raise ValueError(f"its tensor {name[:60]!r} goes out of bounds of its storage")
+        tensors[name] = torch.as_strided(held, it.size, it.stride, it.offset)
+    return tensors
 
 
 def _storage(record: Any) -> _Storage:
@@ -366,10 +418,10 @@ def _stored(storage: object, offset: object, size: object, stride: object, *rest
 
 
 def _axes(numbers: object) -> tuple[int, ...]:
-    """Takes the argument of `torch.Size`, and a stride."""
-    if not isinstance(numbers, (tuple, list)) or len(numbers) > _MOST_AXES:
-        raise ValueError(f"it has a tensor whose axes are no list of up to {_MOST_AXES} numbers")
-    return tuple(numbers)
+    """Takes the argument of `torch.Size`, and a stride; nothing is copied."""
+    if type(numbers) is not tuple or len(numbers) > _MOST_AXES or not set(map(type, numbers)) <= {int}:
+        raise ValueError(f"it has a tensor whose axes are no tuple of up to {_MOST_AXES} numbers")
+    return numbers
 
 
 def _parameter(data: object, *rest: object) -> object:

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import torch
 
 from promptbench.clip.image_tower import ImageFeatures, Images
-from promptbench.config import UsageError
 from promptbench.data.batches import MEMORY, Batches, EpochOrder, FeatureBatches, pixel_batches, training_batches
 from promptbench.data.class_names import ClassNames
 from promptbench.data.dataset import Dataset, Item
@@ -31,9 +30,11 @@ from promptbench.method import Method, instantiate, show_training_images
 from promptbench.metrics.ood import SCORES
 from promptbench.recipe import Recipe
 from promptbench.results.result import find
+from promptbench.runs.isolation import as_it_was
 from promptbench.runs.plan import Run
 from promptbench.runs.session import Session, identified
 from promptbench.runs.train import kept_for_training, training_path
+from promptbench.sweep.loop import reason_of
 from promptbench.sweep.status import duration
 from promptbench.training.files import training_key
 from promptbench.training.fit import fit
@@ -351,9 +352,12 @@ def forecast(session: Session, runs: Iterable[Run], again: Collection[str] = ())
         estimate = None
         if what not in reasons and not ahead.stopped:
             try:
-                estimate = ahead.of(run)
-            except Exception as error:  # whatever a plugin does, the runs are listed
-                reasons[what] = str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
+                with as_it_was():
+                    estimate = ahead.of(run)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # whatever a plugin does, the runs are listed
+                reasons[what] = reason_of(error)
         found.append(estimate)
     return found, summary(found, time.perf_counter() - began, list(reasons.values()))
 

@@ -1,7 +1,8 @@
 """Running what was planned: train once, evaluate, write one result per run.
 
 A finished run is never done twice, nor one that another process is doing: it is looked at again at the end. A failed
-one is recorded and the rest go on; a disk that is full, or a folder that turns read-only, ends the call instead.
+one is recorded and the rest go on, whatever its code raised; a disk that is full, or a folder that turns read-only,
+ends the call instead. A run at which the process itself ends, again and again, is recorded as failed by the next one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import errno
 import gc
 import json
+import logging
 import os
 import secrets
 import signal
@@ -20,26 +22,30 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import CodeType
 from typing import Any, Protocol
 
 from promptbench import registry
 from promptbench.config import UsageError
 from promptbench.results.result import Result, failure_path, write_failure
-from promptbench.runs.listener import Busy, Listener, Silent, Standing, Work, tracked
+from promptbench.runs.listener import Attempt, Busy, Listener, Silent, Standing, Work, tracked
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.request import Request
 from promptbench.runs.session import Place, Session
-from promptbench.storage.atomic import remove_drafts, write_atomically
+from promptbench.storage.atomic import remove_drafts, superseded, write_atomically
 from promptbench.storage.claims import CLAIMS, Claim, Claims, now
 from promptbench.sweep.status import standing_of
 from promptbench.training.fit import TrainingDiverged
+
+log = logging.getLogger(__name__)
 
 LOOK_AGAIN = 1.0  # seconds between looks at runs that others do
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # only writing fails so
 DENIED = (errno.EACCES, errno.EPERM)
 
 POLL = 0.5  # seconds between looks at the workers and the files
-DEATHS = 2  # of processes at the same run, after which it counts as failed
+DEATHS = 2  # of processes at the same run that got no further, after which it counts as failed
+ON_REQUEST = "--retry-failed does it again, as does removing this record"
 UNEXPLAINED = 6  # deaths of processes at no run that is known
 
 
@@ -55,7 +61,7 @@ def run_all(
     Args:
         known: The failures on record that are to be tried again, as `failures_on_record` gives them; those that come
             later are other processes'. Without it, those there are now.
-        how: Does a run and writes its result; `execute` unless it is done elsewhere.
+        how: Does a run elsewhere and writes its result; `execute` does it here.
 
     Raises:
         UsageError: The output folder cannot be written.
@@ -76,7 +82,9 @@ def run_all(
                     continue
                 with claim:
                     try:
-                        failures += not settled(session, run, listener, known, (claims, claim), how or execute)
+                        attempt = Attempt(session.output, run.spec) if how is None else None
+                        held = (claims, claim, attempt)
+                        failures += not settled(session, run, listener, known, held, how or execute)
                     except Busy as busy:
                         waiting.append((run, str(busy)))
             if len(waiting) == len(pending):
@@ -91,16 +99,58 @@ def announced(output: Path, names: Iterable[str]) -> Iterator[None]:
     with Claims(output / CLAIMS) as claims:
         claims.take(f"call-{secrets.token_hex(8)}", {"kind": "call", "runs": list(names)})
         yield
-        claims.clear()
-        today = now(output)
-        for part in ("results", "trainings", "predictions"):
-            remove_drafts(output / part, today)
+        _clear_away(output, claims)
 
 
 def tidy(output: Path) -> None:
-    """Remove the claims of killed processes from a folder with nothing left to do, where that is allowed."""
+    """Remove what killed processes left in a folder with nothing left to do, where that is allowed."""
     with contextlib.suppress(OSError, UsageError), Claims(output / CLAIMS) as claims:
-        claims.clear()
+        _clear_away(output, claims)
+
+
+def _clear_away(output: Path, claims: Claims) -> None:
+    """Remove claims of dead owners, half-written files, and notes of runs and trainings that are finished now."""
+    claims.clear()
+    forget_finished(output)
+    today = now(output)
+    for part in ("results", "trainings", "predictions"):
+        remove_drafts(output / part, today)
+    for note in superseded(output / "trainings"):
+        if not claims.busy(note.stem):
+            note.unlink(missing_ok=True)
+
+
+def forget_finished(output: Path) -> None:
+    """Remove the notes of processes that were killed between the result of a run and its end."""
+    for path in (output / CLAIMS).glob(f"*{Attempt.suffix}"):
+        with contextlib.suppress(OSError, ValueError):
+            name = os.fsdecode(path.read_bytes().partition(b"\n")[0])
+            if not name or (output / "results" / f"{name}.json").exists():
+                path.unlink()
+
+
+def look_for_deaths(output: Path, runs: Iterable[Run], again: bool) -> None:
+    """Say at which runs processes have died.
+
+    Args:
+        again: Whether those that died too often are done again too.
+    """
+    claims = Claims(output / CLAIMS)
+    died: Counter[str] = Counter()
+    for run in runs:
+        attempt = Attempt(output, run.spec)
+        deaths = attempt.deaths()
+        if not deaths or claims.busy(run.spec.digest):
+            continue
+        if again or deaths < DEATHS:
+            died[run.spec.name] = deaths
+        if again:
+            attempt.forget()
+    if died:
+        ((name, deaths),) = died.most_common(1)
+        times = "once" if deaths == 1 else f"{deaths} times"
+        others = f", and at {len(died) - 1} more" if len(died) > 1 else ""
+        log.warning("a process ended in the middle of %s (%s)%s; done again", name, times, others)
 
 
 def about(run: Run) -> dict[str, Any]:
@@ -119,10 +169,11 @@ def settled(
     run: Run,
     listener: Listener,
     known: Mapping[str, int],
-    held: tuple[Claims, Claim],
+    held: tuple[Claims, Claim, Attempt | None],
     how: Callable[[Session, Run, Work], Result],
 ) -> bool:
     """Do a run that this process holds, unless another was faster; whether it has a result."""
+    attempt = held[-1]
     if session.is_finished(run.spec):
         listener.elsewhere(run)
         return True
@@ -131,23 +182,69 @@ def settled(
         listener.elsewhere(run)
         return False
     listener.started(run)
+    if attempt is not None and attempt.deaths() >= DEATHS:
+        reason = f"the process ended {DEATHS} times in the middle of this run, as by a crash, a kill or os._exit"
+        return failed(session, run, listener, f"{reason}; {ON_REQUEST}", deaths=DEATHS)
     try:
-        with tracked(session.loggers, session.output, run.spec) as tracker:
+        with (
+            attempt or contextlib.nullcontext(),
+            tracked(session.loggers, session.output, run.spec) as tracker,
+        ):
             result = how(session, run, Work(listener, tracker, *held))
             tracker.finished(result.metrics)
-    except Busy:
+    except (Busy, KeyboardInterrupt):
         raise
-    except Exception as error:  # one failed run must not end a sweep
+    except BaseException as error:  # one failed run must not end a sweep, even where its code asks for that
+        if asked_by_signal(error):
+            raise
         if cannot_write(error, session.output):
             said = str(error).rstrip(".")
             raise UsageError(f"{said}; what is finished is kept, and the same command goes on from here.") from error
-        reason = str(error) if isinstance(error, (UsageError, TrainingDiverged)) else f"{type(error).__name__}: {error}"
-        trace, place = traceback.format_exc(), place_of(run, error)
-        write_failure(session.output, run.spec, reason=reason, traceback=trace, where=place)
-        listener.failed(run, reason)
-        return False
+        return failed(session, run, listener, reason_of(error), traceback.format_exc(), getattr(error, "where", {}))
     listener.finished(run, result)
     return True
+
+
+def failed(
+    session: Session,
+    run: Run,
+    listener: Listener,
+    reason: str,
+    trace: str = "",
+    where: Mapping[str, Any] | None = None,
+    deaths: int = 0,
+) -> bool:
+    """Record the failure of a run, as `write_failure` does; False."""
+    place = place_of(run, where)
+    write_failure(session.output, run.spec, reason=reason, traceback=trace, where=place, deaths=deaths)
+    Attempt(session.output, run.spec).forget()
+    listener.failed(run, reason)
+    return False
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error says, with its type where it is not one of ours."""
+    try:
+        said = str(error)
+    except Exception:  # a plugin's own type of error may fail at that, too
+        said = ""
+    if isinstance(error, (UsageError, TrainingDiverged)):
+        return said
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def asked_by_signal(error: BaseException) -> bool:
+    """Whether an error was raised by the handler of a signal, such as that of a task whose time is over."""
+    of_children = getattr(signal, "SIGCHLD", None)  # by which torch says that a loader process died
+    handlers = [signal.getsignal(number) for number in signal.valid_signals() if number != of_children]
+    codes = {code_of(handler) for handler in handlers if callable(handler)}
+    frames = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
+    return not codes.isdisjoint(frames)
+
+
+def code_of(handler: Any) -> CodeType | None:
+    """What runs when a handler is called; None where that is not Python."""
+    return getattr(getattr(handler, "__func__", handler), "__code__", None)
 
 
 def cannot_write(error: BaseException | None, output: Path) -> bool:
@@ -161,8 +258,12 @@ def cannot_write(error: BaseException | None, output: Path) -> bool:
     return False
 
 
-def place_of(run: Run, error: Exception) -> dict[str, Any]:
-    """Method, dataset and seeds of a failure; epoch, step and learning rate where they are known."""
+def place_of(run: Run, where: object = None) -> dict[str, Any]:
+    """Method, dataset and seeds of a failure; epoch, step and learning rate where they are known.
+
+    Args:
+        where: What an error says of that.
+    """
     spec = run.spec
     place = {
         "method": spec.label,
@@ -170,7 +271,7 @@ def place_of(run: Run, error: Exception) -> dict[str, Any]:
         "data_seed": spec.data_seed,
         "train_seed": spec.train_seed,
     }
-    return {**place, **getattr(error, "where", {})}
+    return {**place, **where} if isinstance(where, Mapping) else place
 
 
 @dataclass(frozen=True)
@@ -267,16 +368,21 @@ class Sweep:
         Raises:
             UsageError: Processes end before they do anything.
         """
-        self.deaths[name] += 1
+        attempt = Attempt(self.output, self.runs[name].spec) if name else None
+        self.deaths[name] = (attempt.deaths() if attempt else 0) or self.deaths[name] + 1
         if not name and self.deaths[name] >= UNEXPLAINED:
             raise UsageError(f"Worker processes end with {how} before they do anything: {words.rpartition(chr(10))[2]}")
-        if name and self.deaths[name] >= DEATHS:
+        if attempt and self.deaths[name] >= DEATHS:
             run = self.runs[name]
             reason = f"the process at this run ended with {how}, {DEATHS} times; it may be short of memory, see --jobs"
+            reason = f"{reason}; {ON_REQUEST}"
             with Claims(self.output / CLAIMS) as claims:
                 if claims.take(run.spec.digest, {"kind": "failure"}) is not None:
-                    where = place_of(run, RuntimeError())
-                    write_failure(self.output, run.spec, reason=reason, traceback=words, where=where)
+                    place = place_of(run)
+                    write_failure(
+                        self.output, run.spec, reason=reason, traceback=words, where=place, deaths=self.deaths[name]
+                    )
+                    attempt.forget()
 
 
 def carry_out(sweep: Sweep, executor: Executor, listener: Listener) -> int:

@@ -15,7 +15,8 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,11 +25,14 @@ from promptbench.data.selection import open_selection, shown_names
 from promptbench.method import instantiate
 from promptbench.results.result import Result, predictions_path, read_result, result_path
 from promptbench.results.spec import Spec, fields_of
+from promptbench.runs.isolation import as_it_was
 from promptbench.runs.session import recognised
 from promptbench.storage.cache import limit
 from promptbench.storage.claims import CLAIMS, Claims
 from promptbench.storage.versions import other_code
+from promptbench.sweep.loop import asked_by_signal
 from promptbench.training.files import partial_seconds
+from promptbench.training.numerics import hold_to_bits
 
 if TYPE_CHECKING:
     from promptbench.data.selection import Selection
@@ -51,8 +55,10 @@ def preflight(session: Session, runs: Sequence[Run]) -> None:
     """
     limit()
     partial_seconds()
-    check_images(session, runs)
-    check_prompts(session, runs)
+    with as_it_was():
+        hold_to_bits(any(run.spec.deterministic for run in runs))
+        check_images(session, runs)
+        check_prompts(session, runs)
 
 
 def check_images(session: Session, runs: Iterable[Run]) -> None:
@@ -66,11 +72,22 @@ def check_images(session: Session, runs: Iterable[Run]) -> None:
             if key in seen:
                 continue
             seen.add(key)
-            chosen = open_selection(session.dataset, selection, run.spec.data_seed)
-            chosen.dataset.check(chosen.items)
-            if selection in trained and selection not in warned:
-                warned.add(selection)
-                warn_of_few_images(chosen.class_names, chosen.labels, selection)
+            with left_to_the_run():
+                chosen = open_selection(session.dataset, selection, run.spec.data_seed)
+                chosen.dataset.check(chosen.items)
+                if selection in trained and selection not in warned:
+                    warned.add(selection)
+                    warn_of_few_images(chosen.class_names, chosen.labels, selection)
+
+
+@contextmanager
+def left_to_the_run() -> Iterator[None]:
+    """Within it, what a plugin's code raises is left to its run, which records it while the others go on."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, (UsageError, KeyboardInterrupt)) or asked_by_signal(error):
+            raise
 
 
 def warn_of_few_images(names: Sequence[str], labels: Iterable[int], selection: Selection) -> None:
@@ -97,18 +114,20 @@ def check_prompts(session: Session, runs: Iterable[Run]) -> None:
         if key in seen:
             continue
         seen.add(key)
-        train = open_selection(session.dataset, run.plan.train, spec.data_seed)
-        try:
-            method = instantiate(run.method, run.settings.config, session.backbone, train.class_names, spec.train_seed)
-        except (RuntimeError, MemoryError, OverflowError) as error:
-            if not TOO_LARGE.search(str(error)):
-                raise
-            raise UsageError(f"{spec.label}: what it learns does not fit into memory; see its settings.") from error
-        for evaluation in run.plan.evaluations:
-            chosen = open_selection(session.dataset, evaluation.selection, spec.data_seed)
-            names, _ = shown_names(session.dataset, evaluation.names, chosen)
-            if method.transfers or tuple(names) == tuple(train.class_names):
-                method.set_classes(names)
+        backbone = session.backbone
+        with left_to_the_run():
+            train = open_selection(session.dataset, run.plan.train, spec.data_seed)
+            try:
+                method = instantiate(run.method, run.settings.config, backbone, train.class_names, spec.train_seed)
+            except (RuntimeError, MemoryError, OverflowError) as error:
+                if not TOO_LARGE.search(str(error)):
+                    raise
+                raise UsageError(f"{spec.label}: what it learns does not fit into memory; see its settings.") from error
+            for evaluation in run.plan.evaluations:
+                chosen = open_selection(session.dataset, evaluation.selection, spec.data_seed)
+                names, _ = shown_names(session.dataset, evaluation.names, chosen)
+                if method.transfers or tuple(names) == tuple(train.class_names):
+                    method.set_classes(names)
 
 
 def check_finished(session: Session, results: Mapping[str, Result]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor
 from promptbench.config import number
 from promptbench.method import Method
 from promptbench.results.spec import Spec, expect, to_plain
-from promptbench.storage.atomic import write_atomically
+from promptbench.storage.atomic import read_sealed, sealed, write_atomically, write_sealed
 from promptbench.storage.versions import library_versions
 
 FORMAT = "promptbench/1"
@@ -27,7 +27,6 @@ _SAID = {"format", "sha256", "outcome", "spec", "classes", "weights_hash", _CHEC
 
 PARTIAL_FORMAT = "promptbench partial/2"
 SECONDS = 20.0  # at least, between two notes of where a training stands
-CHECKSUM = "sha256"  # the last tensor, of what stands before it
 
 
 def training_key(spec: Spec) -> str:
@@ -167,34 +166,33 @@ class PartialFile:
     Attributes:
         path: Of the file.
         key: Of the training, which names versions of libraries too.
+        check: Called before anything is written; raises where another process has taken the training over.
+        written: Called after something was written.
     """
 
     path: Path
     key: str
+    check: Callable[[], object] = lambda: None
+    written: Callable[[], object] = lambda: None
 
     def write(self, partial: Partial) -> None:
         """Replace what is there, whole or not at all."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in partial.tensors.items()}
-        tensors[CHECKSUM] = torch.zeros(hashlib.sha256().digest_size, dtype=torch.uint8)
         about = {"format": PARTIAL_FORMAT, "key": self.key, "facts": json.dumps(dict(partial.facts))}
-        data = save(tensors, metadata=about)[: -len(tensors[CHECKSUM])]
-        write_atomically(self.path, lambda file: file.write(data + hashlib.sha256(data).digest()))
+        parts = sealed(partial.tensors, about)
+        self.check()
+        write_atomically(self.path, lambda file: write_sealed(file, parts))
+        self.written()
 
     def read(self) -> Partial | None:
         """What is there; None where nothing is, or it is damaged, of another training or of another format."""
         try:
-            with safe_open(self.path, framework="pt") as file:
-                about = file.metadata()
-                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
-            checksum = tensors.pop(CHECKSUM).numpy().tobytes()
-            if hashlib.sha256(self.path.read_bytes()[: -len(checksum)]).digest() != checksum:
-                return None
+            tensors, about = read_sealed(self.path)
             if (about["format"], about["key"]) != (PARTIAL_FORMAT, self.key):
                 return None
             facts = json.loads(about["facts"])
             if not isinstance(facts, dict) or not all(isinstance(epoch, dict) for epoch in facts.get("losses", ())):
                 return None
-            return Partial(tensors, facts)
+            return Partial({name: tensor.clone() for name, tensor in tensors.items()}, facts)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError):
             return None
 

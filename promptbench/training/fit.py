@@ -19,6 +19,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from promptbench.clip.image_tower import Images
@@ -84,6 +85,7 @@ class PromptTraining(pl.LightningModule):
         self.began = self.noted = time.perf_counter()
         self._sums: dict[str, Tensor] = {}
         self._seen = self._steps = 0  # images and steps of the epoch under way
+        self._ended = False
         self._done = self.first_epoch * steps_per_epoch
 
     @property
@@ -140,6 +142,16 @@ class PromptTraining(pl.LightningModule):
             facts = {"losses": self.losses, "images": self.images, "seconds": self.seconds}
             self.partial.write(Partial(state_of(self.method, self.trainer.optimizers[0]), facts))
             self.noted = time.perf_counter()
+        self._ended = not under_way
+
+    def check_ended(self) -> None:
+        """Raise an error unless every step was done: a StopIteration of a method's code is none to Lightning."""
+        total = self.recipe.epochs * self.steps_per_epoch
+        if not self._ended or self._done < total:
+            raise RuntimeError(
+                f"the training ended after {self._done} of {total} steps, as it does where the method's code raises "
+                "StopIteration"
+            )
 
     def configure_optimizers(self) -> Any:
         recipe = self.recipe
@@ -210,6 +222,7 @@ def fit(
         )
         with keyboard_interrupt():
             trainer.fit(module.train(), train_dataloaders=batches)  # Lightning leaves the mode as it finds it
+        module.check_ended()
     seconds = module.seconds
     method.eval().to(method.backbone.device)
     return TrainingOutcome(module.losses, seconds, module.images / seconds)
@@ -217,11 +230,14 @@ def fit(
 
 @contextmanager
 def keyboard_interrupt() -> Iterator[None]:
-    """A context in which Ctrl-C stays a KeyboardInterrupt: Lightning would turn it into an exit of the process."""
+    """A context in which Ctrl-C stays a KeyboardInterrupt, and SIGTERM is one: Lightning would turn both into an exit
+    of the process, which otherwise is something that a method's code asks for."""
     in_main_thread = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
+    except SIGTERMException:
+        raise KeyboardInterrupt from None
     except SystemExit as stopped:
         if in_main_thread:
             signal.signal(signal.SIGINT, handler)

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from shared_paths import TINY
 
-from promptbench import registry
+from promptbench import __main__, registry
 from promptbench.cli.main import main
 from promptbench.results.result import Result, read_results
 from promptbench.training.numerics import peak_memory_restarts
@@ -291,6 +291,19 @@ def test_ctrl_c_leaves_nothing_half_written(what: tuple[str, ...], tmp_path: Pat
     assert len(read_results(tmp_path)) == 2
     assert main([*call, "--set", "coop.epochs=1", "coop.batch=4"]) == 0
     assert len(read_results(tmp_path)) == 3
+
+
+def test_ctrl_c_while_the_command_is_imported_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted:
+        def find_spec(self, *_: Any) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "promptbench.cli.main")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted()])
+    assert __main__.command() == 130
+    assert capsys.readouterr().err == "promptbench: interrupted\n"
 
 
 @pytest.mark.slow

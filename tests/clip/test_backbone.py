@@ -417,7 +417,7 @@ def test_openai_weights_get_quick_gelu_and_a_network_error_says_what_to_do(monke
 
 
 def test_a_file_without_a_word_on_its_activation_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "weights.pt"
+    file = tmp_path / "weights.safetensors"
     file.write_bytes(b"")
     with pytest.raises(UsageError, match="name ViT-B-16-quickgelu:.* for OpenAI's weights, or ViT-B-16-gelu:"):
         load_backbone(f"ViT-B-16:{file}")
@@ -433,3 +433,36 @@ def test_a_file_without_a_word_on_its_activation_is_refused(tmp_path: Path, monk
             load_backbone(f"{name}:{file}")
         assert asked["force_quick_gelu"] is quick and asked["pretrained"] == str(file)
     assert shape_of(f"ViT-B-16-gelu:{file}").text_depth == 12
+
+
+def test_a_pickle_of_weights_is_read_without_torch_s_reader(
+    tmp_path: Path, tiny: Backbone, tiny_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a bare state, as a training of open_clip leaves it, and with tensors that are views of one storage."""
+    monkeypatch.setattr(torch, "load", None)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    state = tiny.clip.state_dict()
+    state["visual.proj"] = state["visual.proj"].T.contiguous().T
+    architecture = tiny_name.partition(":")[0]
+    for content in (state, {"epoch": 3, "state_dict": {f"module.{name}": held for name, held in state.items()}}):
+        torch.save(content, tmp_path / "weights.pt")
+        loaded = load_backbone(f"{architecture}:{tmp_path / 'weights.pt'}")
+        assert loaded.weights_hash == tiny.weights_hash
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"a": torch.zeros(1)}, "cannot be loaded into"),
+        ([torch.zeros(1)], "holds no tensors"),
+        ({"state_dict": {}}, "holds no tensors"),
+        (dict.fromkeys(map(str, range(99)), torch.zeros(10_000)), "far larger than it is"),
+    ],
+)
+def test_a_pickle_of_other_things_is_no_weight_file(tmp_path: Path, content: object, said: str, tiny_name: str) -> None:
+    torch.save(content, tmp_path / "weights.pt")
+    with pytest.raises(UsageError, match=said) as caught:
+        load_backbone(f"{tiny_name.partition(':')[0]}:{tmp_path / 'weights.pt'}")
+    assert "weights.pt" in str(caught.value) and "\n" not in str(caught.value)

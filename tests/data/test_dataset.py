@@ -324,6 +324,16 @@ def test_an_unknown_option_gets_the_nearest_name(root: Path) -> None:
         open_dataset("folder", {"root": "birds", "splitseed": 2}, roots=[root])
 
 
+@pytest.mark.parametrize("name", [b"caf\xe9/1.png", b"jay/caf\xe9.png"])
+def test_a_name_that_is_no_text_is_refused(name: bytes, tmp_path: Path) -> None:
+    for file in (b"owl/0.png", b"owl/1.png", os.path.dirname(name) + b"/0.png", name):
+        path = tmp_path / os.fsdecode(file)
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    with pytest.raises(UsageError, match=r"The name b'caf\\xe9(.png)?' in /.* is no utf-8, as this locale"):
+        open_dataset("folder", {"root": str(tmp_path)}).items("train")
+
+
 def test_an_unknown_split_is_refused(root: Path) -> None:
     with pytest.raises(UsageError, match="Unknown split 'valid'"):
         opened("dtd", root).items("valid")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import hashlib
 import inspect as sources_in
 import io
@@ -20,6 +21,7 @@ from typing import Any
 
 import make_fake
 import pytest
+from measured import measured
 
 from promptbench import registry
 from promptbench.cli.main import main
@@ -303,13 +305,45 @@ def tar_of(path: Path, *entries: tuple[str, bytes | None, dict[str, Any]], mode:
     return path
 
 
-def zip_of(path: Path, *entries: tuple[str, bytes], mode: int = 0) -> Path:
+def zip_of(path: Path, *entries: tuple[str, bytes], mode: int = 0, method: int = zipfile.ZIP_DEFLATED) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         for name, content in entries:
             entry = zipfile.ZipInfo(name)
             entry.external_attr = mode << 16
-            file.writestr(entry, content, zipfile.ZIP_DEFLATED)
+            file.writestr(entry, content, method)
     return path
+
+
+def raw_tar(path: Path, *parts: bytes) -> Path:
+    """A gzipped tar file, block by block."""
+    path.write_bytes(gzip.compress(b"".join(part + bytes(-len(part) % 512) for part in parts)))
+    return path
+
+
+def head(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """A header of a tar file."""
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.type = size, kind
+    return entry.tobuf(tarfile.GNU_FORMAT)
+
+
+def old_sparse() -> bytes:
+    """A header of a file with holes, whose map would go on in the next block."""
+    block = bytearray(head("data/a", 0, tarfile.GNUTYPE_SPARSE))
+    block[386:482], block[482] = b"%011o\0" % 1 * 8, 1
+    block[148:156] = b"%06o\0 " % (256 + sum(block[:148]) + sum(block[156:512]))
+    return bytes(block)
+
+
+def negative() -> bytes:
+    """A header of a file of -1 bytes, after which Python would read it again, and again."""
+    block = bytearray(head("data/a", 0))
+    block[124:136] = b"\xff" * 12
+    block[148:156] = b"%06o\0 " % (256 + sum(block[:148]) + sum(block[156:512]))
+    return bytes(block)
+
+
+SPARSE = b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n26 GNU.sparse.name=data/a\n"
 
 
 def link(target: str, kind: bytes = tarfile.SYMTYPE) -> dict[str, Any]:
@@ -338,6 +372,44 @@ EVIL: dict[str, tuple[Callable[[Path], Path], str]] = {
         "far more than an archive of its size",
     ),
     "tar-no-such-folder": (lambda p: tar_of(p, ("other/a", b"x", {})), "holds no files below 'data'"),
+    "tar-long-name": (
+        lambda p: raw_tar(p, head("x", 2**20, tarfile.GNUTYPE_LONGNAME), bytes(2**20), head("data/a", 0)),
+        "has a header of 1,048,576 bytes",
+    ),
+    "tar-long-attributes": (
+        lambda p: raw_tar(p, head("x", 2**20, tarfile.XHDTYPE), bytes(2**20), head("data/a", 0)),
+        "has a header of 1,048,576 bytes",
+    ),
+    "tar-many-attributes": (
+        lambda p: raw_tar(p, *[head("x", 4096, tarfile.XHDTYPE), bytes(4096), head("data/a", 0)] * 30),
+        "far more than an archive of its size",
+    ),
+    "tar-size-below-zero": (lambda p: raw_tar(p, negative()), "has a header of -1 bytes"),
+    "tar-attribute-below-zero": (
+        lambda p: raw_tar(p, head("x", 12, tarfile.XHDTYPE), b"12 size=-99\n", head("data/a", 0)),
+        "a file of -99 bytes",
+    ),
+    "tar-sparse": (lambda p: raw_tar(p, old_sparse(), b"\0" * 505), "holds a sparse file"),
+    "tar-sparse-by-attributes": (
+        lambda p: raw_tar(p, head("x", len(SPARSE), tarfile.XHDTYPE), SPARSE, head("data/a", 1024), b"9\n" * 512),
+        "holds a sparse file",
+    ),
+    "tar-many-folders": (
+        lambda p: raw_tar(p, *[head(f"data/{index}", 0, tarfile.DIRTYPE) for index in range(200)]),
+        "far more than an archive of its size",
+    ),
+    "tar-much-skipped": (
+        lambda p: raw_tar(p, head("data", 2**32, tarfile.DIRTYPE), bytes(2**21), head("data/a", 0)),
+        "far more than an archive of its size",
+    ),
+    "zip-many-files": (
+        lambda p: zip_of(p, *[(f"x/{'a' * 99}/{index}", b"") for index in range(200)], ("data/a", b"a")),
+        "far more than an archive of its size",
+    ),
+    "zip-other-method": (
+        lambda p: zip_of(p, ("data/a", b"a"), method=zipfile.ZIP_BZIP2),
+        "packed by another method than deflate, 'data/a'",
+    ),
     "zip-slip": (lambda p: zip_of(p, ("../evil", b"x")), "leaves its folder"),
     "zip-absolute": (lambda p: zip_of(p, ("/tmp/promptbench-evil", b"x")), "leaves its folder"),
     "zip-backslash": (lambda p: zip_of(p, ("data\\..\\..\\evil", b"x")), "leaves its folder"),
@@ -354,6 +426,8 @@ def test_an_evil_archive_is_refused_and_writes_nowhere(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("promptbench.data.get.download.SLACK", 2**20)
+    monkeypatch.setattr("promptbench.data.get.download.FILES", 100)
+    monkeypatch.setattr("promptbench.data.get.download.BYTES_PER_FILE", 2000)
     make, said = EVIL[name]
     archive = make(tmp_path / "archive")
     with pytest.raises(BadArchive, match=said):
@@ -402,6 +476,44 @@ def test_a_folder_of_an_archive_becomes_the_target(mode: str, tmp_path: Path) ->
     contents = {path: file.read_bytes() for path, file in found.items() if file.is_file()}
     assert contents == {"a.jpg": b"aaa", "b/c.jpg": b"ccc", "b/l.jpg": b"aaa", "h.jpg": b"ccc"}
     assert not any(file.is_symlink() for file in found.values())
+
+
+def test_links_lead_to_files_anywhere_in_the_archive(tmp_path: Path) -> None:
+    archive = tar_of(
+        tmp_path / "archive",
+        ("other/a.jpg", b"aaa", {}),
+        ("data/l.jpg", None, link("m.jpg")),
+        ("data/m.jpg", None, link("../other/a.jpg")),
+        ("data/n.jpg", None, link("late.jpg")),
+        ("data/h.jpg", None, link("other/a.jpg", tarfile.LNKTYPE)),
+        ("data/i.jpg", None, link("data/h.jpg", tarfile.LNKTYPE)),
+        ("data/late.jpg", b"ccc", {}),
+        ("data/folder", None, {"type": tarfile.DIRTYPE}),
+        ("data/to-folder", None, link("folder")),
+    )
+    assert unpack(archive, "data", tmp_path / "target") == 6
+    found = {path: (tmp_path / "target" / path).read_bytes() for path in tree(tmp_path / "target")}
+    same = dict.fromkeys(("l.jpg", "m.jpg", "h.jpg", "i.jpg"), b"aaa")
+    assert found == {**same, "n.jpg": b"ccc", "late.jpg": b"ccc"}
+
+
+@pytest.mark.slow
+def test_an_archive_takes_what_its_size_warrants(tmp_path: Path) -> None:
+    many = [head(f"other/{index}", 0) for index in range(2000)]
+    links = [head("data/a", 3), b"aaa"]
+    for index in range(2000):
+        entry = tarfile.TarInfo(f"data/l{index}")
+        entry.type, entry.linkname = tarfile.SYMTYPE, "a"
+        links.append(entry.tobuf())
+    parts = {
+        "name": [head("x", 2**26, tarfile.GNUTYPE_LONGNAME), bytes(2**26), head("data/a", 0)],
+        "attributes": [head("x", 4096, tarfile.XHDTYPE), b"2 " * 2040 + b"=", head("data/a", 0)] * 1000,
+        "links": [*many, *links, os.urandom(2**20)],
+    }
+    files = {name: raw_tar(tmp_path / name, *parts[name]) for name in parts}
+    imports = "import promptbench.data.get.download as download\nUsageError = download.BadArchive"
+    for name, taken in measured("download.unpack(path, 'data', Path(f'{path}-out'))", files, imports).items():
+        assert taken.mib < 32 and taken.seconds < 3, (name, taken)
 
 
 def test_a_zip_archive_within_an_archive(tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from promptbench.results.spec import DATA, MACHINE, PLACE, SEED, SETTING, SOURCE, Spec, fields_of
+from promptbench.training.files import training_key
 
 ADDED = '''
 import io, json, sys
@@ -101,3 +103,13 @@ def test_every_field_has_a_role_and_what_renews_names_no_file() -> None:
     renewing = {item.name for item in fields_of(spec) if item.metadata["renews"]}
     assert renewing - {"plugin"} & set(spec.naming()) == set() and spec.naming()["plugin"] == ""
     assert {item.name for item in fields_of(spec, SOURCE)} <= renewing
+
+
+def test_where_a_recipe_comes_from_changes_no_training() -> None:
+    facts: dict[str, Any] = {
+        **{"suite": "s", "protocol": "p", "dataset": "d", "method": "m", "shots": 1, "data_seed": 1, "train_seed": 1},
+        **{"backbone": "b", "threads": 1},
+    }
+    one, same = (Spec(**facts, recipe={"lr": 0.1, "origin": origin}) for origin in ("ours", "the paper"))
+    other = Spec(**facts, recipe={"lr": 0.2, "origin": "ours"})
+    assert training_key(one) == training_key(same) != training_key(other)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -409,6 +410,25 @@ def test_csv_survives_odd_names_and_keeps_every_digit() -> None:
     assert line["dataset"] == HOSTILE.replace("\n", " ").replace("\x1b", " ")
     assert float(line["base/accuracy"]) == 100 / 3
     assert "\r" not in text
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+cmd", "-2+3", "@SUM(A1)", "\t=1+1", "\r=1+1", " =1", "＝1"])
+def test_no_cell_of_csv_is_a_formula(name: str) -> None:
+    results = [make(80, 60, dataset=name, method=name), make(70, 50, dataset=f"{name}'s", method="coop")]
+    results = [replace(result, metrics={**result.metrics, f"{name}/accuracy": -0.25}) for result in results]
+    for fmt in ("csv", "csv-long"):
+        head, *lines = csv.reader(io.StringIO(render(results, LAYOUT, fmt)))
+        said = f"'{name.replace(chr(9), ' ').replace(chr(13), ' ')}"
+        assert any(said in line for line in lines)
+        for cell in [*head, *(cell for line in lines for cell in line)]:
+            assert not cell.lstrip().startswith(("=", "+", "-", "@", "＝")) or float(cell) == -0.25
+
+
+def test_a_number_of_csv_stays_one() -> None:
+    metrics = {"base/accuracy": 30.0, "new/accuracy": 50.0, "h": 37.5, "base/extra": -1e-07, "new/extra": -0.3}
+    result = replace(make(1, 1, dataset="-7"), metrics=metrics)
+    lines = list(csv.DictReader(io.StringIO(render([result], LAYOUT, "csv-long"))))
+    assert {line["metric"]: float(line["value"]) for line in lines} == metrics and lines[0]["dataset"] == "-7"
 
 
 def test_latex_is_balanced_and_escapes_odd_names() -> None:

@@ -7,11 +7,12 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -24,6 +25,8 @@ from promptbench.config import UsageError
 from promptbench.data import features
 from promptbench.data.dataset import Dataset, open_dataset
 from promptbench.data.features import Kept
+from promptbench.data.selection import Selection, open_selection
+from promptbench.method import create_method
 from promptbench.runs.session import Place, Session, remembered_backbone
 from promptbench.storage import atomic
 from promptbench.storage import cache as cached
@@ -132,6 +135,55 @@ def test_deterministic_algorithms_have_features_of_their_own(tiny: Backbone, dat
     finally:
         hold_to_bits(False)
     assert features.key(tiny, dataset, items) == plain
+
+
+@pytest.mark.parametrize("what", ["weights_hash", "architecture"])
+def test_other_towers_have_features_of_their_own(what: str, dataset: Dataset) -> None:
+    said = {"weights_hash": "w", "architecture": "a", "device": torch.device("cpu")}
+    tower, other = (cast(Backbone, SimpleNamespace(**one)) for one in (said, {**said, what: "other"}))
+    items = dataset.items("test")
+    assert features.key(tower, dataset, items) != features.key(other, dataset, items)
+
+
+def test_other_numbers_of_threads_have_features_of_their_own(
+    tiny: Backbone, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = []
+    for threads in (1, 2, 1):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        keys.append(features.key(tiny, dataset, dataset.items("test")))
+    assert keys[0] == keys[2] != keys[1]
+
+
+@pytest.mark.parametrize("what", ["FORMAT", "BATCH", "EVALUATION_TRANSFORM", "library_versions"])
+def test_another_way_of_making_them_has_features_of_its_own(
+    what: str, tiny: Backbone, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = features.key(tiny, dataset, dataset.items("test"))
+    others: dict[str, Any] = {"BATCH": 32, "library_versions": lambda: {"torch": "0"}}
+    monkeypatch.setattr(features, what, others.get(what, "other"))
+    assert features.key(tiny, dataset, dataset.items("test")) != before
+
+
+def test_images_in_several_batches_have_their_own_dense_features(
+    tiny: Backbone, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = dataset.items("test")
+    monkeypatch.setattr(features, "BATCH", 1)  # of three images
+    together = features.encode(tiny, dataset, items, Kept(dense=True))
+    apart = [features.encode(tiny, dataset, [item], Kept(dense=True)).local_unprojected for item in items]
+    assert together.local_unprojected is not None
+    for image, alone in enumerate(apart):
+        assert alone is not None and torch.allclose(together.local_unprojected[image], alone[0], atol=1e-5)
+
+
+def test_half_of_the_classes_read_their_own_rows_of_the_whole(tiny: Backbone, dataset: Dataset) -> None:
+    method = create_method("zeroshot", tiny, ("cat", "dog", "eel"))
+    new = open_selection(lambda _: dataset, Selection(dataset="pets", split="test", classes="new"), 1)
+    assert len(new.items) < len(new.pool)
+    batches = features.feature_batches(method, new, Kept(), 10)
+    found = torch.cat([images.features.cls for images, _ in batches if images.features is not None])
+    assert torch.equal(found, features.image_features(tiny, dataset, new.pool).cls[-len(new.items) :])
 
 
 def test_models_of_gpus_have_features_of_their_own(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,6 +352,52 @@ def test_several_processes_write_read_and_evict_together(
     assert other.returncode == 0, said
     assert "damaged" not in said + caplog.text
     assert sum(entry.size for entry in cached.entries()) <= 2 * 3000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["clear", "evict"])
+def test_who_reads_is_never_disturbed_by_who_removes(
+    how: str, folder: Path, dataset: Dataset, tiny: Backbone, monkeypatch: pytest.MonkeyPatch, caplog: Any, capsys: Any
+) -> None:
+    """Features that are read, and those that are still mapped, are right while all entries go again and again."""
+    items, kept = dataset.items("test"), Kept(dense=True)
+    parts = (items, items[:2], items[1:])
+    right = [features.encode(tiny, dataset, part, kept).local_unprojected for part in parts]
+    removed, over = [0], threading.Event()
+    reader = threading.current_thread()
+    monkeypatch.setattr(cached, "limit", lambda: cached.GB if threading.current_thread() is reader else 0)
+
+    def remove() -> None:
+        while not over.is_set():
+            if how == "clear":
+                assert main(["cache", "clear"]) in (0, 1)  # 1 where one is just being written
+                removed[0] += not capsys.readouterr().out.startswith("removed 0")
+            else:
+                removed[0] += len(cached.make_room())
+
+    errors: list[BaseException] = []
+    remover = threading.Thread(target=lambda: _noting(remove, errors))
+    remover.start()
+    try:
+        mapped = []
+        deadline = time.monotonic() + 60
+        while removed[0] < 20 and remover.is_alive() and time.monotonic() < deadline:
+            for part, expected in zip(parts, right, strict=True):
+                found = features.kept_features(tiny, dataset, part, kept).local_unprojected
+                assert found is not None and expected is not None and torch.equal(found, expected)
+                mapped.append((found, expected))
+        assert all(torch.equal(found, expected) for found, expected in mapped)
+    finally:
+        over.set()
+        remover.join()
+    assert not errors and removed[0] >= 20 and "damaged" not in caplog.text
+
+
+def _noting(act: Any, errors: list[BaseException]) -> None:
+    try:
+        act()
+    except BaseException as error:
+        errors.append(error)
 
 
 def test_an_entry_larger_than_the_cache_is_not_kept(

@@ -41,9 +41,32 @@ def elsewhere(path: Path) -> None:
     path.write_bytes(json.dumps({**said, "host": "node7", "machine": "another"}).encode() + b"\n" + rest)
 
 
+@pytest.fixture(autouse=True)
+def _short_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is only old is watched for a moment."""
+    monkeypatch.setattr(claims, "WATCH", 0.1)
+    monkeypatch.setattr(claims, "LOOK", 0.01)
+    monkeypatch.setattr(claims, "_watches", {})
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "BEAT", 0.02)
+
+
+def rewritten(path: Path, **facts: Any) -> None:
+    """As if the owner had said something else of itself."""
+    head, _, rest = path.read_bytes().partition(b"\n")
+    status = path.stat()
+    path.write_bytes(json.dumps({**json.loads(head), **facts}).encode() + b"\n" + rest)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def dead_process() -> int:
+    """The id of a process that is gone."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
 
 
 def test_a_claim_has_one_owner_and_is_gone_afterwards(tmp_path: Path) -> None:
@@ -203,3 +226,125 @@ def test_nobody_waits_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with alone(tmp_path / "file", "features"):
         pass
+
+
+def test_what_the_system_may_hide_is_not_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under hidepid nobody sees the processes of others, in a space of user ids of its own not even those of its id."""
+    if not claims.machine():
+        pytest.skip("this system does not tell when a process was started")
+    pid = dead_process()
+    with Claims(tmp_path) as mine, Claims(tmp_path) as other:
+        claim = mine.take("a", ABOUT)
+        assert claim is not None
+        boot, pids, *_ = claims.machine().split(" ")
+        for elsewhere in ({"uid": os.getuid() + 1}, {"machine": f"{boot} {pids}"}, {"uid": None}):
+            rewritten(claim.path, **{"machine": claims.machine(), "uid": os.getuid(), "pid": pid, **elsewhere})
+            assert other.take("a", ABOUT) is None and other.busy("a")
+        rewritten(claim.path, machine=claims.machine(), uid=os.getuid(), pid=pid)
+        assert other.take("a", ABOUT) is not None  # of our own we see that it is gone
+
+
+def test_a_process_that_lives_and_is_not_shown_is_not_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one of ours with another group, or in a /proc of another space of process ids."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    read_text = Path.read_text
+
+    def hidden(path: Path, *arguments: Any, **more: Any) -> str:
+        if str(path) == f"/proc/{process.pid}/stat":
+            raise FileNotFoundError(path)
+        return read_text(path, *arguments, **more)
+
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        with Claims(tmp_path) as mine, monkeypatch.context() as patch:
+            patch.setattr(Path, "read_text", hidden)
+            assert mine.take("a", ABOUT) is None and mine.busy("a")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_clock_that_is_set_takes_no_claim_from_the_living(
+    hours: int, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Claims(tmp_path) as mine, Claims(tmp_path) as other:
+        claim = mine.take("a", ABOUT)
+        assert claim is not None
+        elsewhere(claim.path)
+        monkeypatch.setattr(claims, "WATCH", 20.0)  # which nobody waits for
+        real = claims.now
+        monkeypatch.setattr(claims, "now", lambda folder: real(folder) + 3600 * hours)
+        for _ in range(3):
+            assert other.take("a", ABOUT) is None
+        other.clear()
+        claim.beat()
+        assert not claim.lost and other.busy("a")
+
+
+def test_a_dead_claim_goes_stale_though_the_clock_was_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "STALE", 0.3)
+    path = tmp_path / "a.claim"
+    path.write_text("{}\n")
+    age(path, -3600)
+    with Claims(tmp_path) as mine:
+        began = time.monotonic()
+        assert mine.take("a", ABOUT) is None  # and nobody waits
+        while mine.take("a", ABOUT) is None and time.monotonic() - began < 20:
+            time.sleep(0.02)
+        assert 0.3 <= time.monotonic() - began < 20
+
+
+def test_old_claims_are_watched_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for index in range(8):
+        (tmp_path / f"{index}.claim").write_text("{}\n")
+        age(tmp_path / f"{index}.claim", claims.STALE + 5)
+    slept: list[float] = []
+    sleep = time.sleep
+
+    def noted(seconds: float) -> None:
+        slept.append(seconds)
+        sleep(seconds)
+
+    monkeypatch.setattr(claims.time, "sleep", noted)
+    assert not any(holder.alive or holder.dead for holder in holders(tmp_path))
+    assert not slept  # a listing waits for nothing
+    with Claims(tmp_path) as mine:
+        mine.clear()
+        assert not holders(tmp_path)
+    assert 0 < sum(slept) < 3 * claims.WATCH  # one watch, not eight
+
+
+def test_time_that_nobody_watched_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where owner and reader were frozen together, the reader may be the first to look again."""
+    monkeypatch.setattr(claims, "WATCH", 4.0)
+    clock = [0.0]
+    monkeypatch.setattr(claims.time, "monotonic", lambda: clock[0])
+    path = tmp_path / "a.claim"
+    path.write_text("{}\n")
+    age(path, claims.STALE + 5)
+    dead = []
+    read(path)
+    for step in (3600.0, 1.0, 3600.0, 1.0):
+        clock[0] += step
+        holder = read(path)
+        assert holder is not None
+        dead.append(holder.dead)
+    assert dead == [False, False, False, True]
+
+
+def test_what_a_process_left_that_was_killed_while_it_cleared_away_goes(tmp_path: Path) -> None:
+    names = [".a.claim.guard", ".b.claim.0123456789abcdef"]
+    for name in (*names, "a.claim"):
+        (tmp_path / name).write_text("{}\n")
+        age(tmp_path / name, claims.STALE + 5)
+    with Claims(tmp_path / "young") as young:
+        fresh = young.folder / ".a.claim.guard"
+        young.folder.mkdir()
+        fresh.touch()
+        young.clear()
+        assert fresh.exists()
+        fresh.unlink()
+    with Claims(tmp_path) as mine:
+        mine.clear()
+    assert not tmp_path.exists()

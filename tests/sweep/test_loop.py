@@ -202,6 +202,25 @@ def test_ctrl_c_ends_the_workers_too(what: tuple[str, ...], tmp_path: Path, caps
     assert len(read_results(tmp_path)) == 2 and not leftovers(tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not local.FORKS, reason="workers are not forked here")
+def test_ctrl_c_does_not_reach_what_workers_are_forked_from() -> None:
+    """A terminal sends it to all processes of a call, the one included that is still importing."""
+    code = (
+        "import multiprocessing, os, signal, time\n"
+        "from multiprocessing import forkserver\n"
+        "from promptbench.sweep.executors.local import Local\n"
+        "Local().prepare('cpu')\n"
+        "time.sleep(0.3)\n"
+        "os.kill(forkserver._forkserver._forkserver_pid, signal.SIGINT)\n"
+        "process = multiprocessing.get_context('forkserver').Process(target=print, args=('here',))\n"
+        "process.start()\n"
+        "process.join()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("here\n", "")
+
+
 def training_claims(output: Path) -> list[Path]:
     return [path for path in output.glob("claims/*.claim") if b'"training"' in path.read_bytes()]
 

@@ -225,3 +225,22 @@ def test_a_note_is_safetensors_and_json(tmp_path: Path) -> None:
     file.remove()
     file.remove()
     assert file.read() is None
+
+
+def test_a_note_holds_tensors_of_every_type(tmp_path: Path) -> None:
+    """Masks, too, which lie behind all others in a safetensors file, and so behind its checksum."""
+    types = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16)
+    tensors = {f"kept.{kind}": torch.arange(3).to(kind) for kind in (*types, torch.int8, torch.uint8)}
+    tensors |= {
+        "kept.zz": torch.tensor([True, False, True]),
+        "kept.one": torch.tensor(2.5),
+        "kept.none": torch.zeros(0, 4),
+    }
+    file = PartialFile(tmp_path / "a.partial", "key")
+    file.write(Partial(tensors, {"losses": []}))
+    found = file.read()
+    assert found is not None and found.tensors.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert found.tensors[name].dtype == tensor.dtype and torch.equal(found.tensors[name], tensor)
+    with pytest.raises(TypeError, match="kept.complex is of the type torch.complex64"):
+        file.write(Partial({"kept.complex": torch.zeros(1, dtype=torch.complex64)}, {}))

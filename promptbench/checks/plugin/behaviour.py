@@ -299,5 +299,7 @@ def check_cached_features_equal_fresh_ones(specimen: Specimen) -> Iterator[str]:
             yield f"cached features give other logits; {way_out}"
         if specimen.cls.trains:
             take_steps(method, cached, labels, steps=1)
-    except Exception as error:  # whatever a method's code does without pixels
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a method's code does without pixels
         yield f"with cached features {raised(error, specimen.cls)}; {way_out}"

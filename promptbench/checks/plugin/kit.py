@@ -90,7 +90,9 @@ def observe(check: Callable[[Any], Iterator[str]], subject: Any, cls: type) -> O
         failures.extend(check(subject))
     except NotConcerned as reason:
         return Outcome(holds(check), skipped=str(reason))
-    except Exception as error:  # whatever a plugin's code does
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a plugin's code does, an exit included
         failures.append(raised(error, cls))
     return Outcome(holds(check), tuple(failures))
 

@@ -125,7 +125,7 @@ def take_steps(method: Method, images: Images | Tensor, labels: Tensor, steps: i
     method.eval()
 
 
-def raised(error: Exception, cls: type) -> str:
+def raised(error: BaseException, cls: type) -> str:
     """The exception in words, with the last line of the file of `cls` that was reached."""
     file = sys.modules[cls.__module__].__file__
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]

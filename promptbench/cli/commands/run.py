@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--retry-failed",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="do runs again that failed in an earlier call, or leave them alone; default: again",
+        help="do runs again that failed in an earlier call, or leave them alone; default: again, but for those at "
+        "which the process itself ended twice",
     )
     parser.add_argument(
         "--keep-outdated",

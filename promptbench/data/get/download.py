@@ -6,7 +6,7 @@ timeout, and asks again without TLS where a request over https failed. Split fil
 Of a zip or tar file nothing is written outside the target: an archive with an absolute path, a "..", a link that leaves
 it or a device is refused as a whole. Links are never made: one that stays inside becomes a copy of the file it names.
 What comes out is bounded by the size of what went in, since photographs hardly shrink: a small archive that claims to
-be a large folder is a bomb.
+be a large folder, or very many files, is a bomb. So is a tar file with long headers, which Python reads whole.
 
 `tarfile` and `zipfile` do the unpacking. By themselves, they would make the links that tarfile's data filter allows,
 strip an absolute path or a ".." of a zip file without a word, and unpack any amount.
@@ -14,7 +14,9 @@ strip an absolute path or a ".." of a zip file without a word, and unpack any am
 
 from __future__ import annotations
 
+import bz2
 import errno
+import gzip
 import hashlib
 import http.client
 import lzma
@@ -27,9 +29,9 @@ import tarfile
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
@@ -102,7 +104,10 @@ def _show(url: str, got: int, total: int, end: str = "\r") -> None:
 
 GROWTH = 4  # times the archive's size, and
 SLACK = 2**26  # bytes on top of that, may come out of it
-MOST_FILES = 2_000_000
+FILES = 5000  # may come out of any archive, and
+BYTES_PER_FILE = 400  # is what each further one has to take in it; a tar file's long names count as files
+_LONGEST_HEADER = 4096  # bytes that a long name or a file's attributes in a tar file take
+_MOST_LINKS = 40  # that one follows from one to the next
 _BLOCK = 2**20  # bytes
 
 _ROOTED = re.compile(r"/|[A-Za-z]:")
@@ -128,14 +133,27 @@ class _Budget:
     """What may still come out of an archive, in files and bytes."""
 
     def __init__(self, archive: Path) -> None:
-        self.bytes = archive.stat().st_size * GROWTH + SLACK
-        self.files = MOST_FILES
+        size = archive.stat().st_size
+        self.bytes = self.read = size * GROWTH + SLACK
+        self.files = FILES + size // BYTES_PER_FILE
+
+    def count(self, files: int = 1) -> None:
+        """Counts more files; raises BadArchive when it is too much."""
+        self.files -= files
+        self._check(self.files)
 
     def spend(self, size: int) -> None:
-        """Counts one more file of `size` bytes; raises BadArchive when it is too much."""
+        """Counts the bytes of a file that is written; raises BadArchive when it is too much."""
         self.bytes -= size
-        self.files -= 1
-        if self.bytes < 0 or self.files < 0:
+        self._check(self.bytes)
+
+    def decompress(self, size: int) -> None:
+        """Counts bytes that are read of a compressed archive; raises BadArchive when it is too much."""
+        self.read -= size
+        self._check(self.read)
+
+    def _check(self, left: int) -> None:
+        if left < 0:
             raise BadArchive("would unpack to far more than an archive of its size holds")
 
 
@@ -152,7 +170,7 @@ def unpack(archive: Path, folder: str, target: Path) -> int:
         OSError: `target` cannot be written.
     """
     try:
-        if tarfile.is_tarfile(archive):
+        if _is_tar(archive):
             _unpack_tar(archive, folder, target)
         elif zipfile.is_zipfile(archive):
             _unpack_zip(archive, folder, target)
@@ -169,28 +187,160 @@ def unpack(archive: Path, folder: str, target: Path) -> int:
     return files
 
 
+# Tar files
+
+_ABOUT_THE_NEXT = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+"""Headers with a name or attributes of the entry that follows."""
+_COMPRESSED: dict[bytes, Callable[[Path], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+    b"]\0\0": lzma.open,
+}
+
+
+class _Decompressed:
+    """What a compressed file holds, as far as the budget goes; a step back begins anew."""
+
+    def __init__(self, file: BinaryIO, budget: _Budget) -> None:
+        self.file, self.budget = file, budget
+
+    def read(self, size: int | None = -1) -> bytes:
+        """At most so many bytes, all of them unless the file ends; at most 1 MiB where no size is given."""
+        wanted = _BLOCK if size is None or size < 0 else size
+        parts = []
+        while wanted and (part := self.file.read(min(wanted, _BLOCK))):
+            self.budget.decompress(len(part))
+            wanted -= len(part)
+            parts.append(part)
+        return b"".join(parts)
+
+    def seek(self, place: int) -> int:
+        """Goes to a place, counted from the beginning, or to the end of the file."""
+        if place < self.file.tell():
+            self.file.seek(0)
+        while (left := place - self.file.tell()) > 0 and self.read(min(left, _BLOCK)):
+            pass
+        return self.file.tell()
+
+    def tell(self) -> int:
+        """Where it is read next."""
+        return self.file.tell()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self.file.close()
+
+
+class _Entry(tarfile.TarInfo):
+    """A header of a tar file; `tarfile` calls `_proc_member` with each, before it reads what belongs to it."""
+
+    def _proc_member(self, tar: _Tar) -> tarfile.TarInfo:
+        long = self.size if self.type in _ABOUT_THE_NEXT else 0
+        if self.size < 0 or long > _LONGEST_HEADER:
+            raise BadArchive(f"has a header of {self.size:,} bytes")
+        tar.budget.count(max(1, (long // tarfile.BLOCKSIZE) ** 2))  # the time that Python takes over attributes
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            raise BadArchive(f"holds a sparse file, {self.name!r}")
+        return super()._proc_member(tar)  # type: ignore[misc,no-any-return]
+
+    def _sparse(self, *_: object) -> None:
+        raise BadArchive(f"holds a sparse file, {self.name!r}")
+
+    _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _sparse
+
+
+class _Tar(tarfile.TarFile):
+    """A tar file whose headers count against a budget."""
+
+    def __init__(self, archive: Path, budget: _Budget) -> None:
+        self.budget = budget
+        with archive.open("rb") as file:
+            start = file.read(8)
+        opened = next((opener(archive) for magic, opener in _COMPRESSED.items() if start.startswith(magic)), None)
+        self.stream = archive.open("rb") if opened is None else _Decompressed(opened, budget)  # closed by `close`
+        try:
+            super().__init__(fileobj=self.stream, tarinfo=_Entry)  # type: ignore[arg-type]
+        except BaseException:
+            self.stream.close()
+            raise
+
+    def close(self) -> None:
+        """Closes the file, too."""
+        super().close()
+        self.stream.close()
+
+    def entries(self) -> Iterator[tarfile.TarInfo]:
+        """All that it holds; none is kept."""
+        while (entry := self.next()) is not None:
+            if entry.size < 0:
+                raise BadArchive(f"holds a file of {entry.size} bytes, {entry.name!r}")
+            self.members.clear()  # type: ignore[attr-defined]
+            self.pax_headers = {}  # of all entries that come; each would get a copy
+            yield entry
+
+
+class _Content(NamedTuple):
+    """Where the bytes of a file are in a tar file."""
+
+    place: int
+    size: int
+
+
+_Held: TypeAlias = _Content | str | None
+"""What a name in a tar file stands for: a file, the path that a symbolic link goes to, or None for a folder."""
+
+
+def _is_tar(archive: Path) -> bool:
+    try:
+        _Tar(archive, _Budget(archive)).close()
+    except tarfile.TarError:
+        return False
+    return True
+
+
 def _unpack_tar(archive: Path, folder: str, target: Path) -> None:
     budget = _Budget(archive)
-    links: dict[str, tarfile.TarInfo] = {}
+    known: dict[str, _Held] = {}
+    links: dict[str, _Held] = {}
+    with _Tar(archive, budget) as tar:
+        for entry in tar.entries():
+            place, name = _place(entry.name, folder), posixpath.normpath(entry.name)
+            harmless = _harmless(entry, str(target))
+            known[name] = _held(entry, known)
+            if entry.isreg():
+                budget.spend(entry.size)
+                if place:
+                    tar.extract(harmless.replace(name=place, deep=False), target, filter="fully_trusted")
+            elif place and not entry.isdir():
+                links[place] = known[name]
+        while tar.stream.read(_BLOCK):  # the rest is padding, and then a compressed file's checksum
+            pass
+        _copy_linked(tar, {target / place: _followed(held, known) for place, held in links.items()}, budget)
 
-    def choose(entry: tarfile.TarInfo, root: str) -> tarfile.TarInfo | None:
-        """The entry under its name below `root`; None for what is not, or not yet, to be written."""
-        place = _place(entry.name, folder)
-        harmless = _harmless(entry, root)
-        if entry.isreg():
-            budget.spend(entry.size)
-            return harmless.replace(name=place, deep=False) if place else None
-        if place and not entry.isdir():
-            links[place] = entry
-        return None
 
-    with tarfile.open(archive) as tar:
-        tar.extractall(target, filter=choose)
-        for _ in range(budget.bytes // _BLOCK + 1):  # the rest is padding, and then a compressed file's checksum
-            if not (tar.fileobj and tar.fileobj.read(_BLOCK)):
-                break
-        for place, link in links.items():
-            _copy_linked(tar, link, target / place, budget)
+def _held(entry: tarfile.TarInfo, known: dict[str, _Held]) -> _Held:
+    """What an entry's name stands for; raises KeyError for a hard link to a file that does not come before it."""
+    if entry.islnk():
+        return known[posixpath.normpath(entry.linkname)]
+    if entry.issym():
+        return posixpath.normpath(posixpath.join(posixpath.dirname(entry.name), entry.linkname))
+    return None if entry.isdir() else _Content(entry.offset_data, entry.size)
+
+
+def _followed(held: _Held, known: dict[str, _Held]) -> _Content | None:
+    """The file at the end of links; None for a folder. Raises KeyError where there is nothing at the end."""
+    for _ in range(_MOST_LINKS):
+        if not isinstance(held, str):
+            return held
+        held = known[held]
+    raise KeyError("links that lead to links")
 
 
 def _harmless(entry: tarfile.TarInfo, root: str) -> tarfile.TarInfo:
@@ -203,17 +353,35 @@ def _harmless(entry: tarfile.TarInfo, root: str) -> tarfile.TarInfo:
         raise BadArchive(f"is unsafe: a link to {entry.linkname!r} leaves its folder") from error
 
 
-def _copy_linked(tar: tarfile.TarFile, link: tarfile.TarInfo, path: Path, budget: _Budget) -> None:
-    """Writes the file that a link names to `path`; a link to a folder is left out."""
-    source = tar.extractfile(link)  # follows links within the archive alone
-    if source is None:
-        return
-    with closing(source):
-        budget.spend(source.seek(0, 2))
-        source.seek(0)
+def _copy_linked(tar: _Tar, links: dict[Path, _Content | None], budget: _Budget) -> None:
+    """Writes the files that links name; a link to a folder is left out.
+
+    In the order in which the archive holds them, and each read once: every step back in a compressed file begins anew.
+    """
+    wanted = sorted((content, path) for path, content in links.items() if content)
+    read, copied = None, Path()
+    for content, path in wanted:
+        budget.spend(content.size)
         path.parent.mkdir(parents=True, exist_ok=True)
+        if content == read:
+            shutil.copyfile(copied, path)
+            continue
         with open(path, "wb") as file:
-            shutil.copyfileobj(source, file)
+            for piece in _pieces(tar, content):
+                file.write(piece)
+        read, copied = content, path
+
+
+def _pieces(tar: _Tar, content: _Content) -> Iterator[bytes]:
+    """The bytes of a file in a tar file; raises EOFError where it ends early."""
+    tar.stream.seek(content.place)
+    left = content.size
+    while left:
+        piece = tar.stream.read(min(left, _BLOCK))
+        if not piece:
+            raise EOFError("unexpected end of data")
+        left -= len(piece)
+        yield piece
 
 
 def _unpack_zip(archive: Path, folder: str, target: Path) -> None:
@@ -221,8 +389,12 @@ def _unpack_zip(archive: Path, folder: str, target: Path) -> None:
     with zipfile.ZipFile(archive) as file:
         for entry in file.infolist():
             place = _place(entry.filename, folder)
+            budget.count()
             if stat.S_ISLNK(entry.external_attr >> 16):
                 raise BadArchive(f"holds a link, {entry.filename!r}")
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                # `zipfile` would decompress it in pieces of any size
+                raise BadArchive(f"holds a file that is packed by another method than deflate, {entry.filename!r}")
             if entry.is_dir():
                 continue
             budget.spend(entry.file_size)

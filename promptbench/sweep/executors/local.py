@@ -23,7 +23,7 @@ import time
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -63,7 +63,7 @@ class Local:
     def prepare(self, device: str) -> None:
         """Start the process that workers are forked from, which imports what they need meanwhile."""
         if FORKS and device == "cpu":
-            with unseen_main():
+            with unseen_main(), undisturbed():
                 multiprocessing.set_forkserver_preload(IMPORTED)
                 forkserver.ensure_running()
 
@@ -131,7 +131,8 @@ class Workers:
             return []
         self.look(holders(self.sweep.output / CLAIMS))  # its own is there unless another has taken it over
         name = self.at.pop(worker.process.pid or 0, "")
-        self.sweep.died(name if name in unfinished else "", ended_with(code), worker.last_words())
+        if name not in self.sweep.failed():  # else another worker has found that out
+            self.sweep.died(name if name in unfinished else "", ended_with(code), worker.last_words())
         others = any(other.process.exitcode is None for other in self.alive)
         taken = {holder.about["run"] for holder in self.sweep.standing().running}
         left = self.sweep.unfinished()
@@ -161,7 +162,7 @@ class Workers:
         voice = Connection(os.dup(said.fileno()), readable=False)  # as which its descriptor can be handed over
         told = (pickle.dumps(self.sweep.job), theirs, voice, environment, os.getcwd())
         process = context.Process(target=work, args=told)
-        with unseen_main(), theirs, voice:
+        with unseen_main(), undisturbed(), theirs, voice:
             try:
                 process.start()
             except (EOFError, OSError):  # somebody killed the process that it was to be forked from
@@ -200,6 +201,20 @@ def unseen_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Within it, a process that is started does not hear Ctrl-C, which a terminal sends to all that a call has started.
+
+    Until it can say that it ignores it, which takes as long as it imports, it would end with a traceback.
+    """
+    resource_tracker.ensure_running()  # whose start, which may be part of another's, lets signals through again
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
 def work(told: bytes, lifeline: Connection, voice: Connection, environment: Mapping[str, str], folder: str) -> None:
     """Do the runs of a job in a worker process, until they are done or the parent is gone.
 
@@ -218,6 +233,7 @@ def work(told: bytes, lifeline: Connection, voice: Connection, environment: Mapp
     os.environ.update(environment)
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see `undisturbed`
     logging.basicConfig(level=logging.WARNING, format="promptbench: %(message)s", stream=sys.stderr, force=True)
     try:
         threading.Thread(target=_follow_parent, args=(lifeline,), daemon=True).start()

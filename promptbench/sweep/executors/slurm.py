@@ -15,12 +15,13 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from promptbench.config import UsageError, build
-from promptbench.runs.listener import Standing
+from promptbench.runs.listener import Attempt, Standing
 from promptbench.runs.plan import Run
 from promptbench.runs.session import Session
 from promptbench.storage.claims import CLAIMS, SUFFIX, alone, read
@@ -229,22 +230,29 @@ class Worker:
         os.environ.update({name: value for name, value in OFFLINE.items() if name not in os.environ})
         logging.basicConfig(level=logging.WARNING, format="promptbench: %(message)s")
         note = self.folder / f"{submitit.JobEnvironment().job_id}.at"
-        note.unlink(missing_ok=True)  # of a task that was queued again
+        before = ""
+        with suppress(OSError, ValueError, KeyError):  # of a task that was queued again
+            before = json.loads(note.read_text(encoding="utf-8"))["run"]
+        note.unlink(missing_ok=True)
         try:
-            self.work(note)
+            self.work(note, before)
         except UsageError as error:
             return str(error)
         note.unlink(missing_ok=True)
         return ""
 
-    def work(self, note: Path) -> None:
+    def work(self, note: Path, before: str = "") -> None:
         """Do the runs of the job that no other task is at, with copies of the datasets where those are asked for.
 
         Args:
             note: The file that says at which run this is.
+            before: The run at which this task was when it was preempted, which is no fault of the run.
         """
         job = self.parcel.open()
         session, runs = job.open()
+        for run in runs:
+            if run.spec.name == before:
+                Attempt(session.output, run.spec).forget()
         if self.stage:
             session = staged(session, runs, Path(os.path.expandvars(self.stage)))
         run_all(session, runs, Noting(note), job.known)

@@ -1,5 +1,7 @@
 """Tables as data, unrounded: JSON with everything behind a figure, CSV by line of the tables or by run and metric.
 
+In CSV a text that a spreadsheet would take for a formula begins with an apostrophe.
+
 In JSON every figure has its seeds and the runs behind it, so that it can be traced to its files:
 
     {"promptbench_tables": 1, "tables": [{..., "lines": [{..., "cells": {"base/accuracy": {...}}}], "runs": {...}}]}
@@ -30,6 +32,7 @@ LONG = (
     *("protocol", "suite", "backbone", "dataset", "method", "settings", "shots", "data_seed", "train_seed"),
     *("metric", "value", "origin", "run"),
 )
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # how one begins for spreadsheets, in wide letters, too
 BESIDE = ("paper", "gap", "verdict", "why")
 
 
@@ -168,8 +171,21 @@ def _runs(table: Table, asked: Sequence[str]) -> Iterable[Sequence[object]]:
 
 def _written(lines: Iterable[Any], columns: Sequence[str]) -> str:
     frame = pd.DataFrame(list(lines), columns=list(columns), dtype=object)
-    return frame.apply(lambda column: column.map(_clean)).to_csv(index=False, lineterminator="\n")
+    frame = frame.apply(lambda column: column.map(_clean)).rename(columns=_inert)
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
 def _clean(value: object) -> object:
-    return clean(value) if isinstance(value, str) else value
+    return _inert(value) if isinstance(value, str) else value
+
+
+def _inert(text: str) -> str:
+    """The text on one line, an apostrophe in front where a spreadsheet would compute it; a number stays one."""
+    text = clean(text)
+    if not text.lstrip().startswith(FORMULA):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
