@@ -3,35 +3,52 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
+FAST    = "not slow and not ray and not gpu"
 
-.PHONY: demo test fast lint speed clean
+.PHONY: demo test fast lowest lint speed clean
 
 demo: $(VENV)/installed
 	$(BIN)/promptbench run --method maple --protocol base2new
 
-test: $(VENV)/installed
+test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-fast: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not ray and not gpu"
+fast: $(VENV)/installed-test
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m $(FAST)
+
+# The short tests with the lowest versions that pyproject.toml declares; Python 3.11 is the newest that has them all.
+lowest: $(VENV)-lowest/installed
+	$(VENV)-lowest/bin/python -m pytest -n 2 --dist loadfile -m $(FAST)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-speed: $(VENV)/installed
+speed: $(VENV)/installed-test
 	$(BIN)/python -m promptbench.benchmarks.speed -o results/measured/speed
 
-$(VENV)/installed: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "promptbench needs Python 3.10 or newer")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+# What has the tools has the package, too.
+$(VENV)/installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed
+$(VENV)/installed-test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $(VENV)/installed $@
+
+$(VENV)/installed-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $(VENV)/installed $(VENV)/installed-test $@
+
+$(VENV)-lowest/installed: pyproject.toml | $(VENV)-lowest/bin/python
+	$(VENV)-lowest/bin/python -m pip install --quiet uv
+	$(VENV)-lowest/bin/python -m uv pip install --quiet --python $(VENV)-lowest --resolution lowest-direct --editable '.[test]'
 	touch $@
+
+%/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "promptbench needs Python 3.10 or newer")'
+	$(PYTHON) -m venv $*
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(VENV)-lowest build *.egg-info

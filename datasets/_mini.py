@@ -13,6 +13,7 @@ from typing import BinaryIO, ClassVar
 import numpy as np
 from PIL import Image
 
+from promptbench.config import UsageError
 from promptbench.data.class_names import ClassNames
 from promptbench.data.dataset import Dataset, Item
 from promptbench.storage.atomic import write_atomically
@@ -50,6 +51,10 @@ class MiniDataset(Dataset):
         render_seed: int = field(
             default=1, metadata={"source": "ours; seeds the images that are drawn, not which of them are shots"}
         )
+
+        def __post_init__(self) -> None:
+            if self.render_seed < 0:
+                raise UsageError(f"'render_seed' takes an integer from 0 on, not {self.render_seed}.")
 
     @property
     def set_name(self) -> str:

@@ -150,7 +150,7 @@ class PromptSRC(Method):
 
     def template_text(self, template: str) -> Tensor:
         """(K, D) of frozen CLIP for one template, not normalised."""
-        tokens = self.backbone.embed_text([template.format(prompts.readable(name)) for name in self.class_names])
+        tokens = self.backbone.embed_text([template.replace("{}", prompts.readable(name)) for name in self.class_names])
         return self.backbone.encode_text(tokens.embeddings, tokens.eot)
 
     def on_epoch_end(self, epoch: int, epochs: int) -> None:

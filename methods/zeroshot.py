@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from promptbench.clip import prompts
+from promptbench.data.class_names import ClassNames
 from promptbench.method import Method, MethodConfig, Preset
 
 SEVEN = (
@@ -59,9 +60,14 @@ class ZeroShot(Method):
             },
         )
 
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.template not in ("dataset", "seven", "ensemble"):
+                ClassNames((), template=self.template)  # refuses what names no place for the name
+
     def set_classes(self, names: Sequence[str]) -> None:
         super().set_classes(names)
-        texts = [t.format(prompts.readable(name)) for t in self.templates() for name in self.class_names]
+        texts = [t.replace("{}", prompts.readable(name)) for t in self.templates() for name in self.class_names]
         self.tokens = self.backbone.embed_text(texts)
 
     def templates(self) -> tuple[str, ...]:

@@ -176,6 +176,7 @@ def test_a_failure_is_recorded_where_that_is_asked_for(what: dict[str, Any], bro
         ({"methods": "coop", "grid": {"coop.n_ctx": []}}, "--grid coop.n_ctx=: write method.field=value,value"),
         ({"methods": "coop", "grid": {"coop.n_ctx": 4}}, "--grid coop.n_ctx=4: write method.field=value,value"),
         ({"methods": "coop", "threads": 0}, "'threads' must be at least 1"),
+        ({"methods": "coop", "precision": "64"}, "Unknown precision '64'. Known: 16-mixed, 32, authors, bf16-mixed."),
         ({"methods": "coop", "device": "gpu"}, "--device takes cpu, cuda, cuda:N or auto"),
         ({"methods": "coop", "device": "cuda:1", "elsewhere": True}, "the nodes choose the GPU"),
     ],

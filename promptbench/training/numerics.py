@@ -24,7 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from promptbench.config import UsageError
+from promptbench.config import UsageError, unknown
 
 try:
     import resource
@@ -46,7 +46,9 @@ STATUS = Path("/proc/self/status")
 
 
 def check_device(precision: str, device: str) -> None:
-    """Raise a UsageError where the device cannot train in that precision."""
+    """Raise a UsageError where the device cannot train in that precision, or there is none of that name."""
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
     if precision in OF_GPUS and not device.startswith("cuda"):
         raise UsageError(
             f"--precision {precision} trains in half precision, which takes a GPU; use bf16-mixed or 32 on a CPU."
