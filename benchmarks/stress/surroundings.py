@@ -335,7 +335,7 @@ def threads(home: Home) -> Found:
 
 
 def text(home: Home) -> Found:
-    """Neither the order of sets nor a language changes a byte of a result; what is no text is said in one line."""
+    """Neither the order of sets nor a locale changes a byte of a result; a name that is no text is one line."""
     installed = {
         normal(name) for name in subprocess.run(["locale", "-a"], capture_output=True, text=True).stdout.split()
     }
