@@ -110,8 +110,8 @@ def run(
         UsageError: Nothing can be done, such as for missing data.
         RunsFailed: Runs failed.
     """
-    from promptbench.runs.isolation import as_it_was
     from promptbench.runs.plan import plan_runs
+    from promptbench.runs.session import as_it_was
     from promptbench.sweep.preflight import check_finished, renew
 
     where = where or Where()
@@ -176,7 +176,7 @@ def finish(
     found = [results[one.spec.name] for one in runs if one.spec.name in results]
     failed = [one for one in todo if lacks_something(one, results)]
     if (failed or left) and on_error == RAISE:
-        raise RunsFailed(why_failed([*failed, *left], output), found, failed, left, len(todo))
+        raise RunsFailed(why_failed([*failed, *left], start.session.place.named), found, failed, left, len(todo))
     return found
 
 
@@ -214,10 +214,10 @@ class Start:
         Raises:
             UsageError: Nothing can be done.
         """
-        from promptbench.runs.isolation import as_it_was
+        from promptbench.runs.session import as_it_was
         from promptbench.training.numerics import hold_to_bits
 
-        check_writable(self.session.output)
+        check_writable(self.session.place.named)
         with as_it_was():
             if any(one.spec.deterministic for one in todo):
                 hold_to_bits(True)  # before anything is computed, and for the processes that follow

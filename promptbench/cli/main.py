@@ -26,7 +26,7 @@ from promptbench.cli.commands import COMMANDS
 from promptbench.cli.flags import Parser, known_command
 from promptbench.config import UsageError
 from promptbench.registry import add_file
-from promptbench.runs.isolation import Quiet
+from promptbench.runs.listener import Quiet
 
 LONGEST = 2000  # characters of an error
 INTERRUPTED = "promptbench: interrupted; finished runs are kept, and the same command goes on from here"

@@ -12,8 +12,7 @@ from typing import IO, TYPE_CHECKING, cast
 from promptbench.cli.text import columns, reason, running_lines, summary
 from promptbench.experiment import RunsFailed
 from promptbench.results.result import predictions_path, read_result, result_path
-from promptbench.runs.isolation import Quiet
-from promptbench.runs.listener import Standing
+from promptbench.runs.listener import Quiet, Standing
 from promptbench.sweep.status import since
 
 if TYPE_CHECKING:
@@ -149,7 +148,7 @@ def print_results(results_of: Callable[[], list[Result]], session: Session, meth
     print_tables(results, [session.suite], methods, [entry.name for entry in session.suite.entries()])
     if failed:
         of = f"{failed} of {tried} runs" if tried > 1 else "the run"
-        print(f"promptbench: {of} failed; see *.failed.json in {session.output}", file=sys.stderr)
+        print(f"promptbench: {of} failed; see *.failed.json in {session.place.named}", file=sys.stderr)
     if left:
         print(f"promptbench: {left} failed before; --retry-failed does them again", file=sys.stderr)
     return 1 if failed or left else 0

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from promptbench.config import UsageError
 from promptbench.results.spec import Spec, to_plain
@@ -109,6 +109,43 @@ def listening(listener: Listener, todo: Sequence[Run], total: int | None, output
         yield
     finally:
         listener.ends()
+
+
+class Quiet:
+    """A text stream on which everything can be written, whether or not it arrives, and which cannot be closed.
+
+    Args:
+        stream: Where it goes, as long as that works; None for nowhere.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, if that is possible."""
+        with suppress(OSError, ValueError, AttributeError):
+            self.stream.write(text)
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        """Write, if that is possible."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Flush, if that is possible."""
+        with suppress(OSError, ValueError, AttributeError):
+            self.stream.flush()
+
+    def close(self) -> None:
+        """Others still write."""
+
+    def isatty(self) -> bool:
+        """Whether this is a terminal."""
+        return not getattr(self.stream, "closed", True) and bool(self.stream.isatty())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 class Busy(Exception):

@@ -10,10 +10,9 @@ from promptbench.data.transforms import EVALUATION_TRANSFORM
 from promptbench.results.predictions import save_predictions
 from promptbench.results.result import Result, write_result
 from promptbench.runs.evaluate import Evaluated, evaluate
-from promptbench.runs.isolation import as_it_was
 from promptbench.runs.listener import Work
 from promptbench.runs.plan import Run
-from promptbench.runs.session import Session, identified
+from promptbench.runs.session import Session, as_it_was, identified
 from promptbench.runs.train import learn, prepared, training_transform_id
 from promptbench.storage.versions import git_commit, library_versions, utc_now
 from promptbench.training.files import TrainingOutcome, training_key

@@ -1,19 +1,34 @@
-"""Where the runs of a call read and write, what they share, and what each is made of.
+"""Where the runs of a call read and write, what they share, what each is made of, and what it may change.
 
 What a run is made of, which its plan does not know, are digests of weights, images, names, splits and code. They are
 fields of the spec that renew a run instead of naming it: a finished run with others is done again.
+
+The code of a method, of a dataset or of a library that they call may enter another folder, set defaults of torch, draw
+from global generators or close what it prints to, and the next run must not find it so. `as_it_was` lists what is put
+back; modules that are patched, threads and the backbone itself are not.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+import locale
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+import torch
 
 from promptbench.clip.backbone import ARCHITECTURE, Backbone
 from promptbench.clip.load import EMBEDDED, RANDOM, load_backbone, split_name
@@ -24,6 +39,7 @@ from promptbench.data.selection import SelectedImages, Selection, open_selection
 from promptbench.protocol import Evaluation
 from promptbench.results.result import find, predictions_path
 from promptbench.results.spec import Spec
+from promptbench.runs.listener import Quiet
 from promptbench.runs.plan import Run
 from promptbench.storage.atomic import write_atomically
 from promptbench.storage.cache import cache_dir
@@ -48,6 +64,7 @@ class Place:
         may_train: Whether a training that is not stored is made; otherwise it is an error.
         skip_unreadable: Whether images that cannot be read are left out; otherwise they are an error.
         loggers: Names in `listener.LOGGERS` that watch each run.
+        named: The output folder as it was given, for what is said of it; `output` stays the same wherever code goes.
     """
 
     output: Path
@@ -57,10 +74,11 @@ class Place:
     may_train: bool = True
     skip_unreadable: bool = False
     loggers: tuple[str, ...] = ()
+    named: Path = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """The folder stays the same wherever the code of a run goes."""
-        object.__setattr__(self, "output", Path(self.output).absolute())
+        object.__setattr__(self, "named", self.output)
+        object.__setattr__(self, "output", self.output.absolute())
 
     def is_finished(self, spec: Spec) -> bool:
         """Whether the result of a run is there, and its predictions where they are wanted."""
@@ -175,7 +193,7 @@ def recognised(session: Session, run: Run, may_load: bool = True) -> Run:
     """
     found: dict[str, Any] = {}
     for part in PARTS:
-        with contextlib.suppress(UsageError):
+        with suppress(UsageError):
             found |= part(session, run)
     weights, architecture = remembered_backbone(session, may_load)
     found |= {"weights_hash": weights, "architecture": architecture}
@@ -291,7 +309,7 @@ def remember_backbone(session: Session) -> tuple[str, str]:
     except UsageError:  # whoever needs the weights says so
         return "", ""
     line = f"{' '.join(found)} {_checksum(memo, *found)}\n"
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         write_atomically(memo, lambda file: file.write(line.encode()))
     return found
 
@@ -345,3 +363,153 @@ def once(session: Session, what: Any, look: Callable[[], T]) -> T:
     if what not in session.found:
         session.found[what] = look()
     return session.found[what]  # type: ignore[no-any-return]
+
+
+@contextmanager
+def as_it_was() -> Iterator[None]:
+    """Within it, the process may be changed, and what is said may get lost; afterwards all of this is as it was."""
+    with ExitStack() as stack:
+        for part in (keep_process, keep_python, keep_logging, keep_torch):
+            part(stack)
+        sys.stdout, sys.stderr = Quiet(sys.stdout), Quiet(sys.stderr)
+        yield
+
+
+def keep(stack: ExitStack, get: Callable[[], Any], put: Callable[[Any], object]) -> None:
+    """At the end of a stack, something is put back if it is another one.
+
+    Torch refuses to tell what was set in an old way and in a new one; then it is left alone, or put back in any case.
+    """
+    try:
+        before = get()
+    except RuntimeError:
+        return
+
+    def put_back() -> None:
+        with suppress(RuntimeError):
+            if get() == before:
+                return
+        put(before)
+
+    stack.callback(put_back)
+
+
+def keep_attribute(stack: ExitStack, owner: Any, name: str) -> None:
+    """At the end of a stack, an attribute is put back; one that this version of a library lacks is none."""
+    if hasattr(owner, name):
+        keep(stack, partial(getattr, owner, name), partial(setattr, owner, name))
+
+
+def keep_process(stack: ExitStack) -> None:
+    """Folder, environment, locale and signal handlers."""
+    with suppress(OSError):  # a folder that was removed
+        stack.callback(enter, os.getcwd())
+    keep(stack, lambda: dict(os.environ), put_environment)
+    keep(stack, partial(locale.setlocale, locale.LC_ALL), partial(locale.setlocale, locale.LC_ALL))
+    if threading.current_thread() is threading.main_thread():
+        for number in signal.valid_signals():
+            if signal.getsignal(number) is not None:  # else it is not Python's, which cannot put it back
+                keep(stack, partial(signal.getsignal, number), partial(signal.signal, number))
+
+
+def enter(folder: str) -> None:
+    """Make a folder the current one again, if it is still there."""
+    with suppress(OSError):
+        os.chdir(folder)
+
+
+def put_environment(before: Mapping[str, str]) -> None:
+    """Give the environment the variables that it had."""
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
+def keep_python(stack: ExitStack) -> None:
+    """Generators, what is done about odd numbers and warnings, and what in `sys` is there to be changed."""
+    stack.callback(random.setstate, random.getstate())
+    stack.callback(np.random.set_state, np.random.get_state())
+    stack.callback(partial(np.seterr, **np.geterr()))
+    stack.enter_context(warnings.catch_warnings())
+    keep(stack, sys.getrecursionlimit, sys.setrecursionlimit)
+    for name in ("stdin", "stdout", "stderr", "excepthook", "argv", "path"):
+        keep_attribute(stack, sys, name)
+    for listed in (sys.argv, sys.path):
+        keep_list(stack, listed)
+
+
+def keep_list(stack: ExitStack, listed: list[Any]) -> None:
+    """At the end of a stack, a list holds what it held."""
+    stack.callback(listed.__setitem__, slice(None), list(listed))
+
+
+def keep_logging(stack: ExitStack) -> None:
+    """What is logged, and where, by everybody and by promptbench."""
+    stack.callback(logging.disable, logging.root.manager.disable)
+    known = [logging.root, *map(logging.getLogger, logging.root.manager.loggerDict)]
+    for logger in known:
+        if logger is logging.root or logger.name.startswith("promptbench"):
+            stack.callback(logger.setLevel, logger.level)
+            keep_attribute(stack, logger, "disabled")
+            keep_attribute(stack, logger, "propagate")
+            keep_list(stack, logger.handlers)
+            keep_list(stack, logger.filters)
+
+
+def keep_torch(stack: ExitStack) -> None:
+    """Defaults, threads, generators, gradients, autocast, and which algorithms are taken."""
+    stack.enter_context(torch.inference_mode(False))  # which keeps all that decides about gradients
+    stack.callback(torch.set_rng_state, torch.get_rng_state())
+    if torch.cuda.is_initialized():
+        stack.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
+    keep(stack, torch.get_default_dtype, torch.set_default_dtype)
+    keep(
+        stack,
+        torch.get_default_device,
+        lambda device: torch.set_default_device(None if device.type == "cpu" else device),
+    )
+    keep(stack, torch.get_num_threads, torch.set_num_threads)
+    keep(stack, torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly)
+    keep(stack, deterministic, lambda held: torch.use_deterministic_algorithms(held[0], warn_only=held[1]))
+    keep(stack, flushes_denormal, torch.set_flush_denormal)
+    keep_autocast(stack)
+    keep_backends(stack)
+
+
+def deterministic() -> tuple[bool, bool]:
+    """Whether torch is held to deterministic algorithms, and whether it only warns where it has none."""
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def flushes_denormal() -> bool:
+    """Whether the smallest numbers count as 0."""
+    return not bool(torch.tensor([1e-310], dtype=torch.float64, device="cpu").mul(1.0))
+
+
+def keep_autocast(stack: ExitStack) -> None:
+    """The precision of matrix products, and of which devices."""
+    stack.callback(torch.clear_autocast_cache)
+    keep(stack, torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled)
+    for device in ("cpu", "cuda"):
+        enabled, chosen = partial(torch.is_autocast_enabled, device), partial(torch.get_autocast_dtype, device)
+        keep(stack, enabled, partial(torch.set_autocast_enabled, device))
+        keep(stack, chosen, partial(torch.set_autocast_dtype, device))
+
+
+def keep_backends(stack: ExitStack) -> None:
+    """Which algorithms the libraries below torch take, and how exact those are."""
+    of = torch.backends
+    parts = [getattr(library, name, None) for library in (of.cudnn, of.mkldnn) for name in ("matmul", "conv", "rnn")]
+    for owner in (of.cuda.matmul, *parts, of):  # put back from the last on: what is general comes first
+        keep_attribute(stack, owner, "fp32_precision")
+    for name in ("allow_tf32", "enabled", "benchmark", "deterministic"):
+        keep_attribute(stack, of.cudnn, name)
+    for name in ("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction"):
+        keep_attribute(stack, of.cuda.matmul, name)
+    keep_attribute(stack, of.mkldnn, "enabled")
+    keep_attribute(stack, of.opt_einsum, "enabled")
+    keep(stack, torch.get_float32_matmul_precision, torch.set_float32_matmul_precision)
+    keep(stack, of.cuda.flash_sdp_enabled, of.cuda.enable_flash_sdp)
+    keep(stack, of.cuda.mem_efficient_sdp_enabled, of.cuda.enable_mem_efficient_sdp)
+    keep(stack, of.cuda.math_sdp_enabled, of.cuda.enable_math_sdp)
+    keep(stack, of.cuda.cudnn_sdp_enabled, of.cuda.enable_cudnn_sdp)

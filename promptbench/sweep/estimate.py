@@ -30,9 +30,8 @@ from promptbench.method import Method, instantiate, show_training_images
 from promptbench.metrics.ood import SCORES
 from promptbench.recipe import Recipe
 from promptbench.results.result import find
-from promptbench.runs.isolation import as_it_was
 from promptbench.runs.plan import Run
-from promptbench.runs.session import Session, identified
+from promptbench.runs.session import Session, as_it_was, identified
 from promptbench.runs.train import kept_for_training, training_path
 from promptbench.sweep.loop import reason_of
 from promptbench.sweep.status import duration

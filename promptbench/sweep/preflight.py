@@ -25,8 +25,7 @@ from promptbench.data.selection import open_selection, shown_names
 from promptbench.method import instantiate
 from promptbench.results.result import Result, predictions_path, read_result, result_path
 from promptbench.results.spec import Spec, fields_of
-from promptbench.runs.isolation import as_it_was
-from promptbench.runs.session import recognised
+from promptbench.runs.session import as_it_was, recognised
 from promptbench.storage.cache import limit
 from promptbench.storage.claims import CLAIMS, Claims
 from promptbench.storage.versions import other_code
@@ -138,7 +137,7 @@ def check_finished(session: Session, results: Mapping[str, Result]) -> None:
     """
     for result in results.values():
         if result.conditions.get("skipped") and not session.skip_unreadable:
-            path = result_path(session.output, result.spec)
+            path = result_path(session.place.named, result.spec)
             raise UsageError(
                 f"{path} was made without some images that could not be read; repair them and move that file away, "
                 "or say --on-bad-image skip again."
@@ -193,7 +192,7 @@ def renew(session: Session, runs: Sequence[Run], results: dict[str, Result], kee
     if keep:
         _say(causes, "they are kept, as asked for")
         return results
-    _say(causes, f"they run again, and their old results are kept in {session.output / OUTDATED}")
+    _say(causes, f"they run again, and their old results are kept in {session.place.named / OUTDATED}")
     set_aside(session, runs, causes)
     return {name: result for name, result in results.items() if name not in causes}
 

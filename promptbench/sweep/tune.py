@@ -107,7 +107,7 @@ def tune(
             todo = [run for run in runs if find(session.output, run.spec) is None]
             preflight(session, todo)
             if run_all(session, todo, listener):
-                raise UsageError(f"A run with {point} failed; its record is in {session.output}.")
+                raise UsageError(f"A run with {point} failed; its record is in {session.place.named}.")
             trials.append(judge(point, session, runs))
     return sorted(trials, key=lambda trial: -trial.h)
 

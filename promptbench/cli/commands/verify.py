@@ -50,7 +50,7 @@ def execute(options: argparse.Namespace) -> int:
     given = path_of(options.report)
     base = given.with_suffix("") if given.suffix in SUFFIXES else given
     check_place(base)
-    check_writable(session.output)
+    check_writable(session.place.named)
     checks = []
     for check in all_checks(session, options.train):
         print(check.line(), flush=True)
