@@ -430,11 +430,13 @@ def keep_python(stack: ExitStack) -> None:
     stack.callback(random.setstate, random.getstate())
     stack.callback(np.random.set_state, np.random.get_state())
     stack.callback(partial(np.seterr, **np.geterr()))
-    stack.enter_context(warnings.catch_warnings())
     keep(stack, sys.getrecursionlimit, sys.setrecursionlimit)
     for name in ("stdin", "stdout", "stderr", "excepthook", "argv", "path"):
         keep_attribute(stack, sys, name)
-    for listed in (sys.argv, sys.path):
+    for name in ("filters", "showwarning"):
+        keep_attribute(stack, warnings, name)
+    listed: Any
+    for listed in (sys.argv, sys.path, warnings.filters):
         keep_list(stack, listed)
 
 
