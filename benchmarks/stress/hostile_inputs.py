@@ -53,6 +53,7 @@ from kill import draw_images
 from PIL import Image
 from safetensors.torch import load, save
 
+from promptbench import registry
 from promptbench.checkpoints import hub
 from promptbench.checkpoints import load as trained
 from promptbench.checkpoints.official import load_official_checkpoint
@@ -166,6 +167,7 @@ def attempt(act: Act, site: Site, same_figures: bool = False) -> str:
     cache = site.case / "cache" if (site.case / "cache").exists() else site.folder / "cache"
     os.environ["PROMPTBENCH_CACHE"] = str(cache)
     tempfile.tempdir = str(cache)
+    forget_plugins()
     site.marker.unlink(missing_ok=True)
     sizes = [path.stat().st_size for path in site.case.rglob("*") if path.is_file()]
     try:
@@ -183,6 +185,14 @@ def attempt(act: Act, site: Site, same_figures: bool = False) -> str:
         if record["metrics"] != site.metrics[record["spec"]["method"]]:
             raise Violation(f"other figures: {record['metrics']}")
     return outcome
+
+
+def forget_plugins() -> None:
+    """Plugins of an earlier case, which had the same names."""
+    for name in [name for name in sys.modules if name.startswith("promptbench_plugin")]:
+        del sys.modules[name]
+    for files in registry._files.values():
+        files.clear()
 
 
 def carried_out(act: Act) -> str:
@@ -418,12 +428,15 @@ def make_site(folder: Path, backbone: str) -> Site:
     """Make everything; runs the command a few times."""
     draw_images(folder / "birds")
     draw_images(folder / "data" / "dtd" / "images")
-    for name in ("suites", "names", "samples", "checkpoints/prompt_learner", "weights", "archives"):
+    for name in ("suites", "names", "samples", "checkpoints/prompt_learner", "weights", "archives", "plugins"):
         (folder / name).mkdir(parents=True)
     entry = {"name": "birds", "dataset": "folder", "root": str(folder / "birds")}
     suite = {"title": "Hostile", "backbone": backbone, "shots": 2, "seeds": [1], "threads": 1, "ranked": True}
     suite |= {"roles": {"base2new": [entry]}, "methods": {"coop": {"recipe": {"epochs": 2}, "config": {"n_ctx": 4}}}}
     (folder / "suites" / "mine.yaml").write_text(json.dumps(suite))
+    (folder / "plugins" / "mine_birds.py").write_text(PLUGIN)
+    suite["roles"] = {"base2new": [{"name": "birds", "dataset": "mine_birds"}]}
+    (folder / "suites" / "plugin.yaml").write_text(json.dumps(suite))
     (folder / "names" / "names.txt").write_text("\n".join(f"{name} a {name}" for name in BIRDS))
     dataset = open_dataset("folder", {"root": str(folder / "birds")}, alias="birds")
     method = create_method("coop", load_backbone(backbone), dataset.class_names, n_ctx=4)
@@ -968,6 +981,47 @@ def other_zip(draw: Draw) -> bytes:
     return bytes(held)
 
 
+PLUGIN = '''"""Birds of one's own."""
+
+from pathlib import Path
+
+from promptbench.data.dataset import Dataset, DatasetInfo, Item
+
+BIRDS = ("finch", "hawk", "owl", "wren")
+NUMBERS = {"train": (0, 1, 2), "val": (3,), "test": (4, 5)}
+
+
+class Mine(Dataset):
+    """Four birds."""
+
+    info = DatasetInfo(title="Mine", classes=4)
+    folder = image_root = Path("birds").absolute()
+
+    def read(self, split):
+        items = [Item(f"{bird}/{n}.png", label, bird) for label, bird in enumerate(BIRDS) for n in NUMBERS[split]]
+        return items
+'''
+ITEMS = (
+    "None", "5", "[]", "[None]", "[()]", "iter(items)", "{1: 2}", "'text'", "items * 3", "items[:1]",
+    "[list(i) for i in items]", "items if split != 'test' else []",
+    "[i._replace(label=i.label + 9) for i in items if i.label or split == 'test']",
+)  # fmt: skip
+PARTS = {
+    "label": ("'a'", "None", "float('nan')", "-1", "2**70", "True", "i.label + 1", "i.label * 10**6", "0.0", "0", "[]"),
+    "image": ("None", "5", "'../../x'", "'absent.png'", "'a\\0b'", "''", "'~'", "Path(i.image)", "'x' * 10**5"),
+    "class_name": ("None", "''", "' '", "'x' * 10**5", "'\\ud800'", "b'x'", "'{}'", "'a\\nb'", "i.class_name * 99"),
+}  # fmt: skip
+
+
+def other_plugin(draw: Draw, data: bytes, site: Site) -> bytes:
+    """A dataset that has other things than items, or odd ones."""
+    part = draw(st.sampled_from(sorted(PARTS)))
+    odd = f"[i._replace({part}={draw(st.sampled_from(PARTS[part]))}) for i in items]"
+    return data.replace(
+        b"return items", b"return " + draw(st.sampled_from((odd, odd, draw(st.sampled_from(ITEMS))))).encode()
+    )
+
+
 OTHERS: dict[str, Callable[[Draw, bytes, Site], bytes]] = {
     **dict.fromkeys((".json", ".yaml"), other_json),  # JSON is YAML
     **dict.fromkeys((".jsonl", ".claim"), other_lines),
@@ -1033,6 +1087,7 @@ BULKY_DOORS: tuple[Door, ...] = (
     lambda site, path: load_predictions(path),
     lambda site, path: trained.load(path),
 )
+PLUGIN_DOOR = "run --suite {site}/suites/plugin.yaml --plugin {file} --method zeroshot --output {out}"
 EXPORT_DOORS = ("predict --run {copy} {photo}", "export --run {copy} -o {out}/export")
 
 
@@ -1074,7 +1129,7 @@ def from_hub(site: Site, path: Path) -> None:
 
 
 KINDS = {
-    "suites": Kind("suites", "*.yaml", SUITE_DOORS),
+    "suites": Kind("suites", "mine.yaml", SUITE_DOORS),
     "split files": Kind("data", "dtd/*.json", (f"{CLIP11} --method zeroshot --output {{out}}",)),
     "class-name files": Kind("names", "*.txt", NAME_DOORS),
     "result files": Kind("results", "results/*/birds/*.json", RESULT_DOORS),
@@ -1095,11 +1150,12 @@ KINDS = {
     "weight files": Kind("weights", "*", (weights,)),
     "predictions": Kind("results", "predictions/*/birds/*", PREDICTION_DOORS),
     "memos": Kind("cache", "[cw]*/*", (ZEROSHOT,), "cache", same_figures=True),  # of code, contents, weights
+    "dataset plugins": Kind("plugins", "*.py", (PLUGIN_DOOR,), spoilt_by=(other_plugin,)),
     "bulky few-shot pickles": Kind("samples", "*.pkl", SAMPLE_DOORS[1:2], spoilt_by=(bulky_images,)),
     "bulky checkpoints": Kind("checkpoints", "*/*-2", CHECKPOINT_DOORS[:1], spoilt_by=(bulky_checkpoint,)),
     "bulky weight files": Kind("weights", "*.pt", (weights,), spoilt_by=(bulky_checkpoint,)),
     "bulky tensors": Kind("results", "[pt]*/**/*.safetensors", BULKY_DOORS, spoilt_by=(bulky_tensors,)),
-    "bulky suites": Kind("suites", "*.yaml", SUITE_DOORS[2:3], spoilt_by=(bulky_text,)),
+    "bulky suites": Kind("suites", "mine.yaml", SUITE_DOORS[2:3], spoilt_by=(bulky_text,)),
     "bulky result files": Kind("results", "results/*/birds/*.json", RESULT_DOORS[:1], spoilt_by=(bulky_text,)),
     "bulky sample files": Kind("samples", "*.jsonl", SAMPLE_DOORS[1:2], spoilt_by=(bulky_text,)),
 }

@@ -51,6 +51,6 @@ def refuse_same_names(names: Iterable[str], where: str) -> None:
         first, other = seen.setdefault(as_read(name), (label, name))
         if first != label:
             raise UsageError(
-                f"{where}: the classes {first} {other!r} and {label} {name!r} read the same in a prompt; "
+                f"{where}: the classes {first} {other[:80]!r} and {label} {name[:80]!r} read the same in a prompt; "
                 "rename one of them."
             )

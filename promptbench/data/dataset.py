@@ -40,6 +40,8 @@ from promptbench.storage.cache import cache_dir
 
 __all__ = ["Dataset", "DatasetInfo", "Download", "Item", "Sources", "data_roots", "open_dataset", "open_image"]
 
+_KINDS = (str, int, str)  # of the parts of an item
+_LARGEST_LABEL = 2**31
 _SHOWN = 3  # missing files named in an error
 
 
@@ -245,8 +247,19 @@ class Dataset:
         if split not in SPLITS:
             raise unknown("split", split, SPLITS)
         if split not in self._items:
-            self._items[split] = tuple(self.read(split))
+            self._items[split] = self._checked(self.read(split), split)
         return list(self._items[split])
+
+    def _checked(self, found: Iterable[Item], split: str) -> tuple[Item, ...]:
+        """What `read` has given; UsageError where that is no list of items, as it may be in a dataset of one's own."""
+        items = tuple(found) if isinstance(found, Iterable) else (found,)
+        for item in items:
+            if not isinstance(item, Item) or tuple(map(type, item)) != _KINDS or not 0 <= item.label <= _LARGEST_LABEL:
+                raise UsageError(
+                    f"The dataset {self.name!r} has {repr(item)[:100]} among the items of {split!r}; give each image "
+                    "as an Item of a path, a label from 0 on and the name of the class."
+                )
+        return items
 
     def few_shot_pool(self, split: str, sampler: str) -> list[Item]:
         """The items that a sampler of `selection.SAMPLERS` draws the few-shot sample of a split from: the split."""
@@ -302,7 +315,7 @@ class Dataset:
         """Raises UsageError if images are not on disk: how many, the first few, and where they should be."""
         items = list(items)
         root = self.image_root
-        missing = [item.image for item in items if not os.path.isfile(root / item.image)]
+        missing = [item.image[:200] for item in items if not os.path.isfile(root / item.image)]
         if missing:
             first = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
             source = f" from {self.info.url}" if self.info.url else ""
