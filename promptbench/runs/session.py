@@ -29,6 +29,7 @@ from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
+from torch.backends import opt_einsum  # which torch 2.4 does not import itself
 
 from promptbench.clip.backbone import ARCHITECTURE, Backbone
 from promptbench.clip.load import EMBEDDED, RANDOM, load_backbone, split_name
@@ -509,7 +510,7 @@ def keep_backends(stack: ExitStack) -> None:
     for name in ("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction"):
         keep_attribute(stack, of.cuda.matmul, name)
     keep_attribute(stack, of.mkldnn, "enabled")
-    keep_attribute(stack, of.opt_einsum, "enabled")
+    keep_attribute(stack, opt_einsum, "enabled")
     keep(stack, torch.get_float32_matmul_precision, torch.set_float32_matmul_precision)
     keep(stack, of.cuda.flash_sdp_enabled, of.cuda.enable_flash_sdp)
     keep(stack, of.cuda.mem_efficient_sdp_enabled, of.cuda.enable_mem_efficient_sdp)
