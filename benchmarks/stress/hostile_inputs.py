@@ -17,7 +17,6 @@ import bz2
 import contextlib
 import ctypes
 import functools
-import gc
 import gzip
 import hashlib
 import io
@@ -242,7 +241,6 @@ def measured(small: bool) -> Iterator[None]:
 
     A run starts the high-water mark of the memory anew, so that a thread looks at the memory as well.
     """
-    gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what is free goes back, so that it counts when it is taken again
     Path("/proc/self/clear_refs").write_text("5")
     before, began, done = memory("VmRSS"), time.process_time(), threading.Event()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,8 +56,10 @@ NO_SUITES = (
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, tiny_name: str) -> Iterator[Site]:
     """The valid inputs."""
-    with hostile_inputs.prepared(tmp_path_factory.mktemp("hostile"), tiny_name) as made:
-        yield made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hostile_inputs, "SIZES_IN_BULK", (10**4, 10**5))
+        with hostile_inputs.prepared(tmp_path_factory.mktemp("hostile"), tiny_name) as made:
+            yield made
 
 
 @pytest.mark.parametrize("kind", slow_but(KINDS, *SHORT))
@@ -103,6 +106,22 @@ def test_the_watch_sees_what_must_not_happen(site: Site, tmp_path: Path, monkeyp
         attempt(lambda: all(iter(lambda: 1, 0)), site)
     assert attempt(("table", "--results", "nowhere"), site) == "refused"
     assert attempt(lambda: None, site) == "done"
+
+
+@pytest.mark.parametrize(("most", "said"), [("MOST_MIB", r"it took \d\d MiB"), ("MOST_SECONDS", "and 0.[2-9] seconds")])
+def test_what_a_small_file_takes_is_seen(site: Site, most: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def act() -> None:
+        began = time.process_time()
+        held = b"x" * 2**25
+        while time.process_time() < began + 0.2:
+            assert held
+
+    hostile_inputs.TAKEN.clear()
+    assert attempt(act, site) == "done"
+    assert 30 < hostile_inputs.TAKEN["MiB"] < 50 and 0.2 <= hostile_inputs.TAKEN["seconds"] < 2
+    monkeypatch.setattr(hostile_inputs, most, 0.1)
+    with pytest.raises(Violation, match=said):
+        attempt(act, site)
 
 
 def test_other_figures_are_seen(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,3 +248,5 @@ def test_the_committed_figures_are_of_every_kind_and_without_violation() -> None
     found = json.loads(MEASURED.read_text(encoding="utf-8"))
     assert found["by kind"].keys() == KINDS.keys() and found["cases"] == 500
     assert found["violations"] == [] and all(bomb["clean"] for bomb in found["decompression bombs"].values())
+    assert found["largest MiB"].keys() == found["longest seconds"].keys() == KINDS.keys()
+    assert max(found["largest MiB"].values()) < 256 and max(found["longest seconds"].values()) < 10

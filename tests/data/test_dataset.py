@@ -21,7 +21,7 @@ from shared_paths import REPOSITORY
 from promptbench import registry
 from promptbench.config import UsageError
 from promptbench.data.class_names import ClassNames, refuse_same_names
-from promptbench.data.dataset import Dataset, Item, data_roots, open_dataset
+from promptbench.data.dataset import Dataset, DatasetInfo, Item, data_roots, open_dataset
 from promptbench.data.splits import read_class_names, read_split_json, subfolders
 from promptbench.storage import atomic, cache
 
@@ -620,3 +620,32 @@ def test_the_source_folders_cannot_be_imported_at_top_level(folder: str) -> None
     with pytest.raises(ImportError, match=f"promptbench.{folder}"):
         runpy.run_path(str(REPOSITORY / folder / "__init__.py"), run_name=folder)
     assert f"promptbench.{folder}" in sys.modules or importlib.util.find_spec(f"promptbench.{folder}")
+
+
+class Odd(Dataset):
+    """A dataset of somebody's own, whose items are given."""
+
+    info = DatasetInfo(title="Odd", classes=1)
+    given: Any = ()
+
+    def read(self, split: str) -> Any:
+        return self.given
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *(None, 5, "text", [None], [()], [["a.png", 0, "a"]], [("a.png", 0, "a")], {1: 2}),
+        *([Item("a.png", label, "a")] for label in (None, "a", 1.0, float("nan"), True, -1, 2**70)),
+        *([Item(image, 0, "a")] for image in (None, 5, Path("a.png"))),  # type: ignore[arg-type]
+        *([Item("a.png", 0, name)] for name in (None, b"a", ["x" * 10_000])),
+    ],
+)
+def test_what_is_no_item_of_a_dataset_of_ones_own_is_said(odd: Any) -> None:
+    dataset = Odd()
+    dataset.given = odd
+    with pytest.raises(UsageError, match="among the items of 'train'; give each image as an Item of a path") as caught:
+        dataset.items("train")
+    assert len(str(caught.value)) < 400
+    dataset.given = iter([Item("a.png", 0, "a")])
+    assert dataset.items("train") == [Item("a.png", 0, "a")]
