@@ -19,6 +19,7 @@ from promptbench.storage import unpickle
 
 EMBEDDED = "mini"
 RANDOM = "random"
+NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # further tensors of OpenAI's files
 PLAIN = "-gelu"  # behind an architecture: the file's weights were trained with plain GELU
 HOW_TO_NAME = "write ARCHITECTURE:TAG, such as 'ViT-B-16:openai', or ARCHITECTURE:FILE"
 
@@ -168,7 +169,8 @@ def _create(architecture: str, weights: str, plain: bool = False) -> Any:
 
 @contextmanager
 def _without_pickle(file: Path) -> Iterator[Path]:
-    """A weight file that open_clip may open: the tensors of a pickle lie in a temporary safetensors file.
+    """A weight file that open_clip may open: the tensors of a pickle, also of OpenAI's own files, which are modules of
+    TorchScript, lie in a temporary safetensors file.
 
     torch's own reader, the restricted one too, takes as much time and memory over a small file as its author likes.
     """
@@ -176,8 +178,10 @@ def _without_pickle(file: Path) -> Iterator[Path]:
         yield file
         return
     content = unpickle.checkpoint(file, bare=True)
-    state = content.get("state_dict") if isinstance(content, dict) else None
-    if not state or not isinstance(state, dict):
+    found = content.get("state_dict") if isinstance(content, dict) else None
+    state = found if isinstance(found, dict) else {}
+    state = {name: tensor for name, tensor in state.items() if name.rpartition(".")[2] not in NO_WEIGHTS}
+    if not state:
         raise UsageError(f"The weight file {file} holds no tensors.")
     if sum(tensor.nbytes for tensor in state.values()) > 2 * file.stat().st_size:  # tensors may share their numbers
         raise UsageError(f"The tensors of the weight file {file} are far larger than it is.")
@@ -186,7 +190,7 @@ def _without_pickle(file: Path) -> Iterator[Path]:
     with TemporaryDirectory(prefix="promptbench-") as folder:
         readable = Path(folder) / "weights.safetensors"
         save_file({name: tensor.clone().contiguous() for name, tensor in state.items()}, readable)
-        del content, state
+        del content, found, state
         yield readable
 
 

@@ -40,6 +40,7 @@ _ROOM = 2**24  # bytes of them that a file of any size may take
 _MOST_ARGUMENTS = 16  # of a call; torch's have up to eight
 _MOST_TENSORS = 50_000  # of a state
 _LONGEST_KEY = 1000  # characters; comparing long ones again and again takes time
+_MOST_ATTRIBUTES = 1_000_000  # of the modules of TorchScript
 _MOST_AXES = 64  # of a tensor, as torch has it
 _STEPS_BETWEEN_CHECKS = 1000
 _ENTRY = 80  # bytes of an entry of a list of images, less its texts
@@ -174,7 +175,7 @@ class _Machine:
 
     def fill(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
-        if type(target) is _Datum and type(state) is dict:
+        if type(target) in (_Datum, _Module) and type(state) is dict:
             target.fill(state)
         else:
             self.foreign("it sets attributes of something else than Datum")
@@ -309,7 +310,8 @@ def checkpoint(file: Path, *, bare: bool = False) -> Any:
 
     Args:
         file: In torch's zip format.
-        bare: Whether a dictionary without `state_dict` is one itself.
+        bare: Whether a dictionary without `state_dict` is one itself, and a TorchScript module has one, as OpenAI
+            stores CLIP; its code is not looked at.
 
     Raises:
         UsageError: If the file is damaged, or of torch's format from before version 1.6.
@@ -325,6 +327,8 @@ def checkpoint(file: Path, *, bare: bool = False) -> Any:
             root = _root(archive, file.stat().st_size)
             data = archive.read(f"{root}data.pkl")
             content = _Machine(data, _torch_name, strict=False, most_steps=_MOST_STEPS_OF_CHECKPOINT).run()
+            if bare and type(content) is _Module:
+                content = {"state_dict": _state_of(content)}
             if bare and isinstance(content, dict) and "state_dict" not in content:
                 content = {"state_dict": content}
             if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
@@ -340,15 +344,17 @@ def _root(archive: zipfile.ZipFile, size: int) -> str:
 
     An archive whose records claim more than the file's bytes is refused, so that a small file stays small in memory.
     """
-    records, names = archive.infolist(), archive.namelist()
+    names = archive.namelist()
+    roots = [name[:-8] for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
+    if len(roots) != 1 or len(set(names)) != len(names):
+        raise ValueError("its records are not those of torch")
+    code = f"{roots[0]}code/"  # of TorchScript; never read
+    records = [record for record in archive.infolist() if not record.filename.startswith(code)]
     if any(record.compress_type != zipfile.ZIP_STORED for record in records):
         raise ValueError("its records are compressed, which torch's are not")
     claimed = sum(record.file_size for record in records)
     if claimed > size:
         raise ValueError(f"its records claim {claimed} bytes, more than the file has")
-    roots = [name[:-8] for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
-    if len(roots) != 1 or len(set(names)) != len(names):
-        raise ValueError("its records are not those of torch")
     order = f"{roots[0]}byteorder"
     if order in names and archive.read(order) != sys.byteorder.encode():
         raise ValueError("it was written on a machine of the other byte order")
@@ -398,6 +404,36 @@ def _tensors(archive: zipfile.ZipFile, root: str, state: Mapping[str, object]) -
             raise ValueError(f"its tensor {name[:60]!r} goes out of bounds of its storage")
         tensors[name] = torch.as_strided(held, it.size, it.stride, it.offset)
     return tensors
+
+
+class _Module:
+    """Stands for a module of TorchScript; `attributes` come afterwards."""
+
+    __slots__ = ("attributes",)
+
+    def __init__(self) -> None:
+        self.attributes: dict[str, Any] = {}
+
+    def fill(self, state: dict[str, Any]) -> None:
+        """Takes the attributes."""
+        self.attributes = state
+
+
+def _state_of(module: _Module) -> dict[str, _Stored]:
+    """The tensors of a module and of those in it, by dotted names; in a hostile file a module may be in itself."""
+    found: dict[str, _Stored] = {}
+    waiting, seen = [("", module)], 0
+    while waiting:
+        prefix, inner = waiting.pop()
+        seen += len(inner.attributes) + 1
+        if seen > _MOST_ATTRIBUTES or len(prefix) > _LONGEST_KEY:
+            raise ValueError("its modules are nested too deeply")
+        for name, value in inner.attributes.items():
+            if type(value) is _Stored:
+                found[f"{prefix}{name}"] = value
+            elif type(value) is _Module:
+                waiting.append((f"{prefix}{name}.", value))
+    return found
 
 
 def _storage(record: Any) -> _Storage:
@@ -461,4 +497,6 @@ _TORCH_NAMES: dict[tuple[str, str], _Builder | _StorageType] = {
 
 
 def _torch_name(module: str, name: str) -> object:
+    if module.partition(".")[0] == "__torch__":  # of TorchScript
+        return _Builder(_Module, new=True)
     return _TORCH_NAMES.get((module, name)) or _Inert()

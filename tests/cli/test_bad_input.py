@@ -234,7 +234,7 @@ def test_weights_that_are_not_there_or_damaged(refused: Said, here: Path) -> Non
     other = ("run", "--method", "zeroshot", *BIRDS, "--backbone")
     assert "neither a weight file nor a pretrained tag" in refused(*other, f"{architecture}:none.pt")
     assert "'opneai'" in (said := refused(*other, "ViT-B-16:opneai")) and "Did you mean 'openai'?" in said
-    assert "noise.pt cannot be loaded" in refused(*other, f"{architecture}:noise.pt")
+    assert "noise.pt is not a readable checkpoint: it is not in torch's" in refused(*other, f"{architecture}:noise.pt")
     (here / "empty.json").write_text("{}")
     assert "empty.json is no architecture" in refused(*other, "empty.json:random")
 

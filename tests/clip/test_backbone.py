@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -450,6 +451,19 @@ def test_a_pickle_of_weights_is_read_without_torch_s_reader(
         loaded = load_backbone(f"{architecture}:{tmp_path / 'weights.pt'}")
         assert loaded.weights_hash == tiny.weights_hash
     assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"]
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, that TorchScript has no future
+def test_a_module_of_torchscript_has_weights_as_in_openai_s_files(
+    tmp_path: Path, tiny: Backbone, tiny_name: str, pixels: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = copy.deepcopy(tiny.clip).float()
+    clip.register_buffer("input_resolution", torch.tensor(32))  # as OpenAI's have
+    texts = torch.zeros(1, tiny.context_length, dtype=torch.long)
+    torch.jit.trace(clip, (pixels[:1], texts), check_trace=False).save(str(tmp_path / "weights.pt"))
+    monkeypatch.setattr(torch, "load", None)
+    monkeypatch.setattr(torch.jit, "load", None)
+    assert load_backbone(f"{tiny_name.partition(':')[0]}:{tmp_path / 'weights.pt'}").weights_hash == tiny.weights_hash
 
 
 @pytest.mark.parametrize(

@@ -146,3 +146,11 @@ def test_a_state_may_be_the_whole_of_a_file(tmp_path: Path) -> None:
     assert checkpoint(file)["note"] == "x"
     found = checkpoint(file, bare=True)["state_dict"]
     assert found.keys() == {"a"} and torch.equal(found["a"], torch.ones(2))
+
+
+def test_a_module_of_torchscript_may_not_be_in_itself(tmp_path: Path) -> None:
+    module = b"c__torch__.m\nClip\n)\x81q\x00}" + text(b"inner")
+    file = archive(tmp_path / "a.pt", b"\x80\x02" + module + b"h\x00sb.")
+    with pytest.raises(UsageError, match="its modules are nested too deeply"):
+        checkpoint(file, bare=True)
+    assert not checkpoint(file).__class__.__name__.startswith("Clip")  # no class of the file's
