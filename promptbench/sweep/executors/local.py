@@ -127,12 +127,14 @@ class Workers:
         if code == 0:
             return []
         unfinished = self.sweep.unfinished()
-        if not unfinished:
-            return []
         self.look(holders(self.sweep.output / CLAIMS))  # its own is there unless another has taken it over
         name = self.at.pop(worker.process.pid or 0, "")
-        if name not in self.sweep.failed():  # else another worker has found that out
-            self.sweep.died(name if name in unfinished else "", ended_with(code), worker.last_words())
+        if name in unfinished or name in self.sweep.failed():  # as another worker may have found out, in fewer words
+            self.sweep.died(name, ended_with(code), worker.last_words())
+        elif unfinished:
+            self.sweep.died("", ended_with(code), worker.last_words())
+        if not unfinished:
+            return []
         others = any(other.process.exitcode is None for other in self.alive)
         taken = {holder.about["run"] for holder in self.sweep.standing().running}
         left = self.sweep.unfinished()
