@@ -22,6 +22,9 @@ T = TypeVar("T")
 
 _EIGHT_BITS = np.rint(np.arange(65536) / 257).astype(np.uint8)  # 16 bits to 8
 _BY_PROGRAM = ("EPS",)
+_SMALL = 5 * 10**6  # bytes of a file that may take no more than
+_MOST_OF_SMALL = 240 * 2**20  # bytes of memory
+_PER_PIXEL = {"RGB": 4, "L": 5, "P": 5, "1": 5, "I": 16}  # bytes that decoding takes, 8 in other modes
 
 
 def open_image(path: Path) -> Image.Image:
@@ -32,27 +35,34 @@ def open_image(path: Path) -> Image.Image:
     broken EXIF data and the like, are not passed on.
 
     Raises:
-        UsageError: The file is missing, damaged, cut short, or has more pixels than `Image.MAX_IMAGE_PIXELS`.
+        UsageError: The file is missing, damaged, cut short, or has more pixels than `Image.MAX_IMAGE_PIXELS`,
+            or than a photograph of its size.
     """
     try:
         with _quiet(), Image.open(path) as image:
-            _check_harmless(image)
+            _check_harmless(image, path.stat().st_size)
             if image.mode.startswith("I"):
                 grey = np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
                 return Image.fromarray(_EIGHT_BITS[grey]).convert("RGB")
+            image.load()
+            if image.mode == "RGB" and not image.readonly:  # not a map of the file
+                return image._new(image.im)  # as `convert` gives it, without its copy of the pixels
             return image.convert("RGB")
     except Exception as error:  # decoders raise anything on damaged files: OSError, SyntaxError, struct.error, ...
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UsageError(f"Cannot read the image {path}: {reason.rstrip('.')}; replace the file.") from error
 
 
-def _check_harmless(image: Image.Image) -> None:
+def _check_harmless(image: Image.Image, size: int) -> None:
     """Raises ValueError for an image whose decoding takes more than time; nothing of it is decoded yet."""
     if image.format in _BY_PROGRAM:
         raise ValueError(f"it is of the format {image.format}, which another program would have to draw")
     most = Image.MAX_IMAGE_PIXELS
     if most is not None and image.width * image.height > most:  # PIL itself only warns up to twice as many
         raise ValueError(f"it has {image.width} x {image.height} pixels, more than the {most} that are safe to decode")
+    held = image.width * image.height * _PER_PIXEL.get(image.mode.partition(";")[0], 8)
+    if size < _SMALL and held > _MOST_OF_SMALL:
+        raise ValueError(f"it has {image.width} x {image.height} pixels in {size} bytes, as no photograph has")
 
 
 def find_unreadable(

@@ -170,7 +170,9 @@ def test_regenerate_writes_below_its_list_alone(tmp_path: Path, capsys: pytest.C
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["regenerate.yaml"]
 
 
-@pytest.mark.parametrize("name", ["png 8 bit 11000", "png 1 bit 20000", "png 8 bit 60000", "gif 65535"])
+@pytest.mark.parametrize(
+    "name", ["png 8 bit 7500", "png 8 bit 11000", "png 1 bit 20000", "png 8 bit 60000", "gif 65535"]
+)
 def test_a_decompression_bomb_is_an_error_with_its_path(tmp_path: Path, name: str) -> None:
     path = tmp_path / "bomb.jpg"
     path.write_bytes(hostile_inputs.bomb(name))

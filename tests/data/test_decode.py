@@ -18,6 +18,18 @@ from promptbench.data.dataset import Dataset, Item, open_dataset
 from promptbench.data.decode import open_image
 
 
+def test_rgb_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another copy of a large photograph would be 4 bytes for each of its pixels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("the pixels are copied"))
+    loaded = open_image(tmp_path / "image.png")
+    assert type(loaded) is Image.Image
+    loaded.putpixel((0, 0), (1, 2, 3))
+    np.testing.assert_array_equal(np.asarray(loaded)[1:], pixels[1:])
+    np.testing.assert_array_equal(np.asarray(open_image(tmp_path / "image.png")), pixels)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
 def test_any_mode_becomes_rgb_as_pil_converts_it(mode: str, tmp_path: Path) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)).convert(mode)
