@@ -46,7 +46,7 @@ def open_image(path: Path) -> Image.Image:
                 return Image.fromarray(_EIGHT_BITS[grey]).convert("RGB")
             image.load()
             if image.mode == "RGB" and not image.readonly:  # not a map of the file
-                return image._new(image.im)  # as `convert` gives it, without its copy of the pixels
+                return image  # `convert` would copy its pixels
             return image.convert("RGB")
     except Exception as error:  # decoders raise anything on damaged files: OSError, SyntaxError, struct.error, ...
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
