@@ -215,12 +215,9 @@ class Start:
             UsageError: Nothing can be done.
         """
         from promptbench.runs.session import as_it_was
-        from promptbench.training.numerics import hold_to_bits
 
         check_writable(self.session.place.named)
-        with as_it_was():
-            if any(one.spec.deterministic for one in todo):
-                hold_to_bits(True)  # before anything is computed, and for the processes that follow
+        with as_it_was(deterministic=any(one.spec.deterministic for one in todo)):
             self.carry_out(todo, total, again)
 
     def carry_out(self, todo: Sequence[Run], total: int, again: bool) -> None:

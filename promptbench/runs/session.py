@@ -46,6 +46,7 @@ from promptbench.storage.atomic import write_atomically
 from promptbench.storage.cache import cache_dir
 from promptbench.storage.versions import code_digest, library_versions
 from promptbench.suite import Suite
+from promptbench.training.numerics import hold_to_bits
 
 Same = TypeVar("Same", bound="Session")
 
@@ -367,12 +368,19 @@ def once(session: Session, what: Any, look: Callable[[], T]) -> T:
 
 
 @contextmanager
-def as_it_was() -> Iterator[None]:
-    """Within it, the process may be changed, and what is said may get lost; afterwards all of this is as it was."""
+def as_it_was(deterministic: bool = False) -> Iterator[None]:
+    """Within it, the process may be changed, and what is said may get lost; afterwards all of this is as it was.
+
+    Args:
+        deterministic: Whether it begins with torch being held to algorithms that give the same bits each time, also in
+            processes that are started within it.
+    """
     with ExitStack() as stack:
         for part in (keep_process, keep_python, keep_logging, keep_torch):
             part(stack)
         sys.stdout, sys.stderr = Quiet(sys.stdout), Quiet(sys.stderr)
+        if deterministic:
+            hold_to_bits(True)
         yield
 
 

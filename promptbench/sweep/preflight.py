@@ -31,7 +31,6 @@ from promptbench.storage.claims import CLAIMS, Claims
 from promptbench.storage.versions import other_code
 from promptbench.sweep.loop import asked_by_signal
 from promptbench.training.files import partial_seconds
-from promptbench.training.numerics import hold_to_bits
 
 if TYPE_CHECKING:
     from promptbench.data.selection import Selection
@@ -54,8 +53,7 @@ def preflight(session: Session, runs: Sequence[Run]) -> None:
     """
     limit()
     partial_seconds()
-    with as_it_was():
-        hold_to_bits(any(run.spec.deterministic for run in runs))
+    with as_it_was(deterministic=any(run.spec.deterministic for run in runs)):
         check_images(session, runs)
         check_prompts(session, runs)
 
