@@ -370,6 +370,18 @@ def path_of(given: str | os.PathLike[str]) -> Path:
     return path
 
 
+def text_of(path: Path) -> str:
+    """The text of a file that a user names, in UTF-8.
+
+    Raises:
+        OSError, UnicodeDecodeError: It cannot be read, or is no such text.
+        ValueError: It is a device, which may never end.
+    """
+    if path.is_char_device() or path.is_block_device():
+        raise ValueError("it is a device")
+    return path.read_text(encoding="utf-8-sig")
+
+
 def overrides(values: Mapping[str, Any]) -> str:
     """Settings as they are typed one after the other: `depth=3, epochs=2`."""
     return ", ".join(f"{key}={shown(value)}" for key, value in values.items())

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from promptbench.config import LARGEST, UsageError, build, load_yaml, path_of, unknown
+from promptbench.config import LARGEST, UsageError, build, load_yaml, path_of, text_of, unknown
 
 MOST_THREADS = 1024  # of a run; many more bring the process down when they are started
 
@@ -199,7 +199,7 @@ def _base(name: Any, where: str) -> Mapping[str, Any]:
 
 def _raw(file: Path, where: str) -> Mapping[str, Any]:
     try:
-        raw = load_yaml(file.read_text(encoding="utf-8"))
+        raw = load_yaml(text_of(file))
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UsageError(f"{where}{line}: this is no YAML ({error.problem or 'it cannot be read'}).") from error

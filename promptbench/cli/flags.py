@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from promptbench.config import LARGEST, UsageError, nearest, parse_assignment, path_of, unknown
+from promptbench.config import LARGEST, UsageError, nearest, parse_assignment, path_of, text_of, unknown
 from promptbench.runs.listener import LOGGERS, check_installed
 from promptbench.training.numerics import PRECISIONS
 
@@ -340,8 +340,8 @@ def classes_of(options: argparse.Namespace) -> list[str] | None:
     """
     if options.classes_file is not None:
         try:
-            names = path_of(options.classes_file).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            names = text_of(path_of(options.classes_file)).splitlines()
+        except (OSError, ValueError) as error:
             raise UsageError(f"--classes-file {options.classes_file} cannot be read as text ({error}).") from error
     elif options.classes is not None:
         names = options.classes.split(",")

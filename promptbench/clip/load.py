@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from promptbench.config import UsageError, nearest, path_of
+from promptbench.config import UsageError, nearest, path_of, text_of
 from promptbench.storage import unpickle
 
 EMBEDDED = "mini"
@@ -84,7 +84,7 @@ def shape_of(name: str) -> BackboneShape:
     """
     file = _folder("promptbench.mini") / "mini-clip.json" if name == EMBEDDED else config_file(split_name(name)[0])
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(text_of(file))
         text, vision = config["text_cfg"].get("layers", 12), config["vision_cfg"].get("layers", 0)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{file} is no architecture of open_clip: it needs 'text_cfg' and 'vision_cfg'.") from error

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from promptbench.config import UsageError
+from promptbench.config import UsageError, text_of
 
 SPLITS = ("train", "val", "test")
 
@@ -126,9 +126,11 @@ def check_labels(splits: Mapping[str, Sequence[Item]], where: str) -> None:
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file; UsageError where it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        return text_of(path)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"Cannot read {path}: it is not UTF-8 text.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UsageError(f"Cannot read {path}: {reason}.") from error
 
 

@@ -13,6 +13,7 @@ import contextlib
 import json
 import math
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -185,6 +186,8 @@ def read_result(path: Path | str, spec: Spec | None = None) -> Result:
     """
     try:
         with open(path, "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UsageError(f"The result file {path} is a device or a pipe; name a file.")
             data = json.loads(file.read(), parse_constant=_refuse_constant)
     except OSError as error:
         raise UsageError(f"The result file {path} cannot be read ({error.strerror}).") from error

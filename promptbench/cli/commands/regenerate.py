@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from promptbench.cli.flags import Parser, add_picture, add_tables, picture_of, question_of
-from promptbench.config import UsageError, load_yaml, path_of, unknown
+from promptbench.config import UsageError, load_yaml, path_of, text_of, unknown
 from promptbench.show.plots.picture import check_picture, data_path, module_of, to_text, write_picture
 
 HELP = "rebuild committed tables and plots from the committed results"
@@ -138,7 +138,7 @@ def items_of(listed: Path) -> Iterator[Item]:
     import yaml
 
     try:
-        raw = load_yaml(listed.read_text(encoding="utf-8"))
+        raw = load_yaml(text_of(listed))
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"{listed} cannot be read: {reason}.") from error
