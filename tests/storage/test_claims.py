@@ -121,7 +121,10 @@ def test_an_owner_shows_signs_of_life_and_progress(tmp_path: Path, quick: None) 
         holder = read(claim.path)
         assert holder is not None and holder.progress == {"done": 3, "total": 40} and holder.about == ABOUT
         claim.progress = {"text": "x" * 1000}  # no room for it: the last stays
+        age(claim.path, 50)
+        silent = claim.path.stat().st_mtime
         claim.beat()
+        assert claim.path.stat().st_mtime - silent > 40  # alive all the same
         again = read(claim.path)
         assert again is not None and again.progress == {"done": 3, "total": 40} and not claim.lost
 
@@ -141,6 +144,26 @@ def test_a_silent_owner_elsewhere_is_waited_for_and_then_replaced(tmp_path: Path
         assert claim.lost and not taken.lost
         claim.release()  # what is not ours any more stays
         assert taken.path.exists() and other.busy("a")
+
+
+def test_an_owner_that_wakes_while_it_is_replaced_keeps_its_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the last look at a claim and its removal its owner may touch it: it is put back then."""
+    with Claims(tmp_path) as mine, Claims(tmp_path) as other:
+        claim = mine.take("a", ABOUT)
+        assert claim is not None
+        elsewhere(claim.path)
+        age(claim.path, claims.STALE + 5)
+        rename = os.rename
+
+        def wakes(source: Path, target: Path) -> None:
+            rename(source, target)
+            os.utime(target)
+
+        monkeypatch.setattr(os, "rename", wakes)
+        assert other.take("a", ABOUT) is None
+        assert claim.path.exists()
 
 
 def test_the_clock_of_the_machine_plays_no_role(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
