@@ -18,6 +18,7 @@ import random
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,6 +26,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
+from types import CodeType
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -524,3 +526,17 @@ def keep_backends(stack: ExitStack) -> None:
     keep(stack, of.cuda.mem_efficient_sdp_enabled, of.cuda.enable_mem_efficient_sdp)
     keep(stack, of.cuda.math_sdp_enabled, of.cuda.enable_math_sdp)
     keep(stack, of.cuda.cudnn_sdp_enabled, of.cuda.enable_cudnn_sdp)
+
+
+def asked_by_signal(error: BaseException) -> bool:
+    """Whether an error was raised by the handler of a signal, such as that of a task whose time is over."""
+    of_children = getattr(signal, "SIGCHLD", None)  # by which torch says that a loader process died
+    handlers = [signal.getsignal(number) for number in signal.valid_signals() if number != of_children]
+    codes = {code_of(handler) for handler in handlers if callable(handler)}
+    frames = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
+    return not codes.isdisjoint(frames)
+
+
+def code_of(handler: Any) -> CodeType | None:
+    """What runs when a handler is called; None where that is not Python."""
+    return getattr(getattr(handler, "__func__", handler), "__code__", None)

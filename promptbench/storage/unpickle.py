@@ -345,16 +345,15 @@ def _root(archive: zipfile.ZipFile, size: int) -> str:
     An archive whose records claim more than the file's bytes is refused, so that a small file stays small in memory.
     """
     names = archive.namelist()
-    roots = [name[:-8] for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
-    if len(roots) != 1 or len(set(names)) != len(names):
-        raise ValueError("its records are not those of torch")
-    code = f"{roots[0]}code/"  # of TorchScript; never read
-    records = [record for record in archive.infolist() if not record.filename.startswith(code)]
+    records = [record for record in archive.infolist() if record.filename.split("/")[1:2] != ["code"]]  # never read
     if any(record.compress_type != zipfile.ZIP_STORED for record in records):
         raise ValueError("its records are compressed, which torch's are not")
     claimed = sum(record.file_size for record in records)
     if claimed > size:
         raise ValueError(f"its records claim {claimed} bytes, more than the file has")
+    roots = [name[:-8] for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
+    if len(roots) != 1 or len(set(names)) != len(names):
+        raise ValueError("its records are not those of torch")
     order = f"{roots[0]}byteorder"
     if order in names and archive.read(order) != sys.byteorder.encode():
         raise ValueError("it was written on a machine of the other byte order")

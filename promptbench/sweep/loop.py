@@ -22,7 +22,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType
 from typing import Any, Protocol
 
 from promptbench import registry
@@ -31,7 +30,7 @@ from promptbench.results.result import Result, failure_path, write_failure
 from promptbench.runs.listener import Attempt, Busy, Listener, Silent, Standing, Work, tracked
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.request import Request
-from promptbench.runs.session import Place, Session
+from promptbench.runs.session import Place, Session, asked_by_signal
 from promptbench.storage.atomic import remove_drafts, superseded, write_atomically
 from promptbench.storage.claims import CLAIMS, Claim, Claims, now
 from promptbench.sweep.status import standing_of
@@ -233,20 +232,6 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, (UsageError, TrainingDiverged)):
         return said
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
-
-
-def asked_by_signal(error: BaseException) -> bool:
-    """Whether an error was raised by the handler of a signal, such as that of a task whose time is over."""
-    of_children = getattr(signal, "SIGCHLD", None)  # by which torch says that a loader process died
-    handlers = [signal.getsignal(number) for number in signal.valid_signals() if number != of_children]
-    codes = {code_of(handler) for handler in handlers if callable(handler)}
-    frames = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
-    return not codes.isdisjoint(frames)
-
-
-def code_of(handler: Any) -> CodeType | None:
-    """What runs when a handler is called; None where that is not Python."""
-    return getattr(getattr(handler, "__func__", handler), "__code__", None)
 
 
 def cannot_write(error: BaseException | None, output: Path) -> bool:

@@ -25,11 +25,10 @@ from promptbench.data.selection import open_selection, shown_names
 from promptbench.method import instantiate
 from promptbench.results.result import Result, predictions_path, read_result, result_path
 from promptbench.results.spec import Spec, fields_of
-from promptbench.runs.session import as_it_was, recognised
+from promptbench.runs.session import as_it_was, asked_by_signal, recognised
 from promptbench.storage.cache import limit
 from promptbench.storage.claims import CLAIMS, Claims
 from promptbench.storage.versions import other_code
-from promptbench.sweep.loop import asked_by_signal
 from promptbench.training.files import partial_seconds
 
 if TYPE_CHECKING:

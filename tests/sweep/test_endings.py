@@ -25,7 +25,7 @@ from promptbench.results.result import failure_path
 from promptbench.runs import run as execution
 from promptbench.runs.listener import Attempt
 from promptbench.runs.plan import Run, plan_runs
-from promptbench.sweep import loop
+from promptbench.runs.session import asked_by_signal
 
 PLUGIN = '''"""Leaver: it leaves where it is told to.
 
@@ -335,7 +335,7 @@ def test_only_who_is_no_signal_of_a_child_counts_as_asked_by_one() -> None:
             os.kill(os.getpid(), number)
             pytest.fail("nothing was raised")
         except RuntimeError as error:
-            assert loop.asked_by_signal(error) is asked
+            assert asked_by_signal(error) is asked
         finally:
             signal.signal(number, before)
-    assert not loop.asked_by_signal(UsageError("of nobody"))
+    assert not asked_by_signal(UsageError("of nobody"))
