@@ -34,8 +34,11 @@ def test_any_mode_becomes_rgb_as_pil_converts_it(mode: str, tmp_path: Path) -> N
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)).convert(mode)
     path = tmp_path / ("image.tif" if mode in ("CMYK", "YCbCr") else "image.png")
     image.save(path)
-    with Image.open(path) as stored:
-        expected = np.asarray(stored.convert("RGB"))
+    try:
+        with Image.open(path) as stored:
+            expected = np.asarray(stored.convert("RGB"))
+    except OSError:
+        pytest.skip("this version of Pillow cannot read what it wrote")  # YCbCr before 12.1
     loaded = open_image(path)
     assert loaded.mode == "RGB"
     np.testing.assert_array_equal(np.asarray(loaded), expected)
