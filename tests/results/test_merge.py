@@ -190,3 +190,12 @@ def test_mistakes_are_one_sentence(merge: Merge) -> None:
     Path("taken").write_text("")
     code, said = merge("a", "-o", "taken")
     assert code == 2 and "The output folder taken cannot be written" in said
+
+
+def test_predictions_that_are_there_stay(merge: Merge) -> None:
+    for folder, value in ((A, 1.0), (B, 2.0)):
+        store(folder)
+        tensors(predictions_path(folder, spec_of()), value)
+    before = predictions_path(A, spec_of()).read_bytes()
+    assert merge("b", "-o", "a")[0] == 0
+    assert predictions_path(A, spec_of()).read_bytes() == before != predictions_path(B, spec_of()).read_bytes()

@@ -9,6 +9,7 @@ from typing import Any
 import make_fake
 import pytest
 import torch
+from PIL import Image
 from short_cases import slow_but
 
 import promptbench as pb
@@ -18,7 +19,7 @@ from promptbench.clip.image_tower import Images
 from promptbench.data import features
 from promptbench.data.batches import pixel_batches
 from promptbench.data.dataset import open_dataset
-from promptbench.data.selection import open_selection
+from promptbench.data.selection import Selection, open_selection
 from promptbench.runs import evaluate
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.session import Place, Session
@@ -147,3 +148,46 @@ def test_the_same_weights_in_another_architecture_share_no_features(tiny_name: s
     dataset = open_dataset("dtd", roots=[root])
     items = dataset.items("test")
     assert features.key(one, dataset, items, False) != features.key(other, dataset, items, False)
+
+
+def test_images_of_the_same_name_in_two_datasets_have_features_of_their_own(tmp_path: Path, tiny: Backbone) -> None:
+    method = pb.create_method("maple", tiny, ["cat", "dog"])
+    reader, found = evaluate.Reader(method), []
+    for name, grey in (("birds", 10), ("owls", 200)):
+        for split, label in (("train", "cat"), ("train", "dog"), ("test", "cat"), ("test", "dog")):
+            place = tmp_path / name / split / label
+            place.mkdir(parents=True)
+            Image.new("RGB", (32, 32), (grey, 40, 90)).save(place / "0.png")
+        dataset = open_dataset("folder", {"root": str(tmp_path / name)}, alias=name)
+        selection = Selection(dataset=name, split="test")
+        chosen = open_selection(lambda _, dataset=dataset: dataset, selection, 1)
+        found.append(reader.features(chosen, selection))
+        ((images, _),) = pixel_batches(tiny, dataset, chosen.items, batch=100)
+        with torch.no_grad():
+            assert torch.equal(found[-1], method.encode_images(images).cls)
+    assert not torch.allclose(found[0], found[1])
+
+
+def test_labels_are_places_among_the_names_that_are_shown(plan: Any) -> None:
+    session, (run,) = plan("--method", "zeroshot", "--dataset", "dtd")
+    (evaluation,) = [one for one in run.plan.evaluations if one.name == "new"]
+    chosen = open_selection(session.dataset, evaluation.selection, 1)
+    method = pb.create_method("zeroshot", session.backbone, chosen.class_names)
+    moved = [label + 1 for label in chosen.labels]
+    outcome = evaluate.Reader(method).outcome(chosen, evaluation.selection, moved, ())
+    assert outcome.labels.tolist() == moved
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_one_score_that_is_no_number_is_an_error(value: float, plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, (run,) = plan("--method", "zeroshot", "--dataset", "dtd")
+    scored = evaluate.Reader.outcome
+
+    def odd(self: evaluate.Reader, *arguments: Any) -> Any:
+        outcome = scored(self, *arguments)
+        outcome.logits[-1, -1] = value
+        return outcome
+
+    monkeypatch.setattr(evaluate.Reader, "outcome", odd)
+    with pytest.raises(FloatingPointError, match="scores of base images are infinite or NaN"):
+        evaluate.evaluate(session, run, *trained(session, run))

@@ -166,6 +166,21 @@ def test_an_owner_that_wakes_while_it_is_replaced_keeps_its_claim(
         assert claim.path.exists()
 
 
+def test_a_guard_that_a_crash_left_stands_in_nobody_s_way(tmp_path: Path) -> None:
+    """It is there while one of several processes removes an old claim."""
+    with Claims(tmp_path) as mine, Claims(tmp_path) as other:
+        claim = mine.take("a", ABOUT)
+        assert claim is not None
+        elsewhere(claim.path)
+        age(claim.path, claims.STALE + 5)
+        guard = tmp_path / ".a.claim.guard"
+        guard.write_bytes(b"")
+        assert other.take("a", ABOUT) is None and guard.exists()
+        age(guard, claims.STALE + 5)
+        other.take("a", ABOUT)
+        assert other.take("a", ABOUT) is not None and not guard.exists()
+
+
 def test_the_clock_of_the_machine_plays_no_role(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Claims(tmp_path) as mine, Claims(tmp_path) as other:
         claim = mine.take("a", ABOUT)
