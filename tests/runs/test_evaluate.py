@@ -20,7 +20,7 @@ from promptbench.data import features
 from promptbench.data.batches import pixel_batches
 from promptbench.data.dataset import open_dataset
 from promptbench.data.selection import Selection, open_selection
-from promptbench.runs import evaluate
+from promptbench.runs import evaluate, train
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.session import Place, Session
 
@@ -191,3 +191,13 @@ def test_one_score_that_is_no_number_is_an_error(value: float, plan: Any, monkey
     monkeypatch.setattr(evaluate.Reader, "outcome", odd)
     with pytest.raises(FloatingPointError, match="scores of base images are infinite or NaN"):
         evaluate.evaluate(session, run, *trained(session, run))
+
+
+def test_a_run_takes_the_threads_that_its_spec_says(plan: Any) -> None:
+    before = torch.get_num_threads()
+    session, (run,) = plan("--method", "zeroshot", "--dataset", "dtd", "--threads", str(before + 1))
+    try:
+        train.prepared(session, run)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
