@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 
@@ -14,6 +15,8 @@ def command() -> int:
     except KeyboardInterrupt:  # it is caught within from where there is something to lose
         print("promptbench: interrupted", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python says much where it is interrupted while it ends
 
 
 if __name__ == "__main__":

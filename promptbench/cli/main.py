@@ -8,6 +8,7 @@ done, with a line and exit code 2, or, where the reader of a pipe has left, with
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import errno
 import gc
@@ -15,6 +16,7 @@ import io
 import logging
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -29,6 +31,7 @@ from promptbench.registry import add_file
 from promptbench.runs.listener import Quiet
 
 LONGEST = 2000  # characters of an error
+MOMENT = 0.05  # seconds
 INTERRUPTED = "promptbench: interrupted; finished runs are kept, and the same command goes on from here"
 
 
@@ -38,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads leave the cores to other runs
     collects, code = gc.isenabled(), 0
     gc.disable()  # what is imported and read stays, and looking for garbage in it takes a fifth of a short call
-    with standard_streams():
+    with standard_streams(), interrupts_heard():
         logging.basicConfig(level=logging.WARNING, format="promptbench: %(message)s", stream=sys.stderr)
         try:
             try:
@@ -88,6 +91,24 @@ def no_exit() -> Iterator[None]:
             raise
         frame = traceback.extract_tb(error.__traceback__)[-1]
         raise UsageError(f"{reason_of(error)} was raised in {frame.filename}:{frame.lineno}, not by a run.") from error
+
+
+@contextmanager
+def interrupts_heard() -> Iterator[None]:
+    """Within it, Ctrl-C is heard a moment later where Python drops it, such as while an object is thrown away."""
+    before = sys.unraisablehook
+
+    def again(dropped: Any) -> None:
+        if isinstance(dropped.exc_value, KeyboardInterrupt):
+            threading.Timer(MOMENT, _thread.interrupt_main).start()
+        else:
+            before(dropped)
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 class Unwritten(OSError):

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from shared_paths import TINY
 
 from promptbench import __main__, registry
-from promptbench.cli.main import main
+from promptbench.cli.main import interrupts_heard, main
 from promptbench.results.result import Result, read_results
 from promptbench.training.numerics import peak_memory_restarts
 
@@ -293,6 +293,19 @@ def test_ctrl_c_leaves_nothing_half_written(what: tuple[str, ...], tmp_path: Pat
     assert len(read_results(tmp_path)) == 3
 
 
+def test_ctrl_c_is_heard_where_python_drops_it(capsys: pytest.CaptureFixture[str]) -> None:
+    class Thrown:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt
+
+    with interrupts_heard():
+        thrown = Thrown()
+        with pytest.raises(KeyboardInterrupt):
+            del thrown
+            time.sleep(20)
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_ctrl_c_while_the_command_is_imported_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -302,7 +315,12 @@ def test_ctrl_c_while_the_command_is_imported_is_one_line(
 
     monkeypatch.delitem(sys.modules, "promptbench.cli.main")
     monkeypatch.setattr(sys, "meta_path", [Interrupted()])
-    assert __main__.command() == 130
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert __main__.command() == 130
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # while Python ends
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "promptbench: interrupted\n"
 
 
