@@ -327,7 +327,7 @@ def threads(home: Home) -> Found:
     wrong += [f"not both are recorded: {place}" for place, found in metrics.items() if sorted(found) != [1, 2]]
     table = home.call([sys.executable, "-m", "promptbench", "table", "--results", str(output)])
     wrong += home.ended_well("table", table)
-    figures["rows of the table"] = re.findall(r"^\| *([^|]*threads=\d[^|]*?) *\|", table.stdout, re.MULTILINE)
+    figures["rows of the table"] = re.findall(r"\| *([^|\n]*threads=\d[^|\n]*?) *\|", table.stdout)
     for count in (1, 2):
         if f"threads={count}" not in table.stdout:
             wrong.append(f"no row of the table says threads={count}")

@@ -42,6 +42,7 @@ _PROGRESS = 160  # bytes; of fixed width, so that it is replaced in place
 _WATCHES = 10_000  # claims at most that are remembered
 
 CLAIMS = "claims"  # folder in the output folder
+GOES_ON = "what is finished is kept, and the same command goes on from here."
 
 
 @dataclass(frozen=True)
@@ -156,8 +157,8 @@ class Claims:
                     return None
         except OSError as error:
             raise UsageError(
-                f"The output folder {self.folder.parent} cannot be written ({error.strerror}); finished runs are kept, "
-                "and the same command goes on from here once it can, or with another --output."
+                f"The output folder {self.folder.parent} cannot be written ({error.strerror}); name another one with "
+                f"--output; {GOES_ON}"
             ) from error
         return None
 

@@ -32,7 +32,7 @@ from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.request import Request
 from promptbench.runs.session import Place, Session, asked_by_signal
 from promptbench.storage.atomic import remove_drafts, superseded, write_atomically
-from promptbench.storage.claims import CLAIMS, Claim, Claims, now
+from promptbench.storage.claims import CLAIMS, GOES_ON, Claim, Claims, now
 from promptbench.sweep.status import standing_of
 from promptbench.training.fit import TrainingDiverged
 
@@ -199,8 +199,8 @@ def settled(
         if not held[1].is_ours():  # it is another process's now, whatever went wrong here
             raise Busy(held[1].name) from error
         if cannot_write(error, session.output):
-            said = str(error).rstrip(".")
-            raise UsageError(f"{said}; what is finished is kept, and the same command goes on from here.") from error
+            said = str(error)
+            raise UsageError(said if GOES_ON in said else f"{said.rstrip('.')}; {GOES_ON}") from error
         return failed(session, run, listener, reason_of(error), traceback.format_exc(), getattr(error, "where", {}))
     listener.finished(run, result)
     return True
@@ -386,7 +386,7 @@ def carry_out(sweep: Sweep, executor: Executor, listener: Listener) -> int:
     if left:
         raise UsageError(
             f"{len(left)} of {len(sweep.runs)} runs are left undone, such as {left[0]}, though every process has ended "
-            "well; what is finished is kept, and the same command goes on from here."
+            f"well; {GOES_ON}"
         )
     return len(sweep.failed())
 
