@@ -187,6 +187,7 @@ class Tasks:
             stored = stored_for(session.output, run.spec)
             given = {f"trainings/{path.name}": path.read_bytes() for path in stored}
             outcome, files = self.answer(run.spec.name, given, work)
+            work.check(claim)
             for path, name in {inside(session.output, name, PARTS): name for name in files}.items():
                 if files[name] != given.get(name):
                     write_atomically(path, methodcaller("write", files[name]))
