@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import ClassVar
 
 import torch.nn.functional as F
@@ -67,7 +68,8 @@ class ZeroShot(Method):
 
     def set_classes(self, names: Sequence[str]) -> None:
         super().set_classes(names)
-        texts = [t.replace("{}", prompts.readable(name)) for t in self.templates() for name in self.class_names]
+        shown = product(self.templates(), map(prompts.readable, self.class_names))
+        texts = [template.replace("{}", name) for template, name in shown]
         self.tokens = self.backbone.embed_text(texts)
 
     def templates(self) -> tuple[str, ...]:

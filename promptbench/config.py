@@ -370,6 +370,15 @@ def path_of(given: str | os.PathLike[str]) -> Path:
     return path
 
 
+def real_path_of(given: str | os.PathLike[str]) -> Path:
+    """The path that a user names, links followed; links that lead back to each other stay, and are no file.
+
+    Raises:
+        UsageError: As of `path_of`.
+    """
+    return Path(os.path.realpath(path_of(given)))  # `Path.resolve` raises a RuntimeError on such links
+
+
 def text_of(path: Path) -> str:
     """The text of a file that a user names, in UTF-8.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from promptbench.config import unknown
+from promptbench.config import path_of, unknown
 from promptbench.results.result import (
     Result,
     check_writable,
@@ -68,7 +68,7 @@ class Where:
     plugins: Sequence[Path | str] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "plugins", tuple(Path(path).expanduser().absolute() for path in self.plugins))
+        object.__setattr__(self, "plugins", tuple(path_of(path).absolute() for path in self.plugins))
 
     @property
     def here(self) -> bool:

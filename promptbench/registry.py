@@ -26,7 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from promptbench.config import UsageError, path_of, unknown
+from promptbench.config import UsageError, real_path_of, unknown
 
 _log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def add_file(path: str | Path, kind: str = "") -> str:
     Raises:
         UsageError: There is no such file, its stem is no Python name, or another plugin of the kind has that name.
     """
-    file = Path(os.path.realpath(path_of(path)))
+    file = real_path_of(path)
     if file.suffix != ".py" or not file.is_file():
         raise UsageError(f"There is no plugin file {file}; --plugin takes the path of a Python file.")
     if not file.stem.isidentifier() or file.stem.startswith("_"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -53,6 +54,19 @@ def tiny_as_loaded(tiny_name: str) -> Any:
 def tiny(tiny_as_loaded: Any) -> Any:
     """A copy of the tiny random CLIP for one test; the tokenizer, which no test changes, takes longest to make."""
     return deepcopy(tiny_as_loaded, {id(tiny_as_loaded.tokenizer): tiny_as_loaded.tokenizer})
+
+
+@pytest.fixture
+def no_plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Plugins that a test adds are forgotten after it, and those of other tests are not there."""
+    from promptbench import registry
+
+    monkeypatch.setattr(registry, "_files", {kind: {} for kind in ("methods", "datasets", "protocols")})
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith("promptbench_plugin."):
+            del sys.modules[name]
 
 
 @pytest.fixture

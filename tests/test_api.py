@@ -6,13 +6,11 @@ import json
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from rich.console import Console
 from shared_paths import TINY
 from short_cases import slow_but
@@ -41,13 +39,8 @@ class Broken(Method):
 
 
 @pytest.fixture(autouse=True)
-def _as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.setattr(registry, "_files", {kind: {} for kind in registry._files})
+def _elsewhere(no_plugins: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    yield
-    torch.set_num_threads(1)
-    for name in [name for name in sys.modules if name.startswith("promptbench_plugin.")]:
-        del sys.modules[name]
 
 
 @pytest.fixture

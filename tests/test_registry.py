@@ -4,13 +4,14 @@ import hashlib
 import importlib.metadata
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from promptbench import registry
 from promptbench.config import UsageError
+
+pytestmark = pytest.mark.usefixtures("no_plugins")
 
 PLUGIN = '''"""Echo: says what it hears.
 
@@ -40,17 +41,6 @@ class Echo(_Base):
     def plan(self, suite, seed):
         return []
 '''
-
-
-@pytest.fixture(autouse=True)
-def forget_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Leaves the registry and the imported modules as they were."""
-    before = set(sys.modules)
-    monkeypatch.setattr(registry, "_files", {"methods": {}, "datasets": {}, "protocols": {}})
-    yield
-    for name in set(sys.modules) - before:
-        if name.startswith("promptbench_plugin."):
-            del sys.modules[name]
 
 
 def written(folder: Path, text: str, name: str = "echo") -> Path:

@@ -17,10 +17,11 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
-from promptbench.config import UsageError, path_of
+from promptbench.config import UsageError, real_path_of
 from promptbench.results.spec import Spec, expect, to_plain
 from promptbench.storage.atomic import write_atomically
 from promptbench.storage.versions import git_commit, library_versions, utc_now
@@ -221,7 +222,7 @@ def read_results(*places: Path | str) -> list[Result]:
     Raises:
         UsageError: If a place does not exist or a file is not a result.
     """
-    paths = {path for place in places for path in _result_files(Path(os.path.realpath(path_of(place))))}
+    paths = set(chain.from_iterable(_result_files(real_path_of(place)) for place in places))
     return sorted(map(read_result, sorted(paths)), key=lambda result: (result.name, result.created))
 
 

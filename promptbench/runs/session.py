@@ -25,6 +25,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 from types import CodeType
 from typing import Any, NoReturn, TypeVar
@@ -512,7 +513,8 @@ def keep_autocast(stack: ExitStack) -> None:
 def keep_backends(stack: ExitStack) -> None:
     """Which algorithms the libraries below torch take, and how exact those are."""
     of = torch.backends
-    parts = [getattr(library, name, None) for library in (of.cudnn, of.mkldnn) for name in ("matmul", "conv", "rnn")]
+    named = product((of.cudnn, of.mkldnn), ("matmul", "conv", "rnn"))
+    parts = [getattr(library, name, None) for library, name in named]
     for owner in (of.cuda.matmul, *parts, of):  # put back from the last on: what is general comes first
         keep_attribute(stack, owner, "fp32_precision")
     for name in ("allow_tf32", "enabled", "benchmark", "deterministic"):

@@ -172,7 +172,7 @@ def settled(
     how: Callable[[Session, Run, Work], Result],
 ) -> bool:
     """Do a run that this process holds, unless another was faster; whether it has a result."""
-    attempt = held[-1]
+    _, claim, attempt = held
     if session.is_finished(run.spec):
         listener.elsewhere(run)
         return True
@@ -196,8 +196,8 @@ def settled(
     except BaseException as error:  # one failed run must not end a sweep, even where its code asks for that
         if asked_by_signal(error):
             raise
-        if not held[1].is_ours():  # it is another process's now, whatever went wrong here
-            raise Busy(held[1].name) from error
+        if not claim.is_ours():  # it is another process's now, whatever went wrong here
+            raise Busy(claim.name) from error
         if cannot_write(error, session.output):
             said = str(error)
             raise UsageError(said if GOES_ON in said else f"{said.rstrip('.')}; {GOES_ON}") from error

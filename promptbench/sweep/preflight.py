@@ -32,6 +32,7 @@ from promptbench.storage.versions import other_code
 from promptbench.training.files import partial_seconds
 
 if TYPE_CHECKING:
+    from promptbench.clip.backbone import Backbone
     from promptbench.data.selection import Selection
     from promptbench.runs.plan import Run
     from promptbench.runs.session import Session
@@ -112,18 +113,28 @@ def check_prompts(session: Session, runs: Iterable[Run]) -> None:
         seen.add(key)
         backbone = session.backbone
         with left_to_the_run():
-            train = open_selection(session.dataset, run.plan.train, spec.data_seed)
-            try:
-                method = instantiate(run.method, run.settings.config, backbone, train.class_names, spec.train_seed)
-            except (RuntimeError, MemoryError, OverflowError) as error:
-                if not TOO_LARGE.search(str(error)):
-                    raise
-                raise UsageError(f"{spec.label}: what it learns does not fit into memory; see its settings.") from error
-            for evaluation in run.plan.evaluations:
-                chosen = open_selection(session.dataset, evaluation.selection, spec.data_seed)
-                names, _ = shown_names(session.dataset, evaluation.names, chosen)
-                if method.transfers or tuple(names) == tuple(train.class_names):
-                    method.set_classes(names)
+            make_prompts(session, run, backbone)
+
+
+def make_prompts(session: Session, run: Run, backbone: Backbone) -> None:
+    """Make the method of a run, and its prompts for all class names that it is shown.
+
+    Raises:
+        UsageError: They do not fit the backbone, or what it learns does not fit into memory.
+    """
+    spec = run.spec
+    train = open_selection(session.dataset, run.plan.train, spec.data_seed)
+    try:
+        method = instantiate(run.method, run.settings.config, backbone, train.class_names, spec.train_seed)
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        if not TOO_LARGE.search(str(error)):
+            raise
+        raise UsageError(f"{spec.label}: what it learns does not fit into memory; see its settings.") from error
+    for evaluation in run.plan.evaluations:
+        chosen = open_selection(session.dataset, evaluation.selection, spec.data_seed)
+        names, _ = shown_names(session.dataset, evaluation.names, chosen)
+        if method.transfers or tuple(names) == tuple(train.class_names):
+            method.set_classes(names)
 
 
 def check_finished(session: Session, results: Mapping[str, Result]) -> None:

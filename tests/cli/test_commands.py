@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from promptbench import __main__, registry
 from promptbench.cli.main import interrupts_heard, main
 from promptbench.results.result import Result, read_results
 from promptbench.training.numerics import peak_memory_restarts
+
+pytestmark = pytest.mark.usefixtures("no_plugins")
 
 SEEDS = ("--seeds", "1", "2")
 COOP = ("--set", "coop.epochs=2", "coop.batch=4")
@@ -55,16 +56,6 @@ class Shift(Method):
     def forward(self, images):
         return self.classify(self.backbone.encode_image(images).cls * self.scale, self.text)
 '''
-
-
-@pytest.fixture(autouse=True)
-def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Plugins that a test adds are forgotten; so is the number of threads that a run sets."""
-    monkeypatch.setattr(registry, "_files", {kind: {} for kind in ("methods", "datasets", "protocols")})
-    yield
-    torch.set_num_threads(1)
-    for name in [name for name in sys.modules if name.startswith("promptbench_plugin.")]:
-        del sys.modules[name]
 
 
 @pytest.fixture(scope="module")

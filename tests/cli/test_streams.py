@@ -7,17 +7,16 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import make_fake
 import pytest
-import torch
 from shared_paths import TINY
 
 import promptbench as pb
-from promptbench import registry
 from promptbench.cli.main import main
+
+pytestmark = pytest.mark.usefixtures("no_plugins")
 
 FULL = "promptbench: error: standard output cannot be written (No space left on device); what was stored is kept.\n"
 PLUGIN = '''"""Speaker: it says what it does.
@@ -59,15 +58,6 @@ class Refusing(io.StringIO):
 
     def flush(self) -> None:
         raise OSError(self.code, os.strerror(self.code))
-
-
-@pytest.fixture(autouse=True)
-def _plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(registry, "_files", {kind: {} for kind in ("methods", "datasets", "protocols")})
-    yield
-    torch.set_num_threads(1)
-    for name in [name for name in sys.modules if name.startswith("promptbench_plugin.")]:
-        del sys.modules[name]
 
 
 @pytest.fixture(scope="module")

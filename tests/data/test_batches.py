@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 import make_fake
@@ -89,7 +90,7 @@ def test_epochs_see_other_views_or_a_number_of_them_in_turn(tiny: pb.Backbone, b
         return Views(tiny, birds, birds.items("train"), keep=0, augment_seed=seed, views=views)[0, epoch][0]
 
     whole = [view(0, epoch) for epoch in range(4)]
-    assert all(not torch.equal(whole[i], whole[j]) for i in range(4) for j in range(i))
+    assert not any(torch.equal(one, other) for one, other in combinations(whole, 2))
     for epoch in range(4):
         assert torch.equal(view(2, epoch), whole[epoch % 2])
         assert torch.equal(view(0, epoch, seed=None), view(0, 0, seed=None))

@@ -10,7 +10,6 @@ import random
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,10 @@ import torch
 from shared_paths import TINY
 
 import promptbench as pb
-from promptbench import registry
 from promptbench.cli.flags import request_of
 from promptbench.cli.main import main, parser
+
+pytestmark = pytest.mark.usefixtures("no_plugins")
 
 PLUGIN = '''"""Changer: it changes everything.
 
@@ -107,14 +107,6 @@ def change_torch():
         file.write("once\\n")
 '''
 SETTINGS = {"changer.epochs": 2, "changer.batch": 4, "coop.epochs": 2, "coop.batch": 4}
-
-
-@pytest.fixture(autouse=True)
-def _plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(registry, "_files", {kind: {} for kind in ("methods", "datasets", "protocols")})
-    yield
-    for name in [name for name in sys.modules if name.startswith("promptbench_plugin.")]:
-        del sys.modules[name]
 
 
 @pytest.fixture(scope="module")

@@ -8,16 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import make_fake
 import pytest
-import torch
 from shared_paths import TINY
 
-from promptbench import registry
 from promptbench.cli.main import main, parser
 from promptbench.config import UsageError
 from promptbench.registry import add_file
@@ -26,6 +23,8 @@ from promptbench.runs import run as execution
 from promptbench.runs.listener import Attempt
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.session import asked_by_signal
+
+pytestmark = pytest.mark.usefixtures("no_plugins")
 
 PLUGIN = '''"""Leaver: it leaves where it is told to.
 
@@ -92,15 +91,6 @@ class Leaving(Folder):
     def open(self, item):
         sys.exit(0)
 '''
-
-
-@pytest.fixture(autouse=True)
-def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(registry, "_files", {kind: {} for kind in ("methods", "datasets", "protocols")})
-    yield
-    torch.set_num_threads(1)
-    for name in [name for name in sys.modules if name.startswith("promptbench_plugin.")]:
-        del sys.modules[name]
 
 
 @pytest.fixture(scope="module")

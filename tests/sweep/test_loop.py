@@ -14,16 +14,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import make_fake
 import pytest
-import torch
 from shared_paths import TINY
 
-from promptbench import registry
 from promptbench.cli.flags import place_of, request_of
 from promptbench.cli.main import main, parser
 from promptbench.config import UsageError
@@ -56,13 +53,8 @@ class Fatal(Method):
 
 
 @pytest.fixture(autouse=True)
-def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(registry, "_files", {kind: {} for kind in ("methods", "datasets", "protocols")})
+def _soon(no_plugins: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "LOOK_AGAIN", 0.05)
-    yield
-    torch.set_num_threads(1)
-    for name in [name for name in sys.modules if name.startswith("promptbench_plugin.")]:
-        del sys.modules[name]
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptbench.cli.flags import add_list
-from promptbench.config import UsageError, build, parse_assignment, path_of
+from promptbench.config import UsageError, build, parse_assignment, real_path_of
 
 if TYPE_CHECKING:
     from promptbench.checks.plugin.kit import Outcome
@@ -30,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Carry out `promptbench check-plugin`; returns the exit code, 1 where a check fails."""
-    path = Path(os.path.realpath(path_of(options.file)))
+    path = real_path_of(options.file)
     examine = {"method": examine_method, "dataset": examine_dataset, "protocol": examine_protocol}
     found = plugins_in(path)
     for kind in {cls.plugin_kind for cls in found} - {"method"}:
