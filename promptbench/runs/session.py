@@ -477,17 +477,23 @@ def keep_torch(stack: ExitStack) -> None:
     if torch.cuda.is_initialized():
         stack.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
     keep(stack, torch.get_default_dtype, torch.set_default_dtype)
-    keep(
-        stack,
-        torch.get_default_device,
-        lambda device: torch.set_default_device(None if device.type == "cpu" else device),
-    )
+    keep(stack, default_device, put_default_device)
     keep(stack, torch.get_num_threads, torch.set_num_threads)
     keep(stack, torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly)
     keep(stack, deterministic, lambda held: torch.use_deterministic_algorithms(held[0], warn_only=held[1]))
     keep(stack, flushes_denormal, torch.set_flush_denormal)
     keep_autocast(stack)
     keep_backends(stack)
+
+
+def default_device() -> torch.device:
+    """Where tensors are made; torch 2.4 cannot be asked for it once it was put back."""
+    return torch.empty(0).device
+
+
+def put_default_device(device: torch.device) -> None:
+    """Have tensors made there; on a CPU without a look at every call, which naming it would take."""
+    torch.set_default_device(None if device.type == "cpu" else device)
 
 
 def deterministic() -> tuple[bool, bool]:

@@ -143,7 +143,7 @@ def state() -> dict[str, Any]:
         "logging": [logging.root.manager.disable, logging.getLogger("promptbench").level, list(logging.root.handlers)],
         "signals": [signal.getsignal(number) for number in signal.valid_signals()],
         "generator": torch.get_rng_state().tolist(),
-        "defaults": [torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads()],
+        "defaults": [torch.get_default_dtype(), torch.empty(0).device, torch.get_num_threads()],
         "bits": [torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()],
         "gradients": [torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_anomaly_enabled()],
         "autocast": [torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")],
