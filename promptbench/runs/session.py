@@ -487,13 +487,17 @@ def keep_torch(stack: ExitStack) -> None:
 
 
 def default_device() -> torch.device:
-    """Where tensors are made; torch 2.4 cannot be asked for it once it was put back."""
+    """Where tensors are made."""
     return torch.empty(0).device
 
 
 def put_default_device(device: torch.device) -> None:
     """Have tensors made there; on a CPU without a look at every call, which naming it would take."""
     torch.set_default_device(None if device.type == "cpu" else device)
+    try:
+        torch.get_default_device()
+    except AttributeError:  # torch 2.4 does not know it any more
+        torch.set_default_device(device)
 
 
 def deterministic() -> tuple[bool, bool]:
