@@ -14,7 +14,6 @@ import json
 import math
 import os
 import stat
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -23,7 +22,7 @@ from typing import Any, ClassVar
 
 from promptbench.config import UsageError, real_path_of
 from promptbench.results.spec import Spec, expect, to_plain
-from promptbench.storage.atomic import write_atomically
+from promptbench.storage.atomic import check_room, write_atomically
 from promptbench.storage.versions import git_commit, library_versions, utc_now
 
 SCHEMA = 2
@@ -274,11 +273,8 @@ def check_writable(folder: Path | str) -> None:
     Raises:
         UsageError: If that is impossible.
     """
-    wanted = Path(folder).absolute() / "results"
     with _said_plainly(Path(folder)):
-        place = next(place for place in (wanted, *wanted.parents) if os.path.lexists(place))
-        with tempfile.TemporaryFile(dir=place) as file:
-            file.write(b"\n")
+        check_room(Path(folder) / "results" / "any.json")
 
 
 def _result_files(place: Path) -> Iterator[str]:

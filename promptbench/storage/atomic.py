@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -54,6 +56,19 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise
     for folder in (path.parent, *(made.parent for made in missing)):
         _sync(folder)
+
+
+def check_room(path: Path) -> None:
+    """Tries a file beside `path`, or where its folder would be made.
+
+    Raises:
+        OSError: That is impossible, or `path` is a folder.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    place = next(place for place in path.absolute().parents if os.path.lexists(place))
+    with tempfile.TemporaryFile(dir=place) as file:
+        file.write(b"\n")
 
 
 def _sync(folder: Path) -> None:

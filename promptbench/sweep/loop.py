@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from promptbench import registry
 from promptbench.config import UsageError
@@ -273,6 +273,8 @@ class Job:
         plugins: Files with methods, datasets or protocols.
     """
 
+    session: ClassVar[type[Session]] = Session
+
     asked: Mapping[str, Any]
     place: Place
     names: tuple[str, ...]
@@ -288,14 +290,18 @@ class Job:
         for path in self.plugins:
             registry.add_file(path)
         request = Request.of(**self.asked)
-        planned = {run.spec.name: run for run in plan_runs(request)}
+        planned = {run.spec.name: run for run in self.plan(request)}
         missing = [name for name in self.names if name not in planned]
         if missing:
             raise UsageError(
                 f"The run {missing[0]} comes out otherwise on {socket.gethostname()} than where the call is; install "
                 "the same promptbench and plugins there."
             )
-        return Session(self.place, request.suite), [planned[name] for name in self.names]
+        return self.session(self.place, request.suite), [planned[name] for name in self.names]
+
+    def plan(self, request: Request) -> list[Run]:
+        """The runs that the request asks for."""
+        return plan_runs(request)
 
 
 class Sweep:

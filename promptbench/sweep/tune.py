@@ -9,40 +9,106 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from statistics import fmean
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
-from promptbench.config import UsageError, parse_assignment
+from promptbench.config import UsageError, overrides, parse_assignment
 from promptbench.data.dataset import Dataset, Item
 from promptbench.metrics.classification import harmonic_mean
 from promptbench.protocol import Evaluation, Plan
-from promptbench.results.result import find, read_result
+from promptbench.results.result import find, read_result, stored_results
+from promptbench.results.spec import Spec
 from promptbench.runs.listener import Listener, listening
 from promptbench.runs.plan import Run, plan_runs
-from promptbench.runs.request import Request
-from promptbench.runs.session import Session
-from promptbench.sweep.loop import run_all
-from promptbench.sweep.preflight import preflight
+from promptbench.runs.request import ChosenMethod, Request
+from promptbench.runs.session import Session, as_it_was
+from promptbench.storage.atomic import check_room, write_atomically
+from promptbench.sweep.executors.contract import LOCAL, choose
+from promptbench.sweep.loop import (
+    Job,
+    Sweep,
+    announced,
+    carry_out,
+    failures_on_record,
+    look_for_deaths,
+    neighbours,
+    run_all,
+)
+from promptbench.sweep.preflight import preflight, renew
 
 SEEN = ("train", "val")  # splits that tuning may read
+TUNING = ".tune"  # what the suite of a trial is called more than its own
 DEFAULT_LR = (1 / 3, 1.0, 3.0)  # times the recipe's
 DEFAULT_EPOCHS = (0.5, 1.0, 2.0)
 
+Grid = Mapping[str, Sequence[Any]]  # field of a Config or a Recipe to its values
+
 
 @dataclass(frozen=True)
-class Trial:
-    """One point of the grid: what was set, and the pseudo-base and pseudo-new accuracy, averaged over datasets."""
+class Halves:
+    """Accuracy on both halves of the training classes, in percent."""
 
-    settings: Mapping[str, Any]
     base: float
     new: float
 
     @property
     def h(self) -> float:
-        """Harmonic mean of the averages."""
+        """Their harmonic mean."""
         return harmonic_mean(self.base, self.new)
+
+    def figures(self) -> dict[str, float]:
+        """Both, and their harmonic mean, by name."""
+        return {"pseudo_base": self.base, "pseudo_new": self.new, "h": self.h}
+
+
+@dataclass(frozen=True)
+class Trial(Halves):
+    """One point of the grid: both accuracies, averaged over seeds and then over datasets.
+
+    Attributes:
+        settings: What was set.
+        datasets: The accuracies on each dataset, averaged over seeds.
+    """
+
+    settings: Mapping[str, Any]
+    datasets: Mapping[str, Halves]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What was tried of a method.
+
+    Attributes:
+        label: The method, as it was asked for.
+        conditions: What all trials share: the other settings, the data and the machine.
+        trials: Best harmonic mean first.
+    """
+
+    label: str
+    conditions: Mapping[str, Any]
+    trials: tuple[Trial, ...]
+
+    def record(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        trials = []
+        for trial in self.trials:
+            of_datasets = {name: halves.figures() for name, halves in trial.datasets.items()}
+            trials.append({"settings": dict(trial.settings), **trial.figures(), "datasets": of_datasets})
+        return {"label": self.label, **self.conditions, "trials": trials}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a grid, and its runs."""
+
+    label: str
+    settings: Mapping[str, Any]
+    runs: tuple[Run, ...]
 
 
 class WithoutTest:
@@ -82,41 +148,101 @@ class TuningSession(Session):
         return cast(Dataset, WithoutTest(super().dataset(name)))
 
 
+@dataclass(frozen=True)
+class TuningJob(Job):
+    """What a worker that tunes is told; it cannot reach test images either.
+
+    Attributes:
+        grid: As `tune` is given it.
+    """
+
+    session: ClassVar[type[Session]] = TuningSession
+
+    grid: Grid = field(default_factory=dict)
+
+    def plan(self, request: Request) -> list[Run]:
+        """The runs of all points."""
+        return runs_of(points_of(request, self.grid))
+
+
 def tune(
-    session: TuningSession, request: Request, grid: Mapping[str, Sequence[Any]], listener: Listener
-) -> list[Trial]:
-    """Every point of the grid, best harmonic mean first.
+    session: TuningSession,
+    request: Request,
+    grid: Grid,
+    listener: Listener,
+    jobs: int | None = None,
+    plugins: Iterable[Path] = (),
+) -> list[Search]:
+    """Every point of the grid for each method, which are tuned on their own.
 
     Args:
         session: Its output folder keeps the runs, so that an interrupted search goes on.
-        request: For one method and one protocol.
+        request: For one protocol.
         grid: Field of the method's Config or Recipe -> values; empty for multiples of the recipe's lr and epochs.
         listener: Told of every run.
+        jobs: Runs at once, in processes of their own; None for one.
+        plugins: Files with methods, datasets or protocols, which other processes need.
 
     Raises:
-        UsageError: If the request is for several methods or protocols, or a run fails.
+        UsageError: If the request is for several protocols, or a run fails.
     """
-    if len(request.methods) != 1 or len(request.protocols) != 1:
-        raise UsageError("Tuning takes one method and one protocol at a time.")
-    grid = grid or default_grid(plan_runs(request)[0])
-    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    trials = []
-    with listening(listener, (), None, session.output):
-        for point in points:
-            runs = [pseudo(run) for run in plan_runs(with_settings(request, point))]
-            todo = [run for run in runs if find(session.output, run.spec) is None]
-            preflight(session, todo)
-            if run_all(session, todo, listener):
-                raise UsageError(f"A run with {point} failed; its record is in {session.place.named}.")
-            trials.append(judge(point, session, runs))
-    return sorted(trials, key=lambda trial: -trial.h)
+    if len(request.protocols) != 1:
+        raise UsageError("Tuning takes one protocol at a time.")
+    points = points_of(request, grid)
+    runs = runs_of(points)
+    with as_it_was():
+        finished = renew(session, runs, stored_results(session.output, [run.spec for run in runs]))
+    todo = [run for run in runs if run.spec.name not in finished]
+    if todo:
+        names = [run.spec.name for run in todo]
+        job = TuningJob(request.asked, session.place, names=(), known={}, plugins=tuple(plugins), grid=grid)
+        with announced(session.output, names), listening(listener, todo, len(runs), session.output):
+            do(todo, session, listener, job, jobs or 1)
+    return [search_of(label, list(found), session) for label, found in itertools.groupby(points, lambda p: p.label)]
 
 
-def with_settings(request: Request, point: Mapping[str, Any]) -> Request:
-    """The request with these settings of its one method."""
-    label = request.labels[0]
-    settings = {f"{label}.{name}": value for name, value in point.items()}
-    return Request.of(**{**request.asked, "settings": {**(request.asked["settings"] or {}), **settings}})
+def points_of(request: Request, grid: Grid) -> list[Point]:
+    """The points of the grid for each method, with their runs planned; those of a method one after another."""
+    points = []
+    for chosen in request.methods:
+        own = grid or default_grid(plan_runs(of_method(request, chosen, {}))[0])
+        for values in itertools.product(*own.values()):
+            settings = dict(zip(own, values, strict=True))
+            runs = tuple(map(pseudo, plan_runs(of_method(request, chosen, settings))))
+            points.append(Point(chosen.label, settings, runs))
+    return points
+
+
+def of_method(request: Request, chosen: ChosenMethod, settings: Mapping[str, Any]) -> Request:
+    """The request for one of its methods, with these settings besides what it sets."""
+    variants = tuple({**own, **settings} for own in chosen.variants)
+    return replace(request, methods=(replace(chosen, variants=variants),))
+
+
+def runs_of(points: Iterable[Point]) -> list[Run]:
+    """The runs of points, each once."""
+    runs = itertools.chain.from_iterable(point.runs for point in points)
+    return list({run.spec.name: run for run in runs}.values())
+
+
+def do(todo: Sequence[Run], session: TuningSession, listener: Listener, job: TuningJob, jobs: int) -> None:
+    """Do runs, in this process or so many at once in others.
+
+    Args:
+        job: What other processes are told, but for which runs.
+    """
+    engine = choose(LOCAL) if min(jobs, len(todo)) > 1 else None
+    if engine is not None:
+        engine.prepare(session.device)  # first, for it gets ready meanwhile
+    preflight(session, todo)
+    look_for_deaths(session.output, todo, again=False)
+    if engine is None:
+        run_all(session, todo, listener)
+        return
+    session.close()  # the workers open their own
+    names = tuple(run.spec.name for run in neighbours(todo))
+    job = replace(job, names=names, known=failures_on_record(session.output, todo))
+    carry_out(Sweep(job, todo, jobs), engine, listener)
 
 
 def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
@@ -154,23 +280,98 @@ def pseudo(run: Run) -> Run:
         Evaluation(name="base", selection=replace(judged, classes=base)),
         Evaluation(name="new", selection=replace(judged, classes=new)),
     )
-    spec = replace(run.spec, suite=f"{run.spec.suite}.tune")  # never taken for a run of the protocol itself
+    spec = replace(run.spec, suite=f"{run.spec.suite}{TUNING}")  # never taken for a run of the protocol itself
     return replace(
         run, spec=spec, plan=Plan(dataset=run.plan.dataset, train=replace(train, classes=base), evaluations=evaluations)
     )
 
 
-def judge(point: Mapping[str, Any], session: Session, runs: Sequence[Run]) -> Trial:
+def search_of(label: str, points: Sequence[Point], session: Session) -> Search:
+    """What the points of a method came to.
+
+    Raises:
+        UsageError: A run has no result, or none by which a method can be tuned.
+    """
+    trials = [judge(point, session) for point in points]
+    specs = [run.spec for run in runs_of(points)]
+    return Search(label, conditions_of(specs), tuple(sorted(trials, key=lambda trial: -trial.h)))
+
+
+def judge(point: Point, session: Session) -> Trial:
     """The trial's averages: over seeds within a dataset, then over datasets."""
     by_dataset: dict[str, list[Mapping[str, float]]] = {}
-    for run in runs:
+    for run in point.runs:
         path = find(session.output, run.spec)
-        assert path is not None  # every run has just succeeded
+        if path is None:
+            said = overrides(point.settings) or "the settings as they are"
+            raise UsageError(f"A run of {point.label} with {said} failed; its record is in {session.place.named}.")
         by_dataset.setdefault(run.spec.dataset, []).append(read_result(path).metrics)
+    for metrics in itertools.chain.from_iterable(by_dataset.values()):
+        lacks = [name for name in ("base/accuracy", "new/accuracy") if name not in metrics]
+        if lacks:
+            raise UsageError(f"{point.label} has no {lacks[0]} here, so it cannot be tuned by H.")
+    datasets = {name: halves_of(found) for name, found in by_dataset.items()}
+    base, new = (fmean(getattr(halves, name) for halves in datasets.values()) for name in ("base", "new"))
+    return Trial(base, new, resolved(point), datasets)
 
-    def average(metric: str) -> float:
-        if any(metric not in metrics for found in by_dataset.values() for metrics in found):
-            raise UsageError(f"{runs[0].spec.label} has no {metric} here, so it cannot be tuned by H.")
-        return fmean(fmean(metrics[metric] for metrics in found) for found in by_dataset.values())
 
-    return Trial(dict(point), average("base/accuracy"), average("new/accuracy"))
+def halves_of(found: Sequence[Mapping[str, float]]) -> Halves:
+    """The averages of several seeds."""
+    return Halves(*(fmean(metrics[f"{name}/accuracy"] for metrics in found) for name in ("base", "new")))
+
+
+def resolved(point: Point) -> dict[str, Any]:
+    """The settings of a point as their fields hold them: `2e-3`, which YAML reads as text, is a number there."""
+    spec = point.runs[0].spec
+    return {name: {**spec.recipe, **spec.config}.get(name, value) for name, value in point.settings.items()}
+
+
+def conditions_of(specs: Sequence[Spec]) -> dict[str, Any]:
+    """What the runs of a search share, by name; of the settings those that are the same in all of them."""
+    first = specs[0]
+    return {
+        "suite": first.suite.removesuffix(TUNING),
+        "protocol": first.protocol,
+        "datasets": {spec.dataset: dict(spec.dataset_options) for spec in specs},
+        "seeds": [list(seeds) for seeds in dict.fromkeys(spec.seeds for spec in specs)],
+        "config": shared(spec.config for spec in specs),
+        "recipe": shared(spec.recipe for spec in specs),
+        **{name: getattr(first, name) for name in ("shots", "sampler", "backbone", "precision", "device", "threads")},
+    }
+
+
+def shared(settings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The entries that all of the mappings have."""
+    first, *others = settings
+    return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
+
+
+def report(searches: Iterable[Search]) -> str:
+    """The searches as JSON."""
+    return json.dumps([search.record() for search in searches], indent=1, sort_keys=True) + "\n"
+
+
+def check_report(path: Path) -> None:
+    """Raise a UsageError where a report cannot be written, which nobody wants to learn after hours."""
+    with said_plainly(path):
+        check_room(path)
+
+
+def write_report(path: Path, searches: Iterable[Search]) -> None:
+    """Write the searches as JSON, in the place of what is there.
+
+    Raises:
+        UsageError: That is impossible.
+    """
+    text = report(searches)
+    with said_plainly(path):
+        write_atomically(path, lambda file: file.write(text.encode()))
+
+
+@contextmanager
+def said_plainly(path: Path) -> Iterator[None]:
+    """Within it, what the system says of a report is said in a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"The report {path} cannot be written ({error.strerror}); name another file.") from error

@@ -327,7 +327,7 @@ def test_an_output_that_cannot_be_written(
     def full(**_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("promptbench.results.result.tempfile.TemporaryFile", full)
+    monkeypatch.setattr("promptbench.storage.atomic.tempfile.TemporaryFile", full)
     assert "(No space left on device)" in refused(*COOP)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 from pathlib import Path
 
 import make_fake
@@ -13,7 +15,9 @@ from promptbench.config import UsageError
 from promptbench.data.dataset import Dataset, open_dataset
 from promptbench.data.selection import Selection, class_labels, open_selection
 from promptbench.results.result import read_results
-from promptbench.sweep.tune import WithoutTest, parse_grid
+from promptbench.runs.request import Request
+from promptbench.runs.session import Place
+from promptbench.sweep.tune import TuningJob, WithoutTest, parse_grid, points_of, runs_of
 
 NAMES = ("crow", "eagle", "finch", "gull", "heron", "ibis", "jay", "kite")
 
@@ -23,6 +27,12 @@ def birds(tmp_path: Path) -> Path:
     """Eight classes of a few images, without a validation split."""
     make_fake.make_split_folders(tmp_path / "birds", NAMES, val=False)
     return tmp_path / "birds"
+
+
+def asked(birds: Path, backbone: str, *others: str) -> list[str]:
+    """A short search for CoOp, and the other methods."""
+    words = ["tune", "--method", "coop", *others, "--dataset", f"folder:{birds}", "--backbone", backbone]
+    return [*words, "--shots", "3", "--set", "coop.epochs=2", "coop.batch=4", "--grid", "lr=0.0001,0.05"]
 
 
 @pytest.fixture
@@ -91,8 +101,7 @@ def test_the_command_finds_the_better_setting_and_reads_no_test_image(
         return plain(path, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Image, "open", watched)
-    words = ["tune", "--method", "coop", "--dataset", f"folder:{birds}", "--backbone", tiny_name, "--shots", "3"]
-    words += ["--set", "coop.epochs=2", "coop.batch=4", "--grid", "lr=0.0001,0.05", "--output", str(tmp_path / "out")]
+    words = [*asked(birds, tiny_name), "--output", str(tmp_path / "out")]
     assert main.main(words) == 0
     out = capsys.readouterr().out
     assert "pseudo-new" in out and "best: lr: " in out
@@ -100,6 +109,94 @@ def test_the_command_finds_the_better_setting_and_reads_no_test_image(
     assert {result.spec.suite for result in read_results(tmp_path / "out" / "tuning")} == {"mini.tune"}
     assert main.main(words) == 0  # finished points are not run again
     assert capsys.readouterr().out == out
+
+
+@pytest.mark.slow
+def test_a_report_holds_every_trial_and_several_methods_are_tuned_apart(
+    birds: Path, tiny_name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = asked(birds, tiny_name, "vpt")
+    words += ["--set", "vpt.epochs=1", "--seeds", "1", "2", "--output", str(tmp_path / "out")]
+    report = tmp_path / "made" / "tuned.json"
+    assert main.main([*words, "--report", str(report)]) == 0
+    out = capsys.readouterr().out
+    coop, vpt = json.loads(report.read_text(encoding="utf-8"))
+    assert (coop["label"], vpt["label"]) == ("coop", "vpt")
+    assert "coop, base2new, suite mini" in out and "\nvpt, base2new, suite mini" in out
+    assert coop["recipe"]["epochs"] == 2 and "lr" not in coop["recipe"] and coop["config"]["ctx_init"]
+    assert (coop["suite"], coop["protocol"], coop["shots"]) == ("mini", "base2new", 3)
+    assert list(coop["datasets"]) == ["birds"] and coop["seeds"] == [[1, 1], [2, 2]]
+
+    results = read_results(tmp_path / "out" / "tuning")
+    assert len(results) == 8
+    for trial in coop["trials"]:
+        lr = trial["settings"]["lr"]
+        runs = [r for r in results if r.spec.method == "coop" and r.spec.recipe["lr"] == lr]
+        base, new = (sum(r.metrics[f"{half}/accuracy"] for r in runs) / 2 for half in ("base", "new"))
+        assert len(runs) == 2 and (trial["pseudo_base"], trial["pseudo_new"]) == (base, new)
+        assert trial["h"] == pytest.approx(2 * base * new / (base + new) if base + new else 0)
+        assert trial["datasets"]["birds"] == {key: trial[key] for key in ("pseudo_base", "pseudo_new", "h")}
+    assert sorted(trial["settings"]["lr"] for trial in coop["trials"]) == [0.0001, 0.05]
+    assert coop["trials"][0]["h"] >= coop["trials"][1]["h"]
+
+    before = report.read_bytes()
+    assert main.main([*words, "--report", str(report)]) == 0
+    assert report.read_bytes() == before and [path.name for path in report.parent.iterdir()] == ["tuned.json"]
+
+
+def test_a_report_that_cannot_be_written_is_said_before_anything_is_trained(
+    birds: Path, tiny_name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    words = [*asked(birds, tiny_name), "--output", str(tmp_path / "out")]
+    for place in (tmp_path, tmp_path / "file" / "tuned.json"):
+        assert main.main([*words, "--report", str(place)]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"promptbench: error: The report {place} cannot be written (") and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_value_that_does_not_fit_is_said_before_anything_is_trained(
+    birds: Path, tiny_name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*asked(birds, tiny_name), "batch=4,-1", "--output", str(tmp_path / "out")]
+    assert main.main(words) == 2
+    assert "'batch' must be at least 1" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_worker_processes_find_what_one_process_finds_and_read_no_test_image(
+    birds: Path, tiny_name: str, tmp_path: Path
+) -> None:
+    """The test images are no images: whoever reads one fails."""
+    for path in (birds / "test").rglob("*.*"):
+        path.write_bytes(b"sealed")
+    reports = {}
+    for jobs in ("1", "2"):
+        reports[jobs] = tmp_path / f"{jobs}.json"
+        words = [*asked(birds, tiny_name), "--output", str(tmp_path / f"out{jobs}"), "--jobs", jobs]
+        assert main.main([*words, "--report", str(reports[jobs])]) == 0
+    assert reports["1"].read_bytes() == reports["2"].read_bytes()
+
+
+def test_a_worker_that_tunes_cannot_reach_test_images(birds: Path, tiny_name: str, tmp_path: Path) -> None:
+    request = Request.of(
+        methods="coop", datasets=f"folder:{birds}", backbone=tiny_name, shots=3, device="cpu", companions=False
+    )
+    grid = {"lr": [0.1, 0.2]}
+    names = tuple(run.spec.name for run in runs_of(points_of(request, grid)))
+    job = TuningJob(request.asked, Place(tmp_path / "out"), names, known={}, plugins=(), grid=grid)
+    session, runs = pickle.loads(pickle.dumps(job)).open()
+    assert [run.spec.name for run in runs] == list(names) and len(names) == 2
+    assert {run.plan.evaluations[0].selection.split for run in runs} == {"held_out"}
+    with pytest.raises(PermissionError, match="may not read the test images of 'birds'"):
+        session.dataset("birds").items("test")
+
+
+def test_several_protocols_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["tune", "--method", "coop", "--protocol", "base2new", "few_shot"]) == 2
+    assert "Tuning takes one protocol at a time." in capsys.readouterr().err
 
 
 def test_a_method_that_cannot_score_new_classes_is_refused(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from promptbench.cli.flags import OUTPUT, add_list, add_what, place_of, request_of
+from promptbench.cli.flags import OUTPUT, add_list, add_what, integer, place_of, request_of
 from promptbench.config import path_of
 
 if TYPE_CHECKING:
     from promptbench.runs.request import Request
-    from promptbench.sweep.tune import Trial
+    from promptbench.sweep.tune import Search
 
 HELP = "choose settings on held-out images of halves of the training classes"
 EXAMPLE = "promptbench tune --method coop --protocol base2new --grid lr=0.05,0.1,0.2 epochs=25,50"
@@ -23,34 +22,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_list(
         parser, "--grid", metavar="FIELD=V,V", help="values to try; default: multiples of the recipe's lr and epochs"
     )
+    parser.add_argument("--jobs", type=integer(1), metavar="N", help="runs at once; default: 1")
+    parser.add_argument("--report", metavar="FILE", help="write all trials as JSON")
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Carry out `promptbench tune`: the points of the grid, best first."""
+    """Carry out `promptbench tune`: the points of the grid, best first, for each method."""
     from promptbench.cli.progress import Display
     from promptbench.results.result import check_writable
-    from promptbench.sweep.tune import TuningSession, parse_grid, tune
+    from promptbench.sweep.tune import TuningSession, check_report, parse_grid, tune, write_report
 
+    grid = parse_grid(options.grid or [])
     request = request_of(options, companions=False)
     output = path_of(options.output or OUTPUT) / "tuning"
     check_writable(output)
+    report = path_of(options.report) if options.report else None
+    if report:
+        check_report(report)
     session = TuningSession(place_of(options, output, request.device), request.suite)
-    trials = tune(session, request, parse_grid(options.grid or []), Display())
-    print(describe(trials, request))
+    plugins = [path_of(file).absolute() for file in options.plugin or ()]
+    searches = tune(session, request, grid, Display(), jobs=options.jobs, plugins=plugins)
+    if report:
+        write_report(report, searches)
+    print("\n\n".join(describe(search, request) for search in searches))
     return 0
 
 
-def describe(trials: Sequence[Trial], request: Request) -> str:
+def describe(search: Search, request: Request) -> str:
     """The points of a search, best first, and the best as a suite would say it."""
     from promptbench.cli.text import columns
     from promptbench.config import shown
 
     ((protocol, of),) = request.protocols.items()
+    trials = search.trials
     header = ("pseudo-base", "pseudo-new", "H", *trials[0].settings)
     rows = [(f"{t.base:.1f}", f"{t.new:.1f}", f"{t.h:.1f}", *map(shown, t.settings.values())) for t in trials]
     best = ", ".join(f"{name}: {shown(value)}" for name, value in trials[0].settings.items())
     return (
-        f"{request.labels[0]}, {protocol}, suite {request.suite.name}: averages over "
+        f"{search.label}, {protocol}, suite {request.suite.name}: averages over "
         f"{len(request.suite.datasets(of.role))} datasets and {len(request.seeds)} seeds, on held-out images of "
         f"the training classes' halves\n\n{columns([header, *rows])}\n\nbest: {best}"
     )
