@@ -172,6 +172,7 @@ def tune(
     listener: Listener,
     jobs: int | None = None,
     plugins: Iterable[Path] = (),
+    keep_outdated: bool = False,
 ) -> list[Search]:
     """Every point of the grid for each method, which are tuned on their own.
 
@@ -182,6 +183,7 @@ def tune(
         listener: Told of every run.
         jobs: Runs at once, in processes of their own; None for one.
         plugins: Files with methods, datasets or protocols, which other processes need.
+        keep_outdated: Whether finished runs stand whose weights or whose method's code changed since.
 
     Raises:
         UsageError: If the request is for several protocols, or a run fails.
@@ -191,7 +193,8 @@ def tune(
     points = points_of(request, grid)
     runs = runs_of(points)
     with as_it_was():
-        finished = renew(session, runs, stored_results(session.output, [run.spec for run in runs]))
+        finished = stored_results(session.output, [run.spec for run in runs])
+        finished = renew(session, runs, finished, keep=keep_outdated)
     todo = [run for run in runs if run.spec.name not in finished]
     if todo:
         names = [run.spec.name for run in todo]

@@ -194,6 +194,26 @@ def test_a_worker_that_tunes_cannot_reach_test_images(birds: Path, tiny_name: st
         session.dataset("birds").items("test")
 
 
+@pytest.mark.slow
+def test_trials_of_other_code_are_done_again(
+    birds: Path, tiny_name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = [*asked(birds, tiny_name), "--output", str(tmp_path / "out")]
+    assert main.main(words) == 0 and not caplog.messages
+    for result in read_results(tmp_path / "out" / "tuning"):
+        assert result.path is not None
+        stored = json.loads(result.path.read_text(encoding="utf-8"))
+        stored["spec"]["method_code"] = f"{stored['spec']['method_code'].partition(':')[0]}:other"
+        result.path.write_text(json.dumps(stored))
+    assert main.main([*words, "--keep-outdated"]) == 0
+    assert main.main(words) == 0
+    kept, again = caplog.messages
+    assert "the code of 'coop' was changed: 2; they are kept" in kept
+    assert "the code of 'coop' was changed: 2; they run again" in again
+    assert len(list((tmp_path / "out" / "tuning" / "outdated").rglob("*.json"))) == 2
+    assert len(read_results(tmp_path / "out" / "tuning")) == 2
+
+
 def test_several_protocols_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["tune", "--method", "coop", "--protocol", "base2new", "few_shot"]) == 2
     assert "Tuning takes one protocol at a time." in capsys.readouterr().err

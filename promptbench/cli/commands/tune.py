@@ -23,6 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, "--grid", metavar="FIELD=V,V", help="values to try; default: multiples of the recipe's lr and epochs"
     )
     parser.add_argument("--jobs", type=integer(1), metavar="N", help="runs at once; default: 1")
+    parser.add_argument(
+        "--keep-outdated",
+        action="store_true",
+        help="leave finished runs alone whose weights or whose method's code changed since; default: do them again",
+    )
     parser.add_argument("--report", metavar="FILE", help="write all trials as JSON")
 
 
@@ -41,7 +46,8 @@ def execute(options: argparse.Namespace) -> int:
         check_report(report)
     session = TuningSession(place_of(options, output, request.device), request.suite)
     plugins = [path_of(file).absolute() for file in options.plugin or ()]
-    searches = tune(session, request, grid, Display(), jobs=options.jobs, plugins=plugins)
+    how = {"jobs": options.jobs, "plugins": plugins, "keep_outdated": options.keep_outdated}
+    searches = tune(session, request, grid, Display(), **how)
     if report:
         write_report(report, searches)
     print("\n\n".join(describe(search, request) for search in searches))
