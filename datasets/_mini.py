@@ -52,6 +52,14 @@ class MiniDataset(Dataset):
             default=1, metadata={"source": "ours; seeds the images that are drawn, not which of them are shots"}
         )
 
+        swapped: bool = field(
+            default=False,
+            metadata={
+                "source": "ours; whether the halves of the classes change places, so that new ones are base",
+                "later": True,
+            },
+        )
+
         def __post_init__(self) -> None:
             if self.render_seed < 0:
                 raise UsageError(f"'render_seed' takes an integer from 0 on, not {self.render_seed}.")
@@ -66,18 +74,29 @@ class MiniDataset(Dataset):
         """The class names of the set."""
         from promptbench.mini.sets import SETS
 
-        return ClassNames(SETS[self.set_name].class_names, template=self.template)
+        names = SETS[self.set_name].class_names
+        first = self._first
+        return ClassNames((*names[first:], *names[:first]), template=self.template)
+
+    @cached_property
+    def _first(self) -> int:
+        """The class of the set that comes first: with swapped halves the first new one."""
+        from promptbench.mini.sets import SETS
+
+        return (len(SETS[self.set_name].class_names) + 1) // 2 if self.config.swapped else 0
 
     def read(self, split: str) -> Sequence[Item]:
-        """One item per rendered image; its path is `<split>/<index>`."""
+        """One item per rendered image, class after class; its path is `<split>/<index>`, as it was drawn."""
         if split not in self.splits:
             return []
-        _, labels = self._arrays(split)
+        _, drawn = self._arrays(split)
         names = self.class_names
-        return [Item(f"{split}/{index:06d}", int(label), names[label]) for index, label in enumerate(labels)]
+        labels = (drawn - self._first) % len(names)
+        order = np.argsort(labels, kind="stable")
+        return [Item(f"{split}/{index:06d}", int(labels[index]), names[labels[index]]) for index in order]
 
     def array(self, split: str) -> np.ndarray:
-        """All images of a split, in the order of its items: uint8 (n, 48, 48, 3), read-only."""
+        """All images of a split, as they were drawn: uint8 (n, 48, 48, 3), read-only."""
         return self._arrays(split)[0]
 
     def open(self, item: Item) -> Image.Image:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -383,6 +383,9 @@ def other_data(suite: Suite, plan: Plan) -> dict[str, Any]:
 
 
 def options_of(entry: DatasetEntry) -> dict[str, Any]:
-    """The fields of a dataset's Config, resolved."""
+    """The fields of a dataset's Config, resolved; those that are marked as `later`, younger than the names of runs, are
+    there where they say something."""
     cls = registry.load("datasets", entry.dataset)
-    return to_mapping(build(cls.Config, dict(entry.options), f"dataset '{entry.name}'"))
+    config = build(cls.Config, dict(entry.options), f"dataset '{entry.name}'")
+    younger = {item.name: item.default for item in fields(config) if item.metadata.get("later")}
+    return {name: value for name, value in to_mapping(config).items() if name not in younger or value != younger[name]}

@@ -17,11 +17,13 @@ import make_fake
 import numpy as np
 import pytest
 from shared_paths import REPOSITORY
+from short_cases import slow_but
 
 from promptbench import registry
 from promptbench.config import UsageError
 from promptbench.data.class_names import ClassNames, refuse_same_names
-from promptbench.data.dataset import Dataset, DatasetInfo, Item, data_roots, open_dataset
+from promptbench.data.dataset import Dataset, DatasetInfo, Item, contents_digest, data_roots, open_dataset
+from promptbench.data.selection import Selection, class_labels, open_selection
 from promptbench.data.splits import read_class_names, read_split_json, subfolders
 from promptbench.storage import atomic, cache
 
@@ -559,6 +561,43 @@ def test_another_render_seed_draws_other_images() -> None:
     assert not np.array_equal(one.array("test"), two.array("test"))  # type: ignore[attr-defined]
     assert one.identity(one.items("test")[0]) != two.identity(two.items("test")[0])
     assert one.split_digest() != two.split_digest()
+
+
+@pytest.mark.parametrize("name", slow_but(["mini_fabrics", "mini_digits"], "mini_fabrics"))
+def test_swapped_halves_change_places_and_nothing_else(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from promptbench.mini.sets import SETS
+
+    monkeypatch.setenv("PROMPTBENCH_CACHE", str(tmp_path))  # of its own, since so few images are no others'
+    for split, number in {"train": 3, "val": 1, "test": 2}.items():
+        monkeypatch.setitem(SETS[name.removeprefix("mini_")].per_class, split, number)  # type: ignore[arg-type]
+    usual, swapped = open_dataset(name), open_dataset(name, {"swapped": True})
+    names = usual.class_names
+    assert class_labels(swapped, "base") == class_labels(usual, "base") == [0, 1, 2, 3, 4]
+    assert [*swapped.class_names] == [*names[5:], *names[:5]] and swapped.class_names.template == names.template
+
+    for split in ("train", "val", "test"):
+        assert pixels_by_class(swapped, split) == pixels_by_class(usual, split)
+        labels = [item.label for item in swapped.items(split)]
+        assert labels == sorted(labels) and [*dict.fromkeys(labels)] == list(range(10))
+        assert {swapped.class_names[item.label] == item.class_name for item in swapped.items(split)} == {True}
+    assert swapped.split_digest() != usual.split_digest()
+    chosen = [Selection(dataset=name, split="train", classes=half, shots=2) for half in ("base", "new")]
+    base, new = (open_selection(lambda _: swapped, selection, 1) for selection in chosen)
+    assert [*base.class_names] == [*names[5:]] and [*new.class_names] == [*names[:5]]
+    sample = open_selection(lambda _: usual, chosen[0], 1)
+    assert contents_digest(swapped, base.items) != contents_digest(usual, sample.items)
+    assert open_dataset(name, {"swapped": False}).split_digest() == usual.split_digest()
+
+
+def pixels_by_class(dataset: Dataset, split: str) -> dict[str, list[bytes]]:
+    """Class name to the images of the class, in order; each is known by the same key in both orders of the halves."""
+    found: dict[str, list[bytes]] = {}
+    for item in dataset.items(split):
+        image = np.asarray(dataset.open(item)).tobytes()
+        found.setdefault(item.class_name, []).append(dataset.identity(item).encode() + image)
+    return found
 
 
 def test_the_renderer_digest_covers_every_module_that_draws() -> None:

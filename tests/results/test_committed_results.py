@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from promptbench.benchmarks import mini_bars
@@ -11,7 +12,9 @@ from shared_paths import REPOSITORY
 from short_cases import slow_but
 
 from promptbench.cli import main
-from promptbench.results.result import read_results
+from promptbench.results.result import find, read_results
+from promptbench.runs.plan import plan_runs
+from promptbench.runs.request import Request
 
 MINI = REPOSITORY / "results" / "mini"
 TABLES = sorted(MINI.glob("*.md"))
@@ -33,6 +36,16 @@ def test_committed_results_are_of_a_clean_checkout_and_one_version_of_everything
     results = read_results(MINI)
     assert all(result.commit and not result.commit.endswith("-dirty") for result in results)
     assert len({result.spec.weights_hash for result in results}) == 1
+
+
+def test_committed_results_are_called_as_runs_of_today_with_the_usual_halves() -> None:
+    asked: dict[str, Any] = {"methods": "zeroshot", "seeds": 1, "device": "cpu", "companions": False}
+    usual = plan_runs(Request.of(**asked))
+    assert len(usual) == 7 and all(find(MINI, run.spec) for run in usual)
+    swapped = {f"{run.spec.dataset}.swapped": True for run in usual}
+    for run in plan_runs(Request.of(**asked, settings=swapped)):
+        assert run.spec.dataset_options == {"render_seed": 1, "swapped": True}
+        assert find(MINI, run.spec) is None
 
 
 def test_the_bars_follow_from_the_figures_beside_them() -> None:
