@@ -349,11 +349,6 @@ def shared(settings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
 
 
-def report(searches: Iterable[Search]) -> str:
-    """The searches as JSON."""
-    return json.dumps([search.record() for search in searches], indent=1, sort_keys=True) + "\n"
-
-
 def check_report(path: Path) -> None:
     """Raise a UsageError where a report cannot be written, which nobody wants to learn after hours."""
     with said_plainly(path):
@@ -366,7 +361,16 @@ def write_report(path: Path, searches: Iterable[Search]) -> None:
     Raises:
         UsageError: That is impossible.
     """
-    text = report(searches)
+    write_json(path, [search.record() for search in searches])
+
+
+def write_json(path: Path, report: object) -> None:
+    """Write a report, whole or not at all.
+
+    Raises:
+        UsageError: That is impossible.
+    """
+    text = json.dumps(report, indent=1, sort_keys=True) + "\n"
     with said_plainly(path):
         write_atomically(path, lambda file: file.write(text.encode()))
 
