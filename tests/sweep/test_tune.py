@@ -194,6 +194,17 @@ def test_a_worker_that_tunes_cannot_reach_test_images(birds: Path, tiny_name: st
         session.dataset("birds").items("test")
 
 
+def test_each_method_is_varied_around_its_own_recipe_unless_a_grid_is_named() -> None:
+    set_by_us = {"vpt.lr": 0.03, "vpt.epochs": 20, "ivlp.lr": 0.1, "ivlp.epochs": 2}
+    request = Request.of(methods=["vpt", "ivlp@maple"], device="cpu", companions=False, settings=set_by_us)
+    points = points_of(request, {})
+    assert [point.label for point in points] == ["vpt"] * 9 + ["ivlp@maple"] * 9
+    assert points[0].settings == {"lr": 0.01, "epochs": 10} and points[-1].settings == {"lr": 0.3, "epochs": 4}
+    assert {run.spec.recipe["epochs"] for run in points[9].runs} == {1}
+    assert len(runs_of(points)) == 18 * 7
+    assert [point.settings for point in points_of(request, {"lr": [0.5]})] == [{"lr": 0.5}] * 2
+
+
 @pytest.mark.slow
 def test_trials_of_other_code_are_done_again(
     birds: Path, tiny_name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
