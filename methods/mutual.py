@@ -30,7 +30,6 @@ token (FTP), and that the texts of the current image are reorganised into the vi
 
 from __future__ import annotations
 
-import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -42,6 +41,7 @@ from torch import Tensor, nn
 
 from promptbench.clip import prompts
 from promptbench.clip.backbone import Backbone
+from promptbench.clip.prompts import other_classes
 from promptbench.config import UsageError
 from promptbench.method import ImageFeatures, Images, Method, MethodConfig, Prediction, Preset, Recipe
 
@@ -202,10 +202,3 @@ def matched_units(n: int, joint: int, text: int, vision: int) -> int:
     ftp = (joint + 1) * (joint // REDUCTION) + (joint // REDUCTION + 1) * text
     tvp = (joint + 1) * tvp_units(joint) + (tvp_units(joint) + 1) * vision
     return round((n * ftp + N_VISUAL * (tvp + vision) - text) / (joint + 1 + text))
-
-
-def other_classes(names: Sequence[str]) -> list[int]:
-    """For each class another, every class once, whatever the order of `names`: the next by the check sums of names."""
-    order = sorted(range(len(names)), key=lambda label: (zlib.crc32(names[label].encode()), names[label]))
-    following = dict(zip(order, order[1:] + order[:1], strict=True))
-    return [following[label] for label in range(len(names))]

@@ -5,6 +5,7 @@ Letters: K classes, L text tokens, n prompt tokens, d width of the text tower.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -146,3 +147,10 @@ def join(*tokens: Tensor) -> Tensor:
     """Tokens (..., n, d) one after the other; leading axes are broadcast."""
     leading = torch.broadcast_shapes(*(t.shape[:-2] for t in tokens))
     return torch.cat([t.expand(*leading, *t.shape[-2:]) for t in tokens], dim=-2)
+
+
+def other_classes(names: Sequence[str]) -> list[int]:
+    """For each class another, every class once, whatever the order of `names`: the next by the check sums of names."""
+    order = sorted(range(len(names)), key=lambda label: (zlib.crc32(names[label].encode()), names[label]))
+    following = dict(zip(order, order[1:] + order[:1], strict=True))
+    return [following[label] for label in range(len(names))]
