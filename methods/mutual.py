@@ -80,9 +80,15 @@ class Mutual(Method):
         """Defaults are those of the reconstruction; see the module."""
 
         n_ctx: int | None = field(
-            default=None, metadata={"source": "context tokens; None: as many as the words, 16 without words"}
+            default=None,
+            metadata={
+                "source": "context tokens; None: as many as the words, 16 without words",
+                "tokens_of": "ctx_init",
+            },
         )
-        ctx_init: str = field(default="a photo of a", metadata={"source": "CoCoOp's; '': random"})
+        ctx_init: str = field(
+            default="a photo of a", metadata={"source": f"CoCoOp's; {prompts.STARTS}", "template": True}
+        )
         ftp: Literal["tokens", "channels", "tied"] = field(
             default="tokens",
             metadata={
@@ -113,8 +119,8 @@ class Mutual(Method):
     def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(config, backbone)
         self.words = prompts.words_of(config.ctx_init)
-        n, width, joint = prompts.context_length(self.words, config.n_ctx), backbone.text_width, backbone.embed_dim
-        vision = backbone.vision_width
+        n, width = prompts.context_length(backbone, self.words, config.n_ctx), backbone.text_width
+        joint, vision = backbone.embed_dim, backbone.vision_width
         self.frozen_image_tower = config.n_visual == 0
         self.ctx = nn.Parameter(prompts.initial_context(backbone, self.words, n))
         units = matched_units(n, joint, width, vision) if config.matched else joint // REDUCTION
