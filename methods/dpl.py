@@ -114,7 +114,11 @@ class DPL(Method):
 
         modality: Literal["both", "text", "visual"] = field(default="both", metadata={"source": "ours"})
         ctx_init: str = field(
-            default="a photo of a", metadata={"source": f"{CONTROL}; each word is a text prompt", "template": True}
+            default="a photo of a",
+            metadata={
+                "source": f"{CONTROL}; its words before the name are prompts; 'dataset': of its template",
+                "template": True,
+            },
         )
         n_ctx_vision: int = field(default=4, metadata={"source": CONTROL})
         depth_text: int = field(default=9, metadata={"source": DEPTH, "at_most": ("text_depth",)})
@@ -158,7 +162,7 @@ class DPL(Method):
                 "ctx_init is empty, and its words are the prompts: set it to some, such as 'a photo of a'."
             )
         if config.modality != "visual":
-            self.add_text_prompts(prompts.context_length(self.words, None), backbone.text_width)
+            self.add_text_prompts(prompts.length_of(backbone, self.words), backbone.text_width)
         if config.modality != "text":
             self.add_visual_prompts(config.n_ctx_vision, backbone.vision_width)
 
