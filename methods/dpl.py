@@ -65,7 +65,7 @@ CONTROL = "as ivlp@promptsrc, the control"
 DEPTH = f"{CONTROL}; layers that receive prompts"
 READ_ONLY = 0.1  # of what is kept for the gradients of a token that is run is kept for one that is read
 
-STEP1: dict[str, object] = {"prompts": "replaced", "readers": "all", "gates_text": "own", "beta": "off"}
+STEP1: dict[str, object] = {"prompts": "replaced", "readers": "all", "gates_text": "own", "beta": "zero"}
 TEXT_CONTROL = STEP1 | {"modality": "text"}
 STEP1 |= {"gates_vision": "own", "visual_lr": 1.0}
 STEP2 = STEP1 | {"prompts": "carried"}
@@ -97,7 +97,7 @@ class DPL(Method):
         "text-other-sentence": Preset(
             config={"modality": "text", "sentence": "other"}, source="control: text, with prompts as in other-sentence"
         ),
-        "beta-off": Preset(config={"beta": "off"}, source="prompts read no name"),
+        "beta-off": Preset(config={"beta": "zero"}, source="prompts read no name"),
         "all-rows": Preset(config={"readers": "all"}, source="name and rest read the prompts too"),
         "step1": Preset(config=STEP1, source="the control: equal to ivlp@promptsrc"),
         "step2": Preset(config=STEP2, source="step1, text prompts are carried from layer to layer"),
@@ -135,8 +135,8 @@ class DPL(Method):
         gates_text: Literal["frozen", "own"] = field(
             default="frozen", metadata={"source": "ours; lambda of the frozen template, or of the prompts: one softmax"}
         )
-        beta: Literal["learned", "off"] = field(
-            default="learned", metadata={"source": "ours; how far text prompts read name and rest, or not"}
+        beta: Literal["learned", "zero"] = field(
+            default="learned", metadata={"source": "ours; how far text prompts read name and rest; zero: not"}
         )
         sentence: Literal["own", "other"] = field(
             default="own", metadata={"source": "ours; of which class they read it; other: a control"}
@@ -150,7 +150,7 @@ class DPL(Method):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if self.sentence == "other" and (self.beta == "off" or self.modality == "visual"):
+            if self.sentence == "other" and (self.beta == "zero" or self.modality == "visual"):
                 raise UsageError("sentence=other is for prompts that read a sentence: set beta=learned, modality=text.")
 
     def __init__(self, config: Config, backbone: Backbone) -> None:
@@ -248,7 +248,7 @@ class DPL(Method):
         n = q.shape[-2]
         later = torch.ones(n, 1 + n, dtype=torch.bool, device=q.device).triu(2)
         seen, _ = look(q, layer.start.expand(len(q)).then(own), later)
-        if self.config.beta == "off" or index >= len(self.beta):
+        if self.config.beta == "zero" or index >= len(self.beta):
             return seen
         classes = self.others[part] if self.config.sentence == "other" else part
         sentence, _ = look(q, layer.rest.select(classes), self.template.padding[classes])

@@ -460,7 +460,7 @@ def test_depths_beyond_the_tower_are_refused_if_asked_for_and_capped_if_not(clip
     "config, said",
     [
         ({"ctx_init": ""}, "its words are the prompts"),
-        ({"sentence": "other", "beta": "off"}, "set beta=learned"),
+        ({"sentence": "other", "beta": "zero"}, "set beta=learned"),
         ({"sentence": "other", "modality": "visual"}, "modality=text"),
         ({"depth_vision": 0}, "modality=text"),
     ],
