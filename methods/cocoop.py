@@ -57,14 +57,21 @@ class CoCoOp(Method):
         """Defaults are those of all published experiments."""
 
         n_ctx: int | None = field(
-            default=None, metadata={"source": "context tokens; None: as many as the words, 16 without words"}
+            default=None,
+            metadata={
+                "source": "context tokens; None: as many as the words, 16 without words",
+                "tokens_of": "ctx_init",
+            },
         )
-        ctx_init: str = field(default="a photo of a", metadata={"source": f"{SCRIPTS}; '': random"})
+        ctx_init: str = field(
+            default="a photo of a", metadata={"source": f"{SCRIPTS}; {prompts.STARTS}", "template": True}
+        )
 
     def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(config, backbone)
         self.words = prompts.words_of(config.ctx_init)
-        n, width, joint = prompts.context_length(self.words, config.n_ctx), backbone.text_width, backbone.embed_dim
+        n, width = prompts.context_length(backbone, self.words, config.n_ctx), backbone.text_width
+        joint = backbone.embed_dim
         self.ctx = nn.Parameter(
             prompts.from_words(backbone, self.words, n) if self.words else prompts.random_context(n, width)
         )

@@ -65,20 +65,32 @@ class CoOp(Method):
         """Defaults are those of CoOp in the CoCoOp paper's base-to-new comparison."""
 
         n_ctx: int | None = field(
-            default=None, metadata={"source": "context tokens; None: as many as the words, 16 without words"}
+            default=None,
+            metadata={
+                "source": "context tokens; None: as many as the words, 16 without words",
+                "tokens_of": "ctx_init",
+            },
         )
-        ctx_init: str = field(default="a photo of a", metadata={"source": "CoCoOp scripts, vit_b16_ctxv1; '': random"})
+        ctx_init: str = field(
+            default="a photo of a",
+            metadata={"source": f"CoCoOp scripts, vit_b16_ctxv1; {prompts.STARTS}", "template": True},
+        )
         class_token_position: Literal["end", "middle", "front"] = field(default="end", metadata={"source": "same"})
         csc: bool = field(default=False, metadata={"source": "same; True: a context for every class"})
 
     def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(config, backbone)
         self.words = prompts.words_of(config.ctx_init)
-        self.n_ctx = prompts.context_length(self.words, config.n_ctx)
+        self.n_ctx = prompts.context_length(backbone, self.words, config.n_ctx)
         self.transfers = not config.csc
         self.transfers_reason = "class-specific contexts exist for the training classes only" if config.csc else ""
         if config.csc and self.words:
             raise UsageError("csc=true takes random contexts: set ctx_init='' and n_ctx, as the authors' code does.")
+        if prompts.NAME in self.words and config.class_token_position != "end":
+            raise UsageError(
+                f"class_token_position={config.class_token_position} puts the name elsewhere than the template "
+                f"'{self.words}' does; leave it at end, or set ctx_init to the words before the name alone."
+            )
         self.ctx = nn.Parameter(
             prompts.from_words(backbone, self.words, self.n_ctx)  # (n, d)
             if self.words

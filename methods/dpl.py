@@ -1,4 +1,4 @@
-"""DPL-R: decoupled attention, in which instance tokens read prompts through a gate of constant strength.
+"""DPL-R: decoupled attention, in which carried template words are learned and read through the template's own gates.
 
 Xu et al., "DPL: Decoupled Prompt Learning for Vision-Language Models", 2023, arXiv:2308.10061.
 Code by the authors: none was published. Of the paper, https://arxiv.org/abs/2308.10061, the abstract alone was read.
@@ -6,32 +6,45 @@ Code by the authors: none was published. Of the paper, https://arxiv.org/abs/230
 RECONSTRUCTED, written without access to the full paper; compare with it before citing. What the abstract does not
 say is our own, see below; this is no reproduction, and no published figure of DPL was available for comparison.
 
-For the query q of one head let Z_P and Z_X be the sums of exp(q.k / sqrt(e)) over prompts P and over instance tokens X
-(patches and [CLS], or the words), and lambda = Z_P / (Z_P + Z_X). Attention over all tokens together is exactly
+For the query q of one head let Z_P and Z_X be the sums of exp(q.k / sqrt(e)) over prompts P and over instance tokens X,
+and lambda = Z_P / (Z_P + Z_X). Attention over all tokens together is exactly
 
-    rows of X:  (1 - lambda) Attn(X, X) + lambda Attn(X, P)
-    rows of P:  (1 - lambda) Attn(P, X) + lambda Attn(P, P)
+    (1 - lambda) Attn(q, X) + lambda Attn(q, P)
 
-where Attn(A, B) has queries of A and its softmax over B alone. DPL-R sets, in every block, with its own weights,
+where Attn(A, B) has queries of A and its softmax over B alone. DPL-R sets, in every block l, with its own weights:
 
-    rows of X:  Attn(X, X) + s Attn(X, P)
-    rows of P:  Attn(P, X)
+  - text "[SOS] words name rest [EOT]", P the words, X the other tokens:
 
-so that s = 0 is frozen CLIP. The prompts of layer l are (1 - a) P_l + a (their output of layer l - 1) up to the last
-prompted layer, and are carried on after it. The loss is cross-entropy alone.
+        row of [EOT]:  (1 - lambda_l) Attn([EOT], X) + lambda_l Attn([EOT], P)
+        rows of P:     (1 - beta_l) Attn(P, [SOS] P) + beta_l Attn(P, name rest [EOT])
+        P^1 = words + Delta_1,   P^(l+1) = output of block l for P, + Delta_(l+1)
+
+    with Delta and beta learned, 0 at first, and lambda_l the gate of frozen CLIP with the unprompted sentence, for each
+    class and head. The other rows of X, and what P reads of X, are that sentence's frozen states.
+  - image, P_l learned prompts of layer l, X [CLS] and patches:
+
+        rows of X:     Attn(X, X) + g_l Attn(X, P_l)
+
+    with g_l learned for each head, 0 at first.
+
+With Delta, beta and g at 0 it is frozen CLIP. The loss is cross-entropy alone.
 
 From the abstract: self-attention in four parts, some strengthened by approximation; text prompting conditioned on
 language that preserves the text input; either modality or both; no regularising task.
-INFERENCE: the algebra of lambda; which parts are strengthened, by the constant s; s and a; the sentence stays whole,
-prompts are further tokens without positions or order, which all words read and which read the words up to [EOT], so
-that they differ between classes; visual prompts join after `ln_pre`; numbers, depths, first values; the recipe, IVLP's
-in https://github.com/muzairkhattak/PromptSRC, so that attention and text layout alone differ from `ivlp@promptsrc`.
-Most of it is settings; the presets r1 to r8 go from that control to DPL-R one step at a time.
+INFERENCE: the algebra of lambda, and which gates take its place; the words of the template as prompts, carried from
+layer to layer, and [EOT] as their only reader; what P reads of the name, as conditioning on language; visual prompts
+that join after `ln_pre`, without positions; numbers, depths, first values; the smaller rate of the visual prompts; the
+recipe, IVLP's in https://github.com/muzairkhattak/PromptSRC. Each is a setting; the presets step1 to step7 go from that
+control, `ivlp@promptsrc`, to DPL-R by one setting at a time.
+
+This reading replaces an earlier one, in which prompts stood beside the whole sentence and all its words read them with
+one constant strength. Prompts beside a sentence cannot overrule it where it is wrong for the images, and learned
+nothing there. Carried words with a learned Delta move the sentence itself, and still are frozen CLIP at the first step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -42,57 +55,57 @@ from torch import Tensor, nn
 
 from promptbench.clip import block as blocks
 from promptbench.clip import prompts
-from promptbench.clip.backbone import Backbone, Layer
+from promptbench.clip.backbone import Backbone
+from promptbench.clip.block import KeysValues
+from promptbench.clip.text_tower import Tokens, causal_mask
 from promptbench.config import UsageError
 from promptbench.method import ImageFeatures, Images, Method, MethodConfig, Preset, Recipe
 
 CONTROL = "as ivlp@promptsrc, the control"
 DEPTH = f"{CONTROL}; layers that receive prompts"
-WORDS, MAX_WORDS = "a photo of a", 4  # as in IVLP: longer contexts are random
-MARK = 100.0  # in every channel of a padding token, by which a layer knows it: means of CLIP's states are far smaller
-CURVE = (0.02, 0.05, 0.2, 0.5, 1.0)
-HIDDEN = -1e4  # score of what a query may not see; finite, so that a row that sees nothing has gradients
+READ_ONLY = 0.1  # of what is kept for the gradients of a token that is run is kept for one that is read
 
-Rule = Literal["joint", "exact", "bias", "const", "add"]
-Reads = Literal["both", "prompts", "instance"]
-RULES = "how words read prompts: joint, exact: one softmax; bias: its log-odds + s; const: 1 - s and s; add: 1 and s"
-READERS = "what text prompts read: instance tokens, prompts, or both in one softmax"
-READS: dict[Reads, tuple[Rule, float]] = {"both": ("exact", 0.0), "prompts": ("const", 1.0), "instance": ("const", 0.0)}
-
-R1: dict[str, object] = {"layout": "classic", "rule_text": "joint", "rule_vision": "joint"}
-R1 |= {"reads_text": "both", "reads_vision": "both", "carry": 0.0}
-R2 = R1 | {"rule_text": "exact", "rule_vision": "exact"}
-R3 = R2 | {"rule_vision": "add"}
-R4 = R3 | {"layout": "sentence"}
-R5 = R4 | {"rule_text": "add"}
-R6 = R5 | {"carry": 0.01, "reads_text": "prompts", "reads_vision": "prompts"}
+STEP1: dict[str, object] = {"prompts": "replaced", "readers": "all", "gates_text": "own", "beta": "zero"}
+TEXT_CONTROL = STEP1 | {"modality": "text"}
+STEP1 |= {"gates_vision": "own", "visual_lr": 1.0}
+STEP2 = STEP1 | {"prompts": "carried"}
+STEP3 = STEP2 | {"readers": "eot"}
+STEP4 = STEP3 | {"gates_text": "frozen"}
+STEP5 = STEP4 | {"beta": "learned"}
+STEP6 = STEP5 | {"gates_vision": "learned"}
 
 
 class DPL(Method):
-    """DPL-R: prompts and instance tokens attend to each other in four separate parts."""
+    """DPL-R: learned template words and visual prompts, each read through a gate of its own."""
 
     title: ClassVar[str] = "DPL-R"
     reconstructed: ClassVar[bool] = True
     category = "decoupled attention"
-    parameters_vit_b16 = 46_080
+    parameters_vit_b16 = 46_197
     recipes: ClassVar = {
         ("*", "*"): Recipe(epochs=20, lr=0.0025, batch=4, origin="ours", source=f"{CONTROL}; DPL's own is not known"),
     }
     presets: ClassVar = {
         "text": Preset(config={"modality": "text"}, source="text prompts alone"),
         "visual": Preset(config={"modality": "visual"}, source="visual prompts alone"),
-        "r1": Preset(config=R1, source="IVLP, visual prompts after ln_pre"),
-        "r2": Preset(config=R2, source="r1 in decoupled form, its equal"),
-        "r3": Preset(config=R3, source="r2, patches read prompts with constant strength"),
-        "r4": Preset(config=R4, source="r3, whole sentence"),
-        "r5": Preset(config=R5, source="r4, words read prompts with constant strength"),
-        "r6": Preset(config=R6, source="r5, prompts are carried from layer to layer and read each other alone"),
-        "r7": Preset(config=R6 | {"reads_text": "instance"}, source="r6, text prompts read words instead"),
-        "r8": Preset(source="r7, visual prompts read the patches instead: DPL-R, the default"),
-        "const": Preset(config={"rule_text": "const", "rule_vision": "const"}, source="Attn(X, X) weighted with 1 - s"),
-        "pp": Preset(config={"reads_text": "both", "reads_vision": "both"}, source="Attn(P, P) kept, as in CLIP"),
-        **{f"a{a:g}": Preset(config={"carry": a}, source="curve over a") for a in (0.0, 0.1)},
-        **{f"s{s:g}": Preset(config={"strength_text": s, "strength_vision": s}, source="curve over s") for s in CURVE},
+        "text-control": Preset(config=TEXT_CONTROL, source="control: IVLP's text prompts alone"),
+        "control-gated": Preset(
+            config=STEP1 | {"gates_vision": "learned", "visual_lr": 0.3},
+            source="control: IVLP's text prompts, with the method's visual ones",
+        ),
+        "other-sentence": Preset(config={"sentence": "other"}, source="control: prompts read another class's name"),
+        "text-other-sentence": Preset(
+            config={"modality": "text", "sentence": "other"}, source="control: text, with prompts as in other-sentence"
+        ),
+        "beta-off": Preset(config={"beta": "zero"}, source="prompts read no name"),
+        "all-rows": Preset(config={"readers": "all"}, source="name and rest read the prompts too"),
+        "step1": Preset(config=STEP1, source="the control: equal to ivlp@promptsrc"),
+        "step2": Preset(config=STEP2, source="step1, text prompts are carried from layer to layer"),
+        "step3": Preset(config=STEP3, source="step2, [EOT] alone reads text prompts"),
+        "step4": Preset(config=STEP4, source="step3, it reads them through the gates of the frozen template"),
+        "step5": Preset(config=STEP5, source="step4, text prompts read the class's name"),
+        "step6": Preset(config=STEP6, source="step5, patches read visual prompts through learned gates"),
+        "step7": Preset(source="step6, a smaller rate for the visual prompts: DPL-R, the default"),
     }
 
     @dataclass(frozen=True, kw_only=True)
@@ -100,205 +113,302 @@ class DPL(Method):
         """Numbers and depths are IVLP's in PromptSRC; all else is the reconstruction's choice."""
 
         modality: Literal["both", "text", "visual"] = field(default="both", metadata={"source": "ours"})
-        n_ctx_text: int = field(default=4, metadata={"source": CONTROL})
+        ctx_init: str = field(
+            default="a photo of a",
+            metadata={
+                "source": f"{CONTROL}; its words before the name are prompts; 'dataset': of its template",
+                "template": True,
+            },
+        )
         n_ctx_vision: int = field(default=4, metadata={"source": CONTROL})
         depth_text: int = field(default=9, metadata={"source": DEPTH, "at_most": ("text_depth",)})
         depth_vision: int = field(  # 0 is what a ResNet has, with modality=text
             default=9, metadata={"source": DEPTH, "at_most": ("vision_depth",), "at_least": 0}
         )
-        layout: Literal["sentence", "classic"] = field(
-            default="sentence", metadata={"source": "ours; prompts beside 'a photo of a <name>.', or in place of words"}
+        prompts: Literal["carried", "replaced"] = field(
+            default="carried",
+            metadata={"source": "ours; a layer's text prompts: the last one's output + Delta, or new"},
         )
-        rule_text: Rule = field(default="add", metadata={"source": f"ours; {RULES}"})
-        rule_vision: Rule = field(default="add", metadata={"source": "ours; the same of patches"})
-        strength_text: float = field(default=0.1, metadata={"source": "ours; s"})
-        strength_vision: float = field(default=0.1, metadata={"source": "ours; s"})
-        reads_text: Reads = field(default="instance", metadata={"source": f"ours; {READERS}"})
-        reads_vision: Reads = field(default="instance", metadata={"source": "ours; the same of visual prompts"})
-        carry: float = field(default=0.01, metadata={"source": "ours; a, part of the last layer's output; 0: replaced"})
-        ln_pre: bool = field(default=False, metadata={"source": "ours; true: visual prompts pass ln_pre, as in IVLP"})
+        readers: Literal["eot", "all"] = field(
+            default="eot", metadata={"source": "ours; what reads text prompts: [EOT], or all tokens behind them"}
+        )
+        gates_text: Literal["frozen", "own"] = field(
+            default="frozen", metadata={"source": "ours; lambda of the frozen template, or of the prompts: one softmax"}
+        )
+        beta: Literal["learned", "zero"] = field(
+            default="learned", metadata={"source": "ours; how far text prompts read name and rest; zero: not"}
+        )
+        sentence: Literal["own", "other"] = field(
+            default="own", metadata={"source": "ours; of which class they read it; other: a control"}
+        )
+        gates_vision: Literal["learned", "own"] = field(
+            default="learned", metadata={"source": "ours; g, 0 at first, or one softmax and all else as in IVLP"}
+        )
+        visual_lr: float = field(
+            default=0.3, metadata={"source": "ours; rate of visual prompts and gates, a factor of the learning rate"}
+        )
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if self.rule_text == "joint" and (self.layout, self.reads_text) != ("classic", "both"):
-                raise UsageError("rule_text=joint is CLIP's own attention: set layout=classic and reads_text=both.")
-            if self.rule_vision == "joint" and self.reads_vision != "both":
-                raise UsageError("rule_vision=joint is CLIP's own attention: set reads_vision=both.")
+            if self.sentence == "other" and (self.beta == "zero" or self.modality == "visual"):
+                raise UsageError("sentence=other is for prompts that read a sentence: set beta=learned, modality=text.")
 
     def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(config, backbone)
-        c, n, text, vision = config, config.n_ctx_text, backbone.text_width, backbone.vision_width
-        self.classic = c.layout == "classic" and c.modality != "visual"
-        self.text_prompts, self.visual_prompts = nn.ParameterList(), nn.ParameterList()
-        self.towers: dict[str, Tower] = {}
-        if c.modality != "visual":
-            first = prompts.from_words(backbone, WORDS, n) if n <= MAX_WORDS else prompts.random_context(n, text)
-            self.text_prompts.extend([first, *(prompts.random_context(n, text) for _ in range(c.depth_text - 1))])
-            place = {"start": 1} if self.classic else {"joins": True, "padded": True}
-            self.towers["text"] = Tower(self.text_prompts, c.rule_text, c.strength_text, c.reads_text, c.carry, **place)
-        if c.modality != "text":
-            if not c.depth_vision:
-                raise UsageError("Visual prompts need a layer: set modality=text, or choose a ViT such as ViT-B-16.")
-            self.visual_prompts.extend([prompts.random_context(c.n_ctx_vision, vision) for _ in range(c.depth_vision)])
-            self.towers["vision"] = Tower(
-                self.visual_prompts, c.rule_vision, c.strength_vision, c.reads_vision, c.carry, joins=not c.ln_pre
+        self.frozen_image_tower = config.modality == "text"
+        self.words = prompts.words_of(config.ctx_init)
+        if not self.words:
+            raise UsageError(
+                "ctx_init is empty, and its words are the prompts: set it to some, such as 'a photo of a'."
             )
-        self.frozen_image_tower = "vision" not in self.towers
+        if config.modality != "visual":
+            self.add_text_prompts(prompts.length_of(backbone, self.words), backbone.text_width)
+        if config.modality != "text":
+            self.add_visual_prompts(config.n_ctx_vision, backbone.vision_width)
+
+    def add_text_prompts(self, n: int, width: int) -> None:
+        """Delta of every prompted layer, or what replaces the prompts there, (n, d); beta of every such layer."""
+        c, words = self.config, prompts.from_words(self.backbone, self.words, n)
+        if c.prompts == "replaced":
+            learned = [words, *(prompts.random_context(n, width) for _ in range(c.depth_text - 1))]
+        else:
+            learned = [torch.zeros_like(words) for _ in range(c.depth_text)]
+        self.text_prompts = nn.ParameterList(learned)
+        if c.beta == "learned":  # what prompts read in the last block is read by nobody
+            self.beta = nn.Parameter(torch.zeros(min(c.depth_text, self.backbone.text_depth - 1)))
+
+    def add_visual_prompts(self, n: int, width: int) -> None:
+        """Prompts (n, d) of every prompted layer, and g by layer and head."""
+        depth = self.config.depth_vision
+        if not depth:
+            raise UsageError("Visual prompts need a layer: set modality=text, or choose a ViT such as ViT-B-16.")
+        self.visual_prompts = nn.ParameterList(prompts.random_context(n, width) for _ in range(depth))
+        if self.config.gates_vision == "learned":
+            self.visual_gates = nn.Parameter(torch.zeros(depth, self.backbone.vision_heads))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        text = [p for name, p in self.named_parameters() if not name.startswith("visual")]
+        visual = [p for name, p in self.named_parameters() if name.startswith("visual")]
+        groups: list[dict[str, Any]] = [{"params": text}, {"params": visual, "lr_scale": self.config.visual_lr}]
+        return [group for group in groups if group["params"]]
 
     def set_classes(self, names: Sequence[str]) -> None:
         super().set_classes(names)
-        n = self.config.n_ctx_text
-        words = " ".join(["X"] * n) if self.classic and n > MAX_WORDS else WORDS
-        tokens = prompts.sentence_tokens(self.backbone, words, names)
-        shared = max(tokens.shared(), 1 + n) if self.classic else 0
-        self.start = tokens.embeddings[0, :1]  # [SOS]
-        self.fixed = tokens.embeddings[0, 1 + n : shared]  # words that are not learned, if n < 4
-        self.tokens = tokens.after(shared)
+        self.tokens = prompts.sentence_tokens(self.backbone, self.words, names)
+        if self.config.modality != "visual":
+            n = len(self.text_prompts[0])
+            self.template = template_of(self.backbone, self.tokens, n, self.config.readers)
+            self.others = torch.tensor(prompts.other_classes(names), device=self.tokens.eot.device)
 
-    def encode_texts(self, layer: Layer | None) -> Tensor:
-        """(K, D), the blocks run by `layer`."""
-        tokens = self.tokens
-        if self.classic:
-            prefix = prompts.join(self.start, self.text_prompts[0], self.fixed)
-            return self.backbone.encode_text(tokens.embeddings, tokens.eot, prefix, layer=layer)
-        padding = torch.arange(tokens.ids.shape[1], device=tokens.ids.device) > tokens.eot.unsqueeze(1)  # (K, L)
-        embeddings = tokens.embeddings.masked_fill(padding.unsqueeze(-1), MARK)
-        return self.backbone.encode_text(embeddings, tokens.eot, layer=layer)
-
-    def run_image_tower(self, images: Images | Tensor, layer: Layer | None) -> ImageFeatures:
-        """Features of B images, the blocks run by `layer`."""
-        first = self.visual_prompts[0] if self.config.ln_pre and layer else None
-        return self.backbone.encode_image(images, first, layer=layer)
+    # Text -----------------------------------------------------------------------------------------------------------
 
     def encode_classes(self) -> Tensor:
-        return self.encode_texts(self.towers["text"].layer if "text" in self.towers else None)
+        if self.config.modality == "visual":
+            return self.backbone.encode_text(self.tokens.embeddings, self.tokens.eot)
+        return self.backbone.run_text(self.states, len(self.tokens.eot), self.length(), learns=True)
+
+    def length(self) -> float:
+        """Tokens that are run for a class, and a part for those that are only read."""
+        return self.template.rows.shape[1] + len(self.text_prompts[0]) + READ_ONLY * self.tokens.ids.shape[1]
+
+    def states(self, resblocks: Any, part: slice) -> Tensor:
+        """States at [EOT] after all blocks, (k, d), of k of the K classes."""
+        *_, (rows, _, _) = self.layers(resblocks, part)
+        return at(rows, self.template.last[part])
+
+    def layers(self, resblocks: Any, part: slice) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """By layer: rows (k, R, d) after it, prompts (1 or k, n, d) before it, lambda (k, h, R, 1) of the rows."""
+        template, readers = self.template, self.config.readers
+        rows, own = template.rows[part], template.words
+        for index, (block, layer) in enumerate(zip(resblocks, template.layers, strict=True)):
+            own = self.entering(index, own)
+            of_prompts = blocks.queries_keys_values(block, own)
+            q, of_rows = blocks.queries_keys_values(block, rows)
+            context = instance(readers, layer.start, layer.rest.select(part), of_rows)
+            seen, scores = look(q, context, template.hidden[part])
+            seen_prompts, prompt_scores = look(q, of_prompts[1])
+            gate = layer.gates[part] if self.config.gates_text == "frozen" else share(prompt_scores, scores)
+            rows = blocks.close(block, rows, merged((1 - gate) * seen + gate * seen_prompts))
+            yield rows, own, gate
+            if index + 1 < len(template.layers):
+                own = blocks.close(block, own, merged(self.read_by_prompts(index, *of_prompts, layer, part)))
+
+    def entering(self, index: int, last: Tensor) -> Tensor:
+        """The prompts of a layer (1 or k, n, d); `last` is what the one before made of its own, or the words."""
+        if index >= len(self.text_prompts):
+            return last
+        learned = self.text_prompts[index]
+        if self.config.prompts == "carried":
+            return last + learned
+        positions = self.backbone.text_positions[1 : 1 + len(learned)]
+        return (learned if index else learned + positions).unsqueeze(0)
+
+    def read_by_prompts(self, index: int, q: Tensor, own: KeysValues, layer: Layer, part: slice) -> Tensor:
+        """What prompts with queries (1 or k, h, n, e) read, (1 or k, h, n, e)."""
+        n = q.shape[-2]
+        later = torch.ones(n, 1 + n, dtype=torch.bool, device=q.device).triu(2)
+        seen, _ = look(q, layer.start.expand(len(q)).then(own), later)
+        if self.config.beta == "zero" or index >= len(self.beta):
+            return seen
+        classes = self.others[part] if self.config.sentence == "other" else part
+        sentence, _ = look(q, layer.rest.select(classes), self.template.padding[classes])
+        return seen + self.beta[index] * (sentence - seen)
+
+    # Images ---------------------------------------------------------------------------------------------------------
 
     def encode_images(self, images: Images | Tensor) -> ImageFeatures:
-        return self.run_image_tower(images, self.towers["vision"].layer if "vision" in self.towers else None)
+        if self.config.modality == "text":
+            return self.backbone.encode_image(images)
+        if self.config.gates_vision == "own":
+            first, *deep = self.visual_prompts
+            return self.backbone.encode_image(images, first, dict(enumerate(deep, start=1)))
+        dense = isinstance(images, Images) and images.dense
+        return self.backbone.encode_image(images, layer=partial(self.image_layer, dense))
 
-    def diagnostics(self, images: Images | Tensor) -> dict[str, float]:
-        """Share of attention that goes to prompts, by tower, kind of row and layer."""
-        gates = self.attention_gates(images).items()
-        return {f"gate/{rows}/{layer}": share for rows, shares in gates for layer, share in enumerate(shares, start=1)}
+    def image_layer(self, dense: bool, index: int, block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
+        """One block for tokens x (B, 1 + P, d); the last one for [CLS] alone unless patches are asked for."""
+        last = index + 1 == self.backbone.vision_depth
+        x, q, context = blocks.asked(block, x, 1 if last and not dense else None)
+        seen = blocks.attend(q, context)
+        if index < len(self.visual_prompts):
+            keys, values = blocks.keys_values(block, self.visual_prompts[index])  # (h, n, e)
+            gated = KeysValues(keys, self.visual_gates[index].view(-1, 1, 1) * values)
+            seen = seen + blocks.attend(q, gated.expand(len(x)))
+        return blocks.close(block, x, seen)
+
+    # What it reports ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def attention_gates(self, images: Images | Tensor) -> dict[str, list[float]]:
-        """Mean lambda by layer of `text/instance`, `text/prompts`, `vision/instance` and `vision/prompts` rows.
+    def diagnostics(self, images: Images | Tensor) -> dict[str, float]:
+        """By layer: lambda of [EOT], mean over classes and heads; beta; |g|, mean over heads."""
+        found: dict[str, list[float]] = {}
+        if self.config.modality != "visual":
+            found["gate/text"] = self.text_gates()
+            found["beta"] = self.beta.tolist() if self.config.beta == "learned" else []
+        if self.config.modality != "text" and self.config.gates_vision == "learned":
+            found["gate/vision"] = self.visual_gates.abs().mean(dim=1).tolist()
+        return {f"{name}/{i}": value for name, values in found.items() for i, value in enumerate(values, start=1)}
 
-        It is the share that prompts would have in one softmax; the mean is over heads, rows, and classes or images.
-        """
-        gates = {}
-        for name, tower in self.towers.items():
-            encode = self.encode_texts if name == "text" else partial(self.run_image_tower, images)
-            gates[f"{name}/instance"], gates[f"{name}/prompts"] = measured(tower, encode)
-        return gates
+    def text_gates(self) -> list[float]:
+        """Mean lambda of [EOT] by layer, over classes and heads."""
+        sums: list[Tensor] = []
+        K = len(self.tokens.eot)
 
+        def states(resblocks: Any, part: slice) -> Tensor:
+            last, layers = self.template.last[part], list(self.layers(resblocks, part))
+            sums.append(torch.stack([at(gate.mean(dim=1), last).sum() for _, _, gate in layers]))
+            return at(layers[-1][0], last)
 
-class Tower(NamedTuple):
-    """How the blocks of one tower run: where its prompts stand, what replaces them, who reads whom."""
-
-    prompts: nn.ParameterList  # P_l (n, d) of every prompted layer
-    rule: Rule
-    strength: float
-    reads: Reads
-    carry: float
-    start: int | None = None  # position of the first prompt; None: the last n tokens are prompts
-    joins: bool = False  # the first layer appends the prompts
-    padded: bool = False  # texts of several lengths, their padding marked: a prompt is to read none of it
-
-    def layer(self, index: int, block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
-        """One block for tokens x (N, T, d), prompts among them or, in the first layer, about to join."""
-        x = self.enter(index, x)
-        if self.rule == "joint":
-            return block(x, attn_mask=mask)  # type: ignore[no-any-return]
-        (seen_x, mass_x), (seen_p, mass_p) = self.looks(block, x, mask)
-        of_instance = weights(self.rule, self.strength, mass_p - mass_x)
-        of_prompts = weights(*READS[self.reads], mass_p - mass_x)
-        rows = self.is_prompt(x).unsqueeze(-1)  # (T, 1)
-        kept, share = (torch.where(rows, b, a) for a, b in zip(of_instance, of_prompts, strict=True))
-        heads = (kept * seen_x + share * seen_p).type_as(seen_x)  # (N, h, T, e)
-        out = x + block.ls_1(block.attn.out_proj(heads.transpose(-2, -3).flatten(-2)))
-        out = out + block.ls_2(block.mlp(block.ln_2(out)))
-        return torch.where(self.real(x).unsqueeze(-1), out, MARK) if self.padded else out
-
-    def enter(self, index: int, x: Tensor) -> Tensor:
-        """The tokens with this layer's prompts."""
-        if index >= len(self.prompts) or (index == 0 and not self.joins):
-            return x
-        own = self.prompts[index].expand(len(x), -1, -1)
-        if index == 0:
-            return torch.cat([x, own], dim=1)
-        instance, last = self.apart(x)
-        own, start = (1 - self.carry) * own + self.carry * last, self.first(x.shape[1])
-        return torch.cat([instance[:, :start], own, instance[:, start:]], dim=1)
-
-    def first(self, T: int) -> int:
-        """Position of the first of the prompts among T tokens."""
-        return T - len(self.prompts[0]) if self.start is None else self.start
-
-    def apart(self, x: Tensor, dim: int = -2) -> tuple[Tensor, Tensor]:
-        """Instance tokens, and prompts."""
-        start, n = self.first(x.shape[dim]), len(self.prompts[0])
-        before, prompts, after = x.split([start, n, x.shape[dim] - start - n], dim)
-        return torch.cat([before, after], dim), prompts
-
-    def is_prompt(self, x: Tensor) -> Tensor:
-        """(T,), True for prompts."""
-        behind = torch.arange(x.shape[1], device=x.device) - self.first(x.shape[1])
-        return (behind >= 0) & (behind < len(self.prompts[0]))
-
-    def real(self, x: Tensor) -> Tensor:
-        """(N, T), False for padding."""
-        return x.mean(dim=-1) < MARK / 2
-
-    def allowed(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(T, T) or (N, 1, T, T), True where a row may look at a column; `mask` is CLIP's, of the words alone."""
-        if mask is None:
-            return torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device)
-        if not self.padded:
-            return mask == 0
-        n = x.shape[1] - len(mask)
-        words = F.pad(mask == 0, (0, n), value=True).expand(len(x), 1, -1, -1)  # each reads all prompts
-        return torch.cat([words, self.real(x)[:, None, None].expand(-1, -1, n, -1)], dim=-2)  # no prompt reads padding
-
-    def looks(self, block: Any, x: Tensor, mask: Tensor | None) -> list[tuple[Tensor, Tensor]]:
-        """`look` of all rows at the instance tokens, and at the prompts."""
-        q, context = blocks.queries_keys_values(block, x)  # (N, h, T, e)
-        keys, values = (self.apart(t) for t in context)
-        allowed = self.apart(self.allowed(x, mask), dim=-1)
-        return [look(q, *side) for side in zip(keys, values, allowed, strict=True)]
+        self.backbone.run_text(states, K, self.length(), learns=False)
+        return (torch.stack(sums).sum(dim=0) / K).tolist()  # type: ignore[no-any-return]
 
 
-def look(q: Tensor, keys: Tensor, values: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
-    """Attn(rows, tokens) (N, h, T, e) and log Z (N, h, T, 1); a row that may see none: a mean, and about `HIDDEN`."""
-    scores = (q @ keys.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
-    scores = scores.masked_fill(~allowed, HIDDEN)
-    log_mass = scores.logsumexp(dim=-1, keepdim=True)
-    return (scores - log_mass).exp().type_as(values) @ values, log_mass
+class Layer(NamedTuple):
+    """What frozen CLIP says of the template's sentences in one block.
+
+    Attributes:
+        start: Of [SOS], (1, h, 1, e).
+        rest: Of the T tokens behind the words, (K, h, T, e).
+        gates: lambda of the rows that read prompts, (K, h, R, 1).
+    """
+
+    start: KeysValues
+    rest: KeysValues
+    gates: Tensor
 
 
-def weights(rule: Rule, strength: float, odds: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights of instance tokens and of prompts, (N, h, T, 1), from log(lambda / (1 - lambda))."""
-    if rule in ("const", "add"):
-        share = strength * (odds > HIDDEN / 2)  # 0 for a row that may see no prompt
+class Template(NamedTuple):
+    """The template's sentences for K classes: n words, T tokens behind them, R rows of these that read prompts.
+
+    Attributes:
+        words: (1, n, d), with positions, as all that enters the first block.
+        rows: (K, R, d), [EOT], or all T tokens.
+        last: (K,), where [EOT] stands among the rows.
+        hidden: (K, 1, R, F + R), True where a row is not to look; at F frozen tokens, then at the rows.
+        padding: (K, 1, 1, T), True behind [EOT].
+        layers: What frozen CLIP says of them.
+    """
+
+    words: Tensor
+    rows: Tensor
+    last: Tensor
+    hidden: Tensor
+    padding: Tensor
+    layers: list[Layer]
+
+
+@torch.no_grad()
+def template_of(backbone: Backbone, tokens: Tokens, n: int, readers: str) -> Template:
+    """The sentences `tokens`, n words of them prompts, as frozen CLIP sees them."""
+    x = tokens.embeddings + backbone.text_positions[: tokens.ids.shape[1]]
+    eot = tokens.eot - 1 - n  # where it stands behind the words
+    K, T = len(x), x.shape[1] - 1 - n
+    place = torch.arange(T, device=eot.device).expand(K, 1, 1, T)
+    if readers == "eot":
+        hidden = F.pad(place >= eot.view(-1, 1, 1, 1), (1, 1), value=False)  # of [SOS], the T tokens, the row itself
     else:
-        share = (odds + strength).sigmoid() if rule == "bias" else odds.sigmoid()
-    return torch.ones_like(share) if rule == "add" else 1 - share, share
+        hidden = torch.ones(T, 1 + T, dtype=torch.bool, device=eot.device).triu(2).expand(K, 1, -1, -1)
+    found: list[list[Layer]] = [[] for _ in range(backbone.text_depth)]
+
+    def rows_of(x: Tensor, part: slice) -> Tensor:
+        return x[:, 1 + n :] if readers == "all" else at(x, tokens.eot[part]).unsqueeze(1)
+
+    def states(resblocks: Any, part: slice) -> Tensor:
+        state, mask = x[part], causal_mask(x.shape[1], x.shape[1], x)
+        for layers, block in zip(found, resblocks, strict=True):
+            layers.append(frozen_layer(block, state, rows_of(state, part), n, hidden[part], readers))
+            state = block(state, attn_mask=mask)
+        return at(state, tokens.eot[part])
+
+    backbone.run_text(states, K, x.shape[1], learns=False)
+    last = torch.zeros_like(eot) if readers == "eot" else eot
+    padding = place > eot.view(-1, 1, 1, 1)
+    return Template(x[:1, 1 : 1 + n], rows_of(x, slice(K)), last, hidden, padding, [joined(parts) for parts in found])
 
 
-def measured(tower: Tower, encode: Callable[[Layer], object]) -> list[list[float]]:
-    """Mean lambda by layer of the rows of X, and of P, while `encode` runs; texts may come in chunks."""
-    sums: dict[int, Tensor] = {}  # by layer: sums and numbers (2, 2) of both kinds of row
+def frozen_layer(block: Any, x: Tensor, rows: Tensor, n: int, hidden: Tensor, readers: str) -> Layer:
+    """What `block` says of whole sentences x (k, L, d), some of whose tokens are the rows (k, R, d)."""
+    context = blocks.keys_values(block, x)
+    start, words, rest = (
+        KeysValues(*(t[..., i, :] for t in context)) for i in (slice(1), slice(1, 1 + n), slice(1 + n, None))
+    )
+    q, of_rows = blocks.queries_keys_values(block, rows)
+    _, scores = look(q, instance(readers, start, rest, of_rows), hidden)
+    _, word_scores = look(q, words)
+    return Layer(start.select(slice(1)), rest, share(word_scores, scores))
 
-    def layer(index: int, block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
-        tokens = tower.enter(index, x)
-        (_, mass_x), (_, mass_p) = tower.looks(block, tokens, mask)
-        gate = (mass_p - mass_x).sigmoid().mean(dim=1).squeeze(-1)  # (N, T)
-        real, is_prompt = tower.real(tokens), tower.is_prompt(tokens)
-        counted = torch.stack([real & ~is_prompt, real & is_prompt])  # (2, N, T)
-        noted = torch.stack([(gate * counted).sum(dim=(1, 2)), counted.sum(dim=(1, 2))])
-        sums[index] = sums[index] + noted if index in sums else noted
-        return tower.layer(index, block, x, mask)
 
-    encode(layer)
-    return torch.stack([sums[i][0] / sums[i][1] for i in sorted(sums)]).T.tolist()  # type: ignore[no-any-return]
+def joined(parts: Sequence[Layer]) -> Layer:
+    """One layer's parts of the classes in one."""
+    keys, values = (torch.cat(tensors) for tensors in zip(*(part.rest for part in parts), strict=True))
+    return Layer(parts[0].start, KeysValues(keys, values), torch.cat([part.gates for part in parts]))
+
+
+def instance(readers: str, start: KeysValues, rest: KeysValues, rows: KeysValues) -> KeysValues:
+    """What of X the rows look at: frozen tokens before them, and the rows."""
+    start = start.expand(len(rows.keys))
+    return start.then(rows) if readers == "all" else start.then(rest).then(rows)
+
+
+def look(q: Tensor, context: KeysValues, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Attn(rows, tokens) (..., R, e), and the logits of its softmax (..., R, tokens), in float32."""
+    scores = (q @ context.keys.mT).float() * q.shape[-1] ** -0.5
+    if hidden is not None:
+        scores = scores.masked_fill(hidden, float("-inf"))
+    return scores.softmax(dim=-1).type_as(context.values) @ context.values, scores
+
+
+def share(of_prompts: Tensor, of_instance: Tensor) -> Tensor:
+    """lambda (..., R, 1) of rows with these logits, of P and of X, in one softmax."""
+    odds = of_prompts.logsumexp(dim=-1, keepdim=True) - of_instance.logsumexp(dim=-1, keepdim=True)
+    return odds.sigmoid()
+
+
+def merged(heads: Tensor) -> Tensor:
+    """What heads read (..., h, R, e), as tokens (..., R, d)."""
+    return heads.transpose(-2, -3).flatten(-2)
+
+
+def at(x: Tensor, places: Tensor) -> Tensor:
+    """The tokens (k, d) of x (k, R, d) at `places` (k,)."""
+    return x.take_along_dim(places.view(-1, 1, 1), dim=1).squeeze(1)

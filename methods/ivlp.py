@@ -54,7 +54,9 @@ class IVLP(Method):
     class Config(MethodConfig):
         """Defaults are those of the MaPLe paper's comparison."""
 
-        n_ctx_text: int = field(default=2, metadata={"source": MAPLE})
+        n_ctx_text: int | None = field(
+            default=2, metadata={"source": f"{MAPLE}; None: as many as the words", "tokens_of": "ctx_init"}
+        )
         n_ctx_vision: int = field(default=2, metadata={"source": MAPLE})
         depth_text: int = field(
             default=12,
@@ -64,12 +66,15 @@ class IVLP(Method):
             default=12,
             metadata={"source": f"{MAPLE}; layers that receive prompts, 1 is shallow", "at_most": ("vision_depth",)},
         )
-        ctx_init: str = field(default="a photo of a", metadata={"source": f"{MAPLE}; '': random"})
+        ctx_init: str = field(
+            default="a photo of a", metadata={"source": f"{MAPLE}; {prompts.STARTS}", "template": True}
+        )
 
     def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(config, backbone)
-        n, text, vision = config.n_ctx_text, backbone.text_width, backbone.vision_width
-        self.words = prompts.words_for(config.ctx_init, n)
+        self.words = prompts.words_for(config.ctx_init, config.n_ctx_text)
+        n = prompts.length_of(backbone, self.words) if config.n_ctx_text is None else config.n_ctx_text
+        text, vision = backbone.text_width, backbone.vision_width
         self.ctx = nn.Parameter(prompts.initial_context(backbone, self.words, n))
         self.text_prompts = nn.ParameterList(
             nn.Parameter(prompts.random_context(n, text)) for _ in range(config.depth_text - 1)
@@ -80,7 +85,7 @@ class IVLP(Method):
 
     def set_classes(self, names: Sequence[str]) -> None:
         super().set_classes(names)
-        self.sentences = prompts.sentences(self.backbone, self.words, self.config.n_ctx_text, names)
+        self.sentences = prompts.sentences(self.backbone, self.words, len(self.ctx), names)
 
     def encode_classes(self) -> Tensor:
         deep = dict(enumerate(self.text_prompts, start=1))

@@ -59,8 +59,12 @@ class MaPLe(Method):
     class Config(MethodConfig):
         """Defaults are those of the base-to-new experiments."""
 
-        n_ctx: int = field(default=2, metadata={"source": BASE2NEW})
-        ctx_init: str = field(default="a photo of a", metadata={"source": f"{BASE2NEW}; '': random"})
+        n_ctx: int | None = field(
+            default=2, metadata={"source": f"{BASE2NEW}; None: as many as the words", "tokens_of": "ctx_init"}
+        )
+        ctx_init: str = field(
+            default="a photo of a", metadata={"source": f"{BASE2NEW}; {prompts.STARTS}", "template": True}
+        )
         depth: int = field(
             default=9,
             metadata={
@@ -71,8 +75,9 @@ class MaPLe(Method):
 
     def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(config, backbone)
-        n, text, vision = config.n_ctx, backbone.text_width, backbone.vision_width
-        self.words = prompts.words_for(config.ctx_init, n)
+        self.words = prompts.words_for(config.ctx_init, config.n_ctx)
+        n = prompts.length_of(backbone, self.words) if config.n_ctx is None else config.n_ctx
+        text, vision = backbone.text_width, backbone.vision_width
         self.ctx = nn.Parameter(prompts.initial_context(backbone, self.words, n))
         self.proj = nn.Linear(text, vision)
         self.compound_prompts_text = nn.ParameterList(
@@ -83,7 +88,7 @@ class MaPLe(Method):
 
     def set_classes(self, names: Sequence[str]) -> None:
         super().set_classes(names)
-        self.sentences = prompts.sentences(self.backbone, self.words, self.config.n_ctx, names)
+        self.sentences = prompts.sentences(self.backbone, self.words, len(self.ctx), names)
 
     def encode_classes(self) -> Tensor:
         deep = dict(enumerate(self.compound_prompts_text, start=1))

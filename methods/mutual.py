@@ -30,7 +30,6 @@ token (FTP), and that the texts of the current image are reorganised into the vi
 
 from __future__ import annotations
 
-import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -42,6 +41,7 @@ from torch import Tensor, nn
 
 from promptbench.clip import prompts
 from promptbench.clip.backbone import Backbone
+from promptbench.clip.prompts import other_classes
 from promptbench.config import UsageError
 from promptbench.method import ImageFeatures, Images, Method, MethodConfig, Prediction, Preset, Recipe
 
@@ -80,9 +80,15 @@ class Mutual(Method):
         """Defaults are those of the reconstruction; see the module."""
 
         n_ctx: int | None = field(
-            default=None, metadata={"source": "context tokens; None: as many as the words, 16 without words"}
+            default=None,
+            metadata={
+                "source": "context tokens; None: as many as the words, 16 without words",
+                "tokens_of": "ctx_init",
+            },
         )
-        ctx_init: str = field(default="a photo of a", metadata={"source": "CoCoOp's; '': random"})
+        ctx_init: str = field(
+            default="a photo of a", metadata={"source": f"CoCoOp's; {prompts.STARTS}", "template": True}
+        )
         ftp: Literal["tokens", "channels", "tied"] = field(
             default="tokens",
             metadata={
@@ -113,8 +119,8 @@ class Mutual(Method):
     def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(config, backbone)
         self.words = prompts.words_of(config.ctx_init)
-        n, width, joint = prompts.context_length(self.words, config.n_ctx), backbone.text_width, backbone.embed_dim
-        vision = backbone.vision_width
+        n, width = prompts.context_length(backbone, self.words, config.n_ctx), backbone.text_width
+        joint, vision = backbone.embed_dim, backbone.vision_width
         self.frozen_image_tower = config.n_visual == 0
         self.ctx = nn.Parameter(prompts.initial_context(backbone, self.words, n))
         units = matched_units(n, joint, width, vision) if config.matched else joint // REDUCTION
@@ -202,10 +208,3 @@ def matched_units(n: int, joint: int, text: int, vision: int) -> int:
     ftp = (joint + 1) * (joint // REDUCTION) + (joint // REDUCTION + 1) * text
     tvp = (joint + 1) * tvp_units(joint) + (tvp_units(joint) + 1) * vision
     return round((n * ftp + N_VISUAL * (tvp + vision) - text) / (joint + 1 + text))
-
-
-def other_classes(names: Sequence[str]) -> list[int]:
-    """For each class another, every class once, whatever the order of `names`: the next by the check sums of names."""
-    order = sorted(range(len(names)), key=lambda label: (zlib.crc32(names[label].encode()), names[label]))
-    following = dict(zip(order, order[1:] + order[:1], strict=True))
-    return [following[label] for label in range(len(names))]

@@ -75,7 +75,9 @@ class PromptSRC(Method):
     class Config(MethodConfig):
         """Defaults are those of the base-to-new experiments."""
 
-        n_ctx_text: int = field(default=4, metadata={"source": BASE2NEW})
+        n_ctx_text: int | None = field(
+            default=4, metadata={"source": f"{BASE2NEW}; None: as many as the words", "tokens_of": "ctx_init"}
+        )
         n_ctx_vision: int = field(default=4, metadata={"source": BASE2NEW})
         depth_text: int = field(
             default=9,
@@ -85,7 +87,9 @@ class PromptSRC(Method):
             default=9,
             metadata={"source": f"{BASE2NEW}; layers that receive prompts, 1 is shallow", "at_most": ("vision_depth",)},
         )
-        ctx_init: str = field(default="a photo of a", metadata={"source": f"{BASE2NEW}; '': random"})
+        ctx_init: str = field(
+            default="a photo of a", metadata={"source": f"{BASE2NEW}; {prompts.STARTS}", "template": True}
+        )
         text_weight: float = field(default=25.0, metadata={"source": f"{BASE2NEW}, TEXT_LOSS_WEIGHT"})
         image_weight: float = field(default=10.0, metadata={"source": f"{BASE2NEW}, IMAGE_LOSS_WEIGHT"})
         epoch_mean: float = field(default=15.0, metadata={"source": f"{BASE2NEW}, GPA_MEAN; epochs count from 1"})
@@ -102,8 +106,9 @@ class PromptSRC(Method):
 
     def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(config, backbone)
-        n, text, vision = config.n_ctx_text, backbone.text_width, backbone.vision_width
-        self.words = prompts.words_for(config.ctx_init, n)
+        self.words = prompts.words_for(config.ctx_init, config.n_ctx_text)
+        n = prompts.length_of(backbone, self.words) if config.n_ctx_text is None else config.n_ctx_text
+        text, vision = backbone.text_width, backbone.vision_width
         self.ctx = nn.Parameter(prompts.initial_context(backbone, self.words, n))
         self.text_prompts = nn.ParameterList(
             nn.Parameter(prompts.random_context(n, text)) for _ in range(config.depth_text - 1)
@@ -115,7 +120,7 @@ class PromptSRC(Method):
 
     def set_classes(self, names: Sequence[str]) -> None:
         super().set_classes(names)
-        self.sentences = prompts.sentences(self.backbone, self.words, self.config.n_ctx_text, names)
+        self.sentences = prompts.sentences(self.backbone, self.words, len(self.ctx), names)
         self._frozen_text: Tensor | None = None
 
     def encode_classes(self) -> Tensor:

@@ -9,7 +9,7 @@ Letters: B images, K classes, P patches, D joint dimension.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from promptbench import registry
+from promptbench.clip import prompts
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.image_tower import ImageFeatures, Images
 from promptbench.config import UsageError, build
-from promptbench.data.class_names import ClassNames
+from promptbench.data.class_names import FROM_DATASET, ClassNames
 from promptbench.recipe import Preset, Recipe, find_preset, parse_label
 
 __all__ = ["ImageFeatures", "Images", "Method", "MethodConfig", "Prediction", "Preset", "Recipe", "create_method"]
@@ -35,6 +36,10 @@ class MethodConfig:
     """Base of every method's `Config`: frozen, keyword-only, defaults from the paper, sources in the metadata.
 
     Integers count things, tokens or layers, and are at least 1 unless a field's metadata has another `at_least`.
+
+    A field whose metadata says `template` takes `dataset`, too: the method then sees the first template of the classes
+    that it is made for, those of its training. A field with `tokens_of` another, `ctx_init`, in its metadata is the
+    number of context tokens, None for as many as the words there; with `dataset` it becomes None unless asked for.
 
     Raises:
         UsageError: A number is below its limit.
@@ -134,7 +139,7 @@ class Method(nn.Module):
 
         Overrides begin with `super().set_classes(names)`. `self.class_names.template` is the dataset's own template.
         """
-        self.class_names = names if isinstance(names, ClassNames) else ClassNames(names)
+        self.class_names = ClassNames.of(names)
         self._text_features = None
 
     def forward(self, images: Images | Tensor) -> Prediction:
@@ -262,7 +267,7 @@ def fit_to_backbone(config: MethodConfig, backbone: Any, explicit: Collection[st
     """`config` with every field whose metadata names a limit, `at_most`, brought within what the backbone has.
 
     A paper's depth of 9 cannot hold on a tower of 4 layers: such a default is capped; a value that somebody asked for
-    is refused instead.
+    is refused instead. In the same way a number of tokens gives way to the words of a dataset's template.
 
     Args:
         config: Of any method.
@@ -279,13 +284,44 @@ def fit_to_backbone(config: MethodConfig, backbone: Any, explicit: Collection[st
             if value > most and field.name in explicit:
                 raise UsageError(f"{field.name} is {value}, but {limit} of backbone '{backbone.name}' is {most}.")
             changes[field.name] = min(value, most)
-    return replace(config, **changes)
+    counted = set(counted_by_dataset(config)) - set(explicit)
+    return replace(config, **{**changes, **dict.fromkeys(counted)})
+
+
+def counted_by_dataset(config: MethodConfig) -> Iterator[str]:
+    """The numbers of tokens that a dataset's template decides, by their fields."""
+    for field in fields(config):
+        words = field.metadata.get("tokens_of", "")
+        if words and getattr(config, words) == FROM_DATASET:
+            yield field.name
+
+
+def worded(config: MethodConfig, backbone: Backbone, class_names: Sequence[str]) -> MethodConfig:
+    """`config` with the template of the classes for every `dataset` of a field that takes it.
+
+    Raises:
+        UsageError: A number of tokens that somebody asked for is not the one of its words.
+    """
+    template = ClassNames.of(class_names).first_template
+    for name in counted_by_dataset(config):
+        asked, found = getattr(config, name), prompts.length_of(backbone, prompts.words_of(template))
+        if asked not in (None, found):
+            raise UsageError(
+                f"{name} is {asked}, but the dataset's template '{template}' has {found} tokens before the class name; "
+                f"leave {name} out, or set it to none."
+            )
+    takes = [field.name for field in fields(config) if field.metadata.get("template")]
+    return replace(config, **{name: template for name in takes if getattr(config, name) == FROM_DATASET})
 
 
 def instantiate(
     cls: type[Method], config: MethodConfig, backbone: Backbone, class_names: Sequence[str], seed: int
 ) -> Method:
-    """`cls` with a resolved config, in evaluation mode, its initial values drawn from `seed` alone."""
+    """`cls` with a resolved config, in evaluation mode, its initial values drawn from `seed` alone.
+
+    `class_names` are those of its training, whose template it may start from; set others afterwards.
+    """
+    config = worded(config, backbone, class_names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         method = cls(config, backbone)

@@ -3,6 +3,7 @@
 from promptbench.clip.prompts import (
     INIT_STD,
     MAX_WORDS,
+    STARTS,
     Sentences,
     arrange,
     arrangement,
@@ -10,6 +11,7 @@ from promptbench.clip.prompts import (
     from_words,
     initial_context,
     join,
+    length_of,
     name_lengths,
     random_context,
     readable,
@@ -22,6 +24,7 @@ from promptbench.clip.prompts import (
 __all__ = [
     "INIT_STD",
     "MAX_WORDS",
+    "STARTS",
     "Sentences",
     "arrange",
     "arrangement",
@@ -29,6 +32,7 @@ __all__ = [
     "from_words",
     "initial_context",
     "join",
+    "length_of",
     "name_lengths",
     "random_context",
     "readable",

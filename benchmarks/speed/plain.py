@@ -192,22 +192,19 @@ class PromptSRC(IVLP):
 
 class DPL(IVLP):
     def tokenize(self) -> None:
-        self.sentences("a photo of a", 0)
-        at = torch.arange(self.ids.shape[1])
-        self.words = (at <= self.ids.argmax(dim=-1, keepdim=True))[:, None, None]  # (K, 1, 1, 77), up to [EOT]
+        self.sentences(self.config.ctx_init, 0)
+
+    def start(self) -> None:
+        self.eot = self.ids.argmax(dim=-1)
+        self.template = self.towers.template(self.embeddings, self.eot, len(self.learned["text_prompts.0"]))
 
     def features(self, pixels: Tensor) -> Tensor:
-        visual = self.towers.clip.visual
-        prompts, strength = self.several("visual_prompts"), self.config.strength_vision
-        x = self.towers.decoupled(visual.transformer, visual._embeds(pixels), prompts, strength, self.config.carry)
+        visual, prompts = self.towers.clip.visual, self.several("visual_prompts")
+        x = self.towers.gated(visual.transformer, visual._embeds(pixels), prompts, self.learned["visual_gates"])
         return visual.ln_post(x[:, 0]) @ visual.proj  # type: ignore[no-any-return]
 
     def text(self) -> Tensor:
-        clip, x = self.towers.clip, self.embeddings + self.towers.clip.positional_embedding
-        masks = {"mask": clip.attn_mask, "readable": self.words}
-        prompts, strength = self.several("text_prompts"), self.config.strength_text
-        x = self.towers.decoupled(clip.transformer, x, prompts, strength, self.config.carry, **masks)
-        return self.towers.read(x, self.ids)
+        return self.towers.carried(self.template, self.eot, self.several("text_prompts"), self.learned["beta"])
 
 
 class MaPLe(IVLP):

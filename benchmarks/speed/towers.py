@@ -71,34 +71,71 @@ class Towers:
         local = local + last.mlp(last.ln_2(local))
         return visual.ln_post(last(x)[:, 0]) @ visual.proj, visual.ln_post(local[:, 1:])
 
-    def decoupled(
-        self,
-        transformer: Any,
-        x: Tensor,
-        prompts: Sequence[Tensor],
-        strength: float,
-        carry: float,
-        mask: Tensor | None = None,
-        readable: Tensor | None = None,
-    ) -> Tensor:
-        """Tokens x (N, T, d) after all blocks, with DPL-R's attention and `prompts` (n, d) of the first layers.
+    def gated(self, transformer: Any, x: Tensor, prompts: Sequence[Tensor], gates: Tensor) -> Tensor:
+        """Tokens x (B, T, d) after all blocks, where they read `prompts` (n, d) of the first ones beside each other.
 
-        Tokens read each other under `mask` and, with `strength`, the prompts; prompts read the `readable` tokens. They
-        are learned ones with a share, `carry`, of what the last layer made of them; behind the prompted layers, all.
+        What a head reads of prompts is multiplied by its gate of that block, `gates` (layers, h).
         """
-        T, last = x.shape[1], prompts[0].expand(len(x), -1, -1)
         for i, block in enumerate(transformer.resblocks):
-            if 0 < i < len(prompts):
-                last = (1 - carry) * prompts[i] + carry * last
-            x = torch.cat([x, last], dim=1)
-            attention = block.attn
-            inputs = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias).chunk(3, dim=-1)
-            q, k, v = (t.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for t in inputs)
-            (of_x, of_prompts), keys, values = (t.tensor_split([T], dim=2) for t in (q, k, v))
-            own = F.scaled_dot_product_attention(of_x, keys[0], values[0], attn_mask=mask)
-            own = own + strength * F.scaled_dot_product_attention(of_x, keys[1], values[1])
-            of_prompts = F.scaled_dot_product_attention(of_prompts, keys[0], values[0], attn_mask=readable)
-            x = x + attention.out_proj(torch.cat([own, of_prompts], dim=2).transpose(1, 2).flatten(-2))
-            x = x + block.mlp(block.ln_2(x))
-            x, last = x.tensor_split([T], dim=1)
+            q, k, v = self.heads(block, x)
+            seen = F.scaled_dot_product_attention(q, k, v)
+            if i < len(prompts):
+                _, k, v = self.heads(block, prompts[i].expand(len(x), -1, -1))
+                seen = seen + gates[i].view(-1, 1, 1) * F.scaled_dot_product_attention(q, k, v)
+            x = self.after(block, x, seen)
         return x
+
+    @torch.no_grad()
+    def template(self, embeddings: Tensor, eot: Tensor, n: int) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Of each block, for whole sentences (K, 77, d): what enters it, keys, values, and the gate of [EOT].
+
+        The gate (K, h, 1, 1) is the share of attention that the n words after [SOS] have from [EOT] at `eot` (K,).
+        """
+        clip, found = self.clip, []
+        x = embeddings + clip.positional_embedding
+        for block in clip.transformer.resblocks:
+            q, k, v = self.heads(block, x)
+            shares = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + clip.attn_mask).softmax(dim=-1)
+            of_words = shares[..., 1 : 1 + n].sum(dim=-1, keepdim=True)  # (K, h, 77, 1)
+            found.append((x, k, v, of_words[torch.arange(len(x)), :, eot].unsqueeze(2)))
+            x = block(x, attn_mask=clip.attn_mask)
+        return found
+
+    def carried(
+        self, template: Sequence[tuple[Tensor, ...]], eot: Tensor, shifts: Sequence[Tensor], beta: Tensor
+    ) -> Tensor:
+        """Text features (K, D) of sentences whose words are learned, the only reader of which is [EOT].
+
+        Words are shifted by `shifts` (n, d) before the first blocks, and read name and rest with `beta` (layers,).
+        """
+        n, places, classes = len(shifts[0]), torch.arange(77), torch.arange(len(eot))
+        behind = ((places > n) & (places <= eot[:, None]))[:, None, None]  # name and rest, (K, 1, 1, 77)
+        others = (((places == 0) | (places > n)) & (places < eot[:, None]))[:, None, None]  # X without [EOT]
+        itself = F.pad(others, (0, 1), value=True)
+        words, x = template[0][0][:, 1 : 1 + n], template[0][0][classes, eot].unsqueeze(1)
+        for i, (block, (_, keys, values, gate)) in enumerate(
+            zip(self.clip.transformer.resblocks, template, strict=True)
+        ):
+            words = words + shifts[i] if i < len(shifts) else words
+            (q, k, v), (q_eot, *own) = self.heads(block, words), self.heads(block, x)
+            context = (torch.cat(pair, dim=2) for pair in zip((keys, values), own, strict=True))
+            of_x = F.scaled_dot_product_attention(q_eot, *context, attn_mask=itself)
+            x = self.after(block, x, (1 - gate) * of_x + gate * F.scaled_dot_product_attention(q_eot, k, v))
+            before = (torch.cat([t[:, :, :1], own], dim=2) for t, own in ((keys, k), (values, v)))
+            seen = F.scaled_dot_product_attention(q, *before, attn_mask=torch.ones(n, 1 + n, dtype=torch.bool).tril(1))
+            if i < len(beta):
+                sentence = F.scaled_dot_product_attention(q, keys, values, attn_mask=behind)
+                seen = (1 - beta[i]) * seen + beta[i] * sentence
+            words = self.after(block, words, seen)
+        return self.clip.ln_final(x[:, 0]) @ self.clip.text_projection  # type: ignore[no-any-return]
+
+    def heads(self, block: Any, x: Tensor) -> list[Tensor]:
+        """Queries, keys and values (N, h, T, e) of tokens x (N, T, d) in one block."""
+        attention = block.attn
+        parts = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias).chunk(3, dim=-1)
+        return [part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in parts]
+
+    def after(self, block: Any, x: Tensor, seen: Tensor) -> Tensor:
+        """Tokens x (N, T, d) after a block in which its heads read `seen` (N, h, T, e)."""
+        x = x + block.attn.out_proj(seen.transpose(1, 2).flatten(-2))
+        return x + block.mlp(block.ln_2(x))  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -121,6 +121,16 @@ class Backbone(nn.Module):
     def vision_depth(self) -> int:
         """Blocks of the image tower; 0 for a tower without transformer blocks."""
         return len(image_tower.resblocks(self.clip.visual))
+
+    @property
+    def vision_heads(self) -> int:
+        """Heads of a block of the image tower, which has some."""
+        return int(image_tower.resblocks(self.clip.visual)[0].attn.num_heads)
+
+    @property
+    def text_positions(self) -> Tensor:
+        """Positional embeddings of texts, (`context_length`, d)."""
+        return self._text.positional_embedding  # type: ignore[no-any-return]
 
     @property
     def embed_dim(self) -> int:
@@ -249,6 +259,24 @@ class Backbone(nn.Module):
         texts = text_tower.Texts(prefix, prompts, suffix, eot, layer)
         features = text_tower.in_chunks(path, self._text, texts, self.texts_within_budget(length, learns), learns)
         return features.reshape(*leading, *features.shape[1:])
+
+    def run_text(self, states: Callable[[Any, slice], Tensor], classes: int, length: float, learns: bool) -> Tensor:
+        """Text features (K, D), not normalised, of a method that runs the blocks itself.
+
+        Args:
+            states: Called as `states(blocks, part) -> (k, d)`: the states at [EOT] after all blocks of k of the K
+                classes. Must be pure: many classes are run in parts and recomputed.
+            classes: K.
+            length: How many tokens of a class it runs.
+            learns: Whether it uses learned tensors; they get their gradients.
+        """
+        text, learns = self._text, learns and torch.is_grad_enabled()
+
+        def run(part: slice) -> Tensor:
+            return text_tower.project(text, states(text.transformer.resblocks, part))
+
+        most = self.texts_within_budget(length, learns)
+        return run(slice(classes)) if classes <= most else text_tower.by_classes(run, classes, most, learns)
 
     def texts_within_budget(self, length: float, learns: bool = True) -> int:
         """Texts of so many tokens that may be encoded in one go, at least 1; `learns` says whether for gradients.

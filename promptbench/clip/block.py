@@ -35,6 +35,10 @@ class KeysValues(NamedTuple):
         """The same tokens seen from more leading axes, without a copy."""
         return KeysValues(*(x.expand(*leading, *x.shape[-3:]) for x in self))
 
+    def select(self, part: slice | Tensor) -> KeysValues:
+        """Those at some places of the first leading axis."""
+        return KeysValues(*(x[part] for x in self))
+
     def then(self, other: KeysValues) -> KeysValues:
         """These tokens followed by others."""
         return KeysValues(torch.cat([self.keys, other.keys], -2), torch.cat([self.values, other.values], -2))
@@ -139,16 +143,19 @@ def mlp(block: Any, x: Tensor) -> Tensor:
     return torch.addmm(second.bias, rows, second.weight.t(), alpha=1 / QUICK).view(x.shape)
 
 
+def asked(block: Any, x: Tensor, first: int | None) -> tuple[Tensor, Tensor, KeysValues]:
+    """The `first` tokens of x (B, tokens, d), or all, and their queries; keys and values of all."""
+    if first is None:
+        return x, *queries_keys_values(block, x)
+    return x[:, :first], queries(block, x[:, :first]), keys_values(block, x)
+
+
 def run(block: Any, x: Tensor, context: Tensor | None = None, first: int | None = None) -> Tensor:
     """The block's output for tokens x (B, tokens, d), which also attend to `context` (n, d) or (B, n, d).
 
     With `first`, only that many leading tokens are computed and returned; all of them are attended to.
     """
-    if first is None:
-        q, own = queries_keys_values(block, x)
-    else:
-        q, own = queries(block, x[:, :first]), keys_values(block, x)
-        x = x[:, :first]
+    x, q, own = asked(block, x, first)
     if context is not None:
         own = own.then(keys_values(block, context).expand(len(x)))
     return finish(block, x, q, own)

@@ -233,7 +233,10 @@ def whole_sequences(
     layer: Layer | None,
     local: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """What `read_only_prompts` returns, by open_clip's blocks or by `layer` on all tokens, prompts included."""
+    """What `read_only_prompts` returns, by open_clip's blocks or by `layer` on all tokens, prompts included.
+
+    Of the last block, `layer` may return [CLS] alone where `local` is not asked for.
+    """
     last, tokens, dense = len(tower) - 1, x.shape[1], None
     x = x if prompts is None else torch.cat([x, batch(prompts, x)], dim=1)
     for i, block in enumerate(tower):

@@ -1,10 +1,14 @@
 """Learned context: where its first values come from and how it stands among the class tokens.
 
+The words of a context are those before the class name, which a full stop then follows: `a photo of a`. They may also be
+a template, whose other words stand behind the name and are not learned: `a photo of a {} texture.`
+
 Letters: K classes, L text tokens, n prompt tokens, d width of the text tower.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +21,9 @@ from promptbench.config import UsageError
 
 INIT_STD = 0.02  # of random contexts, in every public implementation
 MAX_WORDS = 4  # the authors of MaPLe and PromptSRC start longer contexts at random, whatever ctx_init says
+RANDOM_TOKENS = 16  # of a context without words, as in CoOp's paper
+NAME = "{}"  # in a template
+STARTS = "'': random; 'dataset': the words of the template of the dataset trained on; or any template with {}"
 
 
 def readable(name: str) -> str:
@@ -25,37 +32,63 @@ def readable(name: str) -> str:
 
 
 def words_of(ctx_init: str) -> str:
-    """The initial words of a context, as they are tokenised; '' for a random context."""
-    return readable(ctx_init).strip()
+    """The initial words of a context, as they are tokenised, or a template; '' for a random context.
+
+    Raises:
+        UsageError: A template has no word before the class name, or places for two names.
+    """
+    if NAME not in ctx_init:
+        return readable(ctx_init).strip()
+    before, _, after = ctx_init.partition(NAME)
+    if not before.strip() or NAME in after:
+        wrong = "places for several class names" if NAME in after else "no word before the class name"
+        raise UsageError(
+            f"The template '{ctx_init}' has {wrong}, so that no context can start from it; choose another ctx_init, "
+            "such as 'a photo of a'."
+        )
+    return ctx_init
 
 
-def words_for(ctx_init: str, n: int) -> str:
-    """`words_of(ctx_init)` for a context that takes the first n of their tokens; '' if n is more than four."""
-    return words_of(ctx_init) if n <= MAX_WORDS else ""
+def around(words: str) -> tuple[str, str]:
+    """The words before a class name, and what stands behind it: a full stop, or the rest of a template."""
+    before, name, after = words.partition(NAME)
+    return before.strip(), after if name else "."
 
 
-def context_length(words: str, n_ctx: int | None) -> int:
-    """How many context tokens: as many as `words` has, or `n_ctx` without words (None: 16, as in CoOp's paper).
+def words_for(ctx_init: str, n: int | None) -> str:
+    """`words_of(ctx_init)` for a context of the first n of their tokens, None: of all; '' if n is more than four."""
+    return words_of(ctx_init) if n is None or n <= MAX_WORDS else ""
+
+
+def length_of(backbone: Backbone, words: str) -> int:
+    """How many context tokens `words` make: 16 without words."""
+    if not words:
+        return RANDOM_TOKENS
+    before, _ = around(words)
+    return int(backbone.embed_text([before]).eot[0]) - 1 if NAME in words else len(words.split(" "))
+
+
+def context_length(backbone: Backbone, words: str, n_ctx: int | None) -> int:
+    """How many context tokens: as many as `words` has, or `n_ctx` without words (None: 16).
 
     Raises:
         UsageError: If `n_ctx` contradicts the words.
     """
-    if not words:
-        return 16 if n_ctx is None else n_ctx
-    count = len(words.split(" "))
-    if n_ctx is not None and n_ctx != count:
+    count = length_of(backbone, words)
+    if words and n_ctx is not None and n_ctx != count:
         raise UsageError(
             f"n_ctx is {n_ctx}, but ctx_init '{words}' has {count} words; leave n_ctx out, or set ctx_init='' for a "
             "random context."
         )
-    return count
+    return count if n_ctx is None else n_ctx
 
 
 def from_words(backbone: Backbone, words: str, n: int) -> Tensor:
     """Token embeddings (n, d) of the first n tokens of `words`."""
-    tokens = backbone.embed_text([words])
+    before, _ = around(words)
+    tokens = backbone.embed_text([before])
     if int(tokens.eot[0]) - 1 < n:
-        raise UsageError(f"n_ctx is {n}, but the initial words '{words}' have only {int(tokens.eot[0]) - 1} tokens.")
+        raise UsageError(f"n_ctx is {n}, but the initial words '{before}' have only {int(tokens.eot[0]) - 1} tokens.")
     return tokens.embeddings[0, 1 : 1 + n].clone()
 
 
@@ -70,8 +103,9 @@ def initial_context(backbone: Backbone, words: str, n: int) -> Tensor:
 
 
 def sentence_tokens(backbone: Backbone, words: str, names: Sequence[str]) -> Tokens:
-    """Tokens of `words name.` for each class, the prompt that learned tokens are then put into."""
-    return backbone.embed_text([f"{words} {readable(name)}." for name in names])
+    """Tokens of `words name.`, or of a template, for each class: the prompt that learned tokens are then put into."""
+    before, after = around(words)
+    return backbone.embed_text([f"{before} {readable(name)}{after}" for name in names])
 
 
 @dataclass(frozen=True)
@@ -95,7 +129,10 @@ class Sentences:
 
 
 def sentences(backbone: Backbone, words: str, n: int, names: Sequence[str]) -> Sentences:
-    """`words name.` for each class, where a context of n tokens replaces the first n of `words`; '': of n blanks."""
+    """`words name.`, or a template, for each class, where a context of n tokens replaces the first n of `words`.
+
+    Without words it replaces n blanks.
+    """
     tokens = sentence_tokens(backbone, words or " ".join(["X"] * n), names)
     shared = max(tokens.shared(), 1 + n)
     return Sentences(tokens.embeddings[0, :1], tokens.embeddings[0, 1 + n : shared], tokens.after(shared))
@@ -146,3 +183,10 @@ def join(*tokens: Tensor) -> Tensor:
     """Tokens (..., n, d) one after the other; leading axes are broadcast."""
     leading = torch.broadcast_shapes(*(t.shape[:-2] for t in tokens))
     return torch.cat([t.expand(*leading, *t.shape[-2:]) for t in tokens], dim=-2)
+
+
+def other_classes(names: Sequence[str]) -> list[int]:
+    """For each class another, every class once, whatever the order of `names`: the next by the check sums of names."""
+    order = sorted(range(len(names)), key=lambda label: (zlib.crc32(names[label].encode()), names[label]))
+    following = dict(zip(order, order[1:] + order[:1], strict=True))
+    return [following[label] for label in range(len(names))]

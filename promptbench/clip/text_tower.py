@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -105,24 +105,41 @@ def in_chunks(path: Path, tower: Any, texts: Texts, most: int, learns: bool) -> 
     images, classes = max(1, most // K), min(K, most)
     if images >= S and classes >= K:
         return encode(path, tower, texts)
+    draws = texts.layer is not None  # only a `layer` may draw at random (dropout)
     out = []
     for i in range(0, S, images):
-        row = []
-        for k in range(0, K, classes):
-            chunk = texts.part(slice(i, i + images), slice(k, k + classes))
-            if learns:  # only a `layer` may draw at random (dropout); then the same again when recomputed
-                draws = texts.layer is not None
-                row.append(checkpoint(encode, path, tower, chunk, use_reentrant=False, preserve_rng_state=draws))
-            else:
-                row.append(encode(path, tower, chunk))
-        out.append(torch.cat(row, dim=1))
+        part = partial(encode_part, path, tower, texts, slice(i, i + images))
+        out.append(by_classes(part, K, classes, learns, draws))
     return torch.cat(out)
+
+
+def by_classes(run: Callable[[slice], Tensor], count: int, most: int, learns: bool, draws: bool = False) -> Tensor:
+    """What `run` says of K classes, (..., K, D), at most so many at a time.
+
+    Where something `learns`, each part is computed again in the backward pass, with what it `draws` at random drawn
+    again.
+    """
+    parts = [slice(k, k + most) for k in range(0, count, most)]
+    if learns:
+        found = [checkpoint(run, part, use_reentrant=False, preserve_rng_state=draws) for part in parts]
+    else:
+        found = [run(part) for part in parts]
+    return torch.cat(found, dim=-2)
+
+
+def encode_part(path: Path, tower: Any, texts: Texts, images: slice, classes: slice) -> Tensor:
+    """`encode` of some images and some classes."""
+    return encode(path, tower, texts.part(images, classes))
 
 
 def encode(path: Path, tower: Any, texts: Texts) -> Tensor:
     """Text features (S, K, D) by `path`."""
-    x = tower.ln_final(path(tower.transformer.resblocks, texts.placed(tower.positional_embedding)))
-    projection = tower.text_projection
+    return project(tower, path(tower.transformer.resblocks, texts.placed(tower.positional_embedding)))
+
+
+def project(tower: Any, x: Tensor) -> Tensor:
+    """Text features (..., D) of the states at [EOT] after all blocks, (..., d)."""
+    x, projection = tower.ln_final(x), tower.text_projection
     return projection(x) if isinstance(projection, nn.Linear) else x @ projection
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from promptbench.config import UsageError
 
 GENERIC_TEMPLATE = "a photo of a {}."
+FROM_DATASET = "dataset"  # what a setting says that takes the template of the classes trained on
 
 
 class ClassNames(tuple[str, ...]):
@@ -33,6 +34,16 @@ class ClassNames(tuple[str, ...]):
             if text.count("{}") != 1:
                 raise UsageError(f"The template {text!r} must hold {{}} exactly once, where the class name goes.")
         return self
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> ClassNames:
+        """The names themselves where they have a template, else with the generic one."""
+        return names if isinstance(names, ClassNames) else cls(names)
+
+    @property
+    def first_template(self) -> str:
+        """The template; of an ensemble the first."""
+        return self.template if isinstance(self.template, str) else self.template[0]
 
     def select(self, labels: Iterable[int]) -> ClassNames:
         """The names of the given labels, in sorted order of the labels: what `selection.select` relabels them to."""

@@ -171,12 +171,13 @@ def named_sampler(sampler: str) -> str:
 
 
 def fit_settings(settings: Settings, backbone: str) -> Settings:
-    """Settings whose config respects the depths of the backbone; a capped default says so in its origin."""
+    """Settings whose config respects the depths of the backbone; a default that gives way says so in its origin."""
     fitted = fit_to_backbone(settings.config, shape_of(backbone), settings.explicit)
     before, after, provenance = to_mapping(settings.config), to_mapping(fitted), dict(settings.provenance)
     for name in after:
         if after[name] != before[name]:
-            provenance[f"config.{name}"] += f", capped from {before[name]} by the backbone"
+            because = "the words decide" if after[name] is None else f"capped from {before[name]} by the backbone"
+            provenance[f"config.{name}"] += f", {because}"
     return settings._replace(config=fitted, provenance=provenance)
 
 

@@ -88,7 +88,7 @@ def test_diagnostics_are_stored_by_evaluation(plan: Any) -> None:
     found = evaluate.evaluate(session, run, *trained(session, run))
     layers = session.backbone.vision_depth
     assert {name.partition("/")[0] for name in found.diagnostics} == {"base", "new", "joint"}
-    shares = {name: share for name, share in found.diagnostics.items() if name.startswith("base/gate/vision/instance/")}
+    shares = {name: share for name, share in found.diagnostics.items() if name.startswith("base/gate/vision/")}
     assert len(shares) == layers and all(0 < share < 1 for share in shares.values())
 
 

@@ -26,7 +26,7 @@ from promptbench.checks.plugin.subject import (
     weights_of,
 )
 from promptbench.clip.image_tower import Images
-from promptbench.method import Method, Prediction, fit_to_backbone
+from promptbench.method import Method, Prediction, fit_to_backbone, worded
 
 ROUNDING = 1e-4  # of logits up to 100, when the same image comes in another batch
 HALF = 0.01  # of the largest logit, when learned tensors were stored in half precision
@@ -80,7 +80,7 @@ def check_parameters_on_vit_b16(specimen: Specimen) -> Iterator[str]:
     if not any("parameters_vit_b16" in vars(base) for base in cls.__mro__ if base is not Method):
         raise NotConcerned("it declares no `parameters_vit_b16`, which `promptbench list methods` would show")
     large = vit_b16()
-    method = cls(fit_to_backbone(cls.Config(), large, explicit=()), large)
+    method = cls(worded(fit_to_backbone(cls.Config(), large, explicit=()), large, CLASSES), large)
     counted = sum(parameter.numel() for parameter in method.parameters())
     if counted != cls.parameters_vit_b16:
         yield f"`parameters_vit_b16` is {cls.parameters_vit_b16}, and it learns {counted}; write that number"
