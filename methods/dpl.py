@@ -348,7 +348,7 @@ def template_of(backbone: Backbone, tokens: Tokens, n: int, readers: str) -> Tem
         hidden = F.pad(place >= eot.view(-1, 1, 1, 1), (1, 1), value=False)  # of [SOS], the T tokens, the row itself
     else:
         hidden = torch.ones(T, 1 + T, dtype=torch.bool, device=eot.device).triu(2).expand(K, 1, -1, -1)
-    found: list[list[Layer]] = [[] for _ in range(backbone.text_depth)]
+    found: list[list[Layer]] = [[] for _ in range(backbone.text_depth)]  # none at first, then the classes so far
 
     def rows_of(x: Tensor, part: slice) -> Tensor:
         return x[:, 1 + n :] if readers == "all" else at(x, tokens.eot[part]).unsqueeze(1)
@@ -356,38 +356,39 @@ def template_of(backbone: Backbone, tokens: Tokens, n: int, readers: str) -> Tem
     def states(resblocks: Any, part: slice) -> Tensor:
         state, mask = x[part], causal_mask(x.shape[1], x.shape[1], x)
         for layers, block in zip(found, resblocks, strict=True):
-            layers.append(frozen_layer(block, state, rows_of(state, part), n, hidden[part], readers))
+            layers[:] = [joined([*layers, frozen_layer(block, state, rows_of(state, part), n, hidden[part], readers)])]
             state = block(state, attn_mask=mask)
         return at(state, tokens.eot[part])
 
     backbone.run_text(states, K, x.shape[1], learns=False)
     last = torch.zeros_like(eot) if readers == "eot" else eot
     padding = place > eot.view(-1, 1, 1, 1)
-    return Template(x[:1, 1 : 1 + n], rows_of(x, slice(K)), last, hidden, padding, [joined(parts) for parts in found])
+    return Template(x[:1, 1 : 1 + n], rows_of(x, slice(K)), last, hidden, padding, [layer for (layer,) in found])
 
 
 def frozen_layer(block: Any, x: Tensor, rows: Tensor, n: int, hidden: Tensor, readers: str) -> Layer:
     """What `block` says of whole sentences x (k, L, d), some of whose tokens are the rows (k, R, d)."""
-    context = blocks.keys_values(block, x)
-    start, words, rest = (
-        KeysValues(*(t[..., i, :] for t in context)) for i in (slice(1), slice(1, 1 + n), slice(1 + n, None))
-    )
+    start, words, rest = (blocks.keys_values(block, t) for t in (x[:1, :1], x[:1, 1 : 1 + n], x[:, 1 + n :]))
     q, of_rows = blocks.queries_keys_values(block, rows)
     _, scores = look(q, instance(readers, start, rest, of_rows), hidden)
     _, word_scores = look(q, words)
-    return Layer(start.select(slice(1)), rest, share(word_scores, scores))
+    compact = KeysValues(rest.keys.contiguous(), rest.values.contiguous())  # they are read in every step
+    return Layer(start, compact, share(word_scores, scores))
 
 
 def joined(parts: Sequence[Layer]) -> Layer:
     """One layer's parts of the classes in one."""
+    if len(parts) == 1:
+        return parts[0]
     keys, values = (torch.cat(tensors) for tensors in zip(*(part.rest for part in parts), strict=True))
     return Layer(parts[0].start, KeysValues(keys, values), torch.cat([part.gates for part in parts]))
 
 
 def instance(readers: str, start: KeysValues, rest: KeysValues, rows: KeysValues) -> KeysValues:
     """What of X the rows look at: frozen tokens before them, and the rows."""
-    start = start.expand(len(rows.keys))
-    return start.then(rows) if readers == "all" else start.then(rest).then(rows)
+    read = (start.expand(len(rows.keys)), *((rest,) if readers == "eot" else ()), rows)
+    keys, values = (torch.cat(tensors, dim=-2) for tensors in zip(*read, strict=True))
+    return KeysValues(keys, values)
 
 
 def look(q: Tensor, context: KeysValues, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
