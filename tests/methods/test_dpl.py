@@ -430,8 +430,7 @@ def test_the_memory_budget_changes_nothing(tiny: pb.Backbone, pixels: Tensor, pr
 
 @pytest.mark.parametrize("preset", ["", "step1"])
 def test_reduced_precision_rounds_the_same_numbers(clip: pb.Backbone, pixels: Tensor, preset: str) -> None:
-    method = make(clip, preset)
-    exact = logits(method, pixels)
+    method, exact = make(clip, preset), logits(make(clip, preset), pixels)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         step(method, pixels)
         rounded = logits(method, pixels)
@@ -468,6 +467,22 @@ def test_depths_beyond_the_tower_are_refused_if_asked_for_and_capped_if_not(clip
 def test_settings_that_contradict_each_other_are_refused(clip: pb.Backbone, config: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         make(clip, **config)
+
+
+def test_the_template_is_encoded_when_it_is_read_once_for_all_steps(
+    clip: pb.Backbone, pixels: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a sweep, methods are told classes for their prompts' lengths alone."""
+    calls, encode = [], MODULE.template_of
+    monkeypatch.setattr(MODULE, "template_of", lambda *given: calls.append(1) or encode(*given))
+    method = make(clip)
+    method.set_classes(NAMES[:2])
+    assert not calls
+    for names in (NAMES, NAMES[::-1]):
+        method.set_classes(names)
+        for _ in range(2):
+            step(method, pixels)
+    assert len(calls) == 2
 
 
 # Its figures ----------------------------------------------------------------------------------------------------------
