@@ -509,7 +509,7 @@ def test_diagnostics_are_named_by_layer_and_leave_no_trace(
 
 
 def test_frozen_gates_are_those_of_the_template_and_own_ones_move(clip: pb.Backbone, pixels: Tensor) -> None:
-    """Of equal logits lambda is n / (n + 1 + T): here of a template's attention weights, averaged by hand."""
+    """Those of the first block from its own attention weights, averaged by hand."""
     found = [make(clip, preset).diagnostics(pixels)["gate/text/1"] for preset in ("step3", "step4")]
     block, shares = clip.clip.transformer.resblocks[0], []
     with torch.no_grad():
@@ -521,3 +521,5 @@ def test_frozen_gates_are_those_of_the_template_and_own_ones_move(clip: pb.Backb
             shares.append(float(weights[0, 0, 1:5].sum()))
     assert found[1] == pytest.approx(sum(shares) / 3, rel=1e-5)
     assert abs(found[0] - found[1]) > 1e-4
+    all_rows = make(clip, "all-rows").diagnostics(pixels)["gate/text/1"]
+    assert all_rows == pytest.approx(found[1], rel=1e-5)
