@@ -39,7 +39,8 @@ control, `ivlp@promptsrc`, to DPL-R by one setting at a time.
 
 This reading replaces an earlier one, in which prompts stood beside the whole sentence and all its words read them with
 one constant strength. Prompts beside a sentence cannot overrule it where it is wrong for the images, and learned
-nothing there. Carried words with a learned Delta move the sentence itself, and still are frozen CLIP at the first step.
+nothing there. Carried words with a learned Delta, which [EOT] alone reads and through the template's own gate, move the
+sentence itself, and still are frozen CLIP at the first step.
 """
 
 from __future__ import annotations
@@ -195,10 +196,8 @@ class DPL(Method):
     def set_classes(self, names: Sequence[str]) -> None:
         super().set_classes(names)
         self.tokens = prompts.sentence_tokens(self.backbone, self.words, names)
-        if self.config.modality != "visual":
-            n = len(self.text_prompts[0])
-            self.template = template_of(self.backbone, self.tokens, n, self.config.readers)
-            self.others = torch.tensor(prompts.other_classes(names), device=self.tokens.eot.device)
+        self.others = torch.tensor(prompts.other_classes(names), device=self.tokens.eot.device)
+        self._template: Template | None = None
 
     # Text -----------------------------------------------------------------------------------------------------------
 
@@ -211,6 +210,15 @@ class DPL(Method):
         """Tokens that are run for a class, and a part for those that are only read."""
         return self.template.rows.shape[1] + len(self.text_prompts[0]) + READ_ONLY * self.tokens.ids.shape[1]
 
+    @property
+    def template(self) -> Template:
+        """The current classes in the template, as frozen CLIP sees them: computed once, in float32."""
+        if self._template is None:
+            with torch.autocast(self.backbone.device.type, enabled=False):
+                n = len(self.text_prompts[0])
+                self._template = template_of(self.backbone, self.tokens, n, self.config.readers)
+        return self._template
+
     def states(self, resblocks: Any, part: slice) -> Tensor:
         """States at [EOT] after all blocks, (k, d), of k of the K classes."""
         *_, (rows, _, _) = self.layers(resblocks, part)
@@ -219,19 +227,19 @@ class DPL(Method):
     def layers(self, resblocks: Any, part: slice) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """By layer: rows (k, R, d) after it, prompts (1 or k, n, d) before it, lambda (k, h, R, 1) of the rows."""
         template, readers = self.template, self.config.readers
-        rows, own = template.rows[part], template.words
+        rows, words = template.rows[part], template.words
         for index, (block, layer) in enumerate(zip(resblocks, template.layers, strict=True)):
-            own = self.entering(index, own)
-            of_prompts = blocks.queries_keys_values(block, own)
+            words = self.entering(index, words)
+            of_words = blocks.queries_keys_values(block, words)
             q, of_rows = blocks.queries_keys_values(block, rows)
             context = instance(readers, layer.start, layer.rest.select(part), of_rows)
             seen, scores = look(q, context, template.hidden[part])
-            seen_prompts, prompt_scores = look(q, of_prompts[1])
-            gate = layer.gates[part] if self.config.gates_text == "frozen" else share(prompt_scores, scores)
-            rows = blocks.close(block, rows, merged((1 - gate) * seen + gate * seen_prompts))
-            yield rows, own, gate
+            seen_words, word_scores = look(q, of_words[1])
+            gate = layer.gates[part] if self.config.gates_text == "frozen" else share(word_scores, scores)
+            rows = blocks.close(block, rows, merged((1 - gate) * seen + gate * seen_words))
+            yield rows, words, gate
             if index + 1 < len(template.layers):
-                own = blocks.close(block, own, merged(self.read_by_prompts(index, *of_prompts, layer, part)))
+                words = blocks.close(block, words, merged(self.read_by_words(index, *of_words, layer, part)))
 
     def entering(self, index: int, last: Tensor) -> Tensor:
         """The prompts of a layer (1 or k, n, d); `last` is what the one before made of its own, or the words."""
@@ -243,7 +251,7 @@ class DPL(Method):
         positions = self.backbone.text_positions[1 : 1 + len(learned)]
         return (learned if index else learned + positions).unsqueeze(0)
 
-    def read_by_prompts(self, index: int, q: Tensor, own: KeysValues, layer: Layer, part: slice) -> Tensor:
+    def read_by_words(self, index: int, q: Tensor, own: KeysValues, layer: FrozenLayer, part: slice) -> Tensor:
         """What prompts with queries (1 or k, h, n, e) read, (1 or k, h, n, e)."""
         n = q.shape[-2]
         later = torch.ones(n, 1 + n, dtype=torch.bool, device=q.device).triu(2)
@@ -303,7 +311,7 @@ class DPL(Method):
         return (torch.stack(sums).sum(dim=0) / K).tolist()  # type: ignore[no-any-return]
 
 
-class Layer(NamedTuple):
+class FrozenLayer(NamedTuple):
     """What frozen CLIP says of the template's sentences in one block.
 
     Attributes:
@@ -334,7 +342,7 @@ class Template(NamedTuple):
     last: Tensor
     hidden: Tensor
     padding: Tensor
-    layers: list[Layer]
+    layers: list[FrozenLayer]
 
 
 @torch.no_grad()
@@ -348,7 +356,7 @@ def template_of(backbone: Backbone, tokens: Tokens, n: int, readers: str) -> Tem
         hidden = F.pad(place >= eot.view(-1, 1, 1, 1), (1, 1), value=False)  # of [SOS], the T tokens, the row itself
     else:
         hidden = torch.ones(T, 1 + T, dtype=torch.bool, device=eot.device).triu(2).expand(K, 1, -1, -1)
-    found: list[list[Layer]] = [[] for _ in range(backbone.text_depth)]
+    found: list[list[FrozenLayer]] = [[] for _ in range(backbone.text_depth)]  # none at first, then the classes so far
 
     def rows_of(x: Tensor, part: slice) -> Tensor:
         return x[:, 1 + n :] if readers == "all" else at(x, tokens.eot[part]).unsqueeze(1)
@@ -356,38 +364,39 @@ def template_of(backbone: Backbone, tokens: Tokens, n: int, readers: str) -> Tem
     def states(resblocks: Any, part: slice) -> Tensor:
         state, mask = x[part], causal_mask(x.shape[1], x.shape[1], x)
         for layers, block in zip(found, resblocks, strict=True):
-            layers.append(frozen_layer(block, state, rows_of(state, part), n, hidden[part], readers))
+            layers[:] = [joined([*layers, frozen_layer(block, state, rows_of(state, part), n, hidden[part], readers)])]
             state = block(state, attn_mask=mask)
         return at(state, tokens.eot[part])
 
     backbone.run_text(states, K, x.shape[1], learns=False)
     last = torch.zeros_like(eot) if readers == "eot" else eot
     padding = place > eot.view(-1, 1, 1, 1)
-    return Template(x[:1, 1 : 1 + n], rows_of(x, slice(K)), last, hidden, padding, [joined(parts) for parts in found])
+    return Template(x[:1, 1 : 1 + n], rows_of(x, slice(K)), last, hidden, padding, [layer for (layer,) in found])
 
 
-def frozen_layer(block: Any, x: Tensor, rows: Tensor, n: int, hidden: Tensor, readers: str) -> Layer:
+def frozen_layer(block: Any, x: Tensor, rows: Tensor, n: int, hidden: Tensor, readers: str) -> FrozenLayer:
     """What `block` says of whole sentences x (k, L, d), some of whose tokens are the rows (k, R, d)."""
-    context = blocks.keys_values(block, x)
-    start, words, rest = (
-        KeysValues(*(t[..., i, :] for t in context)) for i in (slice(1), slice(1, 1 + n), slice(1 + n, None))
-    )
+    start, words, rest = (blocks.keys_values(block, t) for t in (x[:1, :1], x[:1, 1 : 1 + n], x[:, 1 + n :]))
     q, of_rows = blocks.queries_keys_values(block, rows)
     _, scores = look(q, instance(readers, start, rest, of_rows), hidden)
     _, word_scores = look(q, words)
-    return Layer(start.select(slice(1)), rest, share(word_scores, scores))
+    compact = KeysValues(rest.keys.contiguous(), rest.values.contiguous())  # they are read in every step
+    return FrozenLayer(start, compact, share(word_scores, scores))
 
 
-def joined(parts: Sequence[Layer]) -> Layer:
+def joined(parts: Sequence[FrozenLayer]) -> FrozenLayer:
     """One layer's parts of the classes in one."""
+    if len(parts) == 1:
+        return parts[0]
     keys, values = (torch.cat(tensors) for tensors in zip(*(part.rest for part in parts), strict=True))
-    return Layer(parts[0].start, KeysValues(keys, values), torch.cat([part.gates for part in parts]))
+    return FrozenLayer(parts[0].start, KeysValues(keys, values), torch.cat([part.gates for part in parts]))
 
 
 def instance(readers: str, start: KeysValues, rest: KeysValues, rows: KeysValues) -> KeysValues:
     """What of X the rows look at: frozen tokens before them, and the rows."""
-    start = start.expand(len(rows.keys))
-    return start.then(rows) if readers == "all" else start.then(rest).then(rows)
+    read = (start.expand(len(rows.keys)), *((rest,) if readers == "eot" else ()), rows)
+    keys, values = (torch.cat(tensors, dim=-2) for tensors in zip(*read, strict=True))
+    return KeysValues(keys, values)
 
 
 def look(q: Tensor, context: KeysValues, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,11 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import Any, get_type_hints
 
+from promptbench.data.class_names import FROM_DATASET
+
+CONTEXT = "ctx_init"
+"""The field of every method's Config that says what a learned context starts from."""
+
 PLACE, SEED, SETTING, MACHINE, DATA, SOURCE = "place", "seed", "setting", "machine", "data", "source"
 """Where a figure stands in a table, what it is averaged over, what was chosen, where it was computed, what it was
 computed on, and what that was made of."""
@@ -148,6 +153,11 @@ class Spec:
     def label(self) -> str:
         """The method as typed on the command line: `ivlp` or `ivlp@maple`."""
         return f"{self.method}@{self.preset}" if self.preset else self.method
+
+    @property
+    def from_dataset(self) -> bool:
+        """Whether its context starts from the words of the dataset trained on."""
+        return bool(self.config.get(CONTEXT) == FROM_DATASET)
 
     @property
     def seeds(self) -> tuple[int, int]:

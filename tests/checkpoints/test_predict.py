@@ -21,7 +21,7 @@ from promptbench import registry
 from promptbench.checkpoints.load import Trained
 from promptbench.cli.main import main
 from promptbench.config import UsageError
-from promptbench.results.predictions import load_predictions
+from promptbench.results.predictions import Predictions, load_predictions
 from promptbench.results.result import predictions_path, read_result
 
 BATCH = ("coop.batch=4", "maple.batch=4", "cocoop.batch=4")
@@ -105,6 +105,45 @@ def test_a_loaded_method_scores_images_as_its_run_did(
         assert values == sorted(values, reverse=True) and sum(values) == pytest.approx(1, abs=1e-5)
         wanted = dict(zip(stored.class_names, expected.tolist(), strict=True))
         assert dict(found) == pytest.approx(wanted, abs=1e-3)  # stored logits are rounded to half precision
+
+
+@pytest.fixture(scope="module")
+def worded(birds: Path, tiny_name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The result file of a CoOp that starts from the words of the dataset."""
+    output = tmp_path_factory.mktemp("worded")
+    call = ["run", "--backbone", tiny_name, "--dataset", f"folder:{birds}", "--shots", "2", "--threads", "1"]
+    words = ["birds.template=an etching of a {} bird.", "coop.ctx_init=dataset", *EPOCHS[:1], *BATCH[:1]]
+    call += ["--seeds", "1", "--save-predictions", "--method", "coop", "--set", *words]
+    assert main([*call, "--output", str(output)]) == 0
+    (path,) = (output / "results" / "base2new" / "birds").glob("coop-*.json")
+    return path
+
+
+def scores_as(trained: Trained, stored: Predictions, birds: Path, template: str) -> bool:
+    """Whether it says of the stored images what is stored, its class names coming with another dataset's template."""
+    names = pb.ClassNames(stored.class_names, template=template)
+    found = trained.classify([birds / image for image in stored.images], names)
+    ordered = torch.tensor([[dict(ranked)[name] for name in names] for ranked in found])
+    return torch.allclose(ordered, stored.logits.float().softmax(dim=-1), atol=1e-3)
+
+
+def test_what_started_from_the_dataset_keeps_its_sentence(worded: Path, birds: Path, tmp_path: Path) -> None:
+    result = read_result(worded)
+    assert (result.spec.config["ctx_init"], result.spec.config["n_ctx"]) == ("dataset", None)
+    stored = load_predictions(predictions_path(worded.parents[3], result.spec))
+    assert main(["export", "--run", str(worded), "-o", str(tmp_path / "out")]) == 0
+    for source in (worded, training_of(worded), tmp_path / "out"):
+        trained = pb.load(source, device="cpu")
+        assert (trained.method.config.ctx_init, len(trained.method.ctx)) == ("an etching of a {} bird.", 4)
+        for evaluation in ("base", "new"):
+            assert scores_as(trained, stored[evaluation], birds, "{}, as another dataset says it.")
+
+
+def test_what_started_from_the_dataset_is_evaluated_in_its_sentence_elsewhere(worded: Path, birds: Path) -> None:
+    assert main(["eval", "--run", str(worded), "--protocol", "few_shot", "--save-predictions"]) == 0
+    (path,) = (worded.parents[3] / "results" / "few_shot" / "birds").glob("coop-*.json")
+    stored = load_predictions(predictions_path(worded.parents[3], read_result(path).spec))["test"]
+    assert scores_as(pb.load(worded, device="cpu"), stored, birds, "an etching of a {} bird.")
 
 
 def test_result_and_training_file_give_the_same_bits(

@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
@@ -16,7 +17,7 @@ from promptbench.clip.backbone import ARCHITECTURE, Backbone
 from promptbench.clip.block import is_standard
 from promptbench.clip.image_tower import ImageFeatures, Images
 from promptbench.clip.load import load_backbone, shape_of
-from promptbench.clip.text_tower import Layer, Tokens, mean_length
+from promptbench.clip.text_tower import Layer, Tokens, causal_mask, mean_length
 from promptbench.config import UsageError
 
 NAMES = ["golden retriever", "pizza", "Boeing 737-800", "annual crop land", "jack-o'-lantern"]
@@ -99,6 +100,34 @@ def test_chunks_change_nothing(tiny: Backbone, layer: Layer | None, texts_per_ch
     inputs = [prefix, *deep.values()]
     for a, b in zip(gradients(chunked, inputs), gradients(whole, inputs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+@pytest.mark.parametrize("texts_at_once", [1, 2, 7])
+def test_blocks_may_be_run_by_a_method(tiny: Backbone, texts_at_once: int, learns: bool) -> None:
+    """It is told which classes to run, all of them in parts of at most so many, and gets its gradients."""
+    tokens, shift, parts = tiny.embed_text(TEXTS), learned(tiny.text_width), []
+    length = tokens.ids.shape[1]
+
+    def states(resblocks: Any, part: slice) -> Tensor:
+        parts.append(part)
+        x = tokens.embeddings[part] + tiny.text_positions[:length] + shift
+        for block in resblocks:
+            x = block(x, attn_mask=causal_mask(length, length, x))
+        return x[torch.arange(len(x)), tokens.eot[part]]
+
+    whole = tiny.encode_text(tokens.embeddings + shift, tokens.eot)
+    tiny.memory_budget = 1
+    while tiny.texts_within_budget(length, learns) < texts_at_once:
+        tiny.memory_budget *= 2
+    with torch.set_grad_enabled(learns):
+        found = tiny.run_text(states, len(TEXTS), length, learns=True)
+    torch.testing.assert_close(found, whole, **CLOSE)
+    most = tiny.texts_within_budget(length, learns)
+    ran = [len(range(*part.indices(len(TEXTS)))) for part in parts]
+    assert sum(ran) == len(TEXTS) and max(ran) == min(most, len(TEXTS))
+    if learns:
+        torch.testing.assert_close(*(gradients(text, [shift])[0] for text in (found, whole)), rtol=1e-4, atol=1e-5)
 
 
 def test_class_tokens_may_differ_per_image(tiny: Backbone) -> None:

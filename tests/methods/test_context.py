@@ -16,7 +16,10 @@ from promptbench.clip import prompts
 from promptbench.config import UsageError
 from promptbench.data.class_names import ClassNames
 from promptbench.method import MethodConfig, fit_to_backbone, instantiate
+from promptbench.recipe import resolve
+from promptbench.runs.plan import fit_settings
 
+START = {"ctx_init": "dataset"}
 NAMES = ("red disc", "blue_square", "sea_lion")
 TEMPLATES = {"a neon sign of a {}.": 5, "a {} fabric.": 1, "a photo of a {} texture, jack-o'-lantern style": 4}
 LONG_WORD = "a jack-o'-lantern sketch of {} there"
@@ -170,6 +173,14 @@ def test_any_config_says_so_by_the_metadata_of_its_fields(mini: pb.Backbone) -> 
     seen = instantiate(Example, config, mini, ClassNames(NAMES, template="a {} x"), 0).config
     assert seen == Config(start="a {} x") and seen.other == "dataset"
     assert instantiate(Example, config, mini, list(NAMES), 0).config.start == "a photo of a {}."
+
+
+def test_a_recipe_s_number_gives_way_and_the_origin_says_so() -> None:
+    """CoOp's few-shot recipe asks for 16 random tokens."""
+    asked = resolve(registry.load("methods", "coop"), "coop", protocol="few_shot", dataset="dtd", assignments=START)
+    settings = fit_settings(asked, "mini")
+    assert (asked.config.n_ctx, settings.config.n_ctx, settings.config.ctx_init) == (16, None, "dataset")
+    assert settings.provenance["config.n_ctx"] == "recipe (authors), the words decide"
 
 
 def test_the_longest_start_of_maple_stays_random_unless_the_dataset_gives_it(mini: pb.Backbone) -> None:

@@ -430,8 +430,7 @@ def test_the_memory_budget_changes_nothing(tiny: pb.Backbone, pixels: Tensor, pr
 
 @pytest.mark.parametrize("preset", ["", "step1"])
 def test_reduced_precision_rounds_the_same_numbers(clip: pb.Backbone, pixels: Tensor, preset: str) -> None:
-    method = make(clip, preset)
-    exact = logits(method, pixels)
+    method, exact = make(clip, preset), logits(make(clip, preset), pixels)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         step(method, pixels)
         rounded = logits(method, pixels)
@@ -470,6 +469,22 @@ def test_settings_that_contradict_each_other_are_refused(clip: pb.Backbone, conf
         make(clip, **config)
 
 
+def test_the_template_is_encoded_when_it_is_read_once_for_all_steps(
+    clip: pb.Backbone, pixels: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a sweep, methods are told classes for their prompts' lengths alone."""
+    calls, encode = [], MODULE.template_of
+    monkeypatch.setattr(MODULE, "template_of", lambda *given: calls.append(1) or encode(*given))
+    method = make(clip)
+    method.set_classes(NAMES[:2])
+    assert not calls
+    for names in (NAMES, NAMES[::-1]):
+        method.set_classes(names)
+        for _ in range(2):
+            step(method, pixels)
+    assert len(calls) == 2
+
+
 # Its figures ----------------------------------------------------------------------------------------------------------
 
 
@@ -494,7 +509,7 @@ def test_diagnostics_are_named_by_layer_and_leave_no_trace(
 
 
 def test_frozen_gates_are_those_of_the_template_and_own_ones_move(clip: pb.Backbone, pixels: Tensor) -> None:
-    """Of equal logits lambda is n / (n + 1 + T): here of a template's attention weights, averaged by hand."""
+    """Those of the first block from its own attention weights, averaged by hand."""
     found = [make(clip, preset).diagnostics(pixels)["gate/text/1"] for preset in ("step3", "step4")]
     block, shares = clip.clip.transformer.resblocks[0], []
     with torch.no_grad():
@@ -506,3 +521,5 @@ def test_frozen_gates_are_those_of_the_template_and_own_ones_move(clip: pb.Backb
             shares.append(float(weights[0, 0, 1:5].sum()))
     assert found[1] == pytest.approx(sum(shares) / 3, rel=1e-5)
     assert abs(found[0] - found[1]) > 1e-4
+    all_rows = make(clip, "all-rows").diagnostics(pixels)["gate/text/1"]
+    assert all_rows == pytest.approx(found[1], rel=1e-5)

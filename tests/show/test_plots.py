@@ -7,6 +7,7 @@ import json
 import random
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -108,6 +109,13 @@ def test_base_new_is_the_tables_average(stored: Any) -> None:
     ]
     assert (data["x"], data["y"]) == tuple(f"{what} accuracy, mean of 2 datasets (%)" for what in ("base", "new"))
     assert data["n"] == {"zeroshot": "1", "maple": "2"} and data["shots"] == [16]
+
+
+def test_a_method_from_its_dataset_s_words_is_a_point_of_its_own(stored: Any) -> None:
+    started = [replace(one, spec=replace(one.spec, config={"n_ctx": 2, "ctx_init": "dataset"})) for one in BY_HAND[:4]]
+    points = base_new.data(stored([*BY_HAND, *started]))["points"]
+    assert [point["method"] for point in points] == ["zeroshot", "maple", "maple (ctx_init=dataset)"]
+    assert points[1]["mean"] == points[2]["mean"] == [77.5, 55]
 
 
 def test_seeds_are_averaged_one_by_one(stored: Any) -> None:

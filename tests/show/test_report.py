@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,14 @@ def test_the_tables_read_without_the_script() -> None:
     assert rows[0] == ["dataset", "method", "base", "new", "H", "n"]
     assert ["dtd", "coop", "72.0 ± 0.8", "65.0 ± 0.0", "68.3 ± 0.4", "3"] in rows
     assert ["average", "coop", "74.5 ± 0.8", "67.0 ± 0.0", "70.6 ± 0.4", "3"] in rows
+
+
+def test_rows_from_the_words_of_their_dataset_are_a_body_of_their_own() -> None:
+    started = replace(run(), spec=replace(run().spec, config={"n_ctx": 2, "ctx_init": "dataset"}))
+    text = rendered([run(), run(method="coop"), started])
+    bodies = re.findall('<tbody class="block">(.*?)</tbody>', text, flags=re.DOTALL)
+    assert [body.count("<tr") for body in bodies] == [2, 1]
+    assert all('<th scope="row">dtd</th>' in body for body in bodies) and "maple (ctx_init=dataset)" in bodies[1]
 
 
 def test_hostile_names_stay_text() -> None:

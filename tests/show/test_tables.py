@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import random
@@ -12,20 +13,23 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from promptbench import registry
 from promptbench.cli import main
 from promptbench.config import UsageError
 from promptbench.protocol import Column
 from promptbench.protocols.base2new import Base2New
 from promptbench.results.result import Result, Spec
-from promptbench.results.spec import DATA, MACHINE, SETTING, names_of, to_plain
+from promptbench.results.spec import CONTEXT, DATA, MACHINE, SETTING, names_of, to_plain
 from promptbench.show.tables.rows import build_tables
 from promptbench.show.tables.show import View, show
 from promptbench.show.tables.table import TableLayout
+from promptbench.show.tables.views import sort_by, with_differences
 
 LAYOUT = TableLayout(Base2New(), "accuracy")
 
@@ -491,6 +495,92 @@ def test_datasets_with_options_of_different_kinds_share_a_row() -> None:
 def test_an_edited_plugin_has_a_row_of_its_own() -> None:
     results = [make(80, 60, method="mine", plugin="ab" * 32), make(70, 50, method="mine", plugin="cd" * 32)]
     assert labels(results) == ["mine (plugin=abababab...)", "mine (plugin=cdcdcdcd...)"]
+
+
+WORDS = {"n_ctx": 4, "ctx_init": "a photo of a"}
+FROM_DATASET = {"n_ctx": None, "ctx_init": "dataset"}
+
+
+def started(dataset: str, shift: int = 0) -> list[Result]:
+    """Two methods that start from words and from those of their dataset, one of the latter alone, and zero-shot."""
+    generic = [(80, "maple", WORDS), (70, "coop", WORDS)]
+    of_dataset = [(95, "maple", FROM_DATASET), (90, "coop", FROM_DATASET), (85, "ivlp", FROM_DATASET)]
+    trained = [make(base + shift, 60, method=name, config=config, dataset=dataset) for base, name, config in generic]
+    trained += [
+        make(base + shift, 60, method=name, config=config, dataset=dataset) for base, name, config in of_dataset
+    ]
+    return [*trained, make(75, 60, method="zeroshot", config={}, recipe={}, shots=0, dataset=dataset)]
+
+
+def column(text: str, place: int) -> list[str]:
+    return [line.split("|")[place].strip() for line in text.splitlines() if line.startswith("| ")][1:]
+
+
+def test_what_started_from_its_dataset_s_words_is_a_block_behind_the_others() -> None:
+    text = render(started("shapes"), LAYOUT, methods=["zeroshot", "coop", "maple"])
+    names = ["coop (ctx_init=dataset)", "maple (ctx_init=dataset)", "ivlp (ctx_init=dataset)"]
+    assert column(text, 2)[1:] == ["zeroshot", "coop", "maple", *names]
+    assert column(text, 1)[1:] == ["shapes", "", "", "shapes", "", ""]
+    assert text.count("ctx_init=dataset: the context starts from the template of the dataset trained on") == 1
+    assert "the context starts" not in render(started("shapes")[:2], LAYOUT)
+    assert column(render(started("shapes")[2:3], LAYOUT), 2)[1:] == ["maple (ctx_init=dataset)"]
+
+
+def test_blocks_are_ranked_apart() -> None:
+    text = render(started("shapes"), LAYOUT, ranked={"mini"}, methods=["zeroshot", "coop", "maple"])
+    assert column(text, 3)[1:] == ["_75.0_", "70.0", "**80.0**", "_90.0_", "**95.0**", "85.0"]
+
+
+def test_several_datasets_have_such_a_block_each_and_one_of_averages() -> None:
+    results = [*started("shapes"), *started("icons", shift=2)]
+    text = render(results, LAYOUT, methods=["zeroshot", "coop", "maple"], datasets=["shapes", "icons"])
+    groups = [name for name in column(text, 1)[1:] if name]
+    assert groups == [name for name in ("shapes", "icons", "average", "mean of per-dataset H") for _ in range(2)]
+    found = cells(results)
+    assert float(found["average", "maple (ctx_init=dataset)"]["base/accuracy"]) == 96
+    assert float(found["average", "maple"]["base/accuracy"]) == 81
+
+
+def test_every_format_shows_the_block() -> None:
+    results = [*started("shapes"), *started("icons")]
+    panels = render(results, LAYOUT, "latex")
+    assert panels.count(r"\begin{minipage}") == 3 and "(a) Average over 2 datasets" in panels
+    assert [panel.count(r"\midrule") for panel in panels.split(r"\begin{minipage}")[1:]] == [2, 2, 2]
+    plain = render(started("shapes"), LAYOUT, "latex", plain=True)
+    assert re.search(r"zeroshot .*\n  \\midrule\n  shapes & coop \(ctx\\_init=dataset\)", plain)
+    assert render(started("shapes"), LAYOUT, "html").count("<tbody>") == 2
+    (table,) = json.loads(render(started("shapes"), LAYOUT, "json"))["tables"]
+    settings = [line["settings"] for line in table["lines"]]
+    assert settings == ["", "", "", *["ctx_init=dataset"] * 3]
+
+
+def test_other_settings_set_rows_of_the_block_apart_as_elsewhere() -> None:
+    results = [make(80, 60, config={**start, "depth": d}) for start in (WORDS, FROM_DATASET) for d in (1, 9)]
+    told = ["ctx_init=dataset, depth=1", "ctx_init=dataset, depth=9"]
+    assert labels(results) == [f"maple ({said})" for said in ("depth=1", "depth=9", *told)]
+    assert labels([results[0], results[3]]) == ["maple", "maple (ctx_init=dataset)"]
+
+
+def test_the_block_stays_whole_in_other_views() -> None:
+    (table,) = build_tables(started("shapes"), LAYOUT)
+    (ordered,) = sort_by([table], "base")
+    assert [line.row.method for line in ordered.lines] == ["maple", "zeroshot", "coop", "maple", "coop", "ivlp"]
+    (differing,) = with_differences([ordered], "coop")
+    shown = [line.label for line in chain.from_iterable(differing.parts)]
+    behind = [
+        "Δ maple (ctx_init=dataset) − coop",
+        "Δ coop (ctx_init=dataset) − coop",
+        "Δ ivlp (ctx_init=dataset) − coop",
+    ]
+    assert shown[:5] == ["maple", "zeroshot", "coop", "Δ maple − coop", "Δ zeroshot − coop"] and shown[-3:] == behind
+
+
+def test_stored_results_say_it_as_methods_take_it() -> None:
+    for name in registry.names("methods"):
+        fields = dataclasses.fields(registry.load("methods", name).Config)
+        assert {field.name for field in fields if field.metadata.get("template")} <= {CONTEXT}
+    assert make(1, 2, config={CONTEXT: "dataset"}).spec.from_dataset
+    assert not make(1, 2, config={CONTEXT: "a photo of a", "teacher": "dataset"}).spec.from_dataset
 
 
 def test_a_reconstruction_has_its_title_and_a_mark_and_is_never_ranked() -> None:

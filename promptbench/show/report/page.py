@@ -360,7 +360,7 @@ def _figures(place: int, table: Table, text: Texts) -> str:
     )
     parts = [f'<table class="figures" data-table="{place}" aria-labelledby="name-{place}">']
     parts.append(f"<thead><tr>{heads}</tr></thead>")
-    for group, rows in zip(table.groups, text.body, strict=True):
+    for group, rows in zip(table.parts, text.body, strict=True):
         parts.append(f'<tbody class="{group[0].kind}">')
         block = rows[0][0]
         for line, row in zip(group, rows, strict=True):

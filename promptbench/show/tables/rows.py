@@ -7,6 +7,8 @@ apart stand behind the method's name. So do shots, sampler, precision, weights a
 them: what is compared is said. A setting may be asked for besides: then every value of it has a row of its own, and
 says so even where it is the only one.
 
+Rows of methods that started from the words of their dataset are apart from all others and stand behind them.
+
 For a metric x of dataset d and seed s, and H derived from metrics:
 
     dataset                  x_d = mean_s x_ds          H_d = H(base_d, new_d)
@@ -35,10 +37,11 @@ import numpy as np
 import pandas as pd
 
 from promptbench.config import UsageError, unknown
+from promptbench.data.class_names import FROM_DATASET
 from promptbench.protocol import Column, Protocol
 from promptbench.results.frame import json_frame, runs_frame
 from promptbench.results.result import Result
-from promptbench.results.spec import DATA, MACHINE, SETTING, Spec, fields_of
+from promptbench.results.spec import CONTEXT, DATA, MACHINE, SETTING, Spec, fields_of
 from promptbench.show.tables.table import Cell, Line, Numbers, Row, Seed, Table, TableLayout, by_size, population_std
 
 NOT_SETTINGS = ("origin", "overrides", "source")
@@ -50,6 +53,7 @@ _SETTINGS = [item for item in fields_of(Spec, SETTING, MACHINE, DATA) if item.na
 _MET = tuple(item.name for item in _SETTINGS if item.metadata["renews"] and item.name != "plugin")
 _OF_SPEC = tuple(item.name for item in _SETTINGS if item.name not in _MET)
 _TRANSFORM = "conditions.transform"
+_CONTEXT = f"config.{CONTEXT}"
 _BY_DATASET = {_TRANSFORM, *(item.name for item in _SETTINGS if item.metadata["by_dataset"])}
 _OF_SAMPLES = {"shots", "sampler"}
 _OF_ALL = {"precision", "weights_hash", "split_digest"}  # what is compared must agree in these
@@ -58,7 +62,32 @@ SEEDS = ("data_seed", "train_seed")
 SPREAD = "± is the population standard deviation over n seeds (ddof 0)."
 APART = "Other suites and backbones have tables of their own: no figure mixes them."
 MEANS_APART = "; the mean of per-"
+STARTED = (
+    f"{CONTEXT}={FROM_DATASET}: the context starts from the template of the dataset trained on, its words before the "
+    "class name learned, those behind it kept; such rows are a block of their own, ranked among themselves."
+)
 OUTLIER_POINTS, OUTLIER_POINTS_OF_FEW, OUTLIER_SIGMAS, SIGMA_OF_MAD = 3.0, 10.0, 3.0, 1.4826
+
+
+class Kind(NamedTuple):
+    """What cannot share a row: methods, and those of one that started from the words of their dataset or did not."""
+
+    from_dataset: bool
+    label: str
+
+    @classmethod
+    def of(cls, result: Result) -> Kind:
+        """That of a result."""
+        return cls(result.spec.from_dataset, result.spec.label)
+
+
+def _kinds(results: Iterable[Result], methods: Sequence[str]) -> list[Kind]:
+    """The kinds of some results in the order of their rows."""
+    order = {method: place for place, method in reversed(list(enumerate(methods)))}
+    return sorted(
+        set(map(Kind.of, results)),
+        key=lambda kind: (kind.from_dataset, order.get(kind.label, len(order)), kind.label),
+    )
 
 
 def rows(results: Iterable[Result], methods: Sequence[str] = (), along: str = "", group_by: str = "") -> list[Row]:
@@ -75,17 +104,18 @@ def rows(results: Iterable[Result], methods: Sequence[str] = (), along: str = ""
     """
     ordered = sorted(results, key=lambda result: (result.spec.dataset, result.spec.seeds, result.name))
     runs = runs_frame(ordered)
+    kinds = _kinds(ordered, methods)
+    runs["kind"] = [kinds.index(Kind.of(result)) for result in ordered]
     settings = _settings(runs, along)
     shared = _shared(settings, runs)
     everywhere, across = _telling_apart(settings, shared, runs, along)
     asked = {result.spec.label: name for result in ordered if group_by and (name := setting_named(result, group_by))}
-    order = {method: place for place, method in reversed(list(enumerate(methods)))}
-    of_method = {str(method): places for method, places in runs.groupby("label").groups.items()}
     found = []
-    for method in sorted(of_method, key=lambda method: (order.get(method, len(order)), method)):
-        exact = everywhere[method] | ({asked[method]} if method in asked else set())
-        names = sorted(exact | across[method], key=lambda name: (name != asked.get(method), _short(name), name))
-        apart = settings.loc[of_method[method]].reindex(columns=names)
+    for number, (from_dataset, method) in enumerate(kinds):
+        always = {asked.get(method, ""), _CONTEXT if from_dataset else ""} - {""}
+        exact = everywhere[number] | always
+        names = sorted(exact | across[number], key=lambda name: (name != asked.get(method), _short(name), name))
+        apart = settings[runs["kind"] == number].reindex(columns=names)
         by_recipe_or_dataset = [name for name in names if name not in exact]
         apart[by_recipe_or_dataset] = shared.loc[apart.index, by_recipe_or_dataset]
         found += _rows_of(method, apart.fillna("null"), ordered)
@@ -146,27 +176,27 @@ def _shared(settings: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     texts = pd.unique(origins.to_numpy().ravel())
     from_recipe = origins.isin([text for text in texts if text.startswith("recipe")])
     by_default = origins.isin([text for text in texts if text.startswith("default")])
-    follows = from_recipe.groupby(runs["label"]).transform("any") & (from_recipe | by_default)
+    follows = from_recipe.groupby(runs["kind"]).transform("any") & (from_recipe | by_default)
     of_data = [name for name in settings.columns if name in _BY_DATASET or name.startswith("dataset_options.")]
     return settings.assign(**dict.fromkeys(of_data, BY_DATASET)).mask(follows, BY_RECIPE)
 
 
 def _telling_apart(
     settings: pd.DataFrame, shared: pd.DataFrame, runs: pd.DataFrame, along: str
-) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
-    """By method the settings that set rows apart: by any difference in them, and by one that no recipe or dataset made.
+) -> tuple[dict[int, set[str]], dict[int, set[str]]]:
+    """By the number of a kind the settings that set rows apart: by any difference, or by one of no recipe or dataset.
 
     The first differ within a dataset, where nothing along the columns does, or are compared with other methods.
     """
-    label, cell = runs["label"], [runs["dataset"], runs[along] if along else runs["protocol"]]
+    kind, cell = runs["kind"], [runs["dataset"], runs[along] if along else runs["protocol"]]
     drawn = runs["shots"] != 0  # others see no image
     of_samples = _several(settings[drawn], [one[drawn] for one in cell])
     unlike = _named(of_samples.any(), _OF_SAMPLES) | _named(_several(settings, cell).any(), _OF_ALL)
-    within = _several(settings, [label, *cell]).groupby(level=0).any()
-    across = _several(settings, [label]) & _several(shared, [label])
+    within = _several(settings, [kind, *cell]).groupby(level=0).any()
+    across = _several(settings, [kind]) & _several(shared, [kind])
     return (
-        {str(method): _named(differs, settings.columns) | unlike for method, differs in within.iterrows()},
-        {str(method): _named(differs, settings.columns) for method, differs in across.iterrows()},
+        {number: _named(within.loc[number], settings.columns) | unlike for number in within.index},
+        {number: _named(across.loc[number], settings.columns) for number in across.index},
     )
 
 
@@ -480,6 +510,8 @@ def _remarks(
     seeds = [{block: _seeds(parts) for block, parts in sheet.items()} for sheet in sheets]
     if any(len(of_block) > 1 for of_row in seeds for of_block in of_row.values()):
         yield SPREAD
+    if any(row.from_dataset for row in rows):
+        yield STARTED
     yield from _data_remarks([result for row in rows for result in row.results])
     if len(blocks) < 2 or not protocol.averaged:
         return

@@ -92,6 +92,11 @@ class Row:
         return any(result.conditions.get("reconstructed") for result in self.results)
 
     @cached_property
+    def from_dataset(self) -> bool:
+        """Whether the method's context started from the words of the dataset trained on."""
+        return any(result.spec.from_dataset for result in self.results)
+
+    @cached_property
     def label(self) -> str:
         """The row's name in the table: method, preset and what tells it from others of the method."""
         name, at, preset = self.method.partition("@")
@@ -241,6 +246,17 @@ class Table:
         for line in self.lines:
             found.setdefault((line.kind, line.group), []).append(line)
         return list(found.values())
+
+    @property
+    def parts(self) -> list[list[Line]]:
+        """The groups in parts, whose lines are ranked among themselves."""
+        return list(chain.from_iterable(map(parts_of, self.groups)))
+
+
+def parts_of(group: Sequence[Line]) -> list[list[Line]]:
+    """The lines of a group, and apart from them those of methods that started from their dataset's words."""
+    parts = ([line for line in group if line.row.from_dataset is apart] for apart in (False, True))
+    return [part for part in parts if part]
 
 
 def by_size(shots: Iterable[int | None]) -> tuple[int | None, ...]:

@@ -94,7 +94,7 @@ def _sorted(table: Table, column: Column) -> Table:
             return bool(line.published), math.inf
         return bool(line.published), figure if column.lower else -figure
 
-    return replace(table, lines=tuple(chain.from_iterable(sorted(group, key=rank) for group in table.groups)))
+    return replace(table, lines=tuple(chain.from_iterable(sorted(part, key=rank) for part in table.parts)))
 
 
 def _reference(table: Table, name: str) -> str:

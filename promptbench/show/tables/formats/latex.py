@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 
 from promptbench.show.tables.formats.texts import Markup, Style, Texts, clean, comparison_texts, heading, texts
 from promptbench.show.tables.rows import MEANS_APART
-from promptbench.show.tables.table import Line, Table
+from promptbench.show.tables.table import Line, Table, parts_of
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -79,7 +79,7 @@ def _plain(table: Table, cited: Callable[[Line], str]) -> list[str]:
 def _wide(table: Table, cited: Callable[[Line], str]) -> list[str]:
     """One row per method; where there is one source, its name stands over its column."""
     text = texts(table, MARKUP, cited)
-    several = len(text.body) > 1
+    several = len(table.groups) > 1
     first, *names = [escape(column.title) for column in table.columns]
     rotated = [f"\\rotatebox{{90}}{{{name}}}" for name in names]
     source = first if several else escape(table.lines[0].group)
@@ -103,13 +103,13 @@ def _panels(table: Table, cited: Callable[[Line], str]) -> list[str]:
     remarks = tuple(_without_means(remark) for remark in table.remarks)
     shown = replace(table, columns=table.columns[: last + 1], lines=lines, remarks=remarks)
     text = texts(shown, MARKUP, cited)
-    inner = []
-    for place, group in enumerate(text.body):
-        first = shown.groups[place][0]
-        name = f"Average over {len(shown.groups) - 1} datasets" if first.kind == "average" else group[0][0]
+    inner, parts = [], iter(text.body)
+    for place, group in enumerate(shown.groups):
+        body = list(islice(parts, len(parts_of(group))))
+        name = f"Average over {len(shown.groups) - 1} datasets" if group[0].kind == "average" else body[0][0][0]
         label = chr(ord("a") + place) if place < 26 else str(place + 1)
         panel = Texts(["", *(title[:1].upper() + title[1:] for title in text.head[2:-1])], [], [])
-        panel.body.append([row[1:-1] for row in group])
+        panel.body.extend([row[1:-1] for row in part] for part in body)
         inner += [
             r"  \begin{minipage}[t]{0.32\textwidth}",
             r"  \centering",
@@ -117,7 +117,7 @@ def _panels(table: Table, cited: Callable[[Line], str]) -> list[str]:
             *_fitted(_tabular(panel, f"l{'c' * (len(panel.head) - 1)}")),
             r"  \end{minipage}" + (r"\hfill" if (place + 1) % PANELS_IN_ROW else r"\\[6pt]"),
         ]
-    if len(text.body) % PANELS_IN_ROW:
+    if len(shown.groups) % PANELS_IN_ROW:
         inner.append(r"  \mbox{}")
     return _float("table*", heading(table), inner, [*text.remarks, *_counts(table)])
 

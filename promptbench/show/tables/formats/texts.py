@@ -80,7 +80,7 @@ class Markup(NamedTuple):
 
 @dataclass(frozen=True)
 class Texts:
-    """A table as escaped text: head, groups of rows of cells, and remarks."""
+    """A table as escaped text: head, the parts of it with their rows of cells, and remarks."""
 
     head: list[str]
     body: list[list[list[str]]]
@@ -98,7 +98,7 @@ def texts(table: Table, markup: Markup, suffix: Callable[[Line], str] = lambda l
     footnotes: dict[str, int] = {}
     competes = competition(table)
     body = []
-    for lines in table.groups:
+    for lines in table.parts:
         rivals = [line for line in lines if competes(line)]
         ranks = {column.key: best_two(rivals, column) for column in table.columns}
         rows = []
@@ -286,7 +286,7 @@ def html_sections(tables: Sequence[Table]) -> str:
 
 
 def _html(table: Table) -> str:
-    tips = [[[_tip(line, column.key) for column in table.columns] for line in lines] for lines in table.groups]
+    tips = [[[_tip(line, column.key) for column in table.columns] for line in lines] for lines in table.parts]
     parts = [_table(heading(table), texts(table, HTML), tips)]
     if table.comparisons:
         parts.append(_table("Beside published figures", comparison_texts(table, HTML), []))
