@@ -47,7 +47,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -183,9 +182,10 @@ class DPL(Method):
         depth = self.config.depth_vision
         if not depth:
             raise UsageError("Visual prompts need a layer: set modality=text, or choose a ViT such as ViT-B-16.")
-        self.visual_prompts = nn.ParameterList(prompts.random_context(n, width) for _ in range(depth))
         if self.config.gates_vision == "learned":
-            self.visual_gates = nn.Parameter(torch.zeros(depth, self.backbone.vision_heads))
+            self.visual = prompts.VisualPrompts(self.backbone, n, depth)
+        else:
+            self.visual_prompts = nn.ParameterList(prompts.random_context(n, width) for _ in range(depth))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         text = [p for name, p in self.named_parameters() if not name.startswith("visual")]
@@ -270,19 +270,7 @@ class DPL(Method):
         if self.config.gates_vision == "own":
             first, *deep = self.visual_prompts
             return self.backbone.encode_image(images, first, dict(enumerate(deep, start=1)))
-        dense = isinstance(images, Images) and images.dense
-        return self.backbone.encode_image(images, layer=partial(self.image_layer, dense))
-
-    def image_layer(self, dense: bool, index: int, block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
-        """One block for tokens x (B, 1 + P, d); the last one for [CLS] alone unless patches are asked for."""
-        last = index + 1 == self.backbone.vision_depth
-        x, q, context = blocks.asked(block, x, 1 if last and not dense else None)
-        seen = blocks.attend(q, context)
-        if index < len(self.visual_prompts):
-            keys, values = blocks.keys_values(block, self.visual_prompts[index])  # (h, n, e)
-            gated = KeysValues(keys, self.visual_gates[index].view(-1, 1, 1) * values)
-            seen = seen + blocks.attend(q, gated.expand(len(x)))
-        return blocks.close(block, x, seen)
+        return self.visual.encode(self.backbone, images)  # type: ignore[no-any-return]
 
     # What it reports ------------------------------------------------------------------------------------------------
 
@@ -294,7 +282,7 @@ class DPL(Method):
             found["gate/text"] = self.text_gates()
             found["beta"] = self.beta.tolist() if self.config.beta == "learned" else []
         if self.config.modality != "text" and self.config.gates_vision == "learned":
-            found["gate/vision"] = self.visual_gates.abs().mean(dim=1).tolist()
+            found["gate/vision"] = self.visual.gates.abs().mean(dim=1).tolist()
         return {f"{name}/{i}": value for name, values in found.items() for i, value in enumerate(values, start=1)}
 
     def text_gates(self) -> list[float]:

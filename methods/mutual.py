@@ -1,6 +1,6 @@
 """Mutual-R: reconstructed, written without access to the full paper; compare with it before citing.
 
-Image semantics go into the context, a different one into every token, and class texts into visual prompts.
+Image semantics go into the context, a different one into every token, and class texts into the image tower.
 
 Long et al., "Mutual Prompt Leaning for Vision Language Models" (sic), IJCV 2024,
 https://doi.org/10.1007/s11263-024-02243-z; its predecessor by the same authors is "Task-Oriented Multi-Modal Mutual
@@ -9,23 +9,30 @@ Code by the authors: none was published. Of both papers the abstracts alone were
 
     x     = f(image) / |f(image)|                                                      (pass 1, without prompts)
     v_m'  = v_m + h_m(x),   T_c = g([SOS] v_1' ... v_n' <name of c> . [EOT]) / |...|   (FTP)
-    a_c   = softmax_c( exp(s) <x, T_c> ),   r = sum_c a_c T_c
-    p_j   = u_j + k_j(r)                                                               (TVP)
-    x~    = f(image; p_1 ... p_J) / |...|                                              (pass 2)
-    p(c | image) = softmax_c( exp(s) <x~, T_c> )
+    r     = sum_c a_c T_c / |...|,   a_c = <x, T_c> - mean_k <x, T_k>                  (TVP)
+    x~    = f(image; P, w r) / |...|                                                   (pass 2)
+    p(c | image) = softmax_c( exp(s) (<x, T_c> + <x~, T_c>) / 2 )
 
-with image tower f, text tower g, CLIP's logit scale s, learned v, u and networks h_m, k_j = Linear, ReLU, Linear with
-D / 16 hidden units (k_j: at least 8). h_m tied and J = 0 is CoCoOp, exactly.
+with image tower f, text tower g, CLIP's logit scale s, learned v and networks h_m = Linear, ReLU, Linear with D / 16
+hidden units, the last one zero at first. In pass 2 every block l has J learned prompts P_l and gates g_l by head, zero
+at first, and its rows are Attn(X, X) + g_l Attn(X, P_l). In the last block [CLS] alone reads one prompt more, w times
+the reorganised text r: its value is what the tower's last normalisation and projection turn into r, as long as [CLS]
+itself, and w is learned. Each pass has its cross-entropy; that of pass 2 has no gradient into T. h_m tied and J = 0 is
+CoCoOp, exactly; g and w at 0 is pass 1 twice.
 
 The abstract states that one global image feature is decomposed into several semantics, each put into its own context
-token (FTP), and that the texts of the current image are reorganised into the visual prompt (TVP). INFERENCE, the rest:
-  - a network of its own for each token makes its semantics, which is added (`ftp`: or from its own share of the
-    channels; or one network for all, as in CoCoOp); as many semantics as tokens; the same for all classes;
-  - the reorganised text is the sum of FTP's class texts weighted by the class probabilities of pass 1 (`reorganize`: or
-    the J best classes, a token each; `tvp_text`: or of frozen CLIP, and two controls);
-  - J = 4 visual prompts (`n_visual`), learned plus text-made, the last Linear of k_j zero at first; in the first layer,
-    after the patches, without positions, before `ln_pre`;
-  - gradients pass through T and a; cross-entropy alone; CoCoOp's training.
+token (FTP), and that the texts of the current image are reorganised into the visual prompt (TVP), since raw text has
+redundant and negative semantics. INFERENCE, the rest:
+  - a network of its own for each token makes its semantics, which is added (`ftp`: or one network for all, as in
+    CoCoOp, with CoCoOp's first values); as many semantics as tokens; the same for all classes;
+  - texts are weighted by how much nearer to the image they are than the mean: what all of them share is taken out, and
+    classes that the image is not count against it (`tvp_text`: or controls);
+  - the fixed map from text to prompt; J = 4 prompts without text (`n_visual`), after `ln_pre`, without positions;
+  - the mean of both passes' logits; two losses; CoCoOp's training.
+
+This reading replaces an earlier one, in which networks made the first layer's prompts from the mean text by class
+probability and one loss trained all. There the visual prompts spoilt the texts, which now are trained by pass 1 alone,
+and the networks learned which base class a text was of, which nothing new could be read from; a fixed map cannot.
 """
 
 from __future__ import annotations
@@ -41,38 +48,41 @@ from torch import Tensor, nn
 
 from promptbench.clip import prompts
 from promptbench.clip.backbone import Backbone
-from promptbench.clip.prompts import other_classes
 from promptbench.config import UsageError
 from promptbench.method import ImageFeatures, Images, Method, MethodConfig, Prediction, Preset, Recipe
 
 COCOOP = "CoCoOp authors' vit_b16_c4_ep10_batch1_ctxv1; a recipe of its own is not known"
 REDUCTION = 16  # of the joint dimension to the hidden units of all networks, as in CoCoOp
-LEAST = 8  # hidden units of TVP where D < 128: what it reads varies little, and fewer may all be dead at first
-N_VISUAL = 4
-TEMPLATE = "a photo of a"  # of the frozen texts
+N_VISUAL, DEPTH = 4, 9
+STRENGTH = 0.5  # of the reorganised text, at first
+TIED: dict[str, object] = {"ftp": "tied"}
+NO_TVP: dict[str, object] = {"n_visual": 0}
 
 
 class Mutual(Method):
-    """A context made from the image, and visual prompts made from that context's texts."""
+    """A context made from the image, and a visual prompt made from that context's texts."""
 
     title = "Mutual-R"
     reconstructed = True
     category = "multi-modal, per image"
-    parameters_vit_b16 = 305_408
+    parameters_vit_b16 = 163_053
     recipes: ClassVar = {("*", "*"): Recipe(epochs=10, lr=0.002, batch=1, origin="transferred", source=COCOOP)}
     presets: ClassVar = {
-        "cocoop": Preset(config={"ftp": "tied", "n_visual": 0}, source="CoCoOp: neither FTP nor TVP"),
-        "ftp": Preset(config={"n_visual": 0}, source="CoCoOp + FTP"),
-        "tvp": Preset(config={"ftp": "tied"}, source="CoCoOp + TVP"),
+        "cocoop": Preset(config=TIED | NO_TVP, source="CoCoOp: neither FTP nor TVP"),
+        "cocoop-visual": Preset(config=TIED | {"tvp_text": "zeroed"}, source="CoCoOp + visual prompts without text"),
+        "ftp": Preset(config=NO_TVP, source="CoCoOp + FTP"),
+        "ftp-noise": Preset(config=NO_TVP | {"ftp_image": "noise"}, source="control: FTP reads noise"),
+        "tvp": Preset(config=TIED, source="CoCoOp + TVP"),
         "matched": Preset(
-            config={"ftp": "tied", "n_visual": 0, "matched": True},
+            config=TIED | NO_TVP | {"matched": True},
             source="control: CoCoOp, its network as wide as the whole method has parameters",
         ),
-        "tvp-zeroed": Preset(config={"tvp_text": "zeroed"}, source="control: TVP's networks read zeros, not text"),
-        "shuffled": Preset(config={"tvp_text": "shuffled"}, source="control: TVP reads the texts of other classes"),
-        "frozen": Preset(config={"tvp_text": "frozen"}, source="sensitivity: TVP reads frozen texts"),
-        "topk": Preset(config={"reorganize": "topk"}, source="sensitivity: TVP keeps the best classes apart"),
-        "channels": Preset(config={"ftp": "channels"}, source="sensitivity: FTP-B"),
+        "tvp-noise": Preset(config={"tvp_text": "noise"}, source="control: TVP reads noise"),
+        "tvp-other-image": Preset(
+            config={"tvp_text": "other-image"}, source="control: TVP reads the text of another image of the batch"
+        ),
+        "tvp-mean": Preset(config={"tvp_text": "mean"}, source="control: TVP reads all texts alike"),
+        "tvp-zeroed": Preset(config={"tvp_text": "zeroed"}, source="control: TVP reads no text"),
     }
 
     @dataclass(frozen=True, kw_only=True)
@@ -89,23 +99,27 @@ class Mutual(Method):
         ctx_init: str = field(
             default="a photo of a", metadata={"source": f"CoCoOp's; {prompts.STARTS}", "template": True}
         )
-        ftp: Literal["tokens", "channels", "tied"] = field(
+        ftp: Literal["tokens", "tied"] = field(
             default="tokens",
-            metadata={
-                "source": "INFERENCE; a network for each token (FTP-A), the same on its share of the channels (FTP-B), "
-                "or one for all tokens (CoCoOp)"
-            },
+            metadata={"source": "INFERENCE; a network for each token, or one for all tokens (CoCoOp)"},
+        )
+        ftp_image: Literal["own", "noise"] = field(
+            default="own",
+            metadata={"source": "control; noise: of the mean and covariance that the batch's image features have"},
         )
         n_visual: int = field(
-            default=N_VISUAL, metadata={"source": "INFERENCE; visual prompts, 0: no TVP", "at_least": 0}
+            default=N_VISUAL, metadata={"source": "INFERENCE; visual prompts of a layer, 0: no TVP", "at_least": 0}
         )
-        reorganize: Literal["weighted", "topk"] = field(
-            default="weighted",
-            metadata={"source": "INFERENCE; the mean text by relevance, or a visual prompt for each of the best texts"},
+        depth_visual: int = field(
+            default=DEPTH,
+            metadata={"source": "INFERENCE; layers that receive them", "at_most": ("vision_depth",), "at_least": 0},
         )
-        tvp_text: Literal["conditioned", "frozen", "shuffled", "zeroed"] = field(
-            default="conditioned",
-            metadata={"source": "INFERENCE; FTP's texts, frozen CLIP's, FTP's of other classes, or zeros"},
+        tvp_text: Literal["own", "other-image", "noise", "mean", "zeroed"] = field(
+            default="own",
+            metadata={
+                "source": "INFERENCE: own; controls: that of another image of the batch, noise of the batch's mean and "
+                "covariance, the mean over classes, none"
+            },
         )
         matched: bool = field(
             default=False, metadata={"source": "control; one network with as many parameters as the whole method"}
@@ -120,42 +134,45 @@ class Mutual(Method):
         super().__init__(config, backbone)
         self.words = prompts.words_of(config.ctx_init)
         n, width = prompts.context_length(backbone, self.words, config.n_ctx), backbone.text_width
-        joint, vision = backbone.embed_dim, backbone.vision_width
+        joint = backbone.embed_dim
         self.frozen_image_tower = config.n_visual == 0
+        if config.n_visual and not config.depth_visual:
+            raise UsageError("Visual prompts need a layer: set n_visual=0, or choose a ViT such as ViT-B-16.")
         self.ctx = nn.Parameter(prompts.initial_context(backbone, self.words, n))
-        units = matched_units(n, joint, width, vision) if config.matched else joint // REDUCTION
-        shares = [len(share) for share in torch.arange(joint).tensor_split(n)]
-        inputs = {"tokens": [joint] * n, "tied": [joint], "channels": shares}[config.ftp]
-        self.ftp = nn.ModuleList(network(i, units, width) for i in inputs)
+        units = matched_units(n, backbone) if config.matched else joint // REDUCTION
+        networks = [network(joint, units, width, zero=config.ftp == "tokens") for _ in range(n)]
+        self.ftp = nn.ModuleList(networks if config.ftp == "tokens" else networks[:1])
         if config.n_visual:
-            self.visual = nn.Parameter(prompts.random_context(config.n_visual, vision))
-            self.tvp = nn.ModuleList(
-                network(joint, tvp_units(joint), vision, zero=True) for _ in range(config.n_visual)
-            )
+            self.visual = prompts.VisualPrompts(backbone, config.n_visual, config.depth_visual)
+            if config.tvp_text != "zeroed":
+                self.strength = nn.Parameter(torch.tensor(STRENGTH))
 
     def set_classes(self, names: Sequence[str]) -> None:
         super().set_classes(names)
         self.sentences = prompts.sentences(self.backbone, self.words, len(self.ctx), names)
-        if self.config.tvp_text == "shuffled":
-            self.others = other_classes(names)
-        if self.config.tvp_text == "frozen":
-            tokens = prompts.sentence_tokens(self.backbone, TEMPLATE, names)
-            with torch.no_grad():
-                self.frozen = self.backbone.encode_text(tokens.embeddings, tokens.eot)  # (K, D)
-
-    def forward(self, images: Images | Tensor) -> Prediction:
-        return self.classify(*self.features(images))
 
     def images_at_once(self) -> int:
         return self.backbone.images_within_budget(self.sentences.tokens.eot)
 
-    def features(self, images: Images | Tensor) -> tuple[ImageFeatures, Tensor]:
-        """Image features, of pass 2 where there are visual prompts, and text features (B, K, D)."""
+    def forward(self, images: Images | Tensor) -> Prediction:
+        passes = self.passes(images)
+        first, last = passes[0], passes[-1]
+        cosines = (first.cosines + last.cosines) / 2
+        return Prediction(self.backbone.logit_scale.float() * cosines, cosines, last.local)
+
+    def loss(self, images: Images | Tensor, labels: Tensor) -> dict[str, Tensor]:
+        terms = [F.cross_entropy(prediction.logits, labels) for prediction in self.passes(images)]
+        return dict(zip(("ce", "tvp"), terms, strict=False))
+
+    def passes(self, images: Images | Tensor) -> list[Prediction]:
+        """What pass 1 says of B images and, where there are visual prompts, pass 2."""
         image = self.encode_images(images)
         text = self.conditional_text(image.cls)
-        if self.config.n_visual:
-            image = self.backbone.encode_image(images, self.visual_prompts(image.cls, text))
-        return image, text
+        first = self.classify(image, text)
+        if not self.config.n_visual:
+            return [first]
+        text = text.detach()
+        return [first, self.classify(self.prompted(images, self.reorganized(image.cls, text)), text)]
 
     def conditional_text(self, image: Tensor) -> Tensor:
         """Text features (B, K, D), not normalised, for image features (B, D)."""
@@ -164,29 +181,59 @@ class Mutual(Method):
     def semantics(self, image: Tensor) -> Tensor:
         """What is added to each of n context tokens, (B, n, d), or to all, (B, 1, d), for image features (B, D)."""
         x = F.normalize(image, dim=-1)
-        parts = x.tensor_split(len(self.ctx), dim=-1) if self.config.ftp == "channels" else [x] * len(self.ftp)
-        return torch.stack([net(part) for net, part in zip(self.ftp, parts, strict=True)], dim=1)
+        if self.config.ftp_image == "noise":
+            x = self.noise_like(x)
+        return torch.stack([net(x) for net in self.ftp], dim=1)
 
-    def visual_prompts(self, image: Tensor, text: Tensor) -> Tensor:
-        """(B, n, d), n visual prompts for image features (B, D) and their text features (B, K, D)."""
-        texts = self.reorganized(image, text).expand(-1, len(self.tvp), -1).unbind(dim=1)
-        return self.visual + torch.stack([net(r) for net, r in zip(self.tvp, texts, strict=True)], dim=1)
-
-    def reorganized(self, image: Tensor, text: Tensor) -> Tensor:
-        """What TVP reads for image features (B, D) and text features (B, K, D): one text (B, 1, D), or n (B, n, D)."""
-        source, n = self.config.tvp_text, self.config.n_visual
+    def reorganized(self, image: Tensor, text: Tensor) -> Tensor | None:
+        """What TVP reads, (B, D), normalised, for image features (B, D) and text features (B, K, D); None: nothing."""
+        source = self.config.tvp_text
         if source == "zeroed":
-            return torch.zeros_like(image).unsqueeze(1)
-        texts = F.normalize(self.frozen if source == "frozen" else text, dim=-1)  # ([B,] K, D)
-        relevance = self.classify(image, texts).logits  # (B, K)
-        texts = texts.expand(len(image), -1, -1)
-        if source == "shuffled":
-            texts = texts[:, self.others]
-        if self.config.reorganize == "weighted":
-            return relevance.softmax(dim=-1).unsqueeze(1) @ texts
-        best = relevance.argsort(dim=-1, descending=True, stable=True)
-        best = best[:, torch.arange(n).clamp(max=texts.shape[1] - 1)]  # the last again where there are too few
-        return texts.gather(1, best.unsqueeze(-1).expand(-1, -1, texts.shape[-1]))
+            return None
+        with torch.autocast(image.device.type, enabled=False):
+            x, texts = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
+            nearness = (texts @ x.unsqueeze(-1)).squeeze(-1)  # (B, K)
+            weights = nearness - nearness.mean(dim=-1, keepdim=True)
+            if source == "mean" or weights.shape[-1] == 1:  # of one class nothing is nearer than the mean
+                weights = torch.ones_like(weights)
+            read = F.normalize((weights.unsqueeze(1) @ texts).squeeze(1), dim=-1)
+        if source == "other-image":
+            return read.roll(len(read) // 2, dims=0)  # far off: images of a test set come class by class
+        return self.noise_like(read) if source == "noise" else read
+
+    def noise_like(self, features: Tensor) -> Tensor:
+        """Gaussian noise (B, D) with mean and covariance of the features (B, D); the same at each evaluation."""
+        generator = None if self.training else torch.Generator().manual_seed(len(features))
+        draws = torch.randn(len(features), len(features), generator=generator).to(features)
+        mean = features.mean(dim=0)
+        return mean + draws @ (features - mean) / len(features) ** 0.5
+
+    def prompted(self, images: Images | Tensor, read: Tensor | None) -> ImageFeatures:
+        """Image features of pass 2 for the text that TVP reads, (B, D)."""
+        written = None if read is None else self.strength * self.backbone.write_on_image(read)
+        return self.visual.encode(self.backbone, images, written)
+
+    @torch.no_grad()
+    def diagnostics(self, images: Images | Tensor) -> dict[str, float]:
+        """Gates by layer, mean |g| over heads; and of what TVP reads and makes: strength, variance over the images.
+
+        The variance is that of unit vectors: 1 where they have nothing in common, 0 where all are the same.
+        """
+        if not self.config.n_visual:
+            return {}
+        found = {f"gate/vision/{i}": gate for i, gate in enumerate(self.visual.gates.abs().mean(dim=1).tolist(), 1)}
+        image = self.encode_images(images).cls
+        read = self.reorganized(image, self.conditional_text(image))
+        if read is not None:
+            made = F.normalize(self.backbone.write_on_image(read), dim=-1)
+            found["tvp/strength"] = float(self.strength)
+            found |= {"tvp/variance_of_text": variance(read), "tvp/variance_of_prompt": variance(made)}
+        return found
+
+
+def variance(features: Tensor) -> float:
+    """Of features (B, D), over the B images, summed over D."""
+    return float(features.var(dim=0, correction=0).sum())
 
 
 def network(inputs: int, hidden: int, outputs: int, zero: bool = False) -> nn.Sequential:
@@ -198,13 +245,11 @@ def network(inputs: int, hidden: int, outputs: int, zero: bool = False) -> nn.Se
     return nn.Sequential(OrderedDict(linear1=first, relu=nn.ReLU(), linear2=last))
 
 
-def tvp_units(joint: int) -> int:
-    """Hidden units of TVP's networks."""
-    return max(joint // REDUCTION, LEAST)
-
-
-def matched_units(n: int, joint: int, text: int, vision: int) -> int:
-    """Hidden units that give one network the parameters of n FTP and four TVP networks and four visual prompts."""
+def matched_units(n: int, backbone: Backbone) -> int:
+    """Hidden units that give one network the parameters of n FTP networks and of TVP."""
+    joint, text = backbone.embed_dim, backbone.text_width
     ftp = (joint + 1) * (joint // REDUCTION) + (joint // REDUCTION + 1) * text
-    tvp = (joint + 1) * tvp_units(joint) + (tvp_units(joint) + 1) * vision
-    return round((n * ftp + N_VISUAL * (tvp + vision) - text) / (joint + 1 + text))
+    depth = min(DEPTH, backbone.vision_depth)
+    heads = backbone.vision_heads if depth else 0
+    tvp = depth * (N_VISUAL * backbone.vision_width + heads) + 1
+    return round((n * ftp + tvp - text) / (joint + 1 + text))

@@ -343,6 +343,20 @@ class Backbone(nn.Module):
         projected = None if local_tokens is None else self.project_local(local_tokens)
         return ImageFeatures(image_tower.project(visual, cls), projected, patches, local_tokens)
 
+    def write_on_image(self, features: Tensor) -> Tensor:
+        """Joint features (..., D) in the image tower's width, (..., d), their entries 1 in the root mean square.
+
+        Added to a state after the last block, they move its feature towards what they were, as far as the tower's last
+        normalisation and projection allow.
+        """
+        written = features.float() @ self._to_image.to(features.device)
+        return written / written.pow(2).mean(dim=-1, keepdim=True).sqrt()
+
+    @cached_property
+    def _to_image(self) -> Tensor:
+        """(D, d), the pseudo-inverse of what the image tower does to a centred state after its last block."""
+        return image_tower.inverse_projection(self.clip.visual)
+
     def project_local(self, tokens: Tensor) -> Tensor:
         """Dense features (..., `local_width`), as in `ImageFeatures.local_unprojected`, in the joint space (..., D)."""
         return image_tower.project(self.clip.visual, tokens)

@@ -24,6 +24,7 @@ from promptbench.config import UsageError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+SMALLEST = 1e-2  # singular value, of the largest, that an inverse keeps
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,14 @@ def project(visual: Any, tokens: Tensor) -> Tensor:
     """Tokens (..., d), as after the last normalisation, in the joint space (..., D)."""
     projection = getattr(visual, "proj", None)
     return tokens if projection is None else tokens @ projection
+
+
+@torch.no_grad()
+def inverse_projection(visual: Any) -> Tensor:
+    """(D, d): joint features as directions of the states that `ln_post` and the projection turn into them."""
+    scale = visual.ln_post.weight.float()
+    centred = torch.eye(len(scale), device=scale.device) - 1 / len(scale)
+    return torch.linalg.pinv(project(visual, centred * scale), rtol=SMALLEST)
 
 
 def check(visual: Any, name: str, changed: bool) -> None:

@@ -11,11 +11,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from promptbench.clip import block as blocks
 from promptbench.clip.backbone import Backbone
+from promptbench.clip.block import KeysValues
+from promptbench.clip.image_tower import ImageFeatures, Images
 from promptbench.clip.text_tower import Tokens
 from promptbench.config import UsageError
 
@@ -190,3 +195,41 @@ def other_classes(names: Sequence[str]) -> list[int]:
     order = sorted(range(len(names)), key=lambda label: (zlib.crc32(names[label].encode()), names[label]))
     following = dict(zip(order, order[1:] + order[:1], strict=True))
     return [following[label] for label in range(len(names))]
+
+
+class VisualPrompts(nn.Module):
+    """Visual prompts that the tokens X of a block read through gates: rows of X are Attn(X, X) + g_l Attn(X, P_l).
+
+    With g_l at 0 it is frozen CLIP. The prompts of a layer are its own; what they themselves read is of no use.
+
+    Attributes:
+        prompts: P_l (n, d) of every prompted layer, from the first on.
+        gates: g_l of every head, (layers, h), 0 at first.
+    """
+
+    def __init__(self, backbone: Backbone, n: int, layers: int) -> None:
+        super().__init__()
+        self.prompts = nn.ParameterList(random_context(n, backbone.vision_width) for _ in range(layers))
+        self.gates = nn.Parameter(torch.zeros(layers, backbone.vision_heads))
+
+    def encode(self, backbone: Backbone, images: Images | Tensor, written: Tensor | None = None) -> ImageFeatures:
+        """Features of B images; in the last block [CLS] has `written` (B, d) added, as long as itself."""
+        dense = isinstance(images, Images) and images.dense
+        return backbone.encode_image(images, layer=partial(self.layer, backbone.vision_depth, dense, written))
+
+    def layer(
+        self, depth: int, dense: bool, written: Tensor | None, index: int, block: Any, x: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """One of `depth` blocks for tokens x (B, 1 + P, d); the last one for [CLS] alone unless `dense`."""
+        last = index + 1 == depth
+        x, q, context = blocks.asked(block, x, 1 if last and not dense else None)
+        seen = blocks.attend(q, context)
+        if index < len(self.prompts):
+            keys, values = blocks.keys_values(block, self.prompts[index])  # (h, n, e)
+            gated = KeysValues(keys, self.gates[index].view(-1, 1, 1) * values)
+            seen = seen + blocks.attend(q, gated.expand(len(x)))
+        if last and written is not None:
+            cls, patches = x[:, :1], x[:, 1:]
+            length = cls.pow(2).mean(dim=-1, keepdim=True).sqrt()
+            x = torch.cat([cls + length * written.unsqueeze(1), patches], dim=1)
+        return blocks.close(block, x, seen)
