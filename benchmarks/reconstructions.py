@@ -62,12 +62,12 @@ class Row:
 
 
 MUTUAL, DPL = ("mutual",), ("dpl",)
-CLASSIC_TEXT = {"prompts": "replaced", "readers": "all", "gates_text": "own", "beta": "off"}  # as in IVLP
+CLASSIC_TEXT = {"prompts": "replaced", "readers": "all", "gates_text": "own", "beta": "zero"}  # as in IVLP
 
 ROWS: dict[str, Row] = {
     "mutual": Row(MUTUAL),
     "mutual@cocoop": Row(MUTUAL, "mutual@ftp", {"ftp": "tied"}),
-    "mutual@cocoop-visual": Row(MUTUAL, "mutual@tvp", {"tvp_text": "none"}),
+    "mutual@cocoop-visual": Row(MUTUAL, "mutual@tvp", {"tvp_text": "zeroed"}),
     "mutual@ftp": Row(MUTUAL, "mutual", {"n_visual": 0}),
     "mutual@ftp-noise": Row(MUTUAL, "mutual@ftp", {"ftp_image": "noise"}),
     "mutual@tvp": Row(MUTUAL, "mutual", {"ftp": "tied"}),
@@ -84,7 +84,7 @@ ROWS: dict[str, Row] = {
     "dpl@control-gated": Row(DPL, "dpl", CLASSIC_TEXT),
     "dpl@other-sentence": Row(DPL, "dpl", {"sentence": "other"}),
     "dpl@text-other-sentence": Row(DPL, "dpl@text", {"sentence": "other"}),
-    "dpl@beta-off": Row(DPL, "dpl", {"beta": "off"}),
+    "dpl@beta-off": Row(DPL, "dpl", {"beta": "zero"}),
     "dpl@all-rows": Row(DPL, "dpl", {"readers": "all"}),
     "ivlp@promptsrc": Row(DPL),
     "zeroshot": Row(DPL),
@@ -306,16 +306,15 @@ def check_rows(suite: Suite, labels: Iterable[str]) -> None:
 
 
 def resolved(suite: Suite, label: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings of a label with these values set."""
+    """The config of a label with these values set; recipes are tuned for each label."""
     from promptbench import registry
     from promptbench.config import to_mapping
     from promptbench.recipe import parse_label, resolve
-    from promptbench.runs.plan import decisive
 
     method = registry.load("methods", parse_label(label)[0])
     entry = suite.entry(suite.datasets(PROTOCOL)[0])
     settings = resolve(method, label, protocol=PROTOCOL, dataset=entry.dataset, suite=suite, assignments=values)
-    return {**decisive(settings.recipe), **to_mapping(settings.config)}
+    return to_mapping(settings.config)
 
 
 def figures_of(results: Iterable[Result]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:

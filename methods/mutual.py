@@ -9,30 +9,33 @@ Code by the authors: none was published. Of both papers the abstracts alone were
 
     x     = f(image) / |f(image)|                                                      (pass 1, without prompts)
     v_m'  = v_m + h_m(x),   T_c = g([SOS] v_1' ... v_n' <name of c> . [EOT]) / |...|   (FTP)
-    r     = sum_c a_c T_c / |...|,   a_c = <x, T_c> - mean_k <x, T_k>                  (TVP)
-    x~    = f(image; P, w r) / |...|                                                   (pass 2)
-    p(c | image) = softmax_c( exp(s) (<x, T_c> + <x~, T_c>) / 2 )
+    r     = sum_c a_c T_c / |...|,   a = argmin |x - sum_c a_c T_c|^2 + ridge |a|^2    (TVP)
+    x~    = f(image; P, r) / |...|                                                     (pass 2)
+    p(c | image) = softmax_c( exp(s) <x~, T_c> )
 
 with image tower f, text tower g, CLIP's logit scale s, learned v and networks h_m = Linear, ReLU, Linear with D / 16
 hidden units, the last one zero at first. In pass 2 every block l has J learned prompts P_l and gates g_l by head, zero
-at first, and its rows are Attn(X, X) + g_l Attn(X, P_l). In the last block [CLS] alone reads one prompt more, w times
-the reorganised text r: its value is what the tower's last normalisation and projection turn into r, as long as [CLS]
-itself, and w is learned. Each pass has its cross-entropy; that of pass 2 has no gradient into T. h_m tied and J = 0 is
-CoCoOp, exactly; g and w at 0 is pass 1 twice.
+at first, and its rows are Attn(X, X) + g_l Attn(X, P_l). In the last block [CLS] alone reads one prompt more, which
+says r: its value is what the tower's last normalisation and projection turn into r, as long as [CLS] itself.
+
+In training each pass has its cross-entropy; that of pass 2 has no gradient into T, and reads no r, since the texts have
+been fitted to the training images and tell their labels. h_m tied and J = 0 is CoCoOp, exactly.
 
 The abstract states that one global image feature is decomposed into several semantics, each put into its own context
 token (FTP), and that the texts of the current image are reorganised into the visual prompt (TVP), since raw text has
 redundant and negative semantics. INFERENCE, the rest:
   - a network of its own for each token makes its semantics, which is added (`ftp`: or one network for all, as in
     CoCoOp, with CoCoOp's first values); as many semantics as tokens; the same for all classes;
-  - texts are weighted by how much nearer to the image they are than the mean: what all of them share is taken out, and
-    classes that the image is not count against it (`tvp_text`: or controls);
-  - the fixed map from text to prompt; J = 4 prompts without text (`n_visual`), after `ln_pre`, without positions;
-  - the mean of both passes' logits; two losses; CoCoOp's training.
+  - the reorganised text is the point nearest to the image that the class texts reach together: what they share counts
+    once, and classes that the image is not count against it (`tvp_text`: or controls);
+  - the fixed map from text to prompt, and its strength (`tvp_strength`); J = 4 prompts without text (`n_visual`), after
+    `ln_pre`, without positions; two losses; CoCoOp's training.
 
 This reading replaces an earlier one, in which networks made the first layer's prompts from the mean text by class
 probability and one loss trained all. There the visual prompts spoilt the texts, which now are trained by pass 1 alone,
-and the networks learned which base class a text was of, which nothing new could be read from; a fixed map cannot.
+and the networks learned which base class a text was of, which says nothing of new classes; a fixed map cannot. So
+made, the text carries what pass 1 thinks of the image into pass 2, much as the mean of both passes' logits would
+(`answer`): nothing here shows that texts guide what the image tower attends to.
 """
 
 from __future__ import annotations
@@ -54,7 +57,7 @@ from promptbench.method import ImageFeatures, Images, Method, MethodConfig, Pred
 COCOOP = "CoCoOp authors' vit_b16_c4_ep10_batch1_ctxv1; a recipe of its own is not known"
 REDUCTION = 16  # of the joint dimension to the hidden units of all networks, as in CoCoOp
 N_VISUAL, DEPTH = 4, 9
-STRENGTH = 0.5  # of the reorganised text, at first
+RIDGE = 0.05  # in the reorganised text; the texts have length 1
 TIED: dict[str, object] = {"ftp": "tied"}
 NO_TVP: dict[str, object] = {"n_visual": 0}
 
@@ -65,7 +68,7 @@ class Mutual(Method):
     title = "Mutual-R"
     reconstructed = True
     category = "multi-modal, per image"
-    parameters_vit_b16 = 163_053
+    parameters_vit_b16 = 163_052
     recipes: ClassVar = {("*", "*"): Recipe(epochs=10, lr=0.002, batch=1, origin="transferred", source=COCOOP)}
     presets: ClassVar = {
         "cocoop": Preset(config=TIED | NO_TVP, source="CoCoOp: neither FTP nor TVP"),
@@ -83,6 +86,9 @@ class Mutual(Method):
         ),
         "tvp-mean": Preset(config={"tvp_text": "mean"}, source="control: TVP reads all texts alike"),
         "tvp-zeroed": Preset(config={"tvp_text": "zeroed"}, source="control: TVP reads no text"),
+        "averaged": Preset(
+            config={"tvp_text": "zeroed", "answer": "mean"}, source="control: no text, but both passes are averaged"
+        ),
     }
 
     @dataclass(frozen=True, kw_only=True)
@@ -118,8 +124,15 @@ class Mutual(Method):
             default="own",
             metadata={
                 "source": "INFERENCE: own; controls: that of another image of the batch, noise of the batch's mean and "
-                "covariance, the mean over classes, none"
+                "covariance, the mean over classes, none",
+                "trains": False,
             },
+        )
+        tvp_strength: float = field(
+            default=1.0, metadata={"source": "INFERENCE; of the text's prompt beside [CLS]", "trains": False}
+        )
+        answer: Literal["second", "mean"] = field(
+            default="second", metadata={"source": "ours; logits of pass 2, or the mean of both", "trains": False}
         )
         matched: bool = field(
             default=False, metadata={"source": "control; one network with as many parameters as the whole method"}
@@ -144,8 +157,6 @@ class Mutual(Method):
         self.ftp = nn.ModuleList(networks if config.ftp == "tokens" else networks[:1])
         if config.n_visual:
             self.visual = prompts.VisualPrompts(backbone, config.n_visual, config.depth_visual)
-            if config.tvp_text != "zeroed":
-                self.strength = nn.Parameter(torch.tensor(STRENGTH))
 
     def set_classes(self, names: Sequence[str]) -> None:
         super().set_classes(names)
@@ -155,24 +166,24 @@ class Mutual(Method):
         return self.backbone.images_within_budget(self.sentences.tokens.eot)
 
     def forward(self, images: Images | Tensor) -> Prediction:
-        passes = self.passes(images)
-        first, last = passes[0], passes[-1]
-        cosines = (first.cosines + last.cosines) / 2
-        return Prediction(self.backbone.logit_scale.float() * cosines, cosines, last.local)
-
-    def loss(self, images: Images | Tensor, labels: Tensor) -> dict[str, Tensor]:
-        terms = [F.cross_entropy(prediction.logits, labels) for prediction in self.passes(images)]
-        return dict(zip(("ce", "tvp"), terms, strict=False))
-
-    def passes(self, images: Images | Tensor) -> list[Prediction]:
-        """What pass 1 says of B images and, where there are visual prompts, pass 2."""
         image = self.encode_images(images)
         text = self.conditional_text(image.cls)
-        first = self.classify(image, text)
         if not self.config.n_visual:
-            return [first]
-        text = text.detach()
-        return [first, self.classify(self.prompted(images, self.reorganized(image.cls, text)), text)]
+            return self.classify(image, text)
+        second = self.classify(self.prompted(images, self.reorganized(image.cls, text)), text)
+        if self.config.answer == "second":
+            return second
+        cosines = (self.classify(image.cls, text).cosines + second.cosines) / 2  # type: ignore[operator]
+        return Prediction(self.backbone.logit_scale.float() * cosines, cosines, second.local)
+
+    def loss(self, images: Images | Tensor, labels: Tensor) -> dict[str, Tensor]:
+        image = self.encode_images(images)
+        text = self.conditional_text(image.cls)
+        terms = {"ce": F.cross_entropy(self.classify(image, text).logits, labels)}
+        if self.config.n_visual:
+            second = self.classify(self.prompted(images, None), text.detach())
+            terms["tvp"] = F.cross_entropy(second.logits, labels)
+        return terms
 
     def conditional_text(self, image: Tensor) -> Tensor:
         """Text features (B, K, D), not normalised, for image features (B, D)."""
@@ -192,11 +203,7 @@ class Mutual(Method):
             return None
         with torch.autocast(image.device.type, enabled=False):
             x, texts = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
-            nearness = (texts @ x.unsqueeze(-1)).squeeze(-1)  # (B, K)
-            weights = nearness - nearness.mean(dim=-1, keepdim=True)
-            if source == "mean" or weights.shape[-1] == 1:  # of one class nothing is nearer than the mean
-                weights = torch.ones_like(weights)
-            read = F.normalize((weights.unsqueeze(1) @ texts).squeeze(1), dim=-1)
+            read = F.normalize(texts.mean(dim=1) if source == "mean" else nearest(x, texts), dim=-1)
         if source == "other-image":
             return read.roll(len(read) // 2, dims=0)  # far off: images of a test set come class by class
         return self.noise_like(read) if source == "noise" else read
@@ -209,13 +216,13 @@ class Mutual(Method):
         return mean + draws @ (features - mean) / len(features) ** 0.5
 
     def prompted(self, images: Images | Tensor, read: Tensor | None) -> ImageFeatures:
-        """Image features of pass 2 for the text that TVP reads, (B, D)."""
-        written = None if read is None else self.strength * self.backbone.write_on_image(read)
+        """Image features of pass 2 for the text that TVP reads, (B, D), if any."""
+        written = None if read is None else self.config.tvp_strength * self.backbone.write_on_image(read)
         return self.visual.encode(self.backbone, images, written)
 
     @torch.no_grad()
     def diagnostics(self, images: Images | Tensor) -> dict[str, float]:
-        """Gates by layer, mean |g| over heads; and of what TVP reads and makes: strength, variance over the images.
+        """Gates by layer, mean |g| over heads; and of what TVP reads, and of the prompt it makes, variance over images.
 
         The variance is that of unit vectors: 1 where they have nothing in common, 0 where all are the same.
         """
@@ -226,9 +233,19 @@ class Mutual(Method):
         read = self.reorganized(image, self.conditional_text(image))
         if read is not None:
             made = F.normalize(self.backbone.write_on_image(read), dim=-1)
-            found["tvp/strength"] = float(self.strength)
             found |= {"tvp/variance_of_text": variance(read), "tvp/variance_of_prompt": variance(made)}
         return found
+
+
+def nearest(x: Tensor, texts: Tensor) -> Tensor:
+    """The combination (B, D) of texts (B, K, D) that is nearest to x (B, D) by ridge regression."""
+    K, D = texts.shape[-2:]
+    onto = (texts @ x.unsqueeze(-1)).squeeze(-1)  # (B, K)
+    smaller = texts @ texts.mT if K <= D else texts.mT @ texts
+    smaller = smaller + RIDGE * torch.eye(min(K, D), device=x.device)
+    if K <= D:
+        return (torch.linalg.solve(smaller, onto).unsqueeze(1) @ texts).squeeze(1)
+    return torch.linalg.solve(smaller, (onto.unsqueeze(1) @ texts).squeeze(1))
 
 
 def variance(features: Tensor) -> float:
@@ -251,5 +268,5 @@ def matched_units(n: int, backbone: Backbone) -> int:
     ftp = (joint + 1) * (joint // REDUCTION) + (joint // REDUCTION + 1) * text
     depth = min(DEPTH, backbone.vision_depth)
     heads = backbone.vision_heads if depth else 0
-    tvp = depth * (N_VISUAL * backbone.vision_width + heads) + 1
+    tvp = depth * (N_VISUAL * backbone.vision_width + heads)
     return round((n * ftp + tvp - text) / (joint + 1 + text))

@@ -40,6 +40,7 @@ class MethodConfig:
     A field whose metadata says `template` takes `dataset`, too: the method then sees the first template of the classes
     that it is made for, those of its training. A field with `tokens_of` another, `ctx_init`, in its metadata is the
     number of context tokens, None for as many as the words there; with `dataset` it becomes None unless asked for.
+    One with `trains` False changes nothing that is learned: runs that differ in such fields alone share a training.
 
     Raises:
         UsageError: A number is below its limit.

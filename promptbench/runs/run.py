@@ -28,7 +28,7 @@ def execute(session: Session, run: Run, work: Work) -> Result:
 def carried_out(session: Session, run: Run, work: Work) -> Result:
     """Train, evaluate, write and return the result of one run."""
     run = identified(session, run)
-    spec, key = run.spec, training_key(run.spec)
+    spec, key = run.spec, training_key(run.spec, run.method)
     train, method = prepared(session, run)
     outcome = TrainingOutcome([], 0.0, 0.0)
     if method.trains:

@@ -270,7 +270,7 @@ class Forecast:
         run = calibration.run
         recipe, spec = run.settings.recipe, run.spec
         assert recipe is not None
-        name = training_key(identified(self.session, run).spec)
+        name = training_key(identified(self.session, run).spec, run.method)
         if name in self._counted or training_path(self.session, name).exists():
             return 0.0
         self._counted.add(name)
