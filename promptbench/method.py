@@ -52,6 +52,11 @@ class MethodConfig:
             if type(value) is int and value < least:
                 raise UsageError(f"{field.name!r} takes an integer of at least {least}, not {value}.")
 
+    @classmethod
+    def untrained(cls) -> set[str]:
+        """Names of the fields that change nothing that is learned."""
+        return {field.name for field in fields(cls) if not field.metadata.get("trains", True)}
+
 
 @dataclass(frozen=True)
 class Prediction:

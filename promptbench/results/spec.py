@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import Any, get_type_hints
@@ -179,15 +179,24 @@ class Spec:
                 named[item.name] = value
         return named
 
-    def training(self) -> dict[str, Any]:
-        """The fields that change what is learned; a recipe's origin changes nothing."""
+    def training(self, without: Collection[str] = ()) -> dict[str, Any]:
+        """The fields that change what is learned; a recipe's origin changes nothing.
+
+        Args:
+            without: Fields of the config that change nothing either.
+        """
         values = {item.name: getattr(self, item.name) for item in fields_of(self) if item.metadata["trains"]}
         values["recipe"] = {name: value for name, value in self.recipe.items() if name != "origin"}
+        values["config"] = {name: value for name, value in self.config.items() if name not in without}
         return values
 
-    def subject(self) -> str:
-        """Equal for runs that may share a training or features: what their plans say of what is learned."""
-        planned = self.training()
+    def subject(self, without: Collection[str] = ()) -> str:
+        """Equal for runs that may share a training or features: what their plans say of what is learned.
+
+        Args:
+            without: As in `training`.
+        """
+        planned = self.training(without)
         for item in fields_of(self):
             if item.metadata["renews"] or item.metadata["role"] == MACHINE:
                 planned.pop(item.name, None)

@@ -436,7 +436,7 @@ def neighbours(runs: Sequence[Run]) -> list[Run]:
 
 def group_of(run: Run) -> str:
     """Equal for runs that may share a training or features."""
-    return f"{run.spec.subject()} {run.plan.train.classes}"
+    return f"{run.spec.subject(run.method.Config.untrained())} {run.plan.train.classes}"
 
 
 class Executor(Protocol):

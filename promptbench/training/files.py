@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,7 @@ def training_key(spec: Spec, method: type[Method] = Method) -> str:
 
     Fields of the method's Config that say of themselves that they change nothing learned are left out.
     """
-    without = {field.name for field in fields(method.Config) if not field.metadata.get("trains", True)}
-    config = {name: value for name, value in spec.config.items() if name not in without}
-    decisive = {**spec.training(), "config": config, "versions": library_versions()}
+    decisive = {**spec.training(method.Config.untrained()), "versions": library_versions()}
     return hashlib.sha256(json.dumps(to_plain(decisive), sort_keys=True).encode()).hexdigest()
 
 

@@ -32,6 +32,7 @@ class Wider(specs.Spec):
 Plain, specs.Spec = specs.Spec, Wider  # before anybody reads it
 
 from promptbench.cli.main import main
+from promptbench.method import Method
 from promptbench.results.diff import match, told_apart
 from promptbench.results.frame import to_frame
 from promptbench.results.result import Result, read_result, result_path, write_result
@@ -50,8 +51,8 @@ assert cause_of(warm, replace(warm, thermometer="b")) == "read off another therm
 assert not cause_of(replace(warm, thermometer=""), warm)
 keys = {training_key(one) for one in (cold, replace(cold, temperature=0.5), warm, replace(warm, thermometer="b"))}
 assert len(keys) == 4
-plan = SimpleNamespace(train=SimpleNamespace(classes="all"))
-assert group_of(SimpleNamespace(spec=cold, plan=plan)) != group_of(SimpleNamespace(spec=warm, plan=plan))
+planned = {"plan": SimpleNamespace(train=SimpleNamespace(classes="all")), "method": Method}
+assert group_of(SimpleNamespace(spec=cold, **planned)) != group_of(SimpleNamespace(spec=warm, **planned))
 
 results = []
 for spec, h in ((cold, 50.0), (warm, 70.0)):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from promptbench.methods.mutual import Mutual
 
 import promptbench as pb
 from promptbench.results.spec import Spec
@@ -32,6 +33,15 @@ def test_a_training_is_known_by_its_settings_and_versions(monkeypatch: pytest.Mo
     assert files.training_key(replace(SPEC, data_seed=2)) != key
     monkeypatch.setattr(files, "library_versions", lambda: {"torch": "0"})
     assert files.training_key(SPEC) != key
+
+
+def test_fields_that_change_nothing_learned_share_a_training() -> None:
+    own = replace(SPEC, method="mutual", config={"n_visual": 4, "tvp_text": "own", "tvp_strength": 1.0})
+    mean = replace(own, config={**own.config, "tvp_text": "mean", "tvp_strength": 0.5})
+    assert files.training_key(own, Mutual) == files.training_key(mean, Mutual)
+    assert files.training_key(own, Mutual) != files.training_key(replace(own, config={"n_visual": 2}), Mutual)
+    assert files.training_key(own) != files.training_key(mean)
+    assert own.subject(Mutual.Config.untrained()) == mean.subject(Mutual.Config.untrained()) and own.name != mean.name
 
 
 def test_a_digest_covers_names_types_shapes_and_bytes() -> None:
