@@ -76,6 +76,7 @@ ROWS: dict[str, Row] = {
     "mutual@tvp-other-image": Row(MUTUAL, "mutual", {"tvp_text": "other-image"}),
     "mutual@tvp-mean": Row(MUTUAL, "mutual", {"tvp_text": "mean"}),
     "mutual@tvp-zeroed": Row(MUTUAL, "mutual", {"tvp_text": "zeroed"}),
+    "mutual@averaged": Row(MUTUAL, "mutual@tvp-zeroed", {"answer": "mean"}),
     "cocoop": Row(MUTUAL),
     "dpl": Row(DPL),
     "dpl@text": Row(DPL, "dpl", {"modality": "text"}),
@@ -129,7 +130,10 @@ BARS = (
     Bar("dpl", "zeroshot", "base", 0.1),
 )
 REPORTED = (
-    *(("mutual", f"mutual@{name}") for name in ("ftp", "tvp", "matched", "tvp-noise", "tvp-mean", "tvp-zeroed")),
+    *(
+        ("mutual", f"mutual@{name}")
+        for name in ("ftp", "tvp", "matched", "tvp-noise", "tvp-mean", "tvp-zeroed", "averaged")
+    ),
     ("mutual", "cocoop"),
     ("mutual", "mutual@ftp-noise"),
     ("mutual@ftp", "mutual@ftp-noise"),
