@@ -131,20 +131,46 @@ class CoCoOp(CoOp):
 class Mutual(CoOp):
     per_image = True
 
+    def start(self) -> None:
+        self.to_states = self.towers.inverse_projection()
+
     def features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         return self.towers.image(pixels), pixels
 
     def logits(self, features: tuple[Tensor, Tensor]) -> Tensor:
-        return torch.stack([self.score(image, pixels) for image, pixels in zip(*features, strict=True)])
+        return self.both(features).mean(dim=0)
+
+    def loss(self, seen: tuple[Tensor, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = self.both(seen)
+        return (first + second) / 2, F.cross_entropy(first, labels) + F.cross_entropy(second, labels)
+
+    def both(self, features: tuple[Tensor, Tensor]) -> Tensor:
+        """Logits (2, B, K) of both passes."""
+        return torch.stack([self.score(image, pixels) for image, pixels in zip(*features, strict=True)], dim=1)
 
     def score(self, image: Tensor, pixels: Tensor) -> Tensor:
-        """(K,) of one image, from its feature (D,) without prompts and its pixels (3, H, W)."""
-        x, (tokens, prompts) = F.normalize(image, dim=0), (len(self.learned["ctx"]), len(self.learned["visual"]))
-        semantics = torch.stack([self.network(f"ftp.{i}", x) for i in range(tokens)])  # (n, d)
+        """Logits (2, K) of one image, from its feature (D,) without prompts and its pixels (3, H, W)."""
+        x = F.normalize(image, dim=0)
+        semantics = torch.stack([self.network(f"ftp.{i}", x) for i in range(len(self.learned["ctx"]))])  # (n, d)
         text = self.towers.text(self.with_context(self.learned["ctx"] + semantics), self.ids)
-        relevant = self.compare(x, text).softmax(dim=0) @ F.normalize(text, dim=-1)  # (D,)
-        shift = torch.stack([self.network(f"tvp.{j}", relevant) for j in range(prompts)])
-        return self.compare(self.towers.image(pixels[None], self.learned["visual"] + shift)[0], text)
+        read_only = text.detach()
+        prompted = self.prompted(pixels, self.reorganized(x, F.normalize(read_only, dim=-1)))
+        return torch.stack([self.compare(x, text), self.compare(prompted, read_only)])
+
+    def reorganized(self, x: Tensor, text: Tensor) -> Tensor:
+        """What the prompt is made of, (D,), of an image (D,) and its texts (K, D), all of length 1."""
+        if len(text) == 1:
+            return text[0]
+        nearness = text @ x
+        return F.normalize((nearness - nearness.mean()) @ text, dim=0)
+
+    def prompted(self, pixels: Tensor, read: Tensor) -> Tensor:
+        """The image's feature (D,) of pass 2."""
+        visual, state = self.towers.clip.visual, read @ self.to_states
+        written = self.learned["strength"] * F.normalize(state, dim=0) * len(state) ** 0.5
+        gated = self.several("visual.prompts"), self.learned["visual.gates"]
+        x = self.towers.gated(visual.transformer, visual._embeds(pixels[None]), *gated, written)
+        return visual.ln_post(x[0, 0]) @ visual.proj  # type: ignore[no-any-return]
 
 
 class VPT(Plain):
@@ -199,8 +225,8 @@ class DPL(IVLP):
         self.template = self.towers.template(self.embeddings, self.eot, len(self.learned["text_prompts.0"]))
 
     def features(self, pixels: Tensor) -> Tensor:
-        visual, prompts = self.towers.clip.visual, self.several("visual_prompts")
-        x = self.towers.gated(visual.transformer, visual._embeds(pixels), prompts, self.learned["visual_gates"])
+        visual, prompts = self.towers.clip.visual, self.several("visual.prompts")
+        x = self.towers.gated(visual.transformer, visual._embeds(pixels), prompts, self.learned["visual.gates"])
         return visual.ln_post(x[:, 0]) @ visual.proj  # type: ignore[no-any-return]
 
     def text(self) -> Tensor:
