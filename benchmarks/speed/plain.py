@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from promptbench.methods.mutual import RIDGE
 from torch import Tensor, nn
 
 from .towers import Towers
@@ -138,36 +139,39 @@ class Mutual(CoOp):
         return self.towers.image(pixels), pixels
 
     def logits(self, features: tuple[Tensor, Tensor]) -> Tensor:
-        return self.both(features).mean(dim=0)
+        rows = []
+        for image, pixels in zip(*features, strict=True):
+            text = self.text_of(image)
+            read = self.reorganized(F.normalize(image, dim=0), F.normalize(text, dim=-1))
+            rows.append(self.compare(self.prompted(pixels, read), text))
+        return torch.stack(rows)
 
     def loss(self, seen: tuple[Tensor, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
-        first, second = self.both(seen)
-        return (first + second) / 2, F.cross_entropy(first, labels) + F.cross_entropy(second, labels)
+        passes = []
+        for image, pixels in zip(*seen, strict=True):
+            text = self.text_of(image)
+            passes.append(torch.stack([self.compare(image, text), self.compare(self.prompted(pixels), text.detach())]))
+        first, second = torch.stack(passes, dim=1)  # (B, K) each
+        return second, F.cross_entropy(first, labels) + F.cross_entropy(second, labels)
 
-    def both(self, features: tuple[Tensor, Tensor]) -> Tensor:
-        """Logits (2, B, K) of both passes."""
-        return torch.stack([self.score(image, pixels) for image, pixels in zip(*features, strict=True)], dim=1)
-
-    def score(self, image: Tensor, pixels: Tensor) -> Tensor:
-        """Logits (2, K) of one image, from its feature (D,) without prompts and its pixels (3, H, W)."""
+    def text_of(self, image: Tensor) -> Tensor:
+        """The texts (K, D) of one image, from its feature (D,) without prompts."""
         x = F.normalize(image, dim=0)
         semantics = torch.stack([self.network(f"ftp.{i}", x) for i in range(len(self.learned["ctx"]))])  # (n, d)
-        text = self.towers.text(self.with_context(self.learned["ctx"] + semantics), self.ids)
-        read_only = text.detach()
-        prompted = self.prompted(pixels, self.reorganized(x, F.normalize(read_only, dim=-1)))
-        return torch.stack([self.compare(x, text), self.compare(prompted, read_only)])
+        return self.towers.text(self.with_context(self.learned["ctx"] + semantics), self.ids)
 
     def reorganized(self, x: Tensor, text: Tensor) -> Tensor:
-        """What the prompt is made of, (D,), of an image (D,) and its texts (K, D), all of length 1."""
-        if len(text) == 1:
-            return text[0]
-        nearness = text @ x
-        return F.normalize((nearness - nearness.mean()) @ text, dim=0)
+        """What the prompt says, (D,), of an image (D,) and its texts (K, D), all of length 1."""
+        texts_and_ridge = torch.cat([text.T, RIDGE**0.5 * torch.eye(len(text))])  # (D + K, K)
+        weights = torch.linalg.lstsq(texts_and_ridge, F.pad(x, (0, len(text)))[:, None]).solution[:, 0]
+        return F.normalize(weights @ text, dim=0)
 
-    def prompted(self, pixels: Tensor, read: Tensor) -> Tensor:
-        """The image's feature (D,) of pass 2."""
-        visual, state = self.towers.clip.visual, read @ self.to_states
-        written = self.learned["strength"] * F.normalize(state, dim=0) * len(state) ** 0.5
+    def prompted(self, pixels: Tensor, read: Tensor | None = None) -> Tensor:
+        """The feature (D,) of an image (3, H, W) in pass 2, with a prompt that says `read` or without it."""
+        visual, written = self.towers.clip.visual, None
+        if read is not None:
+            state = read @ self.to_states
+            written = F.normalize(state, dim=0) * len(state) ** 0.5
         gated = self.several("visual.prompts"), self.learned["visual.gates"]
         x = self.towers.gated(visual.transformer, visual._embeds(pixels[None]), *gated, written)
         return visual.ln_post(x[0, 0]) @ visual.proj  # type: ignore[no-any-return]
