@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from promptbench.methods.mutual import RIDGE
 from torch import Tensor, nn
 
 from .towers import Towers
@@ -131,20 +132,49 @@ class CoCoOp(CoOp):
 class Mutual(CoOp):
     per_image = True
 
+    def start(self) -> None:
+        self.to_states = self.towers.inverse_projection()
+
     def features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         return self.towers.image(pixels), pixels
 
     def logits(self, features: tuple[Tensor, Tensor]) -> Tensor:
-        return torch.stack([self.score(image, pixels) for image, pixels in zip(*features, strict=True)])
+        rows = []
+        for image, pixels in zip(*features, strict=True):
+            text = self.text_of(image)
+            read = self.reorganized(F.normalize(image, dim=0), F.normalize(text, dim=-1))
+            rows.append(self.compare(self.prompted(pixels, read), text))
+        return torch.stack(rows)
 
-    def score(self, image: Tensor, pixels: Tensor) -> Tensor:
-        """(K,) of one image, from its feature (D,) without prompts and its pixels (3, H, W)."""
-        x, (tokens, prompts) = F.normalize(image, dim=0), (len(self.learned["ctx"]), len(self.learned["visual"]))
-        semantics = torch.stack([self.network(f"ftp.{i}", x) for i in range(tokens)])  # (n, d)
-        text = self.towers.text(self.with_context(self.learned["ctx"] + semantics), self.ids)
-        relevant = self.compare(x, text).softmax(dim=0) @ F.normalize(text, dim=-1)  # (D,)
-        shift = torch.stack([self.network(f"tvp.{j}", relevant) for j in range(prompts)])
-        return self.compare(self.towers.image(pixels[None], self.learned["visual"] + shift)[0], text)
+    def loss(self, seen: tuple[Tensor, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+        passes = []
+        for image, pixels in zip(*seen, strict=True):
+            text = self.text_of(image)
+            passes.append(torch.stack([self.compare(image, text), self.compare(self.prompted(pixels), text.detach())]))
+        first, second = torch.stack(passes, dim=1)  # (B, K) each
+        return second, F.cross_entropy(first, labels) + F.cross_entropy(second, labels)
+
+    def text_of(self, image: Tensor) -> Tensor:
+        """The texts (K, D) of one image, from its feature (D,) without prompts."""
+        x = F.normalize(image, dim=0)
+        semantics = torch.stack([self.network(f"ftp.{i}", x) for i in range(len(self.learned["ctx"]))])  # (n, d)
+        return self.towers.text(self.with_context(self.learned["ctx"] + semantics), self.ids)
+
+    def reorganized(self, x: Tensor, text: Tensor) -> Tensor:
+        """What the prompt says, (D,), of an image (D,) and its texts (K, D), all of length 1."""
+        texts_and_ridge = torch.cat([text.T, RIDGE**0.5 * torch.eye(len(text))])  # (D + K, K)
+        weights = torch.linalg.lstsq(texts_and_ridge, F.pad(x, (0, len(text)))[:, None]).solution[:, 0]
+        return F.normalize(weights @ text, dim=0)
+
+    def prompted(self, pixels: Tensor, read: Tensor | None = None) -> Tensor:
+        """The feature (D,) of an image (3, H, W) in pass 2, with a prompt that says `read` or without it."""
+        visual, written = self.towers.clip.visual, None
+        if read is not None:
+            state = read @ self.to_states
+            written = F.normalize(state, dim=0) * len(state) ** 0.5
+        gated = self.several("visual.prompts"), self.learned["visual.gates"]
+        x = self.towers.gated(visual.transformer, visual._embeds(pixels[None]), *gated, written)
+        return visual.ln_post(x[0, 0]) @ visual.proj  # type: ignore[no-any-return]
 
 
 class VPT(Plain):
@@ -199,8 +229,8 @@ class DPL(IVLP):
         self.template = self.towers.template(self.embeddings, self.eot, len(self.learned["text_prompts.0"]))
 
     def features(self, pixels: Tensor) -> Tensor:
-        visual, prompts = self.towers.clip.visual, self.several("visual_prompts")
-        x = self.towers.gated(visual.transformer, visual._embeds(pixels), prompts, self.learned["visual_gates"])
+        visual, prompts = self.towers.clip.visual, self.several("visual.prompts")
+        x = self.towers.gated(visual.transformer, visual._embeds(pixels), prompts, self.learned["visual.gates"])
         return visual.ln_post(x[:, 0]) @ visual.proj  # type: ignore[no-any-return]
 
     def text(self) -> Tensor:

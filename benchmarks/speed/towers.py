@@ -71,10 +71,27 @@ class Towers:
         local = local + last.mlp(last.ln_2(local))
         return visual.ln_post(last(x)[:, 0]) @ visual.proj, visual.ln_post(local[:, 1:])
 
-    def gated(self, transformer: Any, x: Tensor, prompts: Sequence[Tensor], gates: Tensor) -> Tensor:
+    @torch.no_grad()
+    def inverse_projection(self) -> Tensor:
+        """(D, d) from joint features back to centred states, without directions that the projection hardly keeps."""
+        visual = self.clip.visual
+        kept = visual.ln_post.weight[:, None] * visual.proj
+        left, strengths, right = torch.linalg.svd(kept - kept.mean(dim=0), full_matrices=False)
+        inverse = torch.where(strengths > 1e-2 * strengths[0], 1 / strengths, 0)
+        return right.T @ torch.diag(inverse) @ left.T
+
+    def gated(
+        self,
+        transformer: Any,
+        x: Tensor,
+        prompts: Sequence[Tensor],
+        gates: Tensor,
+        written: Tensor | None = None,
+    ) -> Tensor:
         """Tokens x (B, T, d) after all blocks, where they read `prompts` (n, d) of the first ones beside each other.
 
-        What a head reads of prompts is multiplied by its gate of that block, `gates` (layers, h).
+        What a head reads of prompts is multiplied by its gate of that block, `gates` (layers, h). In the last block
+        [CLS] also has `written` (d,) added, times the root mean square of what it was before that block.
         """
         for i, block in enumerate(transformer.resblocks):
             q, k, v = self.heads(block, x)
@@ -82,6 +99,9 @@ class Towers:
             if i < len(prompts):
                 _, k, v = self.heads(block, prompts[i].expand(len(x), -1, -1))
                 seen = seen + gates[i].view(-1, 1, 1) * F.scaled_dot_product_attention(q, k, v)
+            if written is not None and block is transformer.resblocks[-1]:
+                cls = x[:, :1]
+                x = torch.cat([cls + cls.square().mean(dim=-1, keepdim=True).sqrt() * written, x[:, 1:]], dim=1)
             x = self.after(block, x, seen)
         return x
 

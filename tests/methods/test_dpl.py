@@ -191,8 +191,8 @@ def test_patches_read_prompts_beside_each_other_through_a_gate(clip: pb.Backbone
             q, own = blocks.queries_keys_values(block, x)
             seen, _ = MODULE.look(q, own)
             if i < 2:
-                of_prompts = blocks.keys_values(block, method.visual_prompts[i])
-                seen = seen + method.visual_gates[i].view(-1, 1, 1) * MODULE.look(q, of_prompts)[0]
+                of_prompts = blocks.keys_values(block, method.visual.prompts[i])
+                seen = seen + method.visual.gates[i].view(-1, 1, 1) * MODULE.look(q, of_prompts)[0]
             x = blocks.close(block, x, MODULE.merged(seen))
         expected = clip.clip.visual.ln_post(x)
         found = method.encode_images(pb.Images(pixels, dense=True))
@@ -219,7 +219,7 @@ def test_without_gates_image_features_are_those_of_clip(clip: pb.Backbone, pixel
     with torch.no_grad():
         expected = clip.clip.encode_image(pixels)
         assert not torch.allclose(method.encode_images(pixels).cls, expected, atol=1e-2)
-        method.visual_gates.zero_()
+        method.visual.gates.zero_()
         torch.testing.assert_close(method.encode_images(pixels).cls, expected, rtol=1e-6, atol=1e-6)
 
 
@@ -385,8 +385,8 @@ def test_gradients_reach_all_but_ungated_prompts_from_the_first_step(clip: pb.Ba
     method = fresh(clip)
     step(method, pixels)
     reached = {name for name, p in method.named_parameters() if p.grad.any()}
-    assert reached == {f"text_prompts.{i}" for i in range(4)} | {"beta", "visual_gates"}
-    assert method.beta.grad.all() and method.visual_gates.grad.all()
+    assert reached == {f"text_prompts.{i}" for i in range(4)} | {"beta", "visual.gates"}
+    assert method.beta.grad.all() and method.visual.gates.grad.all()
     assert not any(weight.requires_grad for weight in clip.clip.parameters())
 
 
