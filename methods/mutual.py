@@ -8,24 +8,24 @@ Learning for Vision-Language Models", ICCV 2023, arXiv:2303.17169.
 Code by the authors: none was published. Of both papers the abstracts alone were read.
 
     x     = f(image) / |f(image)|                                                      (pass 1, without prompts)
-    v_m'  = v_m + h_m(x),   T_c = g([SOS] v_1' ... v_n' <name of c> . [EOT]) / |...|   (FTP)
+    v_m'  = v_m + h(x) + h_m(x),   T_c = g([SOS] v_1' ... v_n' <name of c> . [EOT]) / |...|   (FTP)
     r     = sum_c a_c T_c / |...|,   a = argmin |x - sum_c a_c T_c|^2 + ridge |a|^2    (TVP)
     x~    = f(image; P, r) / |...|                                                     (pass 2)
     p(c | image) = softmax_c( exp(s) <x~, T_c> )
 
-with image tower f, text tower g, CLIP's logit scale s, learned v and networks h_m = Linear, ReLU, Linear with D / 16
-hidden units, the last one zero at first. In pass 2 every block l has J learned prompts P_l and gates g_l by head, zero
-at first, and its rows are Attn(X, X) + g_l Attn(X, P_l). In the last block [CLS] alone reads one prompt more, which
-says r: its value is what the tower's last normalisation and projection turn into r, as long as [CLS] itself.
+with image tower f, text tower g, CLIP's logit scale s, learned v and networks h, h_m = Linear, ReLU, Linear with D / 16
+hidden units, the last one of h_m zero at first. In pass 2 every block l has J learned prompts P_l and gates g_l by
+head, zero at first, and its rows are Attn(X, X) + g_l Attn(X, P_l). In the last block [CLS] alone reads one prompt
+more, which says r: its value is what the tower's last normalisation and projection turn into r, as long as [CLS].
 
 In training each pass has its cross-entropy; that of pass 2 has no gradient into T, and reads no r, since the texts have
-been fitted to the training images and tell their labels. h_m tied and J = 0 is CoCoOp, exactly.
+been fitted to the training images and tell their labels. Without h_m and with J = 0 it is CoCoOp, exactly.
 
 The abstract states that one global image feature is decomposed into several semantics, each put into its own context
 token (FTP), and that the texts of the current image are reorganised into the visual prompt (TVP), since raw text has
 redundant and negative semantics. INFERENCE, the rest:
-  - a network of its own for each token makes its semantics, which is added (`ftp`: or one network for all, as in
-    CoCoOp, with CoCoOp's first values); as many semantics as tokens; the same for all classes;
+  - a token's semantics are what CoCoOp's one network h makes for all, and what a network of its own adds (`ftp`: or
+    h alone); as many semantics as tokens; the same for all classes;
   - the reorganised text is the point nearest to the image that the class texts reach together: what they share counts
     once, and classes that the image is not count against it (`tvp_text`: or controls);
   - the fixed map from text to prompt, and its strength (`tvp_strength`); J = 4 prompts without text (`n_visual`), after
@@ -68,7 +68,7 @@ class Mutual(Method):
     title = "Mutual-R"
     reconstructed = True
     category = "multi-modal, per image"
-    parameters_vit_b16 = 163_052
+    parameters_vit_b16 = 196_364
     recipes: ClassVar = {("*", "*"): Recipe(epochs=10, lr=0.002, batch=1, origin="transferred", source=COCOOP)}
     presets: ClassVar = {
         "cocoop": Preset(config=TIED | NO_TVP, source="CoCoOp: neither FTP nor TVP"),
@@ -107,7 +107,9 @@ class Mutual(Method):
         )
         ftp: Literal["tokens", "tied"] = field(
             default="tokens",
-            metadata={"source": "INFERENCE; a network for each token, or one for all tokens (CoCoOp)"},
+            metadata={
+                "source": "INFERENCE; a network for each token beside one for all tokens, or that alone (CoCoOp)"
+            },
         )
         ftp_image: Literal["own", "noise"] = field(
             default="own",
@@ -153,8 +155,9 @@ class Mutual(Method):
             raise UsageError("Visual prompts need a layer: set n_visual=0, or choose a ViT such as ViT-B-16.")
         self.ctx = nn.Parameter(prompts.initial_context(backbone, self.words, n))
         units = matched_units(n, backbone) if config.matched else joint // REDUCTION
-        networks = [network(joint, units, width, zero=config.ftp == "tokens") for _ in range(n)]
-        self.ftp = nn.ModuleList(networks if config.ftp == "tokens" else networks[:1])
+        self.ftp = nn.ModuleList([network(joint, units, width)])
+        if config.ftp == "tokens":
+            self.ftp.extend(network(joint, units, width, zero=True) for _ in range(n))
         if config.n_visual:
             self.visual = prompts.VisualPrompts(backbone, config.n_visual, config.depth_visual)
 
@@ -194,7 +197,8 @@ class Mutual(Method):
         x = F.normalize(image, dim=-1)
         if self.config.ftp_image == "noise":
             x = self.noise_like(x)
-        return torch.stack([net(x) for net in self.ftp], dim=1)
+        common, *own = (net(x).unsqueeze(1) for net in self.ftp)
+        return common + torch.cat(own, dim=1) if own else common
 
     def reorganized(self, image: Tensor, text: Tensor) -> Tensor | None:
         """What TVP reads, (B, D), normalised, for image features (B, D) and text features (B, K, D); None: nothing."""
@@ -263,10 +267,10 @@ def network(inputs: int, hidden: int, outputs: int, zero: bool = False) -> nn.Se
 
 
 def matched_units(n: int, backbone: Backbone) -> int:
-    """Hidden units that give one network the parameters of n FTP networks and of TVP."""
+    """Hidden units that give one network the parameters of FTP's 1 + n and of TVP."""
     joint, text = backbone.embed_dim, backbone.text_width
     ftp = (joint + 1) * (joint // REDUCTION) + (joint // REDUCTION + 1) * text
     depth = min(DEPTH, backbone.vision_depth)
     heads = backbone.vision_heads if depth else 0
     tvp = depth * (N_VISUAL * backbone.vision_width + heads)
-    return round((n * ftp + tvp - text) / (joint + 1 + text))
+    return round(((1 + n) * ftp + tvp - text) / (joint + 1 + text))
