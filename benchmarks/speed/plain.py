@@ -157,8 +157,8 @@ class Mutual(CoOp):
     def text_of(self, image: Tensor) -> Tensor:
         """The texts (K, D) of one image, from its feature (D,) without prompts."""
         x = F.normalize(image, dim=0)
-        semantics = torch.stack([self.network(f"ftp.{i}", x) for i in range(len(self.learned["ctx"]))])  # (n, d)
-        return self.towers.text(self.with_context(self.learned["ctx"] + semantics), self.ids)
+        own = torch.stack([self.network(f"ftp.{i}", x) for i in range(1, 1 + len(self.learned["ctx"]))])  # (n, d)
+        return self.towers.text(self.with_context(self.learned["ctx"] + self.network("ftp.0", x) + own), self.ids)
 
     def reorganized(self, x: Tensor, text: Tensor) -> Tensor:
         """What the prompt says, (D,), of an image (D,) and its texts (K, D), all of length 1."""
