@@ -8,15 +8,15 @@ Learning for Vision-Language Models", ICCV 2023, arXiv:2303.17169.
 Code by the authors: none was published. Of both papers the abstracts alone were read.
 
     x     = f(image) / |f(image)|                                                      (pass 1, without prompts)
-    v_m'  = v_m + h(x) + h_m(x),   T_c = g([SOS] v_1' ... v_n' <name of c> . [EOT]) / |...|   (FTP)
-    r     = sum_c a_c T_c / |...|,   a = argmin |x - sum_c a_c T_c|^2 + ridge |a|^2    (TVP)
+    v_m'  = v_m + h(x) + h_m(x),   T_c = g([SOS] v_1' ... v_n' <c> . [EOT]) / |...|    (FTP)
+    r     = sum_c a_c T_c,   a = argmin |x - sum_c a_c T_c|^2 + ridge |a|^2            (TVP)
     x~    = f(image; P, r) / |...|                                                     (pass 2)
     p(c | image) = softmax_c( exp(s) <x~, T_c> )
 
 with image tower f, text tower g, CLIP's logit scale s, learned v and networks h, h_m = Linear, ReLU, Linear with D / 16
 hidden units, the last one of h_m zero at first. In pass 2 every block l has J learned prompts P_l and gates g_l by
 head, zero at first, and its rows are Attn(X, X) + g_l Attn(X, P_l). In the last block [CLS] alone reads one prompt
-more, which says r: its value is what the tower's last normalisation and projection turn into r, as long as [CLS].
+more, which says r: its value is what the tower's last normalisation and projection turn into r.
 
 In training each pass has its cross-entropy; that of pass 2 has no gradient into T, and reads no r, since the texts have
 been fitted to the training images and tell their labels. Without h_m and with J = 0 it is CoCoOp, exactly.
@@ -57,7 +57,7 @@ from promptbench.method import ImageFeatures, Images, Method, MethodConfig, Pred
 COCOOP = "CoCoOp authors' vit_b16_c4_ep10_batch1_ctxv1; a recipe of its own is not known"
 REDUCTION = 16  # of the joint dimension to the hidden units of all networks, as in CoCoOp
 N_VISUAL, DEPTH = 4, 9
-RIDGE = 0.05  # in the reorganised text; the texts have length 1
+RIDGE = 1e-3  # in the reorganised text; the texts have length 1
 TIED: dict[str, object] = {"ftp": "tied"}
 NO_TVP: dict[str, object] = {"n_visual": 0}
 
@@ -113,7 +113,9 @@ class Mutual(Method):
         )
         ftp_image: Literal["own", "noise"] = field(
             default="own",
-            metadata={"source": "control; noise: of the mean and covariance that the batch's image features have"},
+            metadata={
+                "source": "control; noise: of the mean and covariance of the batch's features, of one image its own"
+            },
         )
         n_visual: int = field(
             default=N_VISUAL, metadata={"source": "INFERENCE; visual prompts of a layer, 0: no TVP", "at_least": 0}
@@ -131,7 +133,11 @@ class Mutual(Method):
             },
         )
         tvp_strength: float = field(
-            default=1.0, metadata={"source": "INFERENCE; of the text's prompt beside [CLS]", "trains": False}
+            default=3.0,
+            metadata={
+                "source": "INFERENCE; of the text's prompt, in lengths of [CLS] for a text of 1",
+                "trains": False,
+            },
         )
         answer: Literal["second", "mean"] = field(
             default="second", metadata={"source": "ours; logits of pass 2, or the mean of both", "trains": False}
@@ -201,13 +207,13 @@ class Mutual(Method):
         return common + torch.cat(own, dim=1) if own else common
 
     def reorganized(self, image: Tensor, text: Tensor) -> Tensor | None:
-        """What TVP reads, (B, D), normalised, for image features (B, D) and text features (B, K, D); None: nothing."""
+        """What TVP reads, (B, D), for image features (B, D) and text features (B, K, D); None: nothing."""
         source = self.config.tvp_text
         if source == "zeroed":
             return None
         with torch.autocast(image.device.type, enabled=False):
             x, texts = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
-            read = F.normalize(texts.mean(dim=1) if source == "mean" else nearest(x, texts), dim=-1)
+            read = texts.mean(dim=1) if source == "mean" else nearest(x, texts)
         if source == "other-image":
             return read.roll(len(read) // 2, dims=0)  # far off: images of a test set come class by class
         return self.noise_like(read) if source == "noise" else read
@@ -221,7 +227,10 @@ class Mutual(Method):
 
     def prompted(self, images: Images | Tensor, read: Tensor | None) -> ImageFeatures:
         """Image features of pass 2 for the text that TVP reads, (B, D), if any."""
-        written = None if read is None else self.config.tvp_strength * self.backbone.write_on_image(read)
+        written = None
+        if read is not None:
+            length = self.config.tvp_strength * read.norm(dim=-1, keepdim=True)
+            written = length * self.backbone.write_on_image(read)
         return self.visual.encode(self.backbone, images, written)
 
     @torch.no_grad()
@@ -236,7 +245,7 @@ class Mutual(Method):
         image = self.encode_images(images).cls
         read = self.reorganized(image, self.conditional_text(image))
         if read is not None:
-            made = F.normalize(self.backbone.write_on_image(read), dim=-1)
+            made = self.backbone.write_on_image(read)
             found |= {"tvp/variance_of_text": variance(read), "tvp/variance_of_prompt": variance(made)}
         return found
 
@@ -253,8 +262,8 @@ def nearest(x: Tensor, texts: Tensor) -> Tensor:
 
 
 def variance(features: Tensor) -> float:
-    """Of features (B, D), over the B images, summed over D."""
-    return float(features.var(dim=0, correction=0).sum())
+    """Of features (B, D) as unit vectors, over the B images, summed over D."""
+    return float(F.normalize(features, dim=-1).var(dim=0, correction=0).sum())
 
 
 def network(inputs: int, hidden: int, outputs: int, zero: bool = False) -> nn.Sequential:

@@ -164,14 +164,15 @@ class Mutual(CoOp):
         """What the prompt says, (D,), of an image (D,) and its texts (K, D), all of length 1."""
         texts_and_ridge = torch.cat([text.T, RIDGE**0.5 * torch.eye(len(text))])  # (D + K, K)
         weights = torch.linalg.lstsq(texts_and_ridge, F.pad(x, (0, len(text)))[:, None]).solution[:, 0]
-        return F.normalize(weights @ text, dim=0)
+        return weights @ text
 
     def prompted(self, pixels: Tensor, read: Tensor | None = None) -> Tensor:
         """The feature (D,) of an image (3, H, W) in pass 2, with a prompt that says `read` or without it."""
         visual, written = self.towers.clip.visual, None
         if read is not None:
             state = read @ self.to_states
-            written = F.normalize(state, dim=0) * len(state) ** 0.5
+            length = self.config.tvp_strength * read.norm()
+            written = length * F.normalize(state, dim=0) * len(state) ** 0.5
         gated = self.several("visual.prompts"), self.learned["visual.gates"]
         x = self.towers.gated(visual.transformer, visual._embeds(pixels[None]), *gated, written)
         return visual.ln_post(x[0, 0]) @ visual.proj  # type: ignore[no-any-return]
