@@ -39,8 +39,9 @@ control, `ivlp@promptsrc`, to DPL-R by one setting at a time.
 
 This reading replaces an earlier one, in which prompts stood beside the whole sentence and all its words read them with
 one constant strength. Prompts beside a sentence cannot overrule it where it is wrong for the images, and learned
-nothing there. Carried words with a learned Delta, which [EOT] alone reads and through the template's own gate, move the
-sentence itself, and still are frozen CLIP at the first step.
+nothing there. Carried words with a learned Delta move the sentence itself, and still are frozen CLIP at the first step.
+On rendered images (results/mini/ablation_dpl) the conditioning by language showed no effect: beta learned, beta 0 and
+another class's sentence give the same; and visual prompts through gates, beside frozen texts, gain what the whole does.
 """
 
 from __future__ import annotations
