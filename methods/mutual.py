@@ -221,8 +221,10 @@ class Mutual(Method):
 
     def noise_like(self, features: Tensor) -> Tensor:
         """Gaussian noise (B, D) with mean and covariance of the features (B, D); the same at each evaluation."""
-        generator = None if self.training else torch.Generator().manual_seed(len(features))
-        draws = torch.randn(len(features), len(features), generator=generator).to(features)
+        with torch.random.fork_rng(enabled=not self.training):
+            if not self.training:
+                torch.manual_seed(len(features))
+            draws = features.new_empty(len(features), len(features)).normal_()
         mean = features.mean(dim=0)
         return mean + draws @ (features - mean) / len(features) ** 0.5
 
