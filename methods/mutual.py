@@ -35,8 +35,8 @@ This reading replaces an earlier one, in which networks made the first layer's p
 probability and one loss trained all. There the visual prompts spoilt the texts, which now are trained by pass 1 alone,
 and the networks learned which base class a text was of, which says nothing of new classes; a fixed map cannot.
 On rendered images (results/mini/ablation_mutual) the text so written carries what pass 1 thinks of the image into pass
-2, and gains no more than the mean of both passes' logits does (`mutual@averaged`): that texts guide what the image
-tower attends to showed no effect.
+2, and gains no more than none does (`mutual@tvp-zeroed`), less than the mean of both passes' logits does without any
+(`mutual@averaged`): that texts guide what the image tower attends to showed no effect.
 """
 
 from __future__ import annotations
