@@ -38,8 +38,9 @@ recipe, IVLP's in https://github.com/muzairkhattak/PromptSRC. Each is a setting;
 control, `ivlp@promptsrc`, to DPL-R by one setting at a time.
 
 This reading replaces an earlier one, in which prompts stood beside the whole sentence and all its words read them with
-one constant strength. Prompts beside a sentence cannot overrule it where it is wrong for the images, and learned
-nothing there. Carried words with a learned Delta move the sentence itself, and still are frozen CLIP at the first step.
+one constant strength; they learned nothing where the sentence was wrong for the images. Carried words with a learned
+Delta move the sentence itself, and still are frozen CLIP at the first step. A sentence that is wrong from the start, as
+the generic one is on some sets, they do not overrule either: start from the dataset's (`ctx_init`).
 On rendered images (results/mini/ablation_dpl) the conditioning by language showed no effect: beta learned, beta 0 and
 another class's sentence give the same; and visual prompts through gates, beside frozen texts, gain what the whole does.
 """
