@@ -428,6 +428,7 @@ def test_series_differ_without_colour() -> None:
     names = [str(number) for number in range(2 * len(MARKS))]
     looks = [style_of(name, names) for name in names]
     assert len({(str(one["marker"]), str(one["linestyle"])) for one in looks[: len(MARKS)]}) == len(MARKS)
+    assert len({tuple(map(str, one.values())) for one in looks}) == len(names)
     for one in looks:
         assert (one["markerfacecolor"] == "white") == bool(names.index(names[looks.index(one)]) % 2)
     assert len(set(COLOURS)) == len(COLOURS)

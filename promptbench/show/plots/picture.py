@@ -37,7 +37,7 @@ LETTERS = 60  # of the smallest type, on a line
 STUCK = "\N{NO-BREAK SPACE}"
 DPI = 200
 COLOURS = ("#000000", "#7f7f7f", "#0072b2", "#d55e00", "#009e73", "#8c4a86")
-MARKS = "os^DvPX*<>ph"
+MARKS = "os^DvPX*<>phd"  # 13, which shares no factor with the colours: looks come again late
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 LOOK: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
