@@ -70,7 +70,7 @@ class CoCoOp(Method):
     def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(config, backbone)
         self.words = prompts.words_of(config.ctx_init)
-        n, width = prompts.context_length(backbone, self.words, config.n_ctx), backbone.text_width
+        n, width = prompts.context_length(self.words, config.n_ctx, backbone), backbone.text_width
         joint = backbone.embed_dim
         self.ctx = nn.Parameter(
             prompts.from_words(backbone, self.words, n) if self.words else prompts.random_context(n, width)

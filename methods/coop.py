@@ -81,7 +81,7 @@ class CoOp(Method):
     def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(config, backbone)
         self.words = prompts.words_of(config.ctx_init)
-        self.n_ctx = prompts.context_length(backbone, self.words, config.n_ctx)
+        self.n_ctx = prompts.context_length(self.words, config.n_ctx, backbone)
         self.transfers = not config.csc
         self.transfers_reason = "class-specific contexts exist for the training classes only" if config.csc else ""
         if config.csc and self.words:

@@ -155,7 +155,7 @@ class Mutual(Method):
     def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(config, backbone)
         self.words = prompts.words_of(config.ctx_init)
-        n, width = prompts.context_length(backbone, self.words, config.n_ctx), backbone.text_width
+        n, width = prompts.context_length(self.words, config.n_ctx, backbone), backbone.text_width
         joint = backbone.embed_dim
         self.frozen_image_tower = config.n_visual == 0
         if config.n_visual and not config.depth_visual:

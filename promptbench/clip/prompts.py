@@ -65,15 +65,19 @@ def words_for(ctx_init: str, n: int | None) -> str:
     return words_of(ctx_init) if n is None or n <= MAX_WORDS else ""
 
 
-def length_of(backbone: Backbone, words: str) -> int:
-    """How many context tokens `words` make: 16 without words."""
+def length_of(backbone: Backbone | None, words: str) -> int:
+    """How many context tokens `words` make: 16 without words; those of a template are counted by the backbone."""
     if not words:
         return RANDOM_TOKENS
+    if NAME not in words:
+        return len(words.split(" "))
+    if backbone is None:
+        raise TypeError(f"the template {words!r} can be counted with a backbone alone")
     before, _ = around(words)
-    return int(backbone.embed_text([before]).eot[0]) - 1 if NAME in words else len(words.split(" "))
+    return int(backbone.embed_text([before]).eot[0]) - 1
 
 
-def context_length(backbone: Backbone, words: str, n_ctx: int | None) -> int:
+def context_length(words: str, n_ctx: int | None, backbone: Backbone | None = None) -> int:
     """How many context tokens: as many as `words` has, or `n_ctx` without words (None: 16).
 
     Raises:
