@@ -270,7 +270,9 @@ def run(suite: Suite, labels: Sequence[str], seeds: Sequence[int], output: str, 
     import promptbench
 
     check_rows(suite, labels)
-    settings = {f"{label}.{name}": value for label in labels for name, value in built(label)[1].items()}
+    settings: dict[str, Any] = {}
+    for label in labels:
+        settings |= {f"{label}.{name}": value for name, value in built(label)[1].items()}
     names = {label.partition("@")[0] for label in labels}
     grid = {f"{name}.ctx_init": words for name, words in WORDS.items() if name in names}
     return promptbench.run(
@@ -343,18 +345,22 @@ def settings_of(results: Iterable[Result]) -> dict[str, Any]:
     by_row: dict[str, list[Result]] = {}
     for result in results:
         by_row.setdefault(row_of(result), []).append(result)
-    return {
-        row: {part: shared(getattr(result.spec, part) for result in found) for part in ("config", "recipe")}
-        for row, found in by_row.items()
-    }
+    settings = {}
+    for row, found in by_row.items():
+        config = shared(result.spec.config for result in found)
+        settings[row] = {"config": config, "recipe": shared(result.spec.recipe for result in found)}
+    return settings
 
 
 def judge(figures: Figures) -> dict[str, Any]:
     """Comparisons and bars of those rows that are there."""
     pairs = [pair for pair in pairs_of_table() if set(pair) <= figures.keys()]
     bars = [bar for bar in BARS if {bar.method, bar.control} <= figures.keys()]
+    comparisons: list[dict[str, Any]] = []
+    for pair in pairs:
+        comparisons += [compared(figures, *pair, figure) for figure in FIGURES]
     return {
-        "comparisons": [compared(figures, *pair, figure) for pair in pairs for figure in FIGURES],
+        "comparisons": comparisons,
         "bars": [judged(figures, bar) for bar in bars],
     }
 

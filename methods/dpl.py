@@ -285,7 +285,10 @@ class DPL(Method):
             found["beta"] = self.beta.tolist() if self.config.beta == "learned" else []
         if self.config.modality != "text" and self.config.gates_vision == "learned":
             found["gate/vision"] = self.visual.gates.abs().mean(dim=1).tolist()
-        return {f"{name}/{i}": value for name, values in found.items() for i, value in enumerate(values, start=1)}
+        said: dict[str, float] = {}
+        for name, values in found.items():
+            said |= {f"{name}/{layer}": value for layer, value in enumerate(values, start=1)}
+        return said
 
     def text_gates(self) -> list[float]:
         """Mean lambda of [EOT] by layer, over classes and heads."""

@@ -314,13 +314,15 @@ def judge(point: Point, session: Session) -> Trial:
         if lacks:
             raise UsageError(f"{point.label} has no {lacks[0]} here, so it cannot be tuned by H.")
     datasets = {name: halves_of(found) for name, found in by_dataset.items()}
-    base, new = (fmean(getattr(halves, name) for halves in datasets.values()) for name in ("base", "new"))
+    base = fmean(halves.base for halves in datasets.values())
+    new = fmean(halves.new for halves in datasets.values())
     return Trial(base, new, resolved(point), datasets)
 
 
 def halves_of(found: Sequence[Mapping[str, float]]) -> Halves:
     """The averages of several seeds."""
-    return Halves(*(fmean(metrics[f"{name}/accuracy"] for metrics in found) for name in ("base", "new")))
+    base = fmean(metrics["base/accuracy"] for metrics in found)
+    return Halves(base, fmean(metrics["new/accuracy"] for metrics in found))
 
 
 def resolved(point: Point) -> dict[str, Any]:

@@ -502,7 +502,9 @@ def test_diagnostics_are_named_by_layer_and_leave_no_trace(
 ) -> None:
     method = make(clip, preset)
     before, found = logits(method, pixels), method.diagnostics(pixels)
-    names = {f"{name}/{layer}" for name, layers in reported.items() for layer in range(1, layers + 1)}
+    names: set[str] = set()
+    for name, layers in reported.items():
+        names |= {f"{name}/{layer}" for layer in range(1, layers + 1)}
     assert set(found) == names and all(isinstance(figure, float) for figure in found.values())
     assert all(0 < figure < 1 for name, figure in found.items() if name.startswith("gate/text"))
     assert torch.equal(logits(method, pixels), before) and found == method.diagnostics(pixels)

@@ -255,8 +255,9 @@ class Table:
 
 def parts_of(group: Sequence[Line]) -> list[list[Line]]:
     """The lines of a group, and apart from them those of methods that started from their dataset's words."""
-    parts = ([line for line in group if line.row.from_dataset is apart] for apart in (False, True))
-    return [part for part in parts if part]
+    generic = [line for line in group if not line.row.from_dataset]
+    from_dataset = [line for line in group if line.row.from_dataset]
+    return [part for part in (generic, from_dataset) if part]
 
 
 def by_size(shots: Iterable[int | None]) -> tuple[int | None, ...]:
