@@ -217,7 +217,7 @@ class VisualPrompts(nn.Module):
         self.gates = nn.Parameter(torch.zeros(layers, backbone.vision_heads))
 
     def encode(self, backbone: Backbone, images: Images | Tensor, written: Tensor | None = None) -> ImageFeatures:
-        """Features of B images; in the last block [CLS] has `written` (B, d) added, as long as itself."""
+        """Features of B images; in the last block [CLS] has `written` (B, d) added, in units of its own length."""
         dense = isinstance(images, Images) and images.dense
         return backbone.encode_image(images, layer=partial(self.layer, backbone.vision_depth, dense, written))
 
