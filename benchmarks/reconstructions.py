@@ -76,7 +76,7 @@ ROWS: dict[str, Row] = {
     "mutual@tvp-other-image": Row(MUTUAL, "mutual", {"tvp_text": "other-image"}),
     "mutual@tvp-mean": Row(MUTUAL, "mutual", {"tvp_text": "mean"}),
     "mutual@tvp-zeroed": Row(MUTUAL, "mutual", {"tvp_text": "zeroed"}),
-    "mutual@averaged": Row(MUTUAL, "mutual@tvp-zeroed", {"answer": "mean"}),
+    "mutual@second": Row(MUTUAL, "mutual", {"answer": "second"}),
     "cocoop": Row(MUTUAL),
     "dpl": Row(DPL),
     "dpl@text": Row(DPL, "dpl", {"modality": "text"}),
@@ -132,7 +132,7 @@ BARS = (
 REPORTED = (
     *(
         ("mutual", f"mutual@{name}")
-        for name in ("ftp", "tvp", "matched", "tvp-noise", "tvp-mean", "tvp-zeroed", "averaged")
+        for name in ("ftp", "tvp", "matched", "tvp-noise", "tvp-mean", "tvp-zeroed", "second")
     ),
     ("mutual", "cocoop"),
     ("mutual", "mutual@ftp-noise"),

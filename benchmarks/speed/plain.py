@@ -143,7 +143,7 @@ class Mutual(CoOp):
         for image, pixels in zip(*features, strict=True):
             text = self.text_of(image)
             read = self.reorganized(F.normalize(image, dim=0), F.normalize(text, dim=-1))
-            rows.append(self.compare(self.prompted(pixels, read), text))
+            rows.append(self.compare(image, text) / 2 + self.compare(self.prompted(pixels, read), text) / 2)
         return torch.stack(rows)
 
     def loss(self, seen: tuple[Tensor, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,7 +152,7 @@ class Mutual(CoOp):
             text = self.text_of(image)
             passes.append(torch.stack([self.compare(image, text), self.compare(self.prompted(pixels), text.detach())]))
         first, second = torch.stack(passes, dim=1)  # (B, K) each
-        return second, F.cross_entropy(first, labels) + F.cross_entropy(second, labels)
+        return (first + second) / 2, F.cross_entropy(first, labels) + F.cross_entropy(second, labels)
 
     def text_of(self, image: Tensor) -> Tensor:
         """The texts (K, D) of one image, from its feature (D,) without prompts."""

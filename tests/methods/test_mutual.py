@@ -25,7 +25,7 @@ CLASSES = ("golden retriever", "pizza", "jack-o'-lantern", "sea_lion", "annual c
 OTHER_CLASSES = ("tabby cat", "abbey", "2012 Ferrari 458 Italia Coupe")
 PRESETS = ("", *Mutual.presets)
 WITHOUT_TVP = ("cocoop", "ftp", "ftp-noise", "matched")
-WITHOUT_TEXT = ("cocoop-visual", "tvp-zeroed", "averaged")
+WITHOUT_TEXT = ("cocoop-visual", "tvp-zeroed")
 MIXING = ("ftp-noise", "tvp-noise", "tvp-other-image")  # what they read depends on the other images of a batch
 WITH_TVP = [preset for preset in PRESETS if preset not in WITHOUT_TVP]
 UNTRAINED = {"tvp_text", "tvp_strength", "answer"}
@@ -538,7 +538,7 @@ CONTROLS = [
     ("tvp-other-image", "", {"tvp_text"}),
     ("tvp-mean", "", {"tvp_text"}),
     ("tvp-zeroed", "", {"tvp_text"}),
-    ("averaged", "tvp-zeroed", {"answer"}),
+    ("second", "", {"answer"}),
 ]
 
 
