@@ -12,9 +12,11 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from promptbench.clip import block as blocks
@@ -145,6 +147,33 @@ def sentences(backbone: Backbone, words: str, n: int, names: Sequence[str]) -> S
     tokens = sentence_tokens(backbone, words or " ".join(["X"] * n), names)
     shared = max(tokens.shared(), 1 + n)
     return Sentences(tokens.embeddings[0, :1], tokens.embeddings[0, 1 + n : shared], tokens.after(shared))
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """K class names in each of several hand-written templates.
+
+    Attributes:
+        tokens: The texts, template by template.
+        classes: K.
+    """
+
+    tokens: Tokens
+    classes: int
+
+    def encode(self, backbone: Backbone, normalised: bool) -> Tensor:
+        """Mean over the templates of text features, each `normalised` first or as it is: (K, D), not normalised."""
+        features = backbone.encode_text(self.tokens.embeddings, self.tokens.eot)
+        if normalised:
+            features = F.normalize(features, dim=-1)
+        return features.unflatten(0, (-1, self.classes)).mean(dim=0)
+
+
+def ensemble(backbone: Backbone, templates: Sequence[str], names: Sequence[str], as_spelled: bool = False) -> Ensemble:
+    """Class names in templates; `as_spelled` keeps their underscores, as some authors' code does."""
+    shown = names if as_spelled else [readable(name) for name in names]
+    texts = [template.replace(NAME, name) for template, name in product(templates, shown)]
+    return Ensemble(backbone.embed_text(texts), len(names))
 
 
 def name_lengths(backbone: Backbone, names: Sequence[str]) -> Tensor:

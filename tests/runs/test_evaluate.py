@@ -46,20 +46,20 @@ def plan(root: Path, tiny_name: str, tmp_path: Path) -> Any:
     return planned
 
 
-def trained(session: Session, run: Run) -> Any:
-    """The run's method with moved parameters, and the names that it was trained with."""
+def trained(session: Session, run: Run) -> pb.Method:
+    """The run's method with moved parameters."""
     train = open_selection(session.dataset, run.plan.train, 1)
     method = pb.create_method(run.spec.label, session.backbone, train.class_names, **run.spec.config)
     with torch.no_grad():
         for parameter in method.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)), alpha=0.1)
-    return method, train.class_names
+    return method
 
 
 @pytest.mark.parametrize("label", slow_but(["maple", "vpt", "dpl"], "maple"))
 def test_base_new_and_joint_encode_each_image_once(label: str, plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     session, (run,) = plan("--method", label, "--dataset", "dtd")
-    method, names = trained(session, run)
+    method = trained(session, run)
     seen = 0
     encode = type(method).encode_images
 
@@ -69,7 +69,7 @@ def test_base_new_and_joint_encode_each_image_once(label: str, plan: Any, monkey
         return encode(self, images)
 
     monkeypatch.setattr(type(method), "encode_images", counting)
-    found = evaluate.evaluate(session, run, method, names)
+    found = evaluate.evaluate(session, run, method)
     dataset = session.dataset("dtd")
     assert seen == len(dataset.items("test")) == len(found.images["joint"].items)
     monkeypatch.undo()
@@ -85,7 +85,7 @@ def test_base_new_and_joint_encode_each_image_once(label: str, plan: Any, monkey
 
 def test_diagnostics_are_stored_by_evaluation(plan: Any) -> None:
     session, (run,) = plan("--method", "dpl", "--dataset", "dtd")
-    found = evaluate.evaluate(session, run, *trained(session, run))
+    found = evaluate.evaluate(session, run, trained(session, run))
     layers = session.backbone.vision_depth
     assert {name.partition("/")[0] for name in found.diagnostics} == {"base", "new", "joint"}
     shares = {name: share for name, share in found.diagnostics.items() if name.startswith("base/gate/vision/")}
@@ -98,7 +98,7 @@ def test_dense_scores_from_the_cache_are_those_from_pixels(
 ) -> None:
     session, (run,) = plan("--method", label, "--protocol", "ood", "--dataset", "imagenet")
     inside = run.plan.evaluations[0]
-    method, _ = trained(session, run)
+    method = trained(session, run)
     chosen = open_selection(session.dataset, inside.selection, 1)
 
     def outcome() -> Any:
@@ -190,7 +190,7 @@ def test_one_score_that_is_no_number_is_an_error(value: float, plan: Any, monkey
 
     monkeypatch.setattr(evaluate.Reader, "outcome", odd)
     with pytest.raises(FloatingPointError, match="scores of base images are infinite or NaN"):
-        evaluate.evaluate(session, run, *trained(session, run))
+        evaluate.evaluate(session, run, trained(session, run))
 
 
 def test_a_run_takes_the_threads_that_its_spec_says(plan: Any) -> None:

@@ -187,7 +187,7 @@ def test_notes_that_are_damaged_or_foreign_are_ignored(
         PartialFile(path, "another key").write(found)
     elif damage == "format":
         with monkeypatch.context() as patch:
-            patch.setattr(files, "PARTIAL_FORMAT", "promptbench partial/3")
+            patch.setattr(files, "PARTIAL_FORMAT", "promptbench partial/99")
             trial.file.write(found)
     elif damage == "shapes":
         trial.file.write(Partial({**found.tensors, "method.ctx": torch.zeros(1)}, found.facts))
