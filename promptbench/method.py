@@ -105,6 +105,7 @@ class Method(nn.Module):
         reads_dense: True where it reads dense features; cached ones then come with them.
         authors_half: Learned tensors, by the beginnings of their names, that the authors' code keeps in half precision,
             which `--precision authors` does too; None where it trains with `16-mixed`.
+        official_unused: Beginnings of names in the authors' checkpoints that stand for nothing learned here.
         half_dense: True where dense features may be cached in half precision, which changes their last digits.
         encodes_images_apart: True where it leaves `forward` as it is, so that image features know nothing of the
             classes. This one and the next three say what a class overrides, and are set when it is defined.
@@ -127,6 +128,7 @@ class Method(nn.Module):
     reads_dense: bool = False
     half_dense: ClassVar[bool] = False
     authors_half: ClassVar[tuple[str, ...] | None] = ()
+    official_unused: ClassVar[tuple[str, ...]] = ()
     transfers: bool | Literal["subset"] = True
     transfers_reason: str = ""
     authors_templates: ClassVar[Mapping[str, str | tuple[str, ...]]] = {}

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from promptbench.checkpoints.official import load_official_checkpoint, official_parameters, read_official
 from promptbench.config import UsageError
+from promptbench.method import Method
 from promptbench.storage import unpickle
 
 RAW_COOP = GOLDEN / "coop_end_init-s7101_rawpickle"
@@ -29,6 +30,9 @@ RAW_GALLOP = GOLDEN / "gallop_g4l4-s7101_rawpickle"
 
 class Learner(nn.Module):
     """What a method is to this module: parameters with official names."""
+
+    official_unused = ()
+    make_room = Method.make_room
 
     def __init__(self, **shapes: tuple[int, ...]) -> None:
         super().__init__()
