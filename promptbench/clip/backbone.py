@@ -1,9 +1,10 @@
 """A frozen open_clip model, opened for prompts.
 
 `Backbone` runs open_clip's own towers. Without prompts its features are those of `clip.encode_text` and
-`clip.encode_image`, bit for bit. It offers three openings: text comes as embeddings, the tokens before the class name
-apart; visual prompts come as tokens; and `layer(index, block, x, mask) -> x` may change the tokens before a block or
-replace the block. Nothing here is learned and nothing here knows a method.
+`clip.encode_image`, bit for bit. It offers four openings: text comes as embeddings, the tokens before the class name
+apart; visual prompts come as tokens; `changes` are low-rank changes of a block's weights and functions beside it; and
+`layer(index, block, x, mask) -> x` may change the tokens before a block or replace the block. Nothing here is learned
+and nothing here knows a method.
 
 Letters: B images, K classes, L text tokens, P patches, n prompt tokens, d width of a tower, D joint dimension.
 """
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from promptbench.clip import block, image_tower, text_tower
+from promptbench.clip.block import Change
 from promptbench.clip.image_tower import ImageFeatures, Images
 from promptbench.clip.text_tower import Tokenizer, Tokens, unknown_words
 from promptbench.config import UsageError
@@ -223,6 +225,9 @@ class Backbone(nn.Module):
         prefix: Tensor | None = None,
         deep: Mapping[int, Tensor] | None = None,
         layer: text_tower.Layer | None = None,
+        changes: Mapping[int, Change] | None = None,
+        deep_by_class: Mapping[int, Tensor] | None = None,
+        inserted: Mapping[int, Tensor] | None = None,
     ) -> Tensor:
         """Text features (..., K, D), not normalised; the leading axes are those of `prefix` or `embeddings`.
 
@@ -235,7 +240,16 @@ class Backbone(nn.Module):
             layer: Called for every block in place of it, as `layer(index, block, x, mask) -> x`, x (N, L, d) with one
                 row per image and class. Must be pure, dropout apart: long batches are encoded in chunks and recomputed.
                 Learned tensors that it uses get their gradients.
+            changes: Block index -> what is changed in that block. All learned tensors get their gradients.
+            deep_by_class: Block index -> (K, m, d), states that replace tokens 1 to m of each class's text before it.
+            inserted: Block index -> tokens (m, d) inserted after [SOS] before it, where they stay; those of the next
+                index replace them. Positions are added to neither.
+
+        Raises:
+            UsageError: If the blocks of this tower cannot be changed.
         """
+        if layer is not None and (changes or deep_by_class or inserted):
+            raise ValueError("`layer` runs the blocks itself: it goes with no changes, deep_by_class or inserted")
         leading = prefix.shape[:-2] if prefix is not None else embeddings.shape[:-3]
         if embeddings.dim() > 3:
             leading = torch.broadcast_shapes(leading, embeddings.shape[:-3])
@@ -246,19 +260,35 @@ class Backbone(nn.Module):
                 prefix = prefix.expand(len(suffix), -1, -1)
         prompts = {i: p.reshape(-1, *p.shape[-2:]) if p.dim() > 2 else p for i, p in (deep or {}).items()}
         text_tower.check_deep(prompts, prefix, self.text_depth)
-        path = (
-            text_tower.shared_path
-            if prefix is not None and layer is None and self._shares_prefix
-            else text_tower.full_path
-        )
-        learns = torch.is_grad_enabled() and (
-            layer is not None or any(t is not None and t.requires_grad for t in (suffix, prefix, *prompts.values()))
-        )
-        n = 0 if prefix is None else prefix.shape[1]
-        length = text_tower.mean_length(eot) if path is text_tower.shared_path else n + suffix.shape[2]
         texts = text_tower.Texts(prefix, prompts, suffix, eot, layer)
+        opened = bool(changes or deep_by_class or inserted)
+        if opened:
+            texts = self._opened(texts, changes or {}, deep_by_class or {}, inserted or {})
+        learns = torch.is_grad_enabled() and (layer is not None or bool(changes) or texts.need_gradients())
+        if opened or (prefix is not None and layer is None and self._shares_prefix):
+            path, length = text_tower.shared_path, texts.own_length()
+        else:
+            path, length = text_tower.full_path, texts.full_length()
         features = text_tower.in_chunks(path, self._text, texts, self.texts_within_budget(length, learns), learns)
         return features.reshape(*leading, *features.shape[1:])
+
+    def _opened(
+        self,
+        texts: text_tower.Texts,
+        changes: Mapping[int, Change],
+        by_class: Mapping[int, Tensor],
+        inserted: Mapping[int, Tensor],
+    ) -> text_tower.Texts:
+        """The texts with what a method changes on their way through the tower."""
+        if not self._shares_prefix:
+            raise UsageError(
+                f"Backbone '{self.name}' has a text tower whose blocks are not built as CLIP's, so they can neither be "
+                "changed nor given tokens between them; choose one such as ViT-B-16."
+            )
+        text_tower.check_deep_by_class(by_class, texts, self.text_depth)
+        text_tower.check_inserted(inserted, bool(texts.deep or by_class), self.text_depth)
+        changed = block.changed(self._text.transformer.resblocks, changes) if changes else ()
+        return texts._replace(changed=changed, by_class=by_class, inserted=inserted)
 
     def run_text(self, states: Callable[[Any, slice], Tensor], classes: int, length: float, learns: bool) -> Tensor:
         """Text features (K, D), not normalised, of a method that runs the blocks itself.
@@ -313,21 +343,28 @@ class Backbone(nn.Module):
         deep: Mapping[int, Tensor] | None = None,
         layer: text_tower.Layer | None = None,
         local: bool | None = None,
+        changes: Mapping[int, Change] | None = None,
+        inserted: Mapping[int, Tensor] | None = None,
     ) -> ImageFeatures:
         """Features of B images, not normalised.
 
         Args:
             images: A batch, or its pixels (B, 3, H, W). Features that it carries are returned as they are, unless
-                prompts or a `layer` change the tower.
+                something changes the tower.
             prompts: (n, d) or (B, n, d), appended after the patches, without positions, before `ln_pre`.
             deep: Block index -> prompts (n, d) or (B, n, d) that replace the last n tokens before it.
             layer: Called for every block in place of it, as `layer(index, block, x, None) -> x`, x (B, tokens, d).
             local: Also return the dense features; None: where the batch asks for them, `Images.dense`.
+            changes: Block index -> what is changed in that block, for all tokens.
+            inserted: Block index -> tokens (n, d) or (B, n, d) appended before it, where they stay; those of the next
+                index replace them. Afterwards they are `ImageFeatures.inserted`.
 
         Raises:
             UsageError: If the tower cannot take what is asked of it, such as prompts in a ResNet.
         """
-        changed = prompts is not None or bool(deep) or layer is not None
+        if layer is not None and (changes or inserted):
+            raise ValueError("`layer` runs the blocks itself: it goes with no changes and no inserted tokens")
+        changed = prompts is not None or bool(deep or changes or inserted) or layer is not None
         local = isinstance(images, Images) and images.dense if local is None else local
         if isinstance(images, Images):
             if not changed and images.features is not None and (images.features.local is not None or not local):
@@ -339,9 +376,13 @@ class Backbone(nn.Module):
         if not changed and not local and not image_tower.is_standard(visual):
             return ImageFeatures(visual(images))
         image_tower.check(visual, self.name, changed)
-        cls, local_tokens, patches = image_tower.encode(visual, images, prompts, deep or {}, layer, local)
+        if changes or inserted:
+            image_tower.check_changes(visual, self.name)
+        cls, local_tokens, patches, added = image_tower.encode(
+            visual, images, prompts, deep or {}, layer, local, changes or {}, inserted or {}
+        )
         projected = None if local_tokens is None else self.project_local(local_tokens)
-        return ImageFeatures(image_tower.project(visual, cls), projected, patches, local_tokens)
+        return ImageFeatures(image_tower.project(visual, cls), projected, patches, local_tokens, added)
 
     def write_on_image(self, features: Tensor) -> Tensor:
         """Joint features (..., D) in the image tower's width, (..., d), their entries 1 in the root mean square.

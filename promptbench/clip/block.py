@@ -8,12 +8,16 @@ Here the same weights are used, but queries may be asked for some tokens only, a
 tokens that are not updated: a prefix shared by all classes is run once, and prompts that the next layer replaces are
 only read.
 The result equals the block's own forward pass up to rounding (about 1e-6); tests hold it to that.
+What a method changes in a block (`Change`) is the same for all tokens; a `Changed` block is taken wherever a block is.
 
 Shapes: `h` heads of width `e`, `d = h * e`; leading axes are free.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +27,133 @@ from torch import Tensor
 QUICK = 1.702  # the constant of QuickGELU
 OF_ATTENTION = {"in_proj_weight", "in_proj_bias", "out_proj"}
 OF_BLOCK = {"ln_1", "attn", "ls_1", "ln_2", "mlp", "ls_2"}
+PACKED = "qkv"  # queries are the first d rows of the packed projection's weights, then come keys, then values
+MATRICES = (*PACKED, "o")  # that may have a `LowRank`
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A change of a matrix W: W x + scale * up (down dropout(x)).
+
+    Attributes:
+        down: A (r, d_in).
+        up: B (d_out, r).
+        scale: Of the change.
+        dropout: Of the input of this branch alone, by masks of its own. The caller gives 0 outside training.
+    """
+
+    down: Tensor
+    up: Tensor
+    scale: float = 1.0
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a method changes in a block, the same for all texts or images.
+
+    Attributes:
+        low_rank: Of "q", "k" and "v", whose input is the output of `ln_1`, and "o", whose input is all heads.
+        beside: `beside(block, x)` of the block's input x (..., d) is added to the block's output. Every token for
+            itself, without randomness: tokens are shared by classes, and computed again in the backward pass.
+    """
+
+    low_rank: Mapping[str, LowRank] = field(default_factory=dict)
+    beside: Callable[[Any, Tensor], Tensor] | None = None
+
+    def tensors(self) -> list[Tensor]:
+        """Of the low-rank changes; those that `beside` uses are its own."""
+        return [tensor for matrix in self.low_rank.values() for tensor in (matrix.down, matrix.up)]
+
+
+class Attention(NamedTuple):
+    """What is read of a block's attention."""
+
+    in_proj_weight: Tensor
+    in_proj_bias: Tensor | None
+    out_proj: Callable[[Tensor], Tensor]
+    num_heads: int
+
+
+class Changed:
+    """A block with a method's change, made for one call of its tower.
+
+    Low-rank changes that neither learn nor drop anything are added to the weights here; others are computed as
+    branches.
+
+    Attributes:
+        block: open_clip's.
+        beside: As in `Change`.
+        branches: Low-rank changes that are not in the weights.
+        drops: Whether they drop anything at random.
+    """
+
+    def __init__(self, block: Any, change: Change) -> None:
+        if unknown := sorted(set(change.low_rank) - set(MATRICES)):
+            raise ValueError(f"a block has low-rank changes of {', '.join(MATRICES)}, not of '{unknown[0]}'")
+        self.block, self.beside, self.branches = block, change.beside, change.low_rank
+        self.drops = any(matrix.dropout > 0 for matrix in self.branches.values())
+        self.ln_1, self.ls_1, self.ln_2, self.mlp, self.ls_2 = block.ln_1, block.ls_1, block.ln_2, block.mlp, block.ls_2
+        packed, out = block.attn.in_proj_weight, block.attn.out_proj
+        learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in change.tensors())
+        if self.branches and not self.drops and not learns:
+            packed = merged(packed, [self.branches.get(name) for name in PACKED])
+            out = partial(F.linear, weight=merged(out.weight, [self.branches.get("o")]), bias=out.bias)
+            self.branches = {}
+        self.attn = Attention(packed, block.attn.in_proj_bias, out, block.attn.num_heads)
+
+
+def changed(resblocks: Sequence[Any], changes: Mapping[int, Change]) -> list[Any]:
+    """The blocks of a tower with what a method changes in some of them.
+
+    Raises:
+        ValueError: If there is a change for a block that the tower does not have.
+    """
+    for index in changes:
+        if not 0 <= index < len(resblocks):
+            raise ValueError(f"a change of block {index}: the tower has blocks 0 to {len(resblocks) - 1}")
+    return [Changed(block, changes[i]) if i in changes else block for i, block in enumerate(resblocks)]
+
+
+def side_by_side(changes: Sequence[LowRank | None], d: int) -> Tensor:
+    """(p d, sum of r), scaled `up` of p matrices on the diagonal; nothing where a matrix has no change."""
+    none = next(change.up for change in changes if change is not None).new_zeros(d, 0)
+    return torch.block_diag(*(none if change is None else change.scale * change.up for change in changes))
+
+
+def merged(weight: Tensor, changes: Sequence[LowRank | None]) -> Tensor:
+    """The weights (p d, d) of p matrices with their low-rank changes added."""
+    found = [change for change in changes if change is not None]
+    if not found:
+        return weight
+    with torch.autocast(weight.device.type, enabled=False):
+        down = torch.cat([change.down for change in found])
+        return torch.addmm(weight, side_by_side(changes, weight.shape[1]), down)
+
+
+def with_branches(block: Any, products: Tensor, x: Tensor, names: str) -> Tensor:
+    """The products of some matrices with x (..., d), (..., d of each), with their low-rank branches added."""
+    branches = block.branches if isinstance(block, Changed) else {}
+    changes = [branches.get(name) for name in names]
+    found = [change for change in changes if change is not None]
+    if not found:
+        return products
+    if any(change.dropout > 0 for change in found):
+        thin = torch.cat([F.linear(dropped(x, change.dropout), change.down) for change in found], dim=-1)
+    else:
+        thin = F.linear(x, torch.cat([change.down for change in found]))  # (..., sum of r)
+    up = side_by_side(changes, x.shape[-1])
+    return torch.addmm(products.flatten(0, -2), thin.flatten(0, -2), up.t()).view(products.shape)
+
+
+def dropped(x: Tensor, probability: float) -> Tensor:
+    """x with entries set to 0 at random, and the others made larger for it."""
+    return F.dropout(x, probability)
+
+
+def drops(block: Any) -> bool:
+    """Whether what this block does to a token differs from call to call."""
+    return isinstance(block, Changed) and block.drops
 
 
 class KeysValues(NamedTuple):
@@ -75,15 +206,16 @@ def queries_keys_values(block: Any, x: Tensor) -> tuple[Tensor, KeysValues]:
     return heads(block, projected(block, x))
 
 
-def projected(block: Any, x: Tensor) -> Tensor:
-    """Queries, keys and values in one, (..., tokens, 3 d), of tokens x (..., tokens, d) before `ln_1`."""
-    return F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
+def projected(block: Any, x: Tensor, parts: str = PACKED) -> Tensor:
+    """Queries, keys and values in one, (..., tokens, 3 d), of tokens x (..., tokens, d) before `ln_1`; or one or two.
 
-
-def part_of_projected(block: Any, x: Tensor, rows: slice) -> Tensor:
-    """Some of what `projected` gives: queries are the first d rows of its weights, then come keys, then values."""
-    bias = block.attn.in_proj_bias
-    return F.linear(block.ln_1(x), block.attn.in_proj_weight[rows], None if bias is None else bias[rows])
+    `parts` are neighbours in `PACKED`.
+    """
+    d, bias = x.shape[-1], block.attn.in_proj_bias
+    rows = slice(PACKED.index(parts[0]) * d, (PACKED.index(parts[-1]) + 1) * d)
+    x = block.ln_1(x)
+    products = F.linear(x, block.attn.in_proj_weight[rows], None if bias is None else bias[rows])
+    return with_branches(block, products, x, parts)
 
 
 def heads(block: Any, x: Tensor) -> tuple[Tensor, KeysValues]:
@@ -94,13 +226,13 @@ def heads(block: Any, x: Tensor) -> tuple[Tensor, KeysValues]:
 
 def keys_values(block: Any, x: Tensor) -> KeysValues:
     """Keys and values alone, for tokens that this block only reads."""
-    k, v = part_of_projected(block, x, slice(x.shape[-1], None)).chunk(2, dim=-1)
+    k, v = projected(block, x, "kv").chunk(2, dim=-1)
     return KeysValues(split_heads(block, k), split_heads(block, v))
 
 
 def queries(block: Any, x: Tensor) -> Tensor:
     """Queries alone (..., h, tokens, e), for tokens whose keys and values are known already."""
-    return split_heads(block, part_of_projected(block, x, slice(x.shape[-1])))
+    return split_heads(block, projected(block, x, "q"))
 
 
 def finish(block: Any, x: Tensor, q: Tensor, context: KeysValues, mask: Tensor | None = None) -> Tensor:
@@ -123,8 +255,12 @@ def attend(q: Tensor, context: KeysValues, mask: Tensor | None = None) -> Tensor
 
 def close(block: Any, x: Tensor, attended: Tensor) -> Tensor:
     """The block's output for tokens x (..., d), given what they read (..., d)."""
-    x = x + block.ls_1(block.attn.out_proj(attended))
-    return x + block.ls_2(mlp(block, block.ln_2(x)))
+    read = with_branches(block, block.attn.out_proj(attended), attended, "o")
+    y = x + block.ls_1(read)
+    y = y + block.ls_2(mlp(block, block.ln_2(y)))
+    if isinstance(block, Changed) and block.beside is not None:
+        return y + block.beside(block.block, x)
+    return y
 
 
 def mlp(block: Any, x: Tensor) -> Tensor:
@@ -157,6 +293,8 @@ def run(block: Any, x: Tensor, context: Tensor | None = None, first: int | None 
     """
     x, q, own = asked(block, x, first)
     if context is not None:
+        if drops(block):  # a mask for each image
+            context = context.expand(len(x), *context.shape[-2:])
         own = own.then(keys_values(block, context).expand(len(x)))
     return finish(block, x, q, own)
 
@@ -167,4 +305,4 @@ def value_path(block: Any, x: Tensor) -> Tensor:
     These are the dense features of MaskCLIP, used by LoCoOp (arXiv:2306.01293) and GalLoP (arXiv:2407.01400):
     v = x + out_proj(V(ln_1(x))), then v + mlp(ln_2(v)).
     """
-    return close(block, x, part_of_projected(block, x, slice(2 * x.shape[-1], None)))
+    return close(block, x, projected(block, x, "v"))

@@ -40,17 +40,19 @@ class ImageFeatures:
             feature map; None unless asked for.
         local_unprojected: (B, P, d), `local` before the projection; of a ResNet, whose value path ends in the joint
             space, `local` itself (B, P, D). None unless asked for.
+        inserted: (B, n, d), tokens inserted in the tower after its last block and `ln_post`, unprojected; None without.
     """
 
     cls: Tensor
     local: Tensor | None = None
     patches: Tensor | None = None
     local_unprojected: Tensor | None = None
+    inserted: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> ImageFeatures:
         """`function` applied to every tensor that is there."""
-        dense = [self.local, self.patches, self.local_unprojected]
-        return ImageFeatures(function(self.cls), *(None if tensor is None else function(tensor) for tensor in dense))
+        others = [self.local, self.patches, self.local_unprojected, self.inserted]
+        return ImageFeatures(function(self.cls), *(None if tensor is None else function(tensor) for tensor in others))
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,16 @@ def pooled_by_cls(visual: Any) -> bool:
     )
 
 
+def check_changes(visual: Any, name: str) -> None:
+    """Raise a UsageError unless methods may change the blocks of this tower."""
+    check(visual, name, changed=True)
+    if not all(map(blocks.is_standard, resblocks(visual))):
+        raise UsageError(
+            f"Backbone '{name}' has an image tower whose blocks are not built as CLIP's, so their weights cannot be "
+            "changed; choose a ViT such as ViT-B-16."
+        )
+
+
 def is_standard(visual: Any) -> bool:
     """Whether `encode` gives an image's feature as the tower itself would, with less work."""
     tower = resblocks(visual)
@@ -167,24 +179,34 @@ def encode(
     deep: Mapping[int, Tensor],
     layer: Layer | None,
     local: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """[CLS] (B, d), and with `local` the value path (B, P, d) and the patches (B, P, d); all after `ln_post`.
+    changes: Mapping[int, blocks.Change],
+    inserted: Mapping[int, Tensor],
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """[CLS] (B, d), with `local` the value path (B, P, d) and the patches (B, P, d), and the inserted tokens (B, n, d).
 
-    Of a ResNet: the pooled feature (B, D), the value path (B, P, D) and the last feature map (B, P, d).
+    All are after `ln_post`. Of a ResNet: the pooled feature (B, D), the value path (B, P, D) and the last feature map
+    (B, P, d).
     """
     if is_resnet(visual):
-        return encode_resnet(visual, images)
+        return *encode_resnet(visual, images), None
+    depth = len(resblocks(visual))
+    check_inserted(inserted, prompts is not None or bool(deep), depth)
+    changed = blocks.changed(resblocks(visual), changes)
     x = visual._embeds(images)  # (B, 1 + P, d), after ln_pre
     prompts = None if prompts is None else visual.ln_pre(prompts)  # per token, so apart is exact
-    check_deep(deep, prompts, len(resblocks(visual)))
-    if layer is None and all(blocks.is_standard(b) for b in resblocks(visual)):
-        x, dense = read_only_prompts(resblocks(visual), x, prompts, deep, local)
+    check_deep(deep, prompts, depth)
+    added = None
+    if inserted:
+        x, dense, added = read_only_prompts(changed, x, None, inserted, local, keep=True)
+    elif layer is None and all(blocks.is_standard(b) for b in resblocks(visual)):
+        x, dense, _ = read_only_prompts(changed, x, prompts, deep, local)
     else:
         x, dense = whole_sequences(resblocks(visual), x, prompts, deep, layer, local)
     x = visual.ln_post(x)
+    added = None if added is None else visual.ln_post(added)
     if dense is None:
-        return x[:, 0], None, None
-    return x[:, 0], visual.ln_post(dense), x[:, 1:]
+        return x[:, 0], None, None, added
+    return x[:, 0], visual.ln_post(dense), x[:, 1:], added
 
 
 def encode_resnet(visual: Any, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -215,23 +237,43 @@ def check_deep(deep: Mapping[int, Tensor], prompts: Tensor | None, depth: int) -
             raise ValueError("deep visual prompts replace the prompts of the first block: give as many of those")
 
 
+def check_inserted(inserted: Mapping[int, Tensor], prompted: bool, depth: int) -> None:
+    """Raise a ValueError where inserted tokens have no place, or another number than those that they replace."""
+    if inserted and prompted:
+        raise ValueError("tokens are inserted in a tower without prompts, not beside them")
+    if len({tokens.shape[-2] for tokens in inserted.values()}) > 1:
+        raise ValueError("inserted visual tokens replace the former ones: give as many of them")
+    for index in inserted:
+        if not 0 <= index < depth:
+            raise ValueError(f"inserted visual tokens for block {index}: the tower has blocks 0 to {depth - 1}")
+
+
 def read_only_prompts(
-    tower: Any, x: Tensor, prompts: Tensor | None, deep: Mapping[int, Tensor], local: bool
-) -> tuple[Tensor, Tensor | None]:
-    """[CLS] (and with `local` the patches) after all blocks, (B, 1 or 1 + P, d), and the value path (B, P, d)."""
+    tower: Any, x: Tensor, prompts: Tensor | None, deep: Mapping[int, Tensor], local: bool, keep: bool = False
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """[CLS] (and with `local` the patches) after all blocks, (B, 1 or 1 + P, d), and the value path (B, P, d).
+
+    Where there are no `prompts`, the first of `deep` are the first. If they are to be kept, their own states after all
+    blocks (B, n, d) are the third result, else it is None.
+    """
     last, tokens, dense = len(tower) - 1, x.shape[1], None
     for i, block in enumerate(tower):
         if i in deep:
             prompts = deep[i]
         if i == last:
             dense = blocks.value_path(block, x[:, 1:]) if local else None
+            if keep and prompts is not None:
+                n = prompts.shape[-2]
+                x = torch.cat([batch(prompts, x), x], dim=1)  # attention knows no order
+                x = blocks.run(block, x, first=None if local else n + 1)
+                return x[:, n:], dense, x[:, :n]
             x = blocks.run(block, x, prompts, first=None if local else 1)
         elif prompts is None or i + 1 in deep:  # the prompts' own output would be thrown away
             x = blocks.run(block, x, prompts)
         else:
             joint = blocks.run(block, torch.cat([x, batch(prompts, x)], dim=1))
             x, prompts = joint[:, :tokens], joint[:, tokens:]
-    return x, dense
+    return x, dense, None
 
 
 def whole_sequences(

@@ -3,6 +3,8 @@
 Under the causal mask the tokens before the class name, [SOS] and the context, cannot see it: their states are the same
 for every class. They are computed once, and each class runs only its own tokens, which attend to the prefix. The
 tokens of all classes are packed, without padding (see `Packing`).
+From a block on before which each class gets tokens of its own, and where something is dropped at random, each class
+has a prefix of its own: whole texts are packed.
 Where a method changes blocks through `layer`, the whole sequences are built and open_clip's blocks run as they are.
 
 Letters as in the rest of the package: S prefixes (images), K classes, n prefix tokens, T tokens of a class after the
@@ -27,6 +29,8 @@ Layer = Callable[[int, Any, Tensor, Tensor | None], Tensor]
 
 WIDTHS = range(40, 91)  # of rows; longer ones cost attention, shorter ones are hard to fill
 
+DROPPING = 1.4  # times the memory: masks, and inputs under each of them, are kept for the backward pass
+
 Tokenizer = Callable[..., Tensor]
 
 
@@ -42,6 +46,11 @@ def replace_prompts(prefix: Tensor, prompts: Tensor) -> Tensor:
     return torch.cat([prefix[:, :1], prompts, prefix[:, 1 + prompts.shape[-2] :]], dim=1)
 
 
+def insert(prefix: Tensor, tokens: Tensor) -> Tensor:
+    """The prefix (S, n, d) with `tokens` (m, d) after [SOS]."""
+    return torch.cat([prefix[:, :1], tokens.expand(len(prefix), -1, -1), prefix[:, 1:]], dim=1)
+
+
 def check_deep(deep: Mapping[int, Tensor], prefix: Tensor | None, depth: int) -> None:
     """Raise a ValueError where deep prompts have nothing to replace."""
     for index, prompts in deep.items():
@@ -49,6 +58,29 @@ def check_deep(deep: Mapping[int, Tensor], prefix: Tensor | None, depth: int) ->
             raise ValueError(f"deep text prompts for block {index}: the tower has blocks 1 to {depth - 1}")
         if prefix is None or prompts.shape[-2] >= prefix.shape[-2]:
             raise ValueError("deep text prompts replace tokens of the prefix after [SOS]: the prefix is too short")
+
+
+def check_deep_by_class(by_class: Mapping[int, Tensor], texts: Texts, depth: int) -> None:
+    """Raise a ValueError where there is not one row for each class, or a text is too short."""
+    for index, prompts in by_class.items():
+        if not 0 < index < depth:
+            raise ValueError(f"text prompts by class for block {index}: the tower has blocks 1 to {depth - 1}")
+        if prompts.dim() != 3 or len(prompts) != len(texts.eot):
+            raise ValueError(f"text prompts by class are ({len(texts.eot)}, m, d), not {tuple(prompts.shape)}")
+        if prompts.shape[1] >= texts.before + int(texts.eot.min()):
+            raise ValueError("text prompts by class replace tokens between [SOS] and [EOT]: a text is too short")
+
+
+def check_inserted(inserted: Mapping[int, Tensor], replaced: bool, depth: int) -> None:
+    """Raise a ValueError where inserted tokens have no place, or another number than those that they replace."""
+    if inserted and replaced:
+        raise ValueError("tokens that are inserted and tokens that are replaced would stand in the same places")
+    counts = {len(tokens) for tokens in inserted.values()}
+    if len(counts) > 1:
+        raise ValueError(f"inserted tokens replace the former ones: give as many of them, not {sorted(counts)}")
+    for index in inserted:
+        if not 0 <= index < depth:
+            raise ValueError(f"inserted text tokens for block {index}: the tower has blocks 0 to {depth - 1}")
 
 
 def mean_length(eot: Tensor) -> float:
@@ -65,6 +97,9 @@ class Texts(NamedTuple):
         suffix: (S or 1, K, T, d), without positions.
         eot: (K,), where [EOT] stands in `suffix`.
         layer: Runs each block in place of it; see `Backbone.encode_text`.
+        changed: All blocks, some with a method's change, where there are any.
+        by_class: Block index -> prompts (K, m, d) that replace the tokens after [SOS].
+        inserted: Block index -> tokens (m, d) inserted after [SOS], or in place of the former ones.
     """
 
     prefix: Tensor | None
@@ -72,24 +107,65 @@ class Texts(NamedTuple):
     suffix: Tensor
     eot: Tensor
     layer: Layer | None
+    changed: Sequence[Any] = ()
+    by_class: Mapping[int, Tensor] = {}
+    inserted: Mapping[int, Tensor] = {}
 
     @property
     def sizes(self) -> tuple[int, int]:
         """How many prefixes S and classes K there are."""
         return max(len(self.suffix), 1 if self.prefix is None else len(self.prefix)), self.suffix.shape[1]
 
+    @property
+    def before(self) -> int:
+        """Tokens n of the prefix."""
+        return 0 if self.prefix is None else self.prefix.shape[1]
+
+    @property
+    def own_masks(self) -> bool:
+        """Whether each text has masks of its own."""
+        return any(map(blocks.drops, self.changed))
+
+    def need_gradients(self) -> bool:
+        """Whether anything but blocks learns."""
+        given = (*self.deep.values(), *self.by_class.values(), *self.inserted.values())
+        return any(t is not None and t.requires_grad for t in (self.suffix, self.prefix, *given))
+
+    def own_length(self) -> float:
+        """Tokens that each class runs in `shared_path`, on average, as far as memory is concerned."""
+        length = mean_length(self.eot)
+        if self.by_class or self.own_masks:
+            length += self.before
+        return DROPPING * length if self.own_masks else length
+
+    def full_length(self) -> int:
+        """Tokens that each class runs in `full_path`."""
+        return self.before + self.suffix.shape[2]
+
     def part(self, images: slice, classes: slice) -> Texts:
         """The texts of some images and some classes."""
         prefix = None if self.prefix is None else self.prefix[images]
         deep = {i: prompts[images] if prompts.dim() > 2 else prompts for i, prompts in self.deep.items()}
         suffix = self.suffix if len(self.suffix) == 1 else self.suffix[images]
-        return Texts(prefix, deep, suffix[:, classes], self.eot[classes], self.layer)
+        by_class = {i: prompts[classes] for i, prompts in self.by_class.items()}
+        return self._replace(
+            prefix=prefix, deep=deep, suffix=suffix[:, classes], eot=self.eot[classes], by_class=by_class
+        )
 
     def placed(self, positions: Tensor) -> Texts:
         """These texts with positional embeddings (L, d) added."""
-        n, T = 0 if self.prefix is None else self.prefix.shape[1], self.suffix.shape[2]
+        n, T = self.before, self.suffix.shape[2]
         prefix = None if self.prefix is None else self.prefix + positions[:n]
         return self._replace(prefix=prefix, suffix=self.suffix + positions[n : n + T])
+
+    def whole(self) -> Texts:
+        """The same texts without a prefix of their own."""
+        if self.prefix is None:
+            return self
+        S, K = self.sizes
+        suffix = self.suffix.expand(S, *self.suffix.shape[1:])
+        suffix = torch.cat([self.prefix.unsqueeze(1).expand(-1, K, -1, -1), suffix], dim=2)
+        return self._replace(prefix=None, suffix=suffix, eot=self.eot + self.prefix.shape[1])
 
 
 Path = Callable[[Any, Texts], Tensor]  # `shared_path` or `full_path`
@@ -105,7 +181,7 @@ def in_chunks(path: Path, tower: Any, texts: Texts, most: int, learns: bool) -> 
     images, classes = max(1, most // K), min(K, most)
     if images >= S and classes >= K:
         return encode(path, tower, texts)
-    draws = texts.layer is not None  # only a `layer` may draw at random (dropout)
+    draws = texts.layer is not None or texts.own_masks
     out = []
     for i in range(0, S, images):
         part = partial(encode_part, path, tower, texts, slice(i, i + images))
@@ -143,67 +219,162 @@ def project(tower: Any, x: Tensor) -> Tensor:
     return projection(x) if isinstance(projection, nn.Linear) else x @ projection
 
 
-def shared_path(resblocks: Any, texts: Texts) -> Tensor:
-    """States at [EOT] (S, K, d) after all blocks; positional embeddings are already added."""
-    prefix, deep, suffix, eot, layer = texts
-    assert prefix is not None and layer is None
-    S, n = prefix.shape[:2]
-    packing = pack(tuple((eot + 1).tolist()), suffix.shape[2], eot.device)
-    G, C = packing.sources.shape
-    x = suffix.flatten(1, 2).index_select(1, packing.sources.flatten()).unflatten(1, (G, C))  # (S or 1, G, C, d)
-    prefix_mask = causal_mask(n, n, prefix)
-    mask = torch.cat([prefix.new_zeros(G, C, n), packing.mask.to(prefix.dtype)], dim=-1)  # (G, C, n + C)
+class States(NamedTuple):
+    """States of texts between two blocks.
 
-    def behind(context: blocks.KeysValues, own: blocks.KeysValues) -> blocks.KeysValues:
-        """What class tokens attend to: the prefix, then the tokens of their row."""
-        return blocks.KeysValues(*(t.unsqueeze(1) for t in context)).expand(S, G).then(own.expand(S, G))
+    Attributes:
+        prefix: (S, n, d), the tokens that all classes share; None: whole texts are packed.
+        x: (S or 1, G, C, d), the packed tokens.
+        packing: Where they stand.
+        prefix_mask: (n, n), causal; None without a prefix.
+        mask: (G, C, n + C), 0 where a packed token may look, -inf elsewhere.
+    """
 
-    for i, block in enumerate(resblocks[:-1]):
-        if i in deep:
-            prefix = replace_prompts(prefix, deep[i])
-        if i:  # one product for all tokens: for the few rows of the prefix alone, all weights would be read again
-            rows = torch.cat([prefix.flatten(0, 1), x.flatten(0, 2)])
-            parts = (S * n, S * G * C)
-            of_prefix, of_classes = blocks.projected(block, rows).split(parts)
-            q, context = blocks.heads(block, of_prefix.unflatten(0, (S, n)))
-            queries, own = blocks.heads(block, of_classes.unflatten(0, (S, G, C)))
-            read_by_prefix = blocks.attend(q, context, prefix_mask).flatten(0, 1)
-            read_by_classes = blocks.attend(queries, behind(context, own), mask).flatten(0, 2)
-            rows = blocks.close(block, rows, torch.cat([read_by_prefix, read_by_classes]))
-            of_prefix, of_classes = rows.split(parts)
-            prefix, x = of_prefix.unflatten(0, (S, n)), of_classes.unflatten(0, (S, G, C))
-        else:  # class tokens that are the same for all images, and that often need no gradient
+    prefix: Tensor | None
+    x: Tensor
+    packing: Packing
+    prefix_mask: Tensor | None
+    mask: Tensor
+
+    def behind(self, context: blocks.KeysValues, own: blocks.KeysValues) -> blocks.KeysValues:
+        """What tokens in x attend to: the prefix (S, ...), then the tokens of their row."""
+        leading = len(context.keys), len(self.mask)
+        context = blocks.KeysValues(*(t.unsqueeze(1) for t in context))
+        return context.expand(*leading).then(own.expand(*leading))
+
+    def through(self, block: Any, constant: bool) -> States:
+        """The states after a block; class tokens that are `constant` are the same for all images."""
+        prefix, x = self.prefix, self.x
+        if prefix is None:
+            q, own = blocks.queries_keys_values(block, x)
+            return self._replace(x=blocks.finish(block, x, q, own, self.mask))
+        if constant:  # and often need no gradient
             q, context = blocks.queries_keys_values(block, prefix)
             queries, own = blocks.queries_keys_values(block, x)
-            x = blocks.finish(block, x, queries.expand(S, *queries.shape[1:]), behind(context, own), mask)
-            prefix = blocks.finish(block, prefix, q, context, prefix_mask)
-    last = resblocks[-1]  # only the state at [EOT] is read after it
-    prefix = replace_prompts(prefix, deep[len(resblocks) - 1]) if len(resblocks) - 1 in deep else prefix
-    context, own = blocks.keys_values(last, prefix), blocks.keys_values(last, x)
-    at = packing.last.unsqueeze(-1)  # (G, q, 1)
-    x, mask = x.take_along_dim(at.unsqueeze(0), dim=2), mask.take_along_dim(at, dim=1)
-    queries = blocks.queries(last, x)
-    x = blocks.finish(last, x, queries.expand(S, *queries.shape[1:]), behind(context, own), mask)
-    return x.flatten(1, 2).index_select(1, packing.order)
+            queries = queries.expand(len(prefix), *queries.shape[1:])
+            x = blocks.finish(block, x, queries, self.behind(context, own), self.mask)
+            return self._replace(x=x, prefix=blocks.finish(block, prefix, q, context, self.prefix_mask))
+        # One product for all tokens: for the few rows of the prefix alone, all weights would be read again.
+        rows = torch.cat([prefix.flatten(0, 1), x.flatten(0, 2)])
+        parts = (prefix.shape[:2].numel(), x.shape[:3].numel())
+        of_prefix, of_classes = blocks.projected(block, rows).split(parts)
+        q, context = blocks.heads(block, of_prefix.unflatten(0, prefix.shape[:2]))
+        queries, own = blocks.heads(block, of_classes.unflatten(0, x.shape[:3]))
+        read_by_prefix = blocks.attend(q, context, self.prefix_mask).flatten(0, 1)
+        read_by_classes = blocks.attend(queries, self.behind(context, own), self.mask).flatten(0, 2)
+        rows = blocks.close(block, rows, torch.cat([read_by_prefix, read_by_classes]))
+        of_prefix, of_classes = rows.split(parts)
+        return self._replace(prefix=of_prefix.view(prefix.shape), x=of_classes.view(x.shape))
+
+    def last(self, block: Any) -> Tensor:
+        """States at [EOT] (S, K, d) after the last block: nothing else is read after it."""
+        own = blocks.keys_values(block, self.x)
+        if self.prefix is not None:
+            own = self.behind(blocks.keys_values(block, self.prefix), own)
+        at = self.packing.last.unsqueeze(-1)  # (G, q, 1)
+        x, mask = self.x.take_along_dim(at.unsqueeze(0), dim=2), self.mask.take_along_dim(at, dim=1)
+        queries = blocks.queries(block, x)
+        queries = queries.expand(len(own.keys), *queries.shape[1:])
+        x = blocks.finish(block, x, queries, own, mask)
+        return x.flatten(1, 2).index_select(1, self.packing.order)
+
+    def before(self, index: int, texts: Texts) -> States:
+        """The states with what the texts replace or insert before a block."""
+        states = self
+        if index in texts.deep:
+            states = states.replaced(texts.deep[index])
+        if index in texts.by_class:
+            states = states.apart().replaced_by_class(texts.by_class[index])
+        if index in texts.inserted:
+            first = index == min(texts.inserted)
+            states = states.with_inserted(texts.inserted[index]) if first else states.replaced(texts.inserted[index])
+        return states
+
+    def replaced(self, prompts: Tensor) -> States:
+        """With prompts (m, d) or (S, m, d) in place of the tokens after [SOS]."""
+        if self.prefix is None:
+            return self.replaced_by_class(prompts.unsqueeze(-3))
+        return self._replace(prefix=replace_prompts(self.prefix, prompts))
+
+    def replaced_by_class(self, prompts: Tensor) -> States:
+        """As `replaced`, of whole texts, with prompts (K or 1, m, d) or (S, K or 1, m, d)."""
+        assert self.prefix is None
+        (S, G, C, d), m = self.x.shape, prompts.shape[-2]
+        prompts = prompts.to(self.x.dtype).expand(S, len(self.packing.first), m, d).flatten(1, 2)
+        places = self.packing.places(1, 1 + m).flatten()
+        return self._replace(x=self.x.flatten(1, 2).index_copy(1, places, prompts).unflatten(1, (G, C)))
+
+    def with_inserted(self, tokens: Tensor) -> States:
+        """With tokens (m, d) after [SOS]."""
+        if self.prefix is not None:
+            return of_states(insert(self.prefix, tokens), self.x, self.packing)
+        S, (m, d) = len(self.x), tokens.shape
+        packing, width = self.packing, max(self.packing.lengths)
+        known = torch.cat([tokens.expand(S, m, d), self.x.flatten(1, 2)], dim=1)
+        inserted = torch.arange(m, device=known.device).expand(len(packing.first), m)
+        places = torch.cat([m + packing.places(0, 1), inserted, m + packing.places(1, width)], dim=1)
+        return repacked(known, places, [m + length for length in packing.lengths])
+
+    def apart(self) -> States:
+        """The same states, each class with a prefix of its own."""
+        if self.prefix is None:
+            return self
+        n, packing = self.prefix.shape[1], self.packing
+        known = torch.cat([self.prefix, self.x.flatten(1, 2)], dim=1)
+        of_prefix = torch.arange(n, device=known.device).expand(len(packing.first), n)
+        places = torch.cat([of_prefix, n + packing.places(0, max(packing.lengths))], dim=1)
+        return repacked(known, places, [n + length for length in packing.lengths])
+
+
+def repacked(known: Tensor, places: Tensor, lengths: Sequence[int]) -> States:
+    """Whole texts of these lengths whose tokens stand at `places` (K, T) in `known` (S, tokens, d)."""
+    packing = pack(tuple(lengths), places.shape[1], known.device)
+    sources = places.flatten()[packing.sources.flatten()]
+    return of_states(None, known.index_select(1, sources).unflatten(1, packing.sources.shape), packing)
+
+
+def of_states(prefix: Tensor | None, x: Tensor, packing: Packing) -> States:
+    """`States` with the masks that they need."""
+    if prefix is None:
+        return States(None, x, packing, None, packing.mask.to(x.dtype))
+    n = prefix.shape[1]
+    prefix_mask = causal_mask(n, n, prefix)
+    mask = torch.cat([prefix.new_zeros(*packing.sources.shape, n), packing.mask.to(prefix.dtype)], dim=-1)
+    return States(prefix, x, packing, prefix_mask, mask)
+
+
+def packed(texts: Texts) -> States:
+    """The states before the first block."""
+    packing = pack(tuple((texts.eot + 1).tolist()), texts.suffix.shape[2], texts.eot.device)
+    x = texts.suffix.flatten(1, 2).index_select(1, packing.sources.flatten())
+    return of_states(texts.prefix, x.unflatten(1, packing.sources.shape), packing)
+
+
+def shared_path(resblocks: Any, texts: Texts) -> Tensor:
+    """States at [EOT] (S, K, d) after all blocks; positional embeddings are already added."""
+    assert texts.layer is None
+    if texts.own_masks:
+        texts = texts.whole()
+    *tower, last = texts.changed or resblocks
+    states = packed(texts)
+    for i, block in enumerate(tower):
+        states = states.before(i, texts).through(block, constant=i == 0)
+    return states.before(len(tower), texts).last(last)
 
 
 def full_path(resblocks: Any, texts: Texts) -> Tensor:
     """As `shared_path`, with whole sequences (S * K, L, d) through open_clip's blocks, or through `layer`."""
-    S, K = texts.sizes
-    prefix, deep, suffix, eot, layer = texts
-    n = 0 if prefix is None else prefix.shape[1]
-    suffix = suffix.expand(S, *suffix.shape[1:])
-    x = suffix if prefix is None else torch.cat([prefix.unsqueeze(1).expand(-1, K, -1, -1), suffix], dim=2)
-    x = x.flatten(0, 1)  # (S * K, L, d)
+    (S, K), whole, layer = texts.sizes, texts.whole(), texts.layer
+    x = whole.suffix.expand(S, *whole.suffix.shape[1:]).flatten(0, 1)  # (S * K, L, d)
     mask = causal_mask(x.shape[1], x.shape[1], x)
     for i, block in enumerate(resblocks):
-        if i in deep:
-            prompts = deep[i]
+        if i in texts.deep:
+            prompts = texts.deep[i]
             if prompts.dim() == 3:
                 prompts = prompts.repeat_interleave(K, dim=0)
             x = replace_prompts(x, prompts)
         x = block(x, attn_mask=mask) if layer is None else layer(i, block, x, mask)
-    index = (eot + n).repeat(S).view(-1, 1, 1).expand(-1, 1, x.shape[-1])
+    index = whole.eot.repeat(S).view(-1, 1, 1).expand(-1, 1, x.shape[-1])
     return x.gather(1, index).view(S, K, -1)
 
 
@@ -216,12 +387,21 @@ class Packing:
         mask: (G, C, C) float32, 0 where a token may look, at itself and before it in its own text, and -inf elsewhere.
         last: (G, q) int64, where in its row the last token of each of up to q texts stands; 0 where there are fewer.
         order: (K,) int64, index of each text in `last`, flattened.
+        first: (K,) int64, where the first token of each text stands in the rows one after the other, g * C + c.
+        lengths: Tokens of each text.
     """
 
     sources: Tensor
     mask: Tensor
     last: Tensor
     order: Tensor
+    first: Tensor
+    lengths: tuple[int, ...]
+
+    def places(self, start: int, end: int) -> Tensor:
+        """(K, end - start), where tokens `start` to `end` of each text stand; anywhere behind its last one."""
+        found = self.first.unsqueeze(1) + torch.arange(start, end, device=self.first.device)
+        return found.clamp(max=self.sources.numel() - 1)
 
 
 @lru_cache(maxsize=64)
@@ -234,6 +414,7 @@ def pack(lengths: tuple[int, ...], width: int, device: torch.device) -> Packing:
     owner = torch.full((G, C), -1)
     last = torch.zeros(G, q, dtype=torch.long)
     order = torch.zeros(len(lengths), dtype=torch.long)
+    first = torch.zeros(len(lengths), dtype=torch.long)
     for g, row in enumerate(rows):
         start = 0
         for place, k in enumerate(row):
@@ -242,10 +423,13 @@ def pack(lengths: tuple[int, ...], width: int, device: torch.device) -> Packing:
             owner[g, start:end] = k
             last[g, place] = end - 1
             order[k] = g * q + place
+            first[k] = g * C + start
             start = end
     seen = (owner.unsqueeze(2) == owner.unsqueeze(1)).tril() & (owner >= 0).unsqueeze(2)
+    seen |= torch.eye(C, dtype=torch.bool)  # padding has to look somewhere
     mask = torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))
-    return Packing(sources.to(device), mask.to(device), last.to(device), order.to(device))
+    sources, mask, last, order, first = (tensor.to(device) for tensor in (sources, mask, last, order, first))
+    return Packing(sources, mask, last, order, first, lengths)
 
 
 def sizes(lengths: Sequence[int]) -> list[int]:
