@@ -26,9 +26,12 @@ from promptbench.checks.plugin.subject import (
     weights_of,
 )
 from promptbench.clip.image_tower import Images
+from promptbench.data.class_names import ClassNames
 from promptbench.method import Method, Prediction, fit_to_backbone, worded
 
 ROUNDING = 1e-4  # of logits up to 100, when the same image comes in another batch
+TEMPLATES = ("itap of my {}, indoors.", ("a photo of a {}.", "art of the {}."))
+TEMPLATES_COME_SO = "self.templates_of_classes() gives all of them, prompts.ensemble encodes any number"
 HALF = 0.01  # of the largest logit, when learned tensors were stored in half precision
 
 # Making it, and its state ---------------------------------------------------------------------------------------------
@@ -232,6 +235,26 @@ def check_half_precision_tensors_load(specimen: Specimen) -> Iterator[str]:
 
 
 # Other classes, cached features ---------------------------------------------------------------------------------------
+
+
+def check_datasets_with_templates_of_their_own(specimen: Specimen) -> Iterator[str]:
+    """Datasets may have a template of their own, or several."""
+    images, labels = batch(specimen.backbone)
+    for template in TEMPLATES:
+        own = replace(specimen, class_names=ClassNames(CLASSES, template))
+        said = f"with {'several templates' if isinstance(template, tuple) else f'the template {template!r}'}"
+        try:
+            method = own.make()
+            prediction = predict(method, images)
+            if specimen.cls.trains:
+                take_steps(method, images, labels, steps=1)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever a method's code makes of a template
+            yield f"{said} {raised(error, specimen.cls)}; {TEMPLATES_COME_SO}"
+            continue
+        if tuple(prediction.logits.shape) != (len(images), len(CLASSES)):
+            yield f"{said} the logits are {tuple(prediction.logits.shape)}; {TEMPLATES_COME_SO}"
 
 
 def check_other_classes(specimen: Specimen) -> Iterator[str]:
