@@ -107,6 +107,7 @@ class Method(nn.Module):
             which `--precision authors` does too; None where it trains with `16-mixed`.
         official_unused: Beginnings of names in the authors' checkpoints that stand for nothing learned here.
         half_dense: True where dense features may be cached in half precision, which changes their last digits.
+        texts_told: Whether it has been told a dataset's template, or several; "" where it knows of none.
         encodes_images_apart: True where it leaves `forward` as it is, so that image features know nothing of the
             classes. This one and the next three say what a class overrides, and are set when it is defined.
         has_text_features: True where class names become text features, which do not depend on the images.
@@ -157,6 +158,7 @@ class Method(nn.Module):
         self.config: Any = config
         self.__dict__["backbone"] = backbone  # past nn.Module's registration: frozen weights are not part of a method
         self.class_names = self.trained_names = ClassNames(())
+        self.texts_told: Literal["", "template", "ensemble"] = ""
         self._text_features: tuple[tuple[int, ...], Tensor] | None = None
 
     backbone: Backbone
@@ -201,7 +203,11 @@ class Method(nn.Module):
             names: Others than the current ones.
         """
         names = self.class_names if names is None else names
-        found = self.authors_templates.get(names.dataset, names.template) if wanted == FROM_DATASET else wanted
+        if wanted != FROM_DATASET:
+            return (wanted,)
+        found = self.authors_templates.get(names.dataset, names.template)
+        several = not isinstance(found, str) and len(found) > 1
+        self.texts_told = "ensemble" if several or self.texts_told == "ensemble" else "template"
         return (found,) if isinstance(found, str) else tuple(found)
 
     def forward(self, images: Images | Tensor) -> Prediction:

@@ -48,6 +48,8 @@ def carried_out(session: Session, run: Run, work: Work) -> Result:
             "title": run.method.title,
             "reconstructed": run.method.reconstructed,
             "dense_scores": run.method.dense_scores,
+            **({"texts_told": method.texts_told} if method.texts_told else {}),
+            **({"chosen_on": method.validates} if method.validates else {}),
             "split_source": train.dataset.split_source,
             "sample_size": len(train.items),
             "transform": {"evaluation": EVALUATION_TRANSFORM, "training": training_transform_id(run)},
