@@ -42,10 +42,17 @@ def words_of(ctx_init: str) -> str:
     """The initial words of a context, as they are tokenised, or a template; '' for a random context.
 
     Raises:
-        UsageError: A template has no word before the class name, or places for two names.
+        UsageError: There are blanks that no word stands at: the authors of most methods count words by them. Or a
+            template has no word before the class name, or places for two names.
     """
+    read = readable(ctx_init)
+    if read != " ".join(read.split()):
+        raise UsageError(
+            f"ctx_init is '{ctx_init}', with blanks at an end or several in a row, which would count as words; write "
+            "one blank between two words and none elsewhere."
+        )
     if NAME not in ctx_init:
-        return readable(ctx_init).strip()
+        return read
     before, _, after = ctx_init.partition(NAME)
     if not before.strip() or NAME in after:
         wrong = "places for several class names" if NAME in after else "no word before the class name"
