@@ -27,6 +27,9 @@ from promptbench.clip.backbone import Backbone
 from promptbench.method import ImageFeatures, Images, Method, MethodConfig, Preset, Recipe
 
 MAPLE = "MaPLe authors' config IVLP/vit_b16_c2_ep5_batch4_2+2ctx"
+CROSS = (
+    "MaPLe authors' scripts/independent-vlp/xd_*.sh: the model after epoch 2 of that config, the same as of 2 epochs"
+)
 PROMPTSRC = "PromptSRC authors' config IVLP/vit_b16_c2_ep20_batch4_4+4ctx"
 ELSEWHERE = "its base2new recipe; none was published for this protocol"
 
@@ -39,6 +42,8 @@ class IVLP(Method):
     authors_half = ("ctx",)
     recipes: ClassVar = {
         ("base2new", "*"): Recipe(epochs=5, lr=0.0035, batch=4, origin="authors", source=MAPLE),
+        ("cross_dataset", "*"): Recipe(epochs=2, lr=0.0035, batch=4, origin="authors", source=CROSS),
+        ("domain_generalization", "*"): Recipe(epochs=2, lr=0.0035, batch=4, origin="authors", source=CROSS),
         ("*", "*"): Recipe(epochs=5, lr=0.0035, batch=4, origin="transferred", source=ELSEWHERE),
     }
     presets: ClassVar = {
