@@ -362,8 +362,9 @@ def fit_to_backbone(config: MethodConfig, backbone: Any, explicit: Collection[st
     """`config` with every field whose metadata names a limit, `at_most`, brought within what the backbone has.
 
     A paper's depth of 9 cannot hold on a tower of 4 layers: such a default is capped, or scaled where its metadata say
-    of which depth it is, `of_depth`; a value that somebody asked for is refused instead. In the same way a number of
-    tokens gives way to the words of a dataset's template.
+    of which depth it is, `of_depth`; a value that somebody asked for is refused instead. With `below` in the metadata
+    it has to stay below the limit, as the index of a layer. In the same way a number of tokens gives way to the words
+    of a dataset's template.
 
     Args:
         config: Of any method.
@@ -376,15 +377,17 @@ def fit_to_backbone(config: MethodConfig, backbone: Any, explicit: Collection[st
     changes: dict[str, int] = {}
     for field in fields(config):
         limits, depth = field.metadata.get("at_most", ()), field.metadata.get("of_depth")
+        below = field.metadata.get("below", False)
         if depth and field.name not in explicit:
             most = min(getattr(backbone, limit) for limit in limits)
-            changes[field.name] = math.ceil(getattr(config, field.name) * most / depth)
+            changes[field.name] = min(math.ceil(getattr(config, field.name) * most / depth), most - below)
             continue
         for limit in limits:
             value, most = changes.get(field.name, getattr(config, field.name)), getattr(backbone, limit)
-            if value > most and field.name in explicit:
-                raise UsageError(f"{field.name} is {value}, but {limit} of backbone '{backbone.name}' is {most}.")
-            changes[field.name] = min(value, most)
+            if value > most - below and field.name in explicit:
+                must = ", and it must stay below" if below else ""
+                raise UsageError(f"{field.name} is {value}, but {limit} of backbone '{backbone.name}' is {most}{must}.")
+            changes[field.name] = min(value, most - below)
     counted = set(counted_by_dataset(config)) - set(explicit)
     return replace(config, **{**changes, **dict.fromkeys(counted)})
 

@@ -18,6 +18,7 @@ from promptbench.recipe import (
     resolve_config,
     resolve_recipe,
 )
+from promptbench.runs.plan import decisive
 from promptbench.suite import DatasetEntry, MethodSettings, Suite
 
 AUTHORS = Recipe(epochs=5, lr=0.0035, batch=4, origin="authors", source="vit_b16_c2_ep5_batch4_2ctx")
@@ -215,6 +216,24 @@ def test_a_wrong_assignment_is_told_in_one_sentence(assignments: dict[str, Any],
     with pytest.raises(UsageError) as caught:
         settings_of(assignments=assignments)
     assert str(caught.value).startswith(message)
+
+
+def test_settings_may_follow_the_number_of_shots() -> None:
+    class ByShots(Example):
+        recipes: ClassVar[Mapping[tuple[str, str], Recipe]] = {
+            ("*", "*"): replace(AUTHORS, overrides={"depth": 3, "n_ctx": 4}, overrides_at={8: {"depth": 5}})
+        }
+
+    depths = {shots: settings_of(method=ByShots, shots=shots).config.depth for shots in (1, 8, 16, None)}
+    assert depths == {1: 3, 8: 5, 16: 3, None: 3}
+    settings = settings_of(method=ByShots, shots=8)
+    assert settings.config.n_ctx == 4 and settings.provenance["config.depth"] == "recipe (authors)"
+    assert not settings.recipe.overrides_at and not settings.explicit
+    assert settings_of(method=ByShots, shots=8, assignments={"depth": 2}).config.depth == 2
+    plain, by_shots = (decisive(settings_of(method=method, shots=8).recipe) for method in (Example, ByShots))
+    assert plain == by_shots  # what the overrides say stands in the settings, and older runs keep their names
+    with pytest.raises(UsageError, match="--set: Unknown setting of example 'overrides_at'"):
+        settings_of(assignments={"overrides_at": {}})
 
 
 def test_epochs_follow_the_number_of_shots_where_the_authors_say_so() -> None:

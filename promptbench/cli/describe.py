@@ -94,6 +94,12 @@ def describe(name: str) -> str:
     raise unknown("method, dataset, protocol or suite", name, [*known, *suite_names()])
 
 
+def overrides_of(recipe: Any) -> str:
+    """What a recipe sets in the method's Config, at some numbers of shots alone where it says so."""
+    at = [f"{overrides(values)} with shots={shots}" for shots, values in recipe.overrides_at.items()]
+    return ", ".join(filter(None, [overrides(recipe.overrides), *at]))
+
+
 def describe_method(name: str) -> str:
     cls = registry.load("methods", name)
     parts = [settings_of(cls, name)] if describe_fields(cls.Config) else []
@@ -104,7 +110,7 @@ def describe_method(name: str) -> str:
             epochs(r.epochs),
             f"lr {r.lr:g}",
             f"batch {r.batch}",
-            overrides(r.overrides),
+            overrides_of(r),
             r.origin,
             r.source,
         )

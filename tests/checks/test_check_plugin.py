@@ -142,6 +142,10 @@ BROKEN: dict[str, tuple[str, str, str, str]] = {
         *('overrides={"scale": 0.5}', 'overrides={"scael": 0.5}'),
         *("every recipe and every preset can be resolved", "Unknown key 'scael'. Did you mean 'scale'?"),
     ),
+    "unknown field at some shots": (
+        *('overrides={"scale": 0.5}', 'overrides_at={8: {"scael": 0.5}}'),
+        *("every recipe and every preset can be resolved", "Unknown key 'scael'. Did you mean 'scale'?"),
+    ),
     "unknown field in a preset": (
         *('config={"scale": 2.0}', 'config={"scael": 2.0}'),
         *("every recipe and every preset can be resolved", "Unknown key 'scael'. Did you mean 'scale'?"),
