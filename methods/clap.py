@@ -76,7 +76,13 @@ class CLAP(Method):
     class Config(MethodConfig):
         """What holds the prototypes, and the views that say how tightly."""
 
-        views: int = field(default=20, metadata={"source": f"{CODE}; of each training image, for the multipliers"})
+        views: int = field(
+            default=20,
+            metadata={
+                "source": f"{CODE}; of each training image, for the multipliers; 0: images as they are evaluated",
+                "at_least": 0,
+            },
+        )
         constraint: Literal["l2", "none"] = field(
             default="l2", metadata={"source": "authors' scripts for CLAP; none: those for ZS-LP"}
         )

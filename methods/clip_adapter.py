@@ -46,10 +46,7 @@ class CLIPAdapter(Method):
     class Config(MethodConfig):
         """Size and share of the adapter."""
 
-        reduction: int = field(
-            default=4,
-            metadata={"source": f"{CODE}; D over the width between the two layers", "at_most": ("embed_dim",)},
-        )
+        reduction: int = field(default=4, metadata={"source": f"{CODE}; D over the width between the two layers"})
         ratio: float = field(default=0.2, metadata={"source": f"{CODE}; share of the adapted features, 0 to 1"})
 
         def __post_init__(self) -> None:
@@ -61,6 +58,8 @@ class CLIPAdapter(Method):
         super().__init__(config, backbone)
         D = backbone.embed_dim
         between = D // config.reduction
+        if not between:
+            raise UsageError(f"reduction={config.reduction} leaves nothing of {D} dimensions; choose at most {D}.")
         first, second = nn.Linear(D, between, bias=False), nn.Linear(between, D, bias=False)
         self.fc = nn.Sequential(first, nn.ReLU(), second, nn.ReLU())
 

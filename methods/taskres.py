@@ -33,9 +33,9 @@ from promptbench.method import Method, MethodConfig, Recipe
 
 from .zeroshot import SEVEN
 
-SCRIPT = "authors' train_regular.sh and configs/trainers/TaskRes/adam_lr2e-3_B256_ep*.yaml"
-IMAGENET = "authors' train_regular.sh and configs/trainers/TaskRes/adam_lr2e-4_B256_ep*.yaml"
-GENERALIZATION = "authors' configs/trainers/TaskRes/generalization_vit16.yaml"
+SCRIPT = "authors' train_regular.sh and configs adam_lr2e-3_B256_ep*.yaml; 100 epochs at 1, 2 and 4 shots"
+IMAGENET = "authors' train_regular.sh and configs adam_lr2e-4_B256_ep*.yaml; 100 epochs at 1, 2 and 4 shots"
+GENERALIZATION = "authors' config generalization_vit16.yaml"
 FEWER = {1: 100, 2: 100, 4: 100}  # epochs by shots
 FLOWERS: dict[str, Any] = {"alpha": 1.0}
 

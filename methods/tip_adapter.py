@@ -102,7 +102,10 @@ class TipAdapter(Method):
             metadata={"source": f"{CONFIGS}, init_alpha of ImageNet and three others; None: that of the dataset"},
         )
         beta: float = field(default=1.0, metadata={"source": f"{CONFIGS}, init_beta of every dataset"})
-        views: int = field(default=10, metadata={"source": f"{CONFIGS}, augment_epoch"})
+        views: int = field(
+            default=10,
+            metadata={"source": f"{CONFIGS}, augment_epoch; 0: images as they are evaluated", "at_least": 0},
+        )
         search: Literal["none", "few", "all"] = field(
             default="none",
             metadata={
@@ -149,7 +152,7 @@ class TipAdapter(Method):
     def prepare(self, batches: Iterable[tuple[Images, Tensor]]) -> None:
         pairs = [(self.backbone.encode_image(images).cls.float(), labels) for images, labels in batches]
         features, labels = (torch.cat(tensors) for tensors in zip(*pairs, strict=True))  # of all views
-        keys = features.unflatten(0, (self.config.views, -1)).mean(dim=0)  # (N, D)
+        keys = features.unflatten(0, (max(1, self.config.views), -1)).mean(dim=0)  # (N, D)
         self.remember(F.normalize(keys, dim=-1))
         self.values = F.one_hot(labels[: len(keys)], len(self.class_names)).float()
 
