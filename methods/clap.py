@@ -93,9 +93,11 @@ class CLAP(Method):
         self.prototypes = nn.Parameter(torch.empty(0, backbone.embed_dim))  # until `prepare`
 
     def set_classes(self, names: Sequence[str]) -> None:
+        first = not self.trained_names
         super().set_classes(names)
-        templates = self.templates_of_classes(names=self.trained_names)
-        self.texts = prompts.ensemble(self.backbone, templates, self.class_names, as_spelled=True)
+        if first:
+            templates = self.templates_of_classes()
+            self.texts = prompts.ensemble(self.backbone, templates, self.class_names, as_spelled=True)
 
     def prepare(self, batches: Iterable[tuple[Images, Tensor]]) -> None:
         self.start = self.texts.encode(self.backbone, normalised=False)  # (K, D)
