@@ -298,10 +298,14 @@ class Method(nn.Module):
 
     @torch.no_grad()
     def make_room(self, tensors: Mapping[str, Tensor]) -> None:
-        """Give learned tensors and buffers that are empty until `prepare` the shapes of stored ones."""
+        """Give learned tensors and buffers that are empty until `prepare` the shapes of stored ones, where those fit:
+        sizes other than 0 are known before."""
         for name, tensor in self.state_dict(keep_vars=True).items():
-            if not tensor.numel() and name in tensors:
-                tensor.data = tensor.new_empty(tensors[name].shape)
+            if tensor.numel() or name not in tensors:
+                continue
+            shape, known = tensors[name].shape, tensor.shape
+            if len(shape) == len(known) and all(own in (0, size) for own, size in zip(known, shape, strict=True)):
+                tensor.data = tensor.new_empty(shape)
 
     # What most methods share ------------------------------------------------------------------------------------
 

@@ -266,6 +266,8 @@ def resolve_recipe(recipe: Recipe, layers: Sequence[Layer]) -> Resolved:
         given = {"origin": "ours", "source": origin} | typed(Recipe, mapping, origin)
         if any(given.get(name) for name in LENGTHS):  # it says how long the training is in another way
             given = dict.fromkeys(LENGTHS, 0) | given
+        if given.get("augment") is False and values["train_views"]:  # nor any of the weaker layers' random views
+            given = {"train_views": 0} | given
         changes = any(values[name] != value for name, value in given.items() if name not in ("origin", "source"))
         if ours or not (changes or "origin" in mapping):
             del given["origin"], given["source"]

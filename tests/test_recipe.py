@@ -184,6 +184,17 @@ def test_an_authors_preset_on_top_of_a_change_of_ours_stays_ours() -> None:
     assert resolve_recipe(AUTHORS, twice).values["origin"] == "ours"
 
 
+def test_a_layer_without_random_views_leaves_none_of_the_weaker_ones() -> None:
+    recipe = replace(AUTHORS, train_views=20)
+    resolved = resolve_recipe(recipe, [("suite tiny", {"augment": False})])
+    assert (resolved.values["augment"], resolved.values["train_views"]) == (False, 0)
+    assert resolved.provenance["train_views"] == "suite tiny"
+    again = resolve_recipe(recipe, [("suite tiny", {"augment": False}), ("--set", {"train_views": 3})])
+    assert again.values["train_views"] == 3  # which the recipe then refuses
+    plain = resolve_recipe(AUTHORS, [("suite tiny", {"augment": False})])
+    assert plain.provenance["train_views"].startswith("default")
+
+
 def test_what_a_recipe_does_not_state_is_as_in_the_papers_code() -> None:
     recipe = Recipe(epochs=1, lr=0.1, batch=1, origin="ours")
     assert (recipe.momentum, recipe.weight_decay) == (0.9, 5e-4)

@@ -55,7 +55,7 @@ class Specimen:
         """The method as a run makes it: instantiated, then shown its training images."""
         method = instantiate(self.cls, self.config, self.backbone, self.class_names, seed)
         images, labels = batch(self.backbone)
-        show_training_images(method, [(Images(images), labels)], seed)
+        show_training_images(method, [(Images(images), labels)] * max(1, method.shown_views), seed)
         return method
 
     def moved(self) -> Method:
