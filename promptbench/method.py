@@ -308,7 +308,7 @@ class Method(nn.Module):
         learns = torch.is_grad_enabled()
         precision = torch.is_autocast_enabled(self.backbone.device.type)
         versions = [(id(parameter), parameter._version) for parameter in self.parameters()]
-        state = (precision, *itertools.chain.from_iterable(versions))
+        state = (precision, self.training, *itertools.chain.from_iterable(versions))
         if self._text_features is not None:
             known, features = self._text_features
             if known == (precision, ALWAYS) or (known == state and not learns):

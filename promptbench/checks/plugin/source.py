@@ -20,6 +20,7 @@ FRAMEWORK = ("checkpoints", "checks", "cli", "experiment", "results", "runs", "s
 PLACING = ("bfloat16", "cpu", "cuda", "half", "to")
 PRECISIONS = ("bfloat16", "float16", "half")
 WIDTHS = (512, 768, 1024)
+SHOTS = 16  # that recipes are resolved with: some count steps by them
 DEVICE = re.compile(r"(cpu|cuda|mps)(:\d+)?")
 PAPER = re.compile(  # of arXiv, with a DOI, or at a venue such as NeurIPS 2023
     r"arXiv|\bDOI\b|doi\.org|\b10\.\d{4,}/|[Uu]npublished|\b(?=\w*[A-Z]\w*[A-Z])\w+,?( Workshops?)? (19|20)\d\d\b"
@@ -130,7 +131,7 @@ def check_recipes_and_presets_resolve(specimen: Specimen) -> Iterator[str]:
         for preset in ("", *cls.presets):
             label = f"{cls.__name__}@{preset}" if preset else cls.__name__
             try:
-                config = resolve(cls, label, protocol=protocol, dataset=dataset).config
+                config = resolve(cls, label, protocol=protocol, dataset=dataset, shots=SHOTS).config
             except UsageError as error:
                 failures.append(str(error))
             else:
