@@ -191,9 +191,14 @@ class Method(nn.Module):
         return self.transfers_reason or "this method scores the classes that it was trained on only"
 
     def rows(self) -> list[int]:
-        """Where the current classes stand among the trained ones, of a method that scores those alone."""
-        places = {name: row for row, name in enumerate(self.trained_names)}
-        return [places[name] for name in self.class_names]
+        """Where the current classes stand among the trained ones, of a method that scores those alone.
+
+        Of several that have one name, the first comes first.
+        """
+        places: dict[str, list[int]] = {}
+        for row, name in enumerate(self.trained_names):
+            places.setdefault(name, []).append(row)
+        return [places[name].pop(0) if len(places[name]) > 1 else places[name][0] for name in self.class_names]
 
     def templates_of_classes(self, wanted: str = FROM_DATASET, names: ClassNames | None = None) -> tuple[str, ...]:
         """The templates that class names stand in, several for an ensemble.
@@ -318,7 +323,7 @@ class Method(nn.Module):
         learns = torch.is_grad_enabled()
         precision = torch.is_autocast_enabled(self.backbone.device.type)
         versions = [(id(parameter), parameter._version) for parameter in self.parameters()]
-        state = (precision, *itertools.chain.from_iterable(versions))
+        state = (precision, self.training, *itertools.chain.from_iterable(versions))
         if self._text_features is not None:
             known, features = self._text_features
             if known == (precision, ALWAYS) or (known == state and not learns):

@@ -301,7 +301,9 @@ def resolve(
     Raises:
         UsageError: No such preset or recipe, an unknown field, or a value that does not fit or is out of range.
     """
-    recipe = find_recipe(method, protocol, dataset).at(shots) if getattr(method, "trains", True) else None
+    recipe = find_recipe(method, protocol, dataset) if getattr(method, "trains", True) else None
+    if recipe is not None and not (recipe.steps_per_shot and shots is None):  # which a layer may still mend
+        recipe = recipe.at(shots)
     parts = _parts(method, label, suite)
     parts.append(_split_assignments(method, label, assignments or {}, trains=recipe is not None))
     overrides: list[Layer] = [(f"recipe ({recipe.origin})", recipe.overrides)] if recipe else []
@@ -314,7 +316,10 @@ def resolve(
         return Settings(built, None, provenance, explicit)
     training = resolve_recipe(recipe, [(part.origin, part.recipe) for part in parts])
     provenance |= {f"recipe.{name}": origin for name, origin in training.provenance.items()}
-    return Settings(built, build(Recipe, training.values, label), provenance, explicit)
+    trained = build(Recipe, training.values, label)
+    if trained.steps_per_shot:
+        provenance["recipe.steps"] = provenance["recipe.steps_per_shot"]
+    return Settings(built, trained.at(shots), provenance, explicit)
 
 
 def _parts(method: Any, label: str, suite: Suite | None) -> list[_Part]:

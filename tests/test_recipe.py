@@ -9,6 +9,7 @@ import pytest
 from promptbench import registry
 from promptbench.config import UsageError
 from promptbench.recipe import (
+    LENGTHS,
     Preset,
     Recipe,
     find_preset,
@@ -79,6 +80,17 @@ def settings_of(label: str = "example", method: Any = Example, protocol: str = "
         {"warmup_epochs": -1},
         {"warmup_lr": -1e-5},
         {"origin": "somewhere"},
+        {"lr_end": -1e-6},
+        {"lr_end": 0.0036},  # more than lr
+        {"betas": (0.9, 1.0)},
+        {"betas": (-0.1, 0.999)},
+        {"betas": (float("nan"), 0.999)},
+        {"eps": -1e-8},
+        {"eps": float("inf")},
+        {"crop_scale": (0.0, 1.0)},
+        {"crop_scale": (0.5, 0.4)},
+        {"crop_scale": (0.5, 1.1)},
+        {"train_views": -1},
     ],
 )
 def test_a_recipe_refuses_what_is_out_of_range(wrong: dict[str, Any]) -> None:
@@ -92,6 +104,89 @@ def test_a_recipe_may_do_without() -> None:
     assert replace(AUTHORS, **without, epochs=1, batch=1).warmup_lr == 0.0
     with pytest.raises(UsageError, match="'train_views' needs 'augment'"):
         replace(AUTHORS, augment=False, train_views=1)
+
+
+@pytest.mark.parametrize("length", [{"steps": 5}, {"steps_per_shot": 5}, {"epochs": 5}])
+def test_a_recipe_has_one_length(length: dict[str, int]) -> None:
+    (name,) = length
+    none = dict.fromkeys(LENGTHS, 0)
+    assert getattr(replace(AUTHORS, **none | length), name) == 5
+    with pytest.raises(UsageError, match=f"'{name}' must be at least 1, not -1"):
+        replace(AUTHORS, **none | {name: -1})
+    with pytest.raises(UsageError, match="'epochs' must be at least 1, not 0"):
+        replace(AUTHORS, **none)
+    for other in set(LENGTHS) - set(length):
+        with pytest.raises(UsageError, match=r"'\w+' and '\w+' both say how long the training is; leave one out"):
+            replace(AUTHORS, **none | length | {other: 5})
+
+
+def test_steps_and_epochs_are_counted_in_each_other() -> None:
+    epochs = replace(AUTHORS, epochs=3)
+    assert (epochs.total_steps(7), epochs.passes(7)) == (21, 3)
+    steps = replace(AUTHORS, epochs=0, steps=22)
+    assert (steps.total_steps(7), steps.passes(7)) == (22, 4)  # the last is cut short
+    assert (steps.total_steps(11), steps.passes(11)) == (22, 2)
+    assert steps.passes(100) == 1
+
+
+def test_steps_for_each_shot_are_steps_of_a_run() -> None:
+    recipe = replace(AUTHORS, epochs=0, steps_per_shot=500)
+    assert recipe.at(16) == replace(AUTHORS, epochs=0, steps=8000)
+    with pytest.raises(UsageError, match="needs a number of shots; with all images, set steps"):
+        recipe.at(None)
+
+
+class BySteps(Example):
+    recipes: ClassVar[Mapping[tuple[str, str], Recipe]] = {
+        ("*", "*"): replace(AUTHORS, epochs=0, steps_per_shot=500, schedule="step", optimizer="adamw")
+    }
+
+
+@pytest.mark.parametrize(
+    ("assignments", "shots", "lengths", "origin"),
+    [
+        ({}, 4, (0, 2000, 0), "authors"),
+        ({"lr": 0.1}, 4, (0, 2000, 0), "ours"),
+        ({"epochs": 3}, 4, (3, 0, 0), "ours"),
+        ({"epochs": 3}, None, (3, 0, 0), "ours"),
+        ({"steps": 7}, 4, (0, 7, 0), "ours"),
+        ({"steps": 7}, None, (0, 7, 0), "ours"),
+        ({"steps_per_shot": 2}, 4, (0, 8, 0), "ours"),
+    ],
+)
+def test_a_layer_may_say_the_length_in_another_way(
+    assignments: dict[str, Any], shots: int | None, lengths: tuple[int, ...], origin: str
+) -> None:
+    settings = settings_of(method=BySteps, assignments=assignments, shots=shots)
+    recipe = settings.recipe
+    assert (recipe.epochs, recipe.steps, recipe.steps_per_shot) == lengths and recipe.origin == origin
+    length = "epochs" if recipe.epochs else "steps"
+    changed = "--set" if set(assignments) & set(LENGTHS) else "recipe (authors)"
+    assert settings.provenance[f"recipe.{length}"] == changed
+
+
+def test_steps_for_each_shot_of_a_method_that_counts_epochs() -> None:
+    assert settings_of(assignments={"steps_per_shot": 10}, shots=2).recipe.steps == 20
+    by_suite = suite(recipe={"steps_per_shot": 3})
+    assert settings_of(suite=by_suite, shots=2).recipe.steps == 6
+    assert settings_of("example@long", suite=by_suite, shots=2).recipe.epochs == 20  # the preset's, which is later
+    with pytest.raises(UsageError, match="needs a number of shots"):
+        settings_of(suite=by_suite)
+
+
+@pytest.mark.parametrize("protocol", ["base2new", "few_shot"])
+def test_no_length_is_an_error_and_two_are(protocol: str) -> None:
+    with pytest.raises(UsageError, match="'epochs' and 'steps' both say how long"):
+        settings_of(method=BySteps, protocol=protocol, assignments={"epochs": 3, "steps": 4}, shots=1)
+    with pytest.raises(UsageError, match="needs a number of shots"):
+        settings_of(method=BySteps, protocol=protocol)
+
+
+def test_younger_fields_are_in_the_name_of_a_run_only_where_they_say_something() -> None:
+    usual, other = decisive(AUTHORS), decisive(replace(AUTHORS, optimizer="adamw", betas=(0.9, 0.99)))
+    younger = {"steps", "steps_per_shot", "lr_end", "schedule", "drop_last", "optimizer", "betas", "eps", "crop_scale"}
+    assert not younger & set(usual)
+    assert set(other) - set(usual) == {"optimizer", "betas"} and other["betas"] == [0.9, 0.99]
 
 
 def test_labels_split_into_method_and_preset() -> None:

@@ -94,11 +94,12 @@ def load_official_checkpoint(method: Method, path: str | Path) -> None:
         state = dict.fromkeys(ours, state[""])
     state = {name: tensor for name, tensor in state.items() if not name.startswith(method.official_unused)}
     own = {id(parameter): name for name, parameter in method.named_parameters()}
-    method.make_room({own[id(parameter)]: state[name] for name, parameter in ours.items() if name in state})
-    own = {id(parameter): name for name, parameter in method.named_parameters()}
+    empty = {parameter: parameter.data for parameter in ours.values() if not parameter.numel()}
     method.make_room({own[id(parameter)]: state[name] for name, parameter in ours.items() if name in state})
     problems = _mismatches(state, ours)
     if problems:
+        for parameter, nothing in empty.items():
+            parameter.data = nothing
         raise UsageError(f"{path} does not fit this {type(method).__name__}: {'; '.join(problems)}.")
     for name, parameter in ours.items():
         parameter.copy_(state[name])

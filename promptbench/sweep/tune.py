@@ -44,7 +44,7 @@ from promptbench.sweep.preflight import preflight, renew
 SEEN = ("train", "val")  # splits that tuning may read
 TUNING = ".tune"  # what the suite of a trial is called more than its own
 DEFAULT_LR = (1 / 3, 1.0, 3.0)  # times the recipe's
-DEFAULT_EPOCHS = (0.5, 1.0, 2.0)
+DEFAULT_LENGTH = (0.5, 1.0, 2.0)
 
 Grid = Mapping[str, Sequence[Any]]  # field of a Config or a Recipe to its values
 
@@ -179,7 +179,7 @@ def tune(
     Args:
         session: Its output folder keeps the runs, so that an interrupted search goes on.
         request: For one protocol.
-        grid: Field of the method's Config or Recipe -> values; empty for multiples of the recipe's lr and epochs.
+        grid: Field of the method's Config or Recipe -> values; empty for multiples of the recipe's lr and length.
         listener: Told of every run.
         jobs: Runs at once, in processes of their own; None for one.
         plugins: Files with methods, datasets or protocols, which other processes need.
@@ -264,13 +264,14 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def default_grid(run: Run) -> dict[str, list[Any]]:
-    """Learning rate and epochs around the recipe's."""
+    """Learning rate, and epochs or steps, around the recipe's."""
     recipe = run.settings.recipe
     if recipe is None:
         raise UsageError(f"'{run.spec.label}' trains nothing; name what to vary with --grid.")
+    length = "steps" if recipe.steps else "epochs"
     return {
         "lr": [float(f"{recipe.lr * factor:.2g}") for factor in DEFAULT_LR],
-        "epochs": [max(1, round(recipe.epochs * factor)) for factor in DEFAULT_EPOCHS],
+        length: [max(1, round(getattr(recipe, length) * factor)) for factor in DEFAULT_LENGTH],
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from promptbench.data import features
 from promptbench.data.batches import pixel_batches
 from promptbench.data.dataset import open_dataset
 from promptbench.data.selection import Selection, open_selection
+from promptbench.results.result import Result
 from promptbench.runs import evaluate, train
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.session import Place, Session
@@ -176,6 +178,38 @@ def test_labels_are_places_among_the_names_that_are_shown(plan: Any) -> None:
     moved = [label + 1 for label in chosen.labels]
     outcome = evaluate.Reader(method).outcome(chosen, evaluation.selection, moved, ())
     assert outcome.labels.tolist() == moved
+
+
+@pytest.mark.slow
+def test_rows_of_the_trained_classes_score_domains_with_fewer(
+    plan: Any, root: Path, carry_out: Callable[..., Result]
+) -> None:
+    """As of ImageNet's variants, whose source has a name twice: the second of its rows is that of the second class."""
+    for name in ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"):
+        make_fake.make(name, root)
+    session, (run,) = plan("--method", "linear_probe", "--protocol", "domain_generalization")
+    chosen, method = train.prepared(session, run)
+    found = evaluate.evaluate(session, run, method)
+    assert list(found.outcomes) == ["source", "imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"]
+    assert not found.notes
+    weight, bias = method.solution  # type: ignore[misc]
+    wanted = {"source": [0, 1, 2, 3, 4, 5], "imagenet_a": [1, 5], "imagenet_r": [1, 2, 5]}
+    assert chosen.class_names[2] == chosen.class_names[3] == "missile"
+    for name, rows in wanted.items():
+        cls = features.image_features(session.backbone, found.images[name].dataset, found.images[name].items).cls
+        expected = cls @ weight[rows].T + bias[rows]
+        torch.testing.assert_close(found.outcomes[name].logits, expected, atol=1e-4, rtol=1e-5)
+    metrics = carry_out(session, run).metrics
+    assert metrics["average/accuracy"] == pytest.approx(
+        sum(metrics[f"{name}/accuracy"] for name in found.outcomes if name != "source") / 4
+    )
+    method.set_classes(chosen.class_names[::-1])
+    assert method.rows() == [5, 4, 2, 3, 1, 0]  # the order of the trained ones decides among equal names
+    assert method.refusal(["banana", "missile", "missile"]) == ""
+    assert "fitted on only" in method.refusal(["banana", "apple"])
+    with pytest.raises(pb.UsageError, match="LinearProbe cannot score these classes: a linear probe has weights"):
+        method.set_classes(["banana", "apple"])
+    assert tuple(method.class_names) == tuple(chosen.class_names[::-1])
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])

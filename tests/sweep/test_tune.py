@@ -205,6 +205,17 @@ def test_each_method_is_varied_around_its_own_recipe_unless_a_grid_is_named() ->
     assert [point.settings for point in points_of(request, {"lr": [0.5]})] == [{"lr": 0.5}] * 2
 
 
+def test_a_method_that_counts_steps_is_varied_in_them() -> None:
+    def settings(**more: object) -> list[dict[str, object]]:
+        request = Request.of(methods=["clip_lora"], device="cpu", companions=False, datasets=["dtd"], seeds=[1], **more)
+        return [dict(point.settings) for point in points_of(request, {})]
+
+    rates, lengths = (6.7e-5, 2e-4, 6e-4), (4000, 8000, 16000)
+    assert settings(shots=16) == [{"lr": lr, "steps": steps} for lr in rates for steps in lengths]
+    by_epochs = settings(shots=16, settings={"clip_lora.epochs": 4})
+    assert [point["epochs"] for point in by_epochs[:3]] == [2, 4, 8] and "steps" not in by_epochs[0]
+
+
 @pytest.mark.slow
 def test_trials_of_other_code_are_done_again(
     birds: Path, tiny_name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture

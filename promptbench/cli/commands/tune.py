@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `promptbench tune` to its parser."""
     add_what(parser)
     add_list(
-        parser, "--grid", metavar="FIELD=V,V", help="values to try; default: multiples of the recipe's lr and epochs"
+        parser, "--grid", metavar="FIELD=V,V", help="values to try; default: multiples of the recipe's lr and length"
     )
     parser.add_argument("--jobs", type=integer(1), metavar="N", help="runs at once; default: 1")
     parser.add_argument(
