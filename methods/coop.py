@@ -105,8 +105,9 @@ class CoOp(Method):
         self.tokens = prompts.sentence_tokens(self.backbone, words, names)  # (K, L, d)
         before = {"end": self.n_ctx, "middle": self.n_ctx // 2, "front": 0}[self.config.class_token_position]
         lengths = prompts.name_lengths(self.backbone, names)
-        self.arrangement = prompts.arrangement(self.tokens.ids.shape[1], lengths, self.n_ctx, before)
-        self.shared = 1 if self.config.csc else 1 + before  # tokens that all classes begin with
+        start = self.tokens.start
+        self.arrangement = prompts.arrangement(self.tokens.ids.shape[1], lengths, self.n_ctx, before, start)
+        self.shared = start if self.config.csc else start + before  # tokens that all classes begin with
 
     def _grow(self, classes: int) -> None:
         """A context (K, n, d) for every class, once it is known how many there are."""
@@ -118,9 +119,10 @@ class CoOp(Method):
             )
 
     def encode_classes(self) -> Tensor:
-        start = self.tokens.embeddings[0, :1]  # [SOS]
-        prefix = start if self.shared == 1 else prompts.join(start, self.ctx[: self.shared - 1])
-        if self.shared > self.n_ctx:  # all of the context precedes the name
+        start = self.tokens.embeddings[0, : self.tokens.start]  # [SOS]
+        learned = self.shared - len(start)
+        prefix = prompts.join(start, self.ctx[:learned]) if learned else start
+        if learned == self.n_ctx:  # all of the context precedes the name
             embeddings = self.tokens.embeddings[:, self.shared :]
         else:
             embeddings = prompts.arrange(self.tokens, self.ctx, self.arrangement, self.shared)

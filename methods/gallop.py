@@ -133,7 +133,7 @@ class GalLoP(Method):
     def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(config, backbone)
         self.words = words_of(config.template)
-        n = int(backbone.embed_text([self.words]).eot[0]) - 1
+        n = int(backbone.embed_text([self.words]).words[0])
         start = prompts.from_words(backbone, self.words, n)
         self.global_prompt = nn.Parameter(start.repeat(config.n_global, 1, 1))  # (m, n, d)
         self.local_prompts = nn.Parameter(start.repeat(config.n_local, 1, 1))
@@ -146,8 +146,8 @@ class GalLoP(Method):
         super().set_classes(names)
         # CLIP's tokenizer never joins words, so this equals names tokenised alone, and a prompt too long is noticed.
         tokens = self.backbone.embed_text([f"{self.words} {prompts.readable(name)}" for name in names])
-        self.start = tokens.embeddings[0, :1]  # [SOS]
-        self.tokens = tokens.after(1 + self.global_prompt.shape[1])
+        self.start = tokens.embeddings[0, : tokens.start]  # [SOS]
+        self.tokens = tokens.after(tokens.start + self.global_prompt.shape[1])
 
     def encode_classes(self) -> Tensor:
         """Text features (m, K, D) of the global prompts, followed by those of the local ones."""

@@ -14,7 +14,7 @@ from promptbench.clip import block as blocks
 from promptbench.clip import text_tower
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.block import Change, LowRank
-from promptbench.clip.text_tower import causal_mask, pack
+from promptbench.clip.text_tower import Layout, causal_mask, pack
 from promptbench.config import UsageError
 
 NAMES = ["golden retriever", "pizza", "Boeing 737-800", "annual crop land", "jack-o'-lantern"]
@@ -351,8 +351,8 @@ def test_padding_disturbs_nothing(exact: Backbone) -> None:
     """Rows that whole texts do not fill hold tokens that nobody reads, and that must be finite all the same."""
     names = [f"{'very ' * (k % 5)}{name}" for k, name in enumerate(5 * NAMES)]
     tokens = exact.embed_text([f"a photo of a {name}." for name in names])
-    packing = pack(tuple((tokens.eot + 1).tolist()), tokens.embeddings.shape[1], tokens.eot.device)
-    assert packing.sources.numel() > sum(packing.lengths) and len(packing.sources) > 1
+    packing = pack(layout_of(tokens.eot), tokens.embeddings.shape[1], tokens.eot.device)
+    assert packing.sources.numel() > sum(packing.layout.lengths) and len(packing.sources) > 1
     assert (packing.mask == 0).any(dim=-1).all()  # what looks nowhere is no number in some versions of torch
     made = Learned(exact.text_width, "qkvob")
     found = exact.encode_text(tokens.embeddings, tokens.eot, changes=made.changes)
@@ -377,6 +377,12 @@ def test_chunks_are_recomputed_where_only_a_function_beside_learns(
     tokens = exact.embed_text(TEXTS)
     text = exact.encode_text(tokens.embeddings, tokens.eot, changes=made.changes)
     assert len(ran) == K and all(gradient.any() for gradient in torch.autograd.grad(text.sum(), made.tensors))
+
+
+def layout_of(eot: Tensor) -> Layout:
+    """Of causal texts whose [EOT] stands there."""
+    read = tuple(eot.tolist())
+    return Layout(tuple(place + 1 for place in read), read)
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
@@ -408,7 +414,7 @@ def test_texts_drop_each_by_masks_of_its_own(exact: Backbone, options: str, monk
     order = [(i, name) for i in range(3) for name in MATRICES] + [(3, name) for name in "kvqo"]
     for (i, name), mask in zip(order, drawn, strict=True):
         m = 2 if options == "inserted" and i else 0
-        packing = pack(tuple((eot + 1 + m).tolist()), L + m, eot.device)
+        packing = pack(layout_of(eot + m), L + m, eot.device)
         mask = mask.flatten(1, 2)
         if i == 3 and name in "qo":  # of [EOT] alone
             masks[i, name] = torch.ones(S, K, L + m, mask.shape[-1], dtype=mask.dtype)
