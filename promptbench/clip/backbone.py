@@ -265,7 +265,7 @@ class Backbone(nn.Module):
             leading = torch.broadcast_shapes(leading, embeddings.shape[:-3])
         suffix = embeddings.reshape(-1, *embeddings.shape[-3:])  # (S or 1, K, T, d)
         if prefix is not None:
-            prefix = prefix.reshape(-1, *prefix.shape[-2:])  # (S, n, d)
+            prefix = prefix.reshape(prefix.shape[:-2].numel(), *prefix.shape[-2:])  # (S, n, d); n may be 0
             if len(suffix) > len(prefix):
                 prefix = prefix.expand(len(suffix), -1, -1)
         prompts = {i: p.reshape(-1, *p.shape[-2:]) if p.dim() > 2 else p for i, p in (deep or {}).items()}

@@ -52,12 +52,14 @@ class Form:
         pool: Whose state is the feature: that of [EOT] ("end"), or of the last token, padding or not ("last").
         start: Tokens before the words: [SOS], or none.
         end: Tokens behind the words, before the padding: [EOT], or none.
+        padding: Its id.
     """
 
     causal: bool = True
     pool: Literal["end", "last"] = "end"
     start: int = 1
     end: int = 1
+    padding: int = 0
 
     @property
     def whole(self) -> bool:
@@ -84,7 +86,7 @@ def form_of(tower: Any, tokenizer: Tokenizer, length: int) -> Form:
     causal = getattr(tower, "attn_mask", None) is not None
     if pool_type(tower) != LAST or is_closed(tower):
         return Form(causal)
-    return Form(causal, "last", *special_tokens(tokenizer, length))
+    return read_with_padding(causal, tokenizer, length)
 
 
 def is_closed(tower: Any) -> bool:
@@ -100,27 +102,28 @@ def pool_type(tower: Any) -> str:
 def ends_of(tower: Any, ids: Tensor, form: Form) -> Tensor:
     """(K,) where the words of texts with ids (K, L) have ended: the position of [EOT], if the tokenizer has one."""
     if form.pool == "last":
-        return lengths_of(ids) - form.end
+        return lengths_of(ids, form.padding) - form.end
     if pool_type(tower) == EOS:
         end = tower.text_eos_id if hasattr(tower, "text_eos_id") else tower.eos_id
         return (ids == end).int().argmax(dim=-1)
     return ids.argmax(dim=-1)  # [EOT] has the largest id
 
 
-def lengths_of(ids: Tensor) -> Tensor:
-    """(K,) tokens of texts with ids (K, L) before the padding, which is whatever the rows end in."""
-    differs = (ids != ids[:, -1:]).long()
-    return torch.where(differs.any(dim=1), ids.shape[1] - differs.flip(1).argmax(dim=1), 0)
+def lengths_of(ids: Tensor, padding: int) -> Tensor:
+    """(K,) tokens of texts with ids (K, L) before the padding."""
+    places = torch.arange(1, ids.shape[1] + 1, device=ids.device)
+    return torch.where(ids == padding, 0, places).amax(dim=1)
 
 
-def special_tokens(tokenizer: Tokenizer, length: int) -> tuple[int, int]:
-    """How many tokens a tokenizer puts before and behind the words of a text."""
+def read_with_padding(causal: bool, tokenizer: Tokenizer, length: int) -> Form:
+    """That of a tower whose feature is at the last token; shows which tokens its tokenizer puts around the words."""
     ids = tokenizer(["", "a"], context_length=length)
-    empty, word = (row[:count].tolist() for row, count in zip(ids, lengths_of(ids).tolist(), strict=True))
+    padding = int(ids[0, -1])
+    empty, word = (row[:count].tolist() for row, count in zip(ids, lengths_of(ids, padding).tolist(), strict=True))
     start = 0
     while start < len(empty) and empty[start] == word[start]:
         start += 1
-    return start, len(empty) - start
+    return Form(causal, "last", start, len(empty) - start, padding)
 
 
 def replace_prompts(prefix: Tensor, prompts: Tensor, start: int = 1) -> Tensor:
