@@ -124,12 +124,22 @@ class Backbone(nn.Module):
 
     @property
     def vision_depth(self) -> int:
-        """Blocks of the image tower; 0 for a tower without transformer blocks."""
-        return len(image_tower.resblocks(self.clip.visual))
+        """Blocks of the image tower that prompts may enter; 0 for a tower without transformer blocks."""
+        return 0 if image_tower.lacks_tokens(self.clip.visual) else len(image_tower.resblocks(self.clip.visual))
+
+    @property
+    def vision_layers(self) -> int:
+        """Blocks of the image tower that a method may run itself, in a `layer`; 0 where they are not CLIP's own."""
+        return 0 if image_tower.lacks_cls(self.clip.visual) else self.vision_depth
 
     @property
     def vision_heads(self) -> int:
-        """Heads of a block of the image tower, which has some."""
+        """Heads of a block of the image tower, which a method is about to replace.
+
+        Raises:
+            UsageError: If it cannot.
+        """
+        image_tower.check(self.clip.visual, self.name, replaced=True)
         return int(image_tower.resblocks(self.clip.visual)[0].attn.num_heads)
 
     @property
@@ -385,7 +395,8 @@ class Backbone(nn.Module):
         """
         if layer is not None and (changes or inserted):
             raise ValueError("`layer` runs the blocks itself: it goes with no changes and no inserted tokens")
-        changed = prompts is not None or bool(deep or changes or inserted) or layer is not None
+        prompted, within = prompts is not None or bool(deep), bool(changes or inserted)
+        changed = prompted or within or layer is not None
         local = isinstance(images, Images) and images.dense if local is None else local
         if isinstance(images, Images):
             if not changed and images.features is not None and (images.features.local is not None or not local):
@@ -395,15 +406,10 @@ class Backbone(nn.Module):
             images = images.pixels
         visual = self.clip.visual
         if not changed and not local and not image_tower.is_standard(visual):
-            return ImageFeatures(visual(images))
-        image_tower.check(visual, self.name, changed)
-        if changes or inserted:
-            image_tower.check_changes(visual, self.name)
-        cls, local_tokens, patches, added = image_tower.encode(
-            visual, images, prompts, deep or {}, layer, local, changes or {}, inserted or {}
-        )
-        projected = None if local_tokens is None else self.project_local(local_tokens)
-        return ImageFeatures(image_tower.project(visual, cls), projected, patches, local_tokens, added)
+            found = visual(images)  # CoCa's gives tokens too
+            return ImageFeatures(found[0] if isinstance(found, tuple) else found)
+        image_tower.check(visual, self.name, prompted, replaced=layer is not None, changed=within)
+        return image_tower.encode(visual, images, prompts, deep or {}, layer, local, changes or {}, inserted or {})
 
     def write_on_image(self, features: Tensor) -> Tensor:
         """Joint features (..., D) in the image tower's width, (..., d), their entries 1 in the root mean square.
@@ -417,6 +423,7 @@ class Backbone(nn.Module):
     @cached_property
     def _to_image(self) -> Tensor:
         """(D, d), the pseudo-inverse of what the image tower does to a centred state after its last block."""
+        image_tower.check(self.clip.visual, self.name, replaced=True)
         return image_tower.inverse_projection(self.clip.visual)
 
     def project_local(self, tokens: Tensor) -> Tensor:
