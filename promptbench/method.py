@@ -281,17 +281,29 @@ def fit_to_backbone(config: MethodConfig, backbone: Any, explicit: Collection[st
         explicit: Fields that somebody asked for.
 
     Raises:
-        UsageError: If a field named in `explicit` exceeds its limit.
+        UsageError: If a field named in `explicit` exceeds its limit, or the backbone has none of what a field counts.
     """
     changes: dict[str, int] = {}
     for field in fields(config):
         for limit in field.metadata.get("at_most", ()):
             value, most = changes.get(field.name, getattr(config, field.name)), getattr(backbone, limit)
-            if value > most and field.name in explicit:
-                raise UsageError(f"{field.name} is {value}, but {limit} of backbone '{backbone.name}' is {most}.")
+            if value > most and (field.name in explicit or most < field.metadata.get("at_least", 1)):
+                raise beyond(field.name, value, limit, backbone)
             changes[field.name] = min(value, most)
     counted = set(counted_by_dataset(config)) - set(explicit)
     return replace(config, **{**changes, **dict.fromkeys(counted)})
+
+
+def beyond(name: str, value: int, limit: str, backbone: Any) -> UsageError:
+    """A field that is above what the backbone has, or that needs what the backbone lacks."""
+    most = getattr(backbone, limit)
+    wrong = "" if most else getattr(backbone, "lacks", {}).get(limit, "")
+    if wrong:
+        return UsageError(
+            f"Backbone '{backbone.name}' has {wrong}, and {name} counts layers of it that get prompts: choose a ViT "
+            "such as ViT-B-16, or a method that prompts the text alone."
+        )
+    return UsageError(f"{name} is {value}, but {limit} of backbone '{backbone.name}' is {most}.")
 
 
 def counted_by_dataset(config: MethodConfig) -> Iterator[str]:

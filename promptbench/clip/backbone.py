@@ -128,6 +128,11 @@ class Backbone(nn.Module):
         return 0 if image_tower.lacks_tokens(self.clip.visual) else len(image_tower.resblocks(self.clip.visual))
 
     @property
+    def lacks(self) -> dict[str, str]:
+        """For `vision_depth` and `vision_layers`, what the image tower is if they are 0; else empty."""
+        return image_tower.lacks(self.clip.visual)
+
+    @property
     def vision_layers(self) -> int:
         """Blocks of the image tower that a method may run itself, in a `layer`; 0 where they are not CLIP's own."""
         return 0 if image_tower.lacks_cls(self.clip.visual) else self.vision_depth

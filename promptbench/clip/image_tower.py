@@ -203,6 +203,11 @@ def lacks_cls(visual: Any) -> str:
     return f"an image tower that is not read at [CLS] after CLIP's own blocks ({kind(visual)})"
 
 
+def lacks(visual: Any) -> dict[str, str]:
+    """By depth of an image tower, in the words of a `Backbone`, what the tower is if that depth is 0; else empty."""
+    return {"vision_depth": lacks_tokens(visual), "vision_layers": lacks_cls(visual)}
+
+
 def check(visual: Any, name: str, prompted: bool = False, replaced: bool = False, changed: bool = False) -> None:
     """Raise a UsageError unless this tower gives dense features and takes what is asked of it.
 
