@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import Field, dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -381,24 +381,40 @@ def fit_to_backbone(config: MethodConfig, backbone: Any, explicit: Collection[st
         explicit: Fields that somebody asked for.
 
     Raises:
-        UsageError: If a field named in `explicit` exceeds its limit.
+        UsageError: If a field named in `explicit` exceeds its limit, or the backbone has none of what a field counts.
     """
     changes: dict[str, int] = {}
     for field in fields(config):
         limits, depth = field.metadata.get("at_most", ()), field.metadata.get("of_depth")
         below = field.metadata.get("below", False)
         if depth and field.name not in explicit:
-            most = min(getattr(backbone, limit) for limit in limits)
+            limit = min(limits, key=lambda limit: getattr(backbone, limit))
+            most = getattr(backbone, limit)
+            if not most:
+                raise beyond(field, getattr(config, field.name), limit, backbone)
             changes[field.name] = min(math.ceil(getattr(config, field.name) * most / depth), most - below)
             continue
         for limit in limits:
             value, most = changes.get(field.name, getattr(config, field.name)), getattr(backbone, limit)
-            if value > most - below and field.name in explicit:
-                must = ", and it must stay below" if below else ""
-                raise UsageError(f"{field.name} is {value}, but {limit} of backbone '{backbone.name}' is {most}{must}.")
+            least = field.metadata.get("at_least", 1)
+            if value > most - below and (field.name in explicit or most - below < least):
+                raise beyond(field, value, limit, backbone)
             changes[field.name] = min(value, most - below)
     counted = set(counted_by_dataset(config)) - set(explicit)
     return replace(config, **{**changes, **dict.fromkeys(counted)})
+
+
+def beyond(field: Field[Any], value: int, limit: str, backbone: Any) -> UsageError:
+    """A field that is above what the backbone has, or that needs what the backbone lacks."""
+    name, must = field.name, ", and it must stay below" if field.metadata.get("below") else ""
+    most = getattr(backbone, limit)
+    wrong = "" if most else getattr(backbone, "lacks", {}).get(limit, "")
+    if wrong:
+        return UsageError(
+            f"Backbone '{backbone.name}' has {wrong}, and {name} counts layers of it that get prompts: choose a ViT "
+            "such as ViT-B-16, or a method that prompts the text alone."
+        )
+    return UsageError(f"{name} is {value}, but {limit} of backbone '{backbone.name}' is {most}{must}.")
 
 
 def counted_by_dataset(config: MethodConfig) -> Iterator[str]:

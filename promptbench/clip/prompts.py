@@ -83,7 +83,7 @@ def length_of(backbone: Backbone | None, words: str) -> int:
     if backbone is None:
         raise TypeError(f"the template {words!r} can be counted with a backbone alone")
     before, _ = around(words)
-    return int(backbone.embed_text([before]).eot[0]) - 1
+    return int(backbone.embed_text([before]).words[0])
 
 
 def context_length(words: str, n_ctx: int | None, backbone: Backbone | None = None) -> int:
@@ -105,9 +105,9 @@ def from_words(backbone: Backbone, words: str, n: int) -> Tensor:
     """Token embeddings (n, d) of the first n tokens of `words`."""
     before, _ = around(words)
     tokens = backbone.embed_text([before])
-    if int(tokens.eot[0]) - 1 < n:
-        raise UsageError(f"n_ctx is {n}, but the initial words '{before}' have only {int(tokens.eot[0]) - 1} tokens.")
-    return tokens.embeddings[0, 1 : 1 + n].clone()
+    if int(tokens.words[0]) < n:
+        raise UsageError(f"n_ctx is {n}, but the initial words '{before}' have only {int(tokens.words[0])} tokens.")
+    return tokens.embeddings[0, tokens.start : tokens.start + n].clone()
 
 
 def random_context(*shape: int) -> Tensor:
@@ -131,7 +131,7 @@ class Sentences:
     """Texts of K classes that begin with a learned context: [SOS], context, fixed words, class name, rest.
 
     Attributes:
-        start: (1, d), [SOS].
+        start: (1, d), [SOS]; (0, d) where a tokenizer has none.
         fixed: (m, d), what follows the context in all classes: words that are not learned; m may be 0.
         tokens: What comes after that, class by class.
     """
@@ -158,8 +158,9 @@ def sentences(backbone: Backbone, words: str, n: int, names: Sequence[str]) -> S
     Without words it replaces n blanks.
     """
     tokens = sentence_tokens(backbone, words or " ".join(["X"] * n), names)
-    shared = max(tokens.shared(), 1 + n)
-    return Sentences(tokens.embeddings[0, :1], tokens.embeddings[0, 1 + n : shared], tokens.after(shared))
+    end = tokens.start + n
+    shared = max(tokens.shared(), end)
+    return Sentences(tokens.embeddings[0, : tokens.start], tokens.embeddings[0, end:shared], tokens.after(shared))
 
 
 @dataclass(frozen=True)
@@ -230,9 +231,10 @@ class Arranged:
 
     def encode(self, backbone: Backbone, context: Tensor) -> Tensor:
         """Text features (K, D), not normalised, for a context (n, d), or (K, n, d) where every class has its own."""
-        start = self.tokens.embeddings[0, :1]  # [SOS]
-        prefix = start if self.shared == 1 else join(start, context[: self.shared - 1])
-        if self.shared > self.n:  # all of the context precedes the name
+        start = self.tokens.embeddings[0, : self.tokens.start]  # [SOS]
+        learned = self.shared - len(start)
+        prefix = join(start, context[:learned]) if learned else start
+        if learned == self.n:  # all of the context precedes the name
             embeddings = self.tokens.embeddings[:, self.shared :]
         else:
             embeddings = arrange(self.tokens, context, self.index, self.shared)
@@ -254,8 +256,8 @@ def arranged(
     """
     tokens = sentence_tokens(backbone, words or " ".join(["X"] * n), names)  # (K, L, d)
     before = {"end": n, "middle": n // 2, "front": 0}[position]
-    index = arrangement(tokens.ids.shape[1], name_lengths(backbone, names), n, before)
-    return Arranged(tokens, index, n, 1 if by_class else 1 + before)
+    index = arrangement(tokens.ids.shape[1], name_lengths(backbone, names), n, before, tokens.start)
+    return Arranged(tokens, index, n, tokens.start + (0 if by_class else before))
 
 
 def check_position(words: str, position: str, by_class: bool) -> None:
@@ -284,10 +286,10 @@ def for_each_class(context: nn.Parameter, classes: int, n: int) -> nn.Parameter:
 
 def name_lengths(backbone: Backbone, names: Sequence[str]) -> Tensor:
     """(K,) tokens of each class name alone."""
-    return backbone.embed_text([readable(name) for name in names]).eot - 1
+    return backbone.embed_text([readable(name) for name in names]).words
 
 
-def arrangement(length: int, name_lengths: Tensor, n: int, before: int) -> Tensor:
+def arrangement(length: int, name_lengths: Tensor, n: int, before: int, start: int = 1) -> Tensor:
     """Where each token of a sentence with learned context comes from.
 
     The sentence was tokenised as [SOS], n placeholders, name, rest. It becomes [SOS], the first `before` context
@@ -298,17 +300,18 @@ def arrangement(length: int, name_lengths: Tensor, n: int, before: int) -> Tenso
         name_lengths: (K,), tokens of each name.
         n: Context tokens.
         before: How many of them stand before the name, 0 to n.
+        start: Tokens before the context: [SOS], or none.
 
     Returns:
         (K, L) int64: an index below L means that token of the sentence, L + j means context token j.
     """
     at = torch.arange(length, device=name_lengths.device).expand(len(name_lengths), length)
-    name_end = 1 + before + name_lengths.unsqueeze(1)  # (K, 1)
+    name_end = start + before + name_lengths.unsqueeze(1)  # (K, 1)
     index = at.clone()
-    leading = (at >= 1) & (at < 1 + before)
-    name = (at >= 1 + before) & (at < name_end)
+    leading = (at >= start) & (at < start + before)
+    name = (at >= start + before) & (at < name_end)
     trailing = (at >= name_end) & (at < name_end + n - before)
-    index = torch.where(leading, length + at - 1, index)
+    index = torch.where(leading, length + at - start, index)
     index = torch.where(name, at + n - before, index)
     return torch.where(trailing, length + before + at - name_end, index)
 
