@@ -207,7 +207,8 @@ def test_each_method_is_varied_around_its_own_recipe_unless_a_grid_is_named() ->
 
 def test_a_method_that_counts_steps_is_varied_in_them() -> None:
     def settings(**more: object) -> list[dict[str, object]]:
-        request = Request.of(methods=["clip_lora"], device="cpu", companions=False, datasets=["dtd"], seeds=[1], **more)
+        of = {"suite": "clip11", "datasets": ["dtd"], "seeds": [1]}
+        request = Request.of(methods=["clip_lora"], device="cpu", companions=False, **of, **more)
         return [dict(point.settings) for point in points_of(request, {})]
 
     rates, lengths = (6.7e-5, 2e-4, 6e-4), (4000, 8000, 16000)
