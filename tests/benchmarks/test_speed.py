@@ -160,7 +160,7 @@ def test_evaluations_agree_and_every_seed_is_run(tiny: Any) -> None:
 
 def test_the_five_methods_never_prompt_the_image_tower() -> None:
     frozen = {name for name in registry.names("methods") if registry.load("methods", name).frozen_image_tower is True}
-    assert frozen == set(METHODS)
+    assert set(METHODS) <= frozen
 
 
 def test_useful_work_is_counted_by_hand(tiny: Any) -> None:
