@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from promptbench import registry
 from promptbench.clip.load import load_backbone
 
 from .evaluations import time_evaluations
@@ -24,7 +25,7 @@ SCHEMA = 1
 VIT_B16 = "ViT-B-16-quickgelu:random"
 SMALL = 256  # a narrower text tower is cheap enough for everything to be run
 # Batches of the recipes, and the larger ones that are timed besides.
-RECIPE_BATCH = {
+OF_RECIPES = {
     "coop": 32,
     "cocoop": 1,
     "gallop": 32,
@@ -34,7 +35,18 @@ RECIPE_BATCH = {
     "promptsrc": 4,
     "mutual": 1,
     "dpl": 4,
+    "kgcoop": 128,
+    "prograd": 32,
+    "tcp": 32,
+    "locoop": 32,
+    "tip_adapter_f": 256,
+    "clip_adapter": 32,
+    "taskres": 256,
+    "clap": 256,
+    "clip_lora": 32,
+    "mma": 16,
 }
+RECIPE_BATCH = {label: batch for label, batch in OF_RECIPES.items() if label in registry.names("methods")}
 LARGER_BATCH = {"coop": 256, "cocoop": 8, "mutual": 8, "maple": 16}
 MAIN = 100  # classes that the bars are for
 
