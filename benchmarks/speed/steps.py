@@ -10,6 +10,7 @@ from torch import Tensor
 
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.image_tower import ImageFeatures, Images
+from promptbench.clip.prompts import sentence_tokens
 from promptbench.method import Method, create_method, show_training_images
 
 from .ours import class_names, move, optimizer_of, our_step
@@ -134,7 +135,8 @@ def floating_point_work(backbone: Backbone, classes: int, batch: int, name: str 
     with FlopCounterMode(display=False) as counter:
         step()
     method: Any = pair.method
-    tokens = method.tokens.eot + 1 - method.shared  # (K,) of each class
-    rows = int(tokens.sum()) + method.shared
+    shared = 1 + len(method.ctx)  # [SOS] and the context
+    sentences = sentence_tokens(backbone, method.config.ctx_init, method.class_names)
+    rows = int((sentences.eot + 1 - shared).sum()) + shared
     useful = 48 * backbone.text_width**2 * backbone.text_depth * rows
     return {"counted_gflop": counter.get_total_flops() / 1e9, "useful_gflop": useful / 1e9}
