@@ -17,9 +17,10 @@ replacement, so that `dropout=0.0` is still random (None is the plain mean); loc
 weigh the same; all prompts start as the same words; the words always precede the class name, wherever `{}` stands; the
 name is tokenised alone and no full stop follows it; a k beyond the number of patches means all of them.
 
-Differs from it: everything learned stays in float32 (they train under autocast); "_" in a class name is read as a
-blank (they leave that to their datasets); text is cut at the longest prompt, and a prompt is encoded once for all
-classes (equal to rounding).
+Differs from it: everything learned stays in float32 (they train under autocast); an epoch with fewer images than a
+batch is one step (their loader drops it, so that nothing is trained); "_" in a class name is read as a blank (they
+leave that to their datasets); text is cut at the longest prompt, and a prompt is encoded once for all classes (equal to
+rounding).
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ class GalLoP(Method):
     def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(config, backbone)
         self.words = words_of(config.template)
-        n = int(backbone.embed_text([self.words]).eot[0]) - 1
+        n = int(backbone.embed_text([self.words]).words[0])
         start = prompts.from_words(backbone, self.words, n)
         self.global_prompt = nn.Parameter(start.repeat(config.n_global, 1, 1))  # (m, n, d)
         self.local_prompts = nn.Parameter(start.repeat(config.n_local, 1, 1))
@@ -146,8 +147,8 @@ class GalLoP(Method):
         super().set_classes(names)
         # CLIP's tokenizer never joins words, so this equals names tokenised alone, and a prompt too long is noticed.
         tokens = self.backbone.embed_text([f"{self.words} {prompts.readable(name)}" for name in names])
-        self.start = tokens.embeddings[0, :1]  # [SOS]
-        self.tokens = tokens.after(1 + self.global_prompt.shape[1])
+        self.start = tokens.embeddings[0, : tokens.start]  # [SOS]
+        self.tokens = tokens.after(tokens.start + self.global_prompt.shape[1])
 
     def encode_classes(self) -> Tensor:
         """Text features (m, K, D) of the global prompts, followed by those of the local ones."""

@@ -121,7 +121,11 @@ class Mutual(Method):
         )
         depth_visual: int = field(
             default=DEPTH,
-            metadata={"source": "INFERENCE; layers that receive them", "at_most": ("vision_depth",), "at_least": 0},
+            metadata={
+                "source": "INFERENCE; layers that receive them",
+                "at_most": ("vision_depth", "vision_layers"),
+                "at_least": 0,
+            },
         )
         tvp_text: Literal["own", "other-image", "noise", "mean", "zeroed"] = field(
             default="own",
@@ -281,7 +285,7 @@ def matched_units(n: int, backbone: Backbone) -> int:
     """Hidden units that give one network the parameters of FTP's 1 + n and of TVP."""
     joint, text = backbone.embed_dim, backbone.text_width
     ftp = (joint + 1) * (joint // REDUCTION) + (joint // REDUCTION + 1) * text
-    depth = min(DEPTH, backbone.vision_depth)
+    depth = min(DEPTH, backbone.vision_layers)
     heads = backbone.vision_heads if depth else 0
     tvp = depth * (N_VISUAL * backbone.vision_width + heads)
     return round(((1 + n) * ftp + tvp - text) / (joint + 1 + text))

@@ -70,9 +70,12 @@ class ZeroShot(Method):
 
     def templates(self) -> tuple[str, ...]:
         """The templates that the text features are averaged over."""
-        of_dataset, wanted = self.templates_of_classes(), self.config.template
-        known = {"dataset": of_dataset, "seven": SEVEN, "ensemble": (*SEVEN, *of_dataset)}
-        return known.get(wanted, (wanted,))
+        wanted = self.config.template
+        if wanted == "seven":
+            return SEVEN
+        if wanted == "ensemble":
+            return (*SEVEN, *self.templates_of_classes())
+        return self.templates_of_classes(wanted)
 
     def encode_classes(self) -> Tensor:
         return self.texts.encode(self.backbone, normalised=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import Field, dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -107,6 +107,7 @@ class Method(nn.Module):
             which `--precision authors` does too; None where it trains with `16-mixed`.
         official_unused: Beginnings of names in the authors' checkpoints that stand for nothing learned here.
         half_dense: True where dense features may be cached in half precision, which changes their last digits.
+        texts_told: Whether it has been told a dataset's template, or several; "" where it knows of none.
         encodes_images_apart: True where it leaves `forward` as it is, so that image features know nothing of the
             classes. This one and the next three say what a class overrides, and are set when it is defined.
         has_text_features: True where class names become text features, which do not depend on the images.
@@ -157,6 +158,7 @@ class Method(nn.Module):
         self.config: Any = config
         self.__dict__["backbone"] = backbone  # past nn.Module's registration: frozen weights are not part of a method
         self.class_names = self.trained_names = ClassNames(())
+        self.texts_told: Literal["", "template", "ensemble"] = ""
         self._text_features: tuple[tuple[int, ...], Tensor] | None = None
 
     backbone: Backbone
@@ -206,7 +208,11 @@ class Method(nn.Module):
             names: Others than the current ones.
         """
         names = self.class_names if names is None else names
-        found = self.authors_templates.get(names.dataset, names.template) if wanted == FROM_DATASET else wanted
+        if wanted != FROM_DATASET:
+            return (wanted,)
+        found = self.authors_templates.get(names.dataset, names.template)
+        several = not isinstance(found, str) and len(found) > 1
+        self.texts_told = "ensemble" if several or self.texts_told == "ensemble" else "template"
         return (found,) if isinstance(found, str) else tuple(found)
 
     def forward(self, images: Images | Tensor) -> Prediction:
@@ -297,10 +303,14 @@ class Method(nn.Module):
 
     @torch.no_grad()
     def make_room(self, tensors: Mapping[str, Tensor]) -> None:
-        """Give learned tensors and buffers that are empty until `prepare` the shapes of stored ones."""
+        """Give learned tensors and buffers that are empty until `prepare` the shapes of stored ones, where those fit:
+        sizes other than 0 are known before."""
         for name, tensor in self.state_dict(keep_vars=True).items():
-            if not tensor.numel() and name in tensors:
-                tensor.data = tensor.new_empty(tensors[name].shape)
+            if tensor.numel() or name not in tensors:
+                continue
+            shape, known = tensors[name].shape, tensor.shape
+            if len(shape) == len(known) and all(own in (0, size) for own, size in zip(known, shape, strict=True)):
+                tensor.data = tensor.new_empty(shape)
 
     # What most methods share ------------------------------------------------------------------------------------
 
@@ -361,8 +371,9 @@ def fit_to_backbone(config: MethodConfig, backbone: Any, explicit: Collection[st
     """`config` with every field whose metadata names a limit, `at_most`, brought within what the backbone has.
 
     A paper's depth of 9 cannot hold on a tower of 4 layers: such a default is capped, or scaled where its metadata say
-    of which depth it is, `of_depth`; a value that somebody asked for is refused instead. In the same way a number of
-    tokens gives way to the words of a dataset's template.
+    of which depth it is, `of_depth`; a value that somebody asked for is refused instead. With `below` in the metadata
+    it has to stay below the limit, as the index of a layer. In the same way a number of tokens gives way to the words
+    of a dataset's template.
 
     Args:
         config: Of any method.
@@ -370,22 +381,40 @@ def fit_to_backbone(config: MethodConfig, backbone: Any, explicit: Collection[st
         explicit: Fields that somebody asked for.
 
     Raises:
-        UsageError: If a field named in `explicit` exceeds its limit.
+        UsageError: If a field named in `explicit` exceeds its limit, or the backbone has none of what a field counts.
     """
     changes: dict[str, int] = {}
     for field in fields(config):
         limits, depth = field.metadata.get("at_most", ()), field.metadata.get("of_depth")
+        below = field.metadata.get("below", False)
         if depth and field.name not in explicit:
-            most = min(getattr(backbone, limit) for limit in limits)
-            changes[field.name] = math.ceil(getattr(config, field.name) * most / depth)
+            limit = min(limits, key=lambda limit: getattr(backbone, limit))
+            most = getattr(backbone, limit)
+            if not most:
+                raise beyond(field, getattr(config, field.name), limit, backbone)
+            changes[field.name] = min(math.ceil(getattr(config, field.name) * most / depth), most - below)
             continue
         for limit in limits:
             value, most = changes.get(field.name, getattr(config, field.name)), getattr(backbone, limit)
-            if value > most and field.name in explicit:
-                raise UsageError(f"{field.name} is {value}, but {limit} of backbone '{backbone.name}' is {most}.")
-            changes[field.name] = min(value, most)
+            least = field.metadata.get("at_least", 1)
+            if value > most - below and (field.name in explicit or most - below < least):
+                raise beyond(field, value, limit, backbone)
+            changes[field.name] = min(value, most - below)
     counted = set(counted_by_dataset(config)) - set(explicit)
     return replace(config, **{**changes, **dict.fromkeys(counted)})
+
+
+def beyond(field: Field[Any], value: int, limit: str, backbone: Any) -> UsageError:
+    """A field that is above what the backbone has, or that needs what the backbone lacks."""
+    name, must = field.name, ", and it must stay below" if field.metadata.get("below") else ""
+    most = getattr(backbone, limit)
+    wrong = "" if most else getattr(backbone, "lacks", {}).get(limit, "")
+    if wrong:
+        return UsageError(
+            f"Backbone '{backbone.name}' has {wrong}, and {name} counts layers of it that get prompts: choose a ViT "
+            "such as ViT-B-16, or a method that prompts the text alone."
+        )
+    return UsageError(f"{name} is {value}, but {limit} of backbone '{backbone.name}' is {most}{must}.")
 
 
 def counted_by_dataset(config: MethodConfig) -> Iterator[str]:

@@ -61,6 +61,7 @@ class Recipe:
         source: The file or table it was read from.
         overrides: Fields of the method's Config that this recipe sets, such as a depth.
         epochs_at: Epochs at other numbers of shots, by shots; `at` puts them in.
+        overrides_at: Fields of the Config that it sets at some numbers of shots alone, by shots; `at` adds them.
 
     Raises:
         UsageError: A number is out of its range.
@@ -88,6 +89,7 @@ class Recipe:
     source: str = ""
     overrides: Mapping[str, object] = field(default_factory=dict)
     epochs_at: Mapping[int, int] = field(default_factory=dict)
+    overrides_at: Mapping[int, Mapping[str, object]] = field(default_factory=dict)
 
     def at(self, shots: int | None) -> Recipe:
         """The recipe for a number of shots, None being all images.
@@ -95,12 +97,14 @@ class Recipe:
         Raises:
             UsageError: It counts steps for each shot, and there is no number of shots.
         """
+        overrides = {**self.overrides, **({} if shots is None else self.overrides_at.get(shots, {}))}
         if self.steps_per_shot:
             if shots is None:
                 raise UsageError("'steps_per_shot' needs a number of shots; with all images, set steps.")
-            return replace(self, steps=shots * self.steps_per_shot, steps_per_shot=0, epochs_at={})
+            steps = shots * self.steps_per_shot
+            return replace(self, steps=steps, steps_per_shot=0, epochs_at={}, overrides=overrides, overrides_at={})
         epochs = self.epochs if shots is None else self.epochs_at.get(shots, self.epochs)
-        return replace(self, epochs=epochs, epochs_at={})
+        return replace(self, epochs=epochs, epochs_at={}, overrides=overrides, overrides_at={})
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Steps of the whole training, of so many in an epoch."""
@@ -262,6 +266,8 @@ def resolve_recipe(recipe: Recipe, layers: Sequence[Layer]) -> Resolved:
         given = {"origin": "ours", "source": origin} | typed(Recipe, mapping, origin)
         if any(given.get(name) for name in LENGTHS):  # it says how long the training is in another way
             given = dict.fromkeys(LENGTHS, 0) | given
+        if given.get("augment") is False and values["train_views"]:  # nor any of the weaker layers' random views
+            given = {"train_views": 0} | given
         changes = any(values[name] != value for name, value in given.items() if name not in ("origin", "source"))
         if ours or not (changes or "origin" in mapping):
             del given["origin"], given["source"]
@@ -335,7 +341,7 @@ def _split_assignments(method: Any, label: str, assignments: Mapping[str, Any], 
     """The command line's layer; a name that both the Config and the Recipe have belongs to the Config."""
     of_config = {fact.name for fact in describe_fields(method.Config)}
     of_recipe = {fact.name for fact in describe_fields(Recipe)} if trains else set()
-    of_recipe -= {"origin", "source", "overrides", "epochs_at"}
+    of_recipe -= {"origin", "source", "overrides", "epochs_at", "overrides_at"}
     for name in assignments:
         if name not in of_config | of_recipe:
             raise UsageError(f"--set: {unknown(f'setting of {label}', name, of_config | of_recipe)}")

@@ -279,6 +279,17 @@ def test_an_authors_preset_on_top_of_a_change_of_ours_stays_ours() -> None:
     assert resolve_recipe(AUTHORS, twice).values["origin"] == "ours"
 
 
+def test_a_layer_without_random_views_leaves_none_of_the_weaker_ones() -> None:
+    recipe = replace(AUTHORS, train_views=20)
+    resolved = resolve_recipe(recipe, [("suite tiny", {"augment": False})])
+    assert (resolved.values["augment"], resolved.values["train_views"]) == (False, 0)
+    assert resolved.provenance["train_views"] == "suite tiny"
+    again = resolve_recipe(recipe, [("suite tiny", {"augment": False}), ("--set", {"train_views": 3})])
+    assert again.values["train_views"] == 3  # which the recipe then refuses
+    plain = resolve_recipe(AUTHORS, [("suite tiny", {"augment": False})])
+    assert plain.provenance["train_views"].startswith("default")
+
+
 def test_what_a_recipe_does_not_state_is_as_in_the_papers_code() -> None:
     recipe = Recipe(epochs=1, lr=0.1, batch=1, origin="ours")
     assert (recipe.momentum, recipe.weight_decay) == (0.9, 5e-4)
@@ -311,6 +322,24 @@ def test_a_wrong_assignment_is_told_in_one_sentence(assignments: dict[str, Any],
     with pytest.raises(UsageError) as caught:
         settings_of(assignments=assignments)
     assert str(caught.value).startswith(message)
+
+
+def test_settings_may_follow_the_number_of_shots() -> None:
+    class ByShots(Example):
+        recipes: ClassVar[Mapping[tuple[str, str], Recipe]] = {
+            ("*", "*"): replace(AUTHORS, overrides={"depth": 3, "n_ctx": 4}, overrides_at={8: {"depth": 5}})
+        }
+
+    depths = {shots: settings_of(method=ByShots, shots=shots).config.depth for shots in (1, 8, 16, None)}
+    assert depths == {1: 3, 8: 5, 16: 3, None: 3}
+    settings = settings_of(method=ByShots, shots=8)
+    assert settings.config.n_ctx == 4 and settings.provenance["config.depth"] == "recipe (authors)"
+    assert not settings.recipe.overrides_at and not settings.explicit
+    assert settings_of(method=ByShots, shots=8, assignments={"depth": 2}).config.depth == 2
+    plain, by_shots = (decisive(settings_of(method=method, shots=8).recipe) for method in (Example, ByShots))
+    assert plain == by_shots  # what the overrides say stands in the settings, and older runs keep their names
+    with pytest.raises(UsageError, match="--set: Unknown setting of example 'overrides_at'"):
+        settings_of(assignments={"overrides_at": {}})
 
 
 def test_epochs_follow_the_number_of_shots_where_the_authors_say_so() -> None:

@@ -190,7 +190,7 @@ def method_of(source: Source) -> type[Method]:
             "promptbench.registry.add_file."
         )
     cls: type[Method] = registry.load("methods", spec.method)
-    if cls.prepares and cls.kept is None:
+    if cls.prepares and (cls.kept is None or source.training is None):
         raise UsageError(
             f"{source.place}: {spec.label} looks at its training images again before it scores others, and they are "
             "not stored; use `promptbench run --save-predictions`."

@@ -73,9 +73,26 @@ def list_backbones() -> str:
     from promptbench.clip.load import BACKBONES
 
     others = (
-        "Others: ARCHITECTURE:TAG with any pretrained tag of open_clip, or ARCHITECTURE:FILE with your own weights."
+        "Others: ARCHITECTURE:TAG with any pretrained tag of open_clip, or ARCHITECTURE:FILE with your own weights; "
+        "--capabilities says what works with which."
     )
     return columns([("backbone", "what it is"), *BACKBONES.items()]) + "\n\n" + others
+
+
+def list_capabilities() -> str:
+    """What works with each architecture of open_clip, with numbered reasons for what does not."""
+    from promptbench.clip import capabilities
+
+    configs = capabilities.configs()
+    lacking = {name: capabilities.of_config(config) for name, config in configs.items()}
+    reasons = capabilities.numbered(lacking.values())
+    rows: list[tuple[str, ...]] = [("architecture", *capabilities.NEEDS, "tokenizer")]
+    for name, lacks in lacking.items():
+        cells = (f"no ({reasons[why]})" if why else "yes" for why in lacks.values())
+        rows.append((name, *cells, capabilities.tokenizer_of(configs[name])))
+    notes = [f"({number}) It has {why}." for why, number in reasons.items()]
+    notes.append("Tokenizers of transformers need that package and, once, a network.")
+    return columns(rows) + "\n\n" + "\n".join(notes)
 
 
 def describe(name: str) -> str:
@@ -94,6 +111,12 @@ def describe(name: str) -> str:
     raise unknown("method, dataset, protocol or suite", name, [*known, *suite_names()])
 
 
+def overrides_of(recipe: Any) -> str:
+    """What a recipe sets in the method's Config, at some numbers of shots alone where it says so."""
+    at = [f"{overrides(values)} with shots={shots}" for shots, values in recipe.overrides_at.items()]
+    return ", ".join(filter(None, [overrides(recipe.overrides), *at]))
+
+
 def describe_method(name: str) -> str:
     cls = registry.load("methods", name)
     parts = [settings_of(cls, name)] if describe_fields(cls.Config) else []
@@ -104,7 +127,7 @@ def describe_method(name: str) -> str:
             length(r),
             rate(r),
             f"batch {r.batch}",
-            overrides(r.overrides),
+            overrides_of(r),
             r.origin,
             r.source,
         )

@@ -74,14 +74,12 @@ class Backbone(nn.Module):
         self.memory_budget = memory_budget
         self.known_tokens = known_tokens
         self._said: set[str] = set()  # words that were warned about
-        text_blocks = getattr(getattr(self._text, "transformer", None), "resblocks", None)
-        causal = getattr(self._text, "attn_mask", None) is not None
-        if text_blocks is None or not causal or getattr(self._text, "cls_emb", None) is not None:
+        if wrong := text_tower.wrong_with(self._text):
             raise UsageError(
-                f"Backbone '{name}' has a text tower that prompts cannot enter: promptbench needs CLIP's causal "
-                "transformer with `transformer.resblocks`, as in ViT-B-32, ViT-B-16, ViT-L-14, RN50 and RN101."
+                f"Backbone '{name}' has a text tower that prompts cannot enter: {wrong}; choose one with open_clip's "
+                "own transformer, such as ViT-B-16."
             )
-        self._shares_prefix = all(block.is_standard(b) for b in text_blocks)
+        self._shares_prefix = all(map(block.is_standard, self._text.transformer.resblocks))
 
     def train(self, mode: bool = True) -> Backbone:
         """Stay in evaluation mode: the backbone is frozen."""
@@ -91,6 +89,11 @@ class Backbone(nn.Module):
     def _text(self) -> Any:
         """The text tower: open_clip's `CLIP` holds its parts itself, `CustomTextCLIP` in `text`."""
         return getattr(self.clip, "text", self.clip)
+
+    @cached_property
+    def text_form(self) -> text_tower.Form:
+        """How the text tower reads a text."""
+        return text_tower.form_of(self._text, self.tokenizer, self.context_length)
 
     # What the model is ------------------------------------------------------------------------------------------
 
@@ -121,12 +124,27 @@ class Backbone(nn.Module):
 
     @property
     def vision_depth(self) -> int:
-        """Blocks of the image tower; 0 for a tower without transformer blocks."""
-        return len(image_tower.resblocks(self.clip.visual))
+        """Blocks of the image tower that prompts may enter; 0 for a tower without transformer blocks."""
+        return 0 if image_tower.lacks_tokens(self.clip.visual) else len(image_tower.resblocks(self.clip.visual))
+
+    @property
+    def lacks(self) -> dict[str, str]:
+        """For `vision_depth` and `vision_layers`, what the image tower is if they are 0; else empty."""
+        return image_tower.lacks(self.clip.visual)
+
+    @property
+    def vision_layers(self) -> int:
+        """Blocks of the image tower that a method may run itself, in a `layer`; 0 where they are not CLIP's own."""
+        return 0 if image_tower.lacks_cls(self.clip.visual) else self.vision_depth
 
     @property
     def vision_heads(self) -> int:
-        """Heads of a block of the image tower, which has some."""
+        """Heads of a block of the image tower, which a method is about to replace.
+
+        Raises:
+            UsageError: If it cannot.
+        """
+        image_tower.check(self.clip.visual, self.name, replaced=True)
         return int(image_tower.resblocks(self.clip.visual)[0].attn.num_heads)
 
     @property
@@ -138,12 +156,15 @@ class Backbone(nn.Module):
     def embed_dim(self) -> int:
         """The joint dimension D."""
         projection = self._text.text_projection
+        if projection is None:
+            return self.text_width
         return int(projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1])
 
     @property
     def context_length(self) -> int:
         """The most tokens a text may have, [SOS] and [EOT] included."""
-        return int(self._text.positional_embedding.shape[0])
+        positions = int(self._text.positional_embedding.shape[0])
+        return positions - 1 if text_tower.is_closed(self._text) else positions
 
     @property
     def resolution(self) -> int:
@@ -163,7 +184,10 @@ class Backbone(nn.Module):
 
     @property
     def logit_scale(self) -> Tensor:
-        """The factor from cosines to logits, about 100 for OpenAI's weights."""
+        """The factor from cosines to logits, about 100 for OpenAI's weights.
+
+        SigLIP's `logit_bias` is the same for all classes: without it, softmax and the best class are what they are.
+        """
         return self.clip.logit_scale.exp()
 
     @property
@@ -198,15 +222,15 @@ class Backbone(nn.Module):
     # Text -------------------------------------------------------------------------------------------------------
 
     def embed_text(self, texts: Sequence[str]) -> Tokens:
-        """Frozen token embeddings of K texts, cut at the longest.
+        """Frozen token embeddings of K texts, cut at the longest unless the tower reads the padding too.
 
         Raises:
             UsageError: If a text has more tokens than the model takes; open_clip itself would cut it silently.
         """
         # One token more than fits shows which texts would be cut.
-        ids = self.tokenizer(list(texts), context_length=self.context_length + 1)
-        eot = ids.argmax(dim=-1)  # [EOT] has the largest id
-        too_long = (eot >= self.context_length).nonzero().flatten().tolist()
+        ids, form = self.tokenizer(list(texts), context_length=self.context_length + 1), self.text_form
+        eot = text_tower.ends_of(self._text, ids, form)
+        too_long = (eot + form.end > self.context_length).nonzero().flatten().tolist()
         if too_long:
             raise UsageError(
                 f"The prompt '{texts[too_long[0]]}' is longer than the {self.context_length} tokens that backbone "
@@ -214,9 +238,10 @@ class Backbone(nn.Module):
                 "name or n_ctx."
             )
         self._warn_of_unknown_words(texts, ids)
-        ids = ids[:, : int(eot.max()) + 1].to(self.device)
+        length = self.context_length if form.whole else int(eot.max()) + 1
+        ids = ids[:, :length].to(self.device)
         with torch.no_grad():
-            return Tokens(self._text.token_embedding(ids), eot.to(self.device), ids)
+            return Tokens(self._text.token_embedding(ids), eot.to(self.device), ids, form.start)
 
     def encode_text(
         self,
@@ -233,7 +258,7 @@ class Backbone(nn.Module):
 
         Args:
             embeddings: (..., K, L, d), the class tokens; whole texts if there is no prefix. Leading axes are per
-                image and optional.
+                image and optional. Towers that read the padding need it here, as `embed_text` gives it.
             eot: (K,), position of [EOT] in `embeddings`.
             prefix: (..., n, d), [SOS] and whatever else precedes the class name in all classes.
             deep: Block index -> prompts (m, d) or (..., m, d) that replace the prefix's tokens 1 to m before it.
@@ -255,17 +280,20 @@ class Backbone(nn.Module):
             leading = torch.broadcast_shapes(leading, embeddings.shape[:-3])
         suffix = embeddings.reshape(-1, *embeddings.shape[-3:])  # (S or 1, K, T, d)
         if prefix is not None:
-            prefix = prefix.reshape(-1, *prefix.shape[-2:])  # (S, n, d)
+            prefix = prefix.reshape(prefix.shape[:-2].numel(), *prefix.shape[-2:])  # (S, n, d); n may be 0
             if len(suffix) > len(prefix):
                 prefix = prefix.expand(len(suffix), -1, -1)
         prompts = {i: p.reshape(-1, *p.shape[-2:]) if p.dim() > 2 else p for i, p in (deep or {}).items()}
-        text_tower.check_deep(prompts, prefix, self.text_depth)
-        texts = text_tower.Texts(prefix, prompts, suffix, eot, layer)
+        form = self.text_form
+        text_tower.check_deep(prompts, prefix, self.text_depth, form.start)
+        read = form.read(eot, suffix.shape[2])
+        texts = text_tower.Texts(prefix, prompts, suffix, read, layer, causal=form.causal, start=form.start)
         opened = bool(changes or deep_by_class or inserted)
         if opened:
             texts = self._opened(texts, changes or {}, deep_by_class or {}, inserted or {})
         learns = torch.is_grad_enabled() and (layer is not None or bool(changes) or texts.need_gradients())
-        if opened or (prefix is not None and layer is None and self._shares_prefix):
+        shares = prefix is not None and form.causal and layer is None and self._shares_prefix
+        if opened or shares:
             path, length = text_tower.shared_path, texts.own_length()
         else:
             path, length = text_tower.full_path, texts.full_length()
@@ -299,7 +327,15 @@ class Backbone(nn.Module):
             classes: K.
             length: How many tokens of a class it runs.
             learns: Whether it uses learned tensors; they get their gradients.
+
+        Raises:
+            UsageError: If the tower is not causal, or reads its feature elsewhere.
         """
+        if self.text_form.whole or text_tower.is_closed(self._text):
+            raise UsageError(
+                f"Backbone '{self.name}' reads its text features in another way than CLIP, and this method runs the "
+                "blocks itself: choose a causal CLIP such as ViT-B-16."
+            )
         text, learns = self._text, learns and torch.is_grad_enabled()
 
         def run(part: slice) -> Tensor:
@@ -364,7 +400,8 @@ class Backbone(nn.Module):
         """
         if layer is not None and (changes or inserted):
             raise ValueError("`layer` runs the blocks itself: it goes with no changes and no inserted tokens")
-        changed = prompts is not None or bool(deep or changes or inserted) or layer is not None
+        prompted, within = prompts is not None or bool(deep), bool(changes or inserted)
+        changed = prompted or within or layer is not None
         local = isinstance(images, Images) and images.dense if local is None else local
         if isinstance(images, Images):
             if not changed and images.features is not None and (images.features.local is not None or not local):
@@ -374,15 +411,10 @@ class Backbone(nn.Module):
             images = images.pixels
         visual = self.clip.visual
         if not changed and not local and not image_tower.is_standard(visual):
-            return ImageFeatures(visual(images))
-        image_tower.check(visual, self.name, changed)
-        if changes or inserted:
-            image_tower.check_changes(visual, self.name)
-        cls, local_tokens, patches, added = image_tower.encode(
-            visual, images, prompts, deep or {}, layer, local, changes or {}, inserted or {}
-        )
-        projected = None if local_tokens is None else self.project_local(local_tokens)
-        return ImageFeatures(image_tower.project(visual, cls), projected, patches, local_tokens, added)
+            found = visual(images)  # CoCa's gives tokens too
+            return ImageFeatures(found[0] if isinstance(found, tuple) else found)
+        image_tower.check(visual, self.name, prompted, replaced=layer is not None, changed=within)
+        return image_tower.encode(visual, images, prompts, deep or {}, layer, local, changes or {}, inserted or {})
 
     def write_on_image(self, features: Tensor) -> Tensor:
         """Joint features (..., D) in the image tower's width, (..., d), their entries 1 in the root mean square.
@@ -396,6 +428,7 @@ class Backbone(nn.Module):
     @cached_property
     def _to_image(self) -> Tensor:
         """(D, d), the pseudo-inverse of what the image tower does to a centred state after its last block."""
+        image_tower.check(self.clip.visual, self.name, replaced=True)
         return image_tower.inverse_projection(self.clip.visual)
 
     def project_local(self, tokens: Tensor) -> Tensor:

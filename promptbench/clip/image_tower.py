@@ -5,6 +5,8 @@ attended to. The last block runs for [CLS] alone unless the patches are asked fo
 through open_clip's blocks.
 
 CLIP's ResNet takes no prompts; its dense features are the values that its attention pool would mix.
+CoCa's and CLIPA's towers are pooled from all tokens: their dense features are what the pool makes of each patch alone.
+Prompts are never pooled. timm's transformers have a module of their own.
 
 Letters: B images, P patches, n prompts, d the tower's width, D joint dimension.
 """
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from promptbench.clip import block as blocks
+from promptbench.clip import timm_tower
 from promptbench.clip.text_tower import Layer
 from promptbench.config import UsageError
 
@@ -31,7 +34,8 @@ SMALLEST = 1e-2  # singular value, of the largest, that an inverse keeps
 class ImageFeatures:
     """What the image tower says of a batch. Projected features are not normalised.
 
-    Of a ResNet, P counts the positions of the last feature map, and the value path is that of the attention pool.
+    Of a ResNet, P counts the positions of the last feature map, and the value path is that of the attention pool. Of a
+    tower that pools all tokens, dense features are what the pool makes of each patch after the last block alone.
 
     Attributes:
         cls: (B, D), the global feature.
@@ -89,6 +93,8 @@ class Images:
 
 def resblocks(visual: Any) -> Any:
     """The transformer blocks of an image tower; empty for a ResNet or a foreign tower."""
+    if timm_tower.has_tokens(visual):
+        return visual.trunk.blocks
     found = getattr(getattr(visual, "transformer", None), "resblocks", None)
     return nn.ModuleList() if found is None else found
 
@@ -100,6 +106,8 @@ def is_resnet(visual: Any) -> bool:
 
 def width(visual: Any) -> int:
     """Channels of the tower's tokens, or of a ResNet's last feature map."""
+    if timm_tower.has_tokens(visual):
+        return int(visual.trunk.num_features)
     if len(resblocks(visual)):
         return int(visual.class_embedding.shape[-1])
     if is_resnet(visual):
@@ -114,14 +122,37 @@ def local_width(visual: Any) -> int:
 
 def patches(visual: Any) -> int:
     """Positions of dense features."""
+    if timm_tower.has_tokens(visual):
+        return int(visual.trunk.patch_embed.num_patches)
     holder = visual.attnpool if is_resnet(visual) else visual
     return len(holder.positional_embedding) - 1
 
 
 def project(visual: Any, tokens: Tensor) -> Tensor:
     """Tokens (..., d), as after the last normalisation, in the joint space (..., D)."""
+    if timm_tower.has_tokens(visual):
+        return timm_tower.project(visual, tokens)
+    if not is_resnet(visual) and not pooled_by_cls(visual):
+        return pooled_alone(visual, tokens)
     projection = getattr(visual, "proj", None)
     return tokens if projection is None else tokens @ projection
+
+
+def pooled(visual: Any, x: Tensor) -> Tensor:
+    """Features (B, D) of all tokens (B, 1 + P, d) after the last block, in a tower that pools them."""
+    return visual._pool(x)[0] @ visual.proj  # type: ignore[no-any-return]
+
+
+def pooled_alone(visual: Any, tokens: Tensor) -> Tensor:
+    """Features (..., D) that the pool would make of tokens (..., d) after the last block if each were alone."""
+    alone = tokens.reshape(-1, 1, tokens.shape[-1])
+    if visual.attn_pool is None:
+        return pooled(visual, alone.expand(-1, 2, -1)).unflatten(0, tokens.shape[:-1])
+    pool = visual.attn_pool  # of its many queries the first gives the feature
+    keys = pool.ln_k(alone)
+    queries = pool.ln_q(pool.query[:1]).expand(len(keys), -1, -1)
+    read = pool.attn(queries, keys, keys, need_weights=False)[0].squeeze(1)
+    return (visual.ln_post(read) @ visual.proj).unflatten(0, tokens.shape[:-1])  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
@@ -132,19 +163,71 @@ def inverse_projection(visual: Any) -> Tensor:
     return torch.linalg.pinv(project(visual, centred * scale), rtol=SMALLEST)
 
 
-def check(visual: Any, name: str, changed: bool) -> None:
-    """Raise a UsageError unless this tower gives dense features and, if it is `changed`, takes prompts."""
-    if not changed and is_resnet(visual):
-        return
+def kind(visual: Any) -> str:
+    """What an image tower is, for messages: `CLIP's ResNet`, `timm's ConvNeXt`."""
+    if is_resnet(visual):
+        return "CLIP's ResNet"
+    trunk = getattr(visual, "trunk", None)
+    return type(visual).__name__ if trunk is None else f"timm's {type(trunk).__name__}"
+
+
+def lacks_tokens(visual: Any) -> str:
+    """What an image tower is if no prompts can enter it; empty if they can."""
     if not len(resblocks(visual)):
-        way_out = " and gives no dense features; choose a ViT such as ViT-B-16, or CLIP's ResNet."
-        if changed:
-            way_out = "; choose a ViT such as ViT-B-16, or a method that prompts the text alone."
-        raise UsageError(
-            f"Backbone '{name}' has an image tower without transformer blocks, so it takes no visual prompts{way_out}"
-        )
-    if not pooled_by_cls(visual):
-        raise UsageError(f"Backbone '{name}' does not read its image feature at [CLS]: prompts cannot enter it here.")
+        return f"an image tower without transformer blocks that take other tokens ({kind(visual)})"
+    if getattr(visual, "attn_pool_contrastive", None) is not None:
+        return "an image tower with two pools"
+    return ""
+
+
+def lacks_dense(visual: Any) -> str:
+    """What an image tower is if it gives no dense features; empty if it does."""
+    return "" if is_resnet(visual) else lacks_tokens(visual)
+
+
+def lacks_blocks_of_clip(visual: Any) -> str:
+    """What an image tower is if a method cannot change its blocks; empty if it can."""
+    if wrong := lacks_tokens(visual):
+        return wrong
+    if all(map(blocks.is_standard, resblocks(visual))):
+        return ""
+    return f"an image tower whose blocks are not built as CLIP's ({kind(visual)})"
+
+
+def lacks_cls(visual: Any) -> str:
+    """What an image tower is if a method cannot run its blocks itself, up to [CLS]; empty if it can."""
+    if wrong := lacks_tokens(visual):
+        return wrong
+    if not timm_tower.has_tokens(visual) and pooled_by_cls(visual):
+        return ""
+    return f"an image tower that is not read at [CLS] after CLIP's own blocks ({kind(visual)})"
+
+
+def lacks(visual: Any) -> dict[str, str]:
+    """By depth of an image tower, in the words of a `Backbone`, what the tower is if that depth is 0; else empty."""
+    return {"vision_depth": lacks_tokens(visual), "vision_layers": lacks_cls(visual)}
+
+
+def check(visual: Any, name: str, prompted: bool = False, replaced: bool = False, changed: bool = False) -> None:
+    """Raise a UsageError unless this tower gives dense features and takes what is asked of it.
+
+    Args:
+        visual: The tower.
+        name: Of the backbone.
+        prompted: Whether prompts stand among its tokens.
+        replaced: Whether a `layer` takes the place of its blocks.
+        changed: Whether its blocks are changed, or tokens inserted between them.
+    """
+    way_out = "choose a ViT such as ViT-B-16"
+    other = f"{way_out}, or a method that prompts the text alone"
+    if (prompted or replaced or changed) and (wrong := lacks_tokens(visual)):
+        raise UsageError(f"Backbone '{name}' has {wrong}, so it takes no visual prompts; {other}.")
+    if changed and (wrong := lacks_blocks_of_clip(visual)):
+        raise UsageError(f"Backbone '{name}' has {wrong}, so they cannot be changed; {way_out}.")
+    if replaced and (wrong := lacks_cls(visual)):
+        raise UsageError(f"Backbone '{name}' has {wrong}, but this method replaces them; {way_out}.")
+    if wrong := lacks_dense(visual):
+        raise UsageError(f"Backbone '{name}' has {wrong}, so it gives no dense features; {way_out}, or CLIP's ResNet.")
 
 
 def pooled_by_cls(visual: Any) -> bool:
@@ -154,16 +237,6 @@ def pooled_by_cls(visual: Any) -> bool:
         and getattr(visual, "pool_type", "tok") == "tok"
         and not getattr(visual, "final_ln_after_pool", False)
     )
-
-
-def check_changes(visual: Any, name: str) -> None:
-    """Raise a UsageError unless methods may change the blocks of this tower."""
-    check(visual, name, changed=True)
-    if not all(map(blocks.is_standard, resblocks(visual))):
-        raise UsageError(
-            f"Backbone '{name}' has an image tower whose blocks are not built as CLIP's, so their weights cannot be "
-            "changed; choose a ViT such as ViT-B-16."
-        )
 
 
 def is_standard(visual: Any) -> bool:
@@ -181,32 +254,43 @@ def encode(
     local: bool,
     changes: Mapping[int, blocks.Change],
     inserted: Mapping[int, Tensor],
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """[CLS] (B, d), with `local` the value path (B, P, d) and the patches (B, P, d), and the inserted tokens (B, n, d).
-
-    All are after `ln_post`. Of a ResNet: the pooled feature (B, D), the value path (B, P, D) and the last feature map
-    (B, P, d).
-    """
+) -> ImageFeatures:
+    """What an image tower says of images, with dense features where `local` is asked for."""
     if is_resnet(visual):
-        return *encode_resnet(visual, images), None
-    depth = len(resblocks(visual))
-    check_inserted(inserted, prompts is not None or bool(deep), depth)
+        pool, values, positions = encode_resnet(visual, images)
+        return ImageFeatures(pool, values, positions, values)
+    check_deep(deep, prompts, len(resblocks(visual)))
+    check_inserted(inserted, prompts is not None or bool(deep), len(resblocks(visual)))
+    if timm_tower.has_tokens(visual):
+        feature, unprojected, found = timm_tower.encode(visual, images, prompts, deep, local)
+        projected = None if unprojected is None else project(visual, unprojected)
+        return ImageFeatures(feature, projected, found, unprojected)
+    by_cls = pooled_by_cls(visual)
     changed = blocks.changed(resblocks(visual), changes)
     x = visual._embeds(images)  # (B, 1 + P, d), after ln_pre
     prompts = None if prompts is None else visual.ln_pre(prompts)  # per token, so apart is exact
-    check_deep(deep, prompts, depth)
     added = None
-    if inserted:
-        x, dense, added = read_only_prompts(changed, x, None, inserted, local, keep=True)
-    elif layer is None and all(blocks.is_standard(b) for b in resblocks(visual)):
-        x, dense, _ = read_only_prompts(changed, x, prompts, deep, local)
+    if layer is None and all(map(blocks.is_standard, resblocks(visual))):
+        x, dense, added = read_only_prompts(changed, x, prompts, inserted or deep, local, bool(inserted), by_cls)
     else:
         x, dense = whole_sequences(resblocks(visual), x, prompts, deep, layer, local)
+    if not by_cls:
+        return features_of_pool(visual, x, local, added)
     x = visual.ln_post(x)
     added = None if added is None else visual.ln_post(added)
+    cls = project(visual, x[:, 0])
     if dense is None:
-        return x[:, 0], None, None, added
-    return x[:, 0], visual.ln_post(dense), x[:, 1:], added
+        return ImageFeatures(cls, inserted=added)
+    dense = visual.ln_post(dense)
+    return ImageFeatures(cls, project(visual, dense), x[:, 1:], dense, added)
+
+
+def features_of_pool(visual: Any, x: Tensor, local: bool, added: Tensor | None) -> ImageFeatures:
+    """What a tower that pools its tokens x (B, 1 + P, d) after the last block says of images."""
+    feature, patches = pooled(visual, x), x[:, 1:]
+    if not local:
+        return ImageFeatures(feature, inserted=added)
+    return ImageFeatures(feature, pooled_alone(visual, patches), patches, patches, added)
 
 
 def encode_resnet(visual: Any, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -249,12 +333,12 @@ def check_inserted(inserted: Mapping[int, Tensor], prompted: bool, depth: int) -
 
 
 def read_only_prompts(
-    tower: Any, x: Tensor, prompts: Tensor | None, deep: Mapping[int, Tensor], local: bool, keep: bool = False
+    tower: Any, x: Tensor, prompts: Tensor | None, deep: Mapping[int, Tensor], local: bool, keep: bool, by_cls: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """[CLS] (and with `local` the patches) after all blocks, (B, 1 or 1 + P, d), and the value path (B, P, d).
 
     Where there are no `prompts`, the first of `deep` are the first. If they are to be kept, their own states after all
-    blocks (B, n, d) are the third result, else it is None.
+    blocks (B, n, d) are the third result, else it is None. All tokens are returned unless `by_cls`: one alone is read.
     """
     last, tokens, dense = len(tower) - 1, x.shape[1], None
     for i, block in enumerate(tower):
@@ -262,12 +346,13 @@ def read_only_prompts(
             prompts = deep[i]
         if i == last:
             dense = blocks.value_path(block, x[:, 1:]) if local else None
+            only = by_cls and not local
             if keep and prompts is not None:
                 n = prompts.shape[-2]
                 x = torch.cat([batch(prompts, x), x], dim=1)  # attention knows no order
-                x = blocks.run(block, x, first=None if local else n + 1)
+                x = blocks.run(block, x, first=n + 1 if only else None)
                 return x[:, n:], dense, x[:, :n]
-            x = blocks.run(block, x, prompts, first=None if local else 1)
+            x = blocks.run(block, x, prompts, first=1 if only else None)
         elif prompts is None or i + 1 in deep:  # the prompts' own output would be thrown away
             x = blocks.run(block, x, prompts)
         else:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,18 +28,35 @@ BACKBONES = {
     "ViT-B-16-quickgelu:openai": "OpenAI CLIP ViT-B/16, 224 px, the papers' default",
     "ViT-B-32-quickgelu:openai": "OpenAI CLIP ViT-B/32, 224 px",
     "ViT-L-14-quickgelu:openai": "OpenAI CLIP ViT-L/14, 224 px",
-    "RN50-quickgelu:openai": "OpenAI CLIP ResNet-50, 224 px (text prompts only)",
-    "RN101-quickgelu:openai": "OpenAI CLIP ResNet-101, 224 px (text prompts only)",
+    "RN50-quickgelu:openai": "OpenAI CLIP ResNet-50, 224 px (no visual prompts)",
+    "RN101-quickgelu:openai": "OpenAI CLIP ResNet-101, 224 px (no visual prompts)",
 }
 
 
 @dataclass(frozen=True)
 class BackboneShape:
-    """What planning needs of a backbone, known without loading it: its name and the depths of its towers."""
+    """What planning needs of a backbone, known without loading it: its name and the depths of its towers.
+
+    Attributes:
+        name: As it is typed.
+        text_depth: As in `Backbone`, like the others.
+        vision_depth: 0 where no visual prompts can enter.
+        vision_layers: Those blocks that a method may run itself.
+        config: Of the architecture.
+    """
 
     name: str
     text_depth: int
     vision_depth: int
+    vision_layers: int
+    config: Mapping[str, Any] = field(repr=False, compare=False)
+
+    @property
+    def lacks(self) -> dict[str, str]:
+        """For each depth of the image tower that is 0, what tower that is."""
+        from promptbench.clip import capabilities
+
+        return capabilities.lacks(self.config)
 
 
 def load_backbone(name: str = EMBEDDED) -> Any:
@@ -65,30 +82,66 @@ def load_backbone(name: str = EMBEDDED) -> Any:
             raise UsageError(f"The embedded weights cannot be loaded: {error}") from error
         return Backbone(clip, tokenizer, name=name, known_tokens=known)
     architecture, weights = split_name(name)
-    config_file(architecture)
+    config = config_of(name)
+    if wrong := foreign(config):
+        raise UsageError(f"Backbone '{name}' has {wrong}; choose one with open_clip's own, such as ViT-B-16.")
     import open_clip
 
     if architecture.endswith(".json"):
         open_clip.add_model_config(architecture)
         architecture = Path(architecture).stem
     plain = name.partition(":")[0].endswith(PLAIN)
-    return Backbone(_create(architecture, weights, plain), open_clip.get_tokenizer(architecture), name=name)
+    clip = _create(architecture, weights, plain)
+    return Backbone(clip, _tokenizer(architecture, config), name=name)
 
 
 @cache
 def shape_of(name: str) -> BackboneShape:
-    """The depths of a backbone's towers, read from its architecture file; nothing heavy is imported.
+    """The depths of a backbone's towers, read from its architecture file.
+
+    Nothing heavy is imported, but for image towers of timm, which alone knows their depths.
 
     Raises:
         UsageError: On an unknown architecture, or a name without weights.
     """
+    config = config_of(name)
+    text, vision = config["text_cfg"].get("layers", 12), config["vision_cfg"]
+    if vision.get("timm_model_name"):
+        from promptbench.clip.capabilities import timm_depth
+
+        return BackboneShape(name, text, timm_depth(vision["timm_model_name"]), 0, config)
+    layers = vision.get("layers", 12)
+    depth = layers if isinstance(layers, int) else 0  # a ResNet has a list of stages
+    pools = (
+        vision.get("attentional_pool") or vision.get("final_ln_after_pool") or vision.get("pool_type", "tok") != "tok"
+    )
+    return BackboneShape(name, text, depth, 0 if pools else depth, config)
+
+
+def foreign(config: Mapping[str, Any]) -> str:
+    """What text tower an architecture has if it is not one of open_clip's own; empty if it is."""
+    name = config["text_cfg"].get("hf_model_name")
+    return f"a text tower of Hugging Face ({name}), which prompts cannot enter" if name else ""
+
+
+def config_of(name: str) -> dict[str, Any]:
+    """The config of a backbone's architecture.
+
+    Raises:
+        UsageError: On an unknown architecture, a name without weights, or another file.
+    """
     file = _folder("promptbench.mini") / "mini-clip.json" if name == EMBEDDED else config_file(split_name(name)[0])
     try:
         config = json.loads(text_of(file))
-        text, vision = config["text_cfg"].get("layers", 12), config["vision_cfg"].get("layers", 0)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{file} is no architecture of open_clip: it needs 'text_cfg' and 'vision_cfg'.") from error
-    return BackboneShape(name, text, vision if isinstance(vision, int) else 0)  # a ResNet has a list of stages
+        if isinstance(config["text_cfg"], dict) and isinstance(config["vision_cfg"], dict):
+            return config  # type: ignore[no-any-return]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _no_architecture(file) from error
+    raise _no_architecture(file)
+
+
+def _no_architecture(file: Path) -> UsageError:
+    return UsageError(f"{file} is no architecture of open_clip: it needs 'text_cfg' and 'vision_cfg'.")
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -103,11 +156,16 @@ def split_name(name: str) -> tuple[str, str]:
 def config_file(architecture: str) -> Path:
     """The JSON config of an architecture: open_clip's, or a file of the user's."""
     own = architecture.endswith(".json")
-    file = path_of(architecture if own else _folder("open_clip") / "model_configs" / f"{architecture}.json")
+    file = path_of(architecture if own else architectures() / f"{architecture}.json")
     if not file.is_file():
         known = [] if own else [path.stem for path in file.parent.glob("*.json")]
         raise UsageError(f"open_clip knows no architecture '{architecture}'.{nearest(architecture, known)}")
     return file
+
+
+def architectures() -> Path:
+    """The folder of open_clip's JSON configs."""
+    return _folder("open_clip") / "model_configs"
 
 
 def _folder(package: str) -> Path:
@@ -164,6 +222,23 @@ def _create(architecture: str, weights: str, plain: bool = False) -> Any:
             f"The weights '{weights}' of {architecture} could not be fetched ({type(error).__name__}); without a "
             f"network, download {_source_of(architecture, weights)} elsewhere and name the file: "
             f"--backbone {exact}:/path/to/file."
+        ) from error
+
+
+def _tokenizer(architecture: str, config: Mapping[str, Any]) -> Any:
+    """An architecture's tokenizer; open_clip's own needs nothing, others a package and files."""
+    import open_clip
+
+    try:
+        with silence():
+            return open_clip.get_tokenizer(architecture)
+    except Exception as error:  # the hub raises anything
+        name = config["text_cfg"].get("hf_tokenizer_name", architecture)
+        missing = isinstance(error, ImportError)
+        way_out = "pip install transformers" if missing else f"fetch it once where there is a network ({name})"
+        raise UsageError(
+            f"{architecture} reads texts with a tokenizer of Hugging Face, which cannot be loaded "
+            f"({type(error).__name__}); {way_out}."
         ) from error
 
 

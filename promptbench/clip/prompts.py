@@ -42,10 +42,17 @@ def words_of(ctx_init: str) -> str:
     """The initial words of a context, as they are tokenised, or a template; '' for a random context.
 
     Raises:
-        UsageError: A template has no word before the class name, or places for two names.
+        UsageError: There are blanks that no word stands at: the authors of most methods count words by them. Or a
+            template has no word before the class name, or places for two names.
     """
+    read = readable(ctx_init)
+    if read != " ".join(read.split()):
+        raise UsageError(
+            f"ctx_init is '{ctx_init}', with blanks at an end or several in a row, which would count as words; write "
+            "one blank between two words and none elsewhere."
+        )
     if NAME not in ctx_init:
-        return readable(ctx_init).strip()
+        return read
     before, _, after = ctx_init.partition(NAME)
     if not before.strip() or NAME in after:
         wrong = "places for several class names" if NAME in after else "no word before the class name"
@@ -76,7 +83,7 @@ def length_of(backbone: Backbone | None, words: str) -> int:
     if backbone is None:
         raise TypeError(f"the template {words!r} can be counted with a backbone alone")
     before, _ = around(words)
-    return int(backbone.embed_text([before]).eot[0]) - 1
+    return int(backbone.embed_text([before]).words[0])
 
 
 def context_length(words: str, n_ctx: int | None, backbone: Backbone | None = None) -> int:
@@ -98,9 +105,9 @@ def from_words(backbone: Backbone, words: str, n: int) -> Tensor:
     """Token embeddings (n, d) of the first n tokens of `words`."""
     before, _ = around(words)
     tokens = backbone.embed_text([before])
-    if int(tokens.eot[0]) - 1 < n:
-        raise UsageError(f"n_ctx is {n}, but the initial words '{before}' have only {int(tokens.eot[0]) - 1} tokens.")
-    return tokens.embeddings[0, 1 : 1 + n].clone()
+    if int(tokens.words[0]) < n:
+        raise UsageError(f"n_ctx is {n}, but the initial words '{before}' have only {int(tokens.words[0])} tokens.")
+    return tokens.embeddings[0, tokens.start : tokens.start + n].clone()
 
 
 def random_context(*shape: int) -> Tensor:
@@ -124,7 +131,7 @@ class Sentences:
     """Texts of K classes that begin with a learned context: [SOS], context, fixed words, class name, rest.
 
     Attributes:
-        start: (1, d), [SOS].
+        start: (1, d), [SOS]; (0, d) where a tokenizer has none.
         fixed: (m, d), what follows the context in all classes: words that are not learned; m may be 0.
         tokens: What comes after that, class by class.
     """
@@ -133,10 +140,16 @@ class Sentences:
     fixed: Tensor
     tokens: Tokens
 
-    def encode(self, backbone: Backbone, context: Tensor, deep: Mapping[int, Tensor] | None = None) -> Tensor:
-        """Text features (..., K, D), not normalised, for a context (..., n, d); `deep` as in `encode_text`."""
+    def encode(
+        self,
+        backbone: Backbone,
+        context: Tensor,
+        deep: Mapping[int, Tensor] | None = None,
+        deep_by_class: Mapping[int, Tensor] | None = None,
+    ) -> Tensor:
+        """Text features (..., K, D), not normalised, for a context (..., n, d); the rest as in `encode_text`."""
         prefix = join(self.start, context, self.fixed)
-        return backbone.encode_text(self.tokens.embeddings, self.tokens.eot, prefix, deep)
+        return backbone.encode_text(self.tokens.embeddings, self.tokens.eot, prefix, deep, deep_by_class=deep_by_class)
 
 
 def sentences(backbone: Backbone, words: str, n: int, names: Sequence[str]) -> Sentences:
@@ -145,8 +158,9 @@ def sentences(backbone: Backbone, words: str, n: int, names: Sequence[str]) -> S
     Without words it replaces n blanks.
     """
     tokens = sentence_tokens(backbone, words or " ".join(["X"] * n), names)
-    shared = max(tokens.shared(), 1 + n)
-    return Sentences(tokens.embeddings[0, :1], tokens.embeddings[0, 1 + n : shared], tokens.after(shared))
+    end = tokens.start + n
+    shared = max(tokens.shared(), end)
+    return Sentences(tokens.embeddings[0, : tokens.start], tokens.embeddings[0, end:shared], tokens.after(shared))
 
 
 @dataclass(frozen=True)
@@ -176,12 +190,106 @@ def ensemble(backbone: Backbone, templates: Sequence[str], names: Sequence[str],
     return Ensemble(backbone.embed_text(texts), len(names))
 
 
+class FrozenTexts:
+    """What frozen CLIP says of class names in hand-written templates: tokenised at once, encoded when asked for.
+
+    Args:
+        backbone: Whose text tower it is.
+        templates: One or several, whose features are averaged.
+        names: K.
+    """
+
+    def __init__(self, backbone: Backbone, templates: Sequence[str], names: Sequence[str]) -> None:
+        self._backbone = backbone
+        self._texts = ensemble(backbone, templates, names)
+        self._features: Tensor | None = None
+
+    @torch.no_grad()
+    def features(self) -> Tensor:
+        """(K, D), normalised, in float32 under any precision."""
+        if self._features is None:
+            with torch.autocast(self._backbone.device.type, enabled=False):
+                self._features = F.normalize(self._texts.encode(self._backbone, normalised=True), dim=-1)
+        return self._features
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """Texts of K classes with a context of n learned tokens before, around or behind the class name.
+
+    Attributes:
+        tokens: The sentences, with placeholders for the context before the name.
+        index: (K, L), where each token comes from, as `arrangement` says.
+        n: Context tokens.
+        shared: Tokens that all classes begin with, [SOS] among them.
+    """
+
+    tokens: Tokens
+    index: Tensor
+    n: int
+    shared: int
+
+    def encode(self, backbone: Backbone, context: Tensor) -> Tensor:
+        """Text features (K, D), not normalised, for a context (n, d), or (K, n, d) where every class has its own."""
+        start = self.tokens.embeddings[0, : self.tokens.start]  # [SOS]
+        learned = self.shared - len(start)
+        prefix = join(start, context[:learned]) if learned else start
+        if learned == self.n:  # all of the context precedes the name
+            embeddings = self.tokens.embeddings[:, self.shared :]
+        else:
+            embeddings = arrange(self.tokens, context, self.index, self.shared)
+        return backbone.encode_text(embeddings, self.tokens.eot - self.shared, prefix)
+
+
+def arranged(
+    backbone: Backbone, words: str, n: int, names: Sequence[str], position: str, by_class: bool = False
+) -> Arranged:
+    """`words name.`, or a template, for each class, where a context of n tokens replaces all of `words`.
+
+    Args:
+        backbone: That tokenises.
+        words: '' for n placeholders.
+        n: Context tokens.
+        names: K.
+        position: Where the name stands: at the `end` of the context, in its `middle`, or in `front` of it.
+        by_class: Whether every class has a context of its own.
+    """
+    tokens = sentence_tokens(backbone, words or " ".join(["X"] * n), names)  # (K, L, d)
+    before = {"end": n, "middle": n // 2, "front": 0}[position]
+    index = arrangement(tokens.ids.shape[1], name_lengths(backbone, names), n, before, tokens.start)
+    return Arranged(tokens, index, n, tokens.start + (0 if by_class else before))
+
+
+def check_position(words: str, position: str, by_class: bool) -> None:
+    """Raise a UsageError where a context cannot start from `words`, because of where the name is or whose it is."""
+    if by_class and words:
+        raise UsageError("csc=true takes random contexts: set ctx_init='' and n_ctx, as the authors' code does.")
+    if NAME in words and position != "end":
+        raise UsageError(
+            f"class_token_position={position} puts the name elsewhere than the template '{words}' does; leave it at "
+            "end, or set ctx_init to the words before the name alone."
+        )
+
+
+def for_each_class(context: nn.Parameter, classes: int, n: int) -> nn.Parameter:
+    """Contexts (K, n, d) of their own for so many classes: random if `context` is still the empty (0, d).
+
+    Raises:
+        UsageError: There are contexts for another number of classes.
+    """
+    if context.dim() == 2:
+        return nn.Parameter(random_context(classes, n, context.shape[-1]))
+    if len(context) != classes:
+        raise UsageError(f"csc=true: {len(context)} contexts were learned, and {classes} classes are to be scored.")
+    return context
+
+
 def name_lengths(backbone: Backbone, names: Sequence[str]) -> Tensor:
     """(K,) tokens of each class name alone."""
-    return backbone.embed_text([readable(name) for name in names]).eot - 1
+    return backbone.embed_text([readable(name) for name in names]).words
 
 
-def arrangement(length: int, name_lengths: Tensor, n: int, before: int) -> Tensor:
+def arrangement(length: int, name_lengths: Tensor, n: int, before: int, start: int = 1) -> Tensor:
     """Where each token of a sentence with learned context comes from.
 
     The sentence was tokenised as [SOS], n placeholders, name, rest. It becomes [SOS], the first `before` context
@@ -192,17 +300,18 @@ def arrangement(length: int, name_lengths: Tensor, n: int, before: int) -> Tenso
         name_lengths: (K,), tokens of each name.
         n: Context tokens.
         before: How many of them stand before the name, 0 to n.
+        start: Tokens before the context: [SOS], or none.
 
     Returns:
         (K, L) int64: an index below L means that token of the sentence, L + j means context token j.
     """
     at = torch.arange(length, device=name_lengths.device).expand(len(name_lengths), length)
-    name_end = 1 + before + name_lengths.unsqueeze(1)  # (K, 1)
+    name_end = start + before + name_lengths.unsqueeze(1)  # (K, 1)
     index = at.clone()
-    leading = (at >= 1) & (at < 1 + before)
-    name = (at >= 1 + before) & (at < name_end)
+    leading = (at >= start) & (at < start + before)
+    name = (at >= start + before) & (at < name_end)
     trailing = (at >= name_end) & (at < name_end + n - before)
-    index = torch.where(leading, length + at - 1, index)
+    index = torch.where(leading, length + at - start, index)
     index = torch.where(name, at + n - before, index)
     return torch.where(trailing, length + before + at - name_end, index)
 

@@ -5,6 +5,7 @@ for every class. They are computed once, and each class runs only its own tokens
 tokens of all classes are packed, without padding (see `Packing`).
 From a block on before which each class gets tokens of its own, and where something is dropped at random, each class
 has a prefix of its own: whole texts are packed.
+Towers without a causal mask share nothing, and read the padding too: there whole sequences are run (`Form`).
 Where a method changes blocks through `layer`, the whole sequences are built and open_clip's blocks run as they are.
 
 Letters as in the rest of the package: S prefixes (images), K classes, n prefix tokens, T tokens of a class after the
@@ -17,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ WIDTHS = range(40, 91)  # of rows; longer ones cost attention, shorter ones are 
 
 DROPPING = 1.4  # times the memory: masks, and inputs under each of them, are kept for the backward pass
 
+ARGMAX, EOS, LAST = "argmax", "eos", "last"  # open_clip's names of the token that is read
+
 Tokenizer = Callable[..., Tensor]
 
 
@@ -40,23 +43,106 @@ def causal_mask(queries: int, keys: int, like: Tensor) -> Tensor:
     return mask.triu(keys - queries + 1)
 
 
-def replace_prompts(prefix: Tensor, prompts: Tensor) -> Tensor:
-    """The prefix (S, n, d) with its tokens after [SOS] replaced by `prompts` (m, d) or (S, m, d)."""
+@dataclass(frozen=True)
+class Form:
+    """How a text tower reads a text.
+
+    Attributes:
+        causal: Whether a token sees only what stands before it. Else every token sees all, padding included.
+        pool: Whose state is the feature: that of [EOT] ("end"), or of the last token, padding or not ("last").
+        start: Tokens before the words: [SOS], or none.
+        end: Tokens behind the words, before the padding: [EOT], or none.
+        padding: Its id.
+    """
+
+    causal: bool = True
+    pool: Literal["end", "last"] = "end"
+    start: int = 1
+    end: int = 1
+    padding: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether a text is read with its padding."""
+        return not self.causal or self.pool == "last"
+
+    def read(self, eot: Tensor, length: int) -> Tensor:
+        """Where the feature of each of K texts stands in its `length` tokens."""
+        return eot if self.pool == "end" else torch.full_like(eot, length - 1)
+
+
+def wrong_with(tower: Any) -> str:
+    """Why prompts cannot enter this text tower; empty if they can."""
+    if getattr(getattr(tower, "transformer", None), "resblocks", None) is None:
+        return "it is not made of residual blocks"
+    if getattr(tower, "use_pad_mask", False):
+        return "it hides the padding"
+    pooled = pool_type(tower)
+    return "" if pooled in (ARGMAX, EOS, LAST) else f"it reads its feature as pool_type '{pooled}'"
+
+
+def form_of(tower: Any, tokenizer: Tokenizer, length: int) -> Form:
+    """How a text tower of this `context_length` reads what a tokenizer gives it."""
+    causal = getattr(tower, "attn_mask", None) is not None
+    if pool_type(tower) != LAST or is_closed(tower):
+        return Form(causal)
+    return read_with_padding(causal, tokenizer, length)
+
+
+def is_closed(tower: Any) -> bool:
+    """Whether a learned token behind each text is read, as in CoCa."""
+    return getattr(tower, "cls_emb", None) is not None
+
+
+def pool_type(tower: Any) -> str:
+    """What open_clip calls the token at which a text tower reads its feature."""
+    return str(getattr(tower, "text_pool_type", getattr(tower, "pool_type", ARGMAX)))
+
+
+def ends_of(tower: Any, ids: Tensor, form: Form) -> Tensor:
+    """(K,) where the words of texts with ids (K, L) have ended: the position of [EOT], if the tokenizer has one."""
+    if form.pool == "last":
+        return lengths_of(ids, form.padding) - form.end
+    if pool_type(tower) == EOS:
+        end = tower.text_eos_id if hasattr(tower, "text_eos_id") else tower.eos_id
+        return (ids == end).int().argmax(dim=-1)
+    return ids.argmax(dim=-1)  # [EOT] has the largest id
+
+
+def lengths_of(ids: Tensor, padding: int) -> Tensor:
+    """(K,) tokens of texts with ids (K, L) before the padding."""
+    places = torch.arange(1, ids.shape[1] + 1, device=ids.device)
+    return torch.where(ids == padding, 0, places).amax(dim=1)
+
+
+def read_with_padding(causal: bool, tokenizer: Tokenizer, length: int) -> Form:
+    """That of a tower whose feature is at the last token; shows which tokens its tokenizer puts around the words."""
+    ids = tokenizer(["", "a"], context_length=length)
+    padding = int(ids[0, -1])
+    empty, word = (row[:count].tolist() for row, count in zip(ids, lengths_of(ids, padding).tolist(), strict=True))
+    start = 0
+    while start < len(empty) and empty[start] == word[start]:
+        start += 1
+    return Form(causal, "last", start, len(empty) - start, padding)
+
+
+def replace_prompts(prefix: Tensor, prompts: Tensor, start: int = 1) -> Tensor:
+    """The prefix (S, n, d) with its tokens after `start` replaced by `prompts` (m, d) or (S, m, d)."""
     prompts = prompts.expand(len(prefix), *prompts.shape[-2:])
-    return torch.cat([prefix[:, :1], prompts, prefix[:, 1 + prompts.shape[-2] :]], dim=1)
+    return torch.cat([prefix[:, :start], prompts, prefix[:, start + prompts.shape[-2] :]], dim=1)
 
 
-def insert(prefix: Tensor, tokens: Tensor) -> Tensor:
-    """The prefix (S, n, d) with `tokens` (m, d) after [SOS]."""
-    return torch.cat([prefix[:, :1], tokens.expand(len(prefix), -1, -1), prefix[:, 1:]], dim=1)
+def insert(prefix: Tensor, tokens: Tensor, start: int) -> Tensor:
+    """The prefix (S, n, d) with `tokens` (m, d) after `start` of its own."""
+    return torch.cat([prefix[:, :start], tokens.expand(len(prefix), -1, -1), prefix[:, start:]], dim=1)
 
 
-def check_deep(deep: Mapping[int, Tensor], prefix: Tensor | None, depth: int) -> None:
+def check_deep(deep: Mapping[int, Tensor], prefix: Tensor | None, depth: int, start: int) -> None:
     """Raise a ValueError where deep prompts have nothing to replace."""
     for index, prompts in deep.items():
         if not 0 < index < depth:
             raise ValueError(f"deep text prompts for block {index}: the tower has blocks 1 to {depth - 1}")
-        if prefix is None or prompts.shape[-2] >= prefix.shape[-2]:
+        if prefix is None or start + prompts.shape[-2] > prefix.shape[-2]:
             raise ValueError("deep text prompts replace tokens of the prefix after [SOS]: the prefix is too short")
 
 
@@ -67,7 +153,7 @@ def check_deep_by_class(by_class: Mapping[int, Tensor], texts: Texts, depth: int
             raise ValueError(f"text prompts by class for block {index}: the tower has blocks 1 to {depth - 1}")
         if prompts.dim() != 3 or len(prompts) != len(texts.eot):
             raise ValueError(f"text prompts by class are ({len(texts.eot)}, m, d), not {tuple(prompts.shape)}")
-        if prompts.shape[1] >= texts.before + int(texts.eot.min()):
+        if texts.start + prompts.shape[1] > texts.before + int(texts.eot.min()):
             raise ValueError("text prompts by class replace tokens between [SOS] and [EOT]: a text is too short")
 
 
@@ -95,11 +181,14 @@ class Texts(NamedTuple):
         prefix: (S, n, d), without positions; None: the class tokens are whole texts.
         deep: Block index -> prompts (m, d) or (S, m, d) that replace the prefix's tokens after [SOS].
         suffix: (S or 1, K, T, d), without positions.
-        eot: (K,), where [EOT] stands in `suffix`.
+        eot: (K,), where the token whose state is the feature stands in `suffix`: [EOT], in most towers.
         layer: Runs each block in place of it; see `Backbone.encode_text`.
         changed: All blocks, some with a method's change, where there are any.
         by_class: Block index -> prompts (K, m, d) that replace the tokens after [SOS].
         inserted: Block index -> tokens (m, d) inserted after [SOS], or in place of the former ones.
+        causal: Whether a token sees only what stands before it.
+        start: Tokens before the words: [SOS], or none.
+        blind: Whether the last token of each text does not see itself; () for none.
     """
 
     prefix: Tensor | None
@@ -110,6 +199,9 @@ class Texts(NamedTuple):
     changed: Sequence[Any] = ()
     by_class: Mapping[int, Tensor] = {}
     inserted: Mapping[int, Tensor] = {}
+    causal: bool = True
+    start: int = 1
+    blind: tuple[bool, ...] = ()
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -167,6 +259,28 @@ class Texts(NamedTuple):
         suffix = torch.cat([self.prefix.unsqueeze(1).expand(-1, K, -1, -1), suffix], dim=2)
         return self._replace(prefix=None, suffix=suffix, eot=self.eot + self.prefix.shape[1])
 
+    def closed(self, tower: Any) -> Texts:
+        """Texts with positions as CoCa reads them, with a learned token behind each, whose state is the feature.
+
+        In its weights the mask of the padding is one token late: the first padding is seen, and the learned token does
+        not see itself, unless a text fills the tower.
+        """
+        positions = tower.positional_embedding
+        at, K = self.eot + 1, torch.arange(len(self.eot), device=self.eot.device)
+        padded = self.before + at < len(positions) - 1
+        padding = tower.token_embedding.weight[tower.pad_id] + positions[self.before + at]  # (K, d)
+        x = nn.functional.pad(self.suffix, (0, 0, 0, 2)).clone()
+        x[:, K, at] = padding.to(x.dtype)
+        at = at + padded
+        x[:, K, at] = (tower.cls_emb + positions[-1]).to(x.dtype)
+        return self._replace(suffix=x, eot=at, blind=tuple(padded.tolist()))
+
+    def layout(self) -> Layout:
+        """How long these texts are, without a prefix, and what their tokens see."""
+        read = tuple(self.eot.tolist())
+        lengths = tuple(place + 1 for place in read) if self.causal else (self.suffix.shape[2],) * len(read)
+        return Layout(lengths, read, self.causal, self.blind)
+
 
 Path = Callable[[Any, Texts], Tensor]  # `shared_path` or `full_path`
 
@@ -210,12 +324,17 @@ def encode_part(path: Path, tower: Any, texts: Texts, images: slice, classes: sl
 
 def encode(path: Path, tower: Any, texts: Texts) -> Tensor:
     """Text features (S, K, D) by `path`."""
-    return project(tower, path(tower.transformer.resblocks, texts.placed(tower.positional_embedding)))
+    texts = texts.placed(tower.positional_embedding)
+    if is_closed(tower):
+        texts = texts.closed(tower)
+    return project(tower, path(tower.transformer.resblocks, texts))
 
 
 def project(tower: Any, x: Tensor) -> Tensor:
     """Text features (..., D) of the states at [EOT] after all blocks, (..., d)."""
     x, projection = tower.ln_final(x), tower.text_projection
+    if projection is None:
+        return x
     return projection(x) if isinstance(projection, nn.Linear) else x @ projection
 
 
@@ -267,7 +386,7 @@ class States(NamedTuple):
         return self._replace(prefix=of_prefix.view(prefix.shape), x=of_classes.view(x.shape))
 
     def last(self, block: Any) -> Tensor:
-        """States at [EOT] (S, K, d) after the last block: nothing else is read after it."""
+        """The states that are read (S, K, d), at [EOT], after the last block: no others are needed."""
         own = blocks.keys_values(block, self.x)
         if self.prefix is not None:
             own = self.behind(blocks.keys_values(block, self.prefix), own)
@@ -282,38 +401,38 @@ class States(NamedTuple):
         """The states with what the texts replace or insert before a block."""
         states = self
         if index in texts.deep:
-            states = states.replaced(texts.deep[index])
+            states = states.replaced(texts.deep[index], texts.start)
         if index in texts.by_class:
-            states = states.apart().replaced_by_class(texts.by_class[index])
+            states = states.apart().replaced_by_class(texts.by_class[index], texts.start)
         if index in texts.inserted:
-            first = index == min(texts.inserted)
-            states = states.with_inserted(texts.inserted[index]) if first else states.replaced(texts.inserted[index])
+            tokens, first = texts.inserted[index], index == min(texts.inserted)
+            states = (states.with_inserted if first else states.replaced)(tokens, texts.start)
         return states
 
-    def replaced(self, prompts: Tensor) -> States:
-        """With prompts (m, d) or (S, m, d) in place of the tokens after [SOS]."""
+    def replaced(self, prompts: Tensor, start: int) -> States:
+        """With prompts (m, d) or (S, m, d) in place of the tokens after the first `start`."""
         if self.prefix is None:
-            return self.replaced_by_class(prompts.unsqueeze(-3))
-        return self._replace(prefix=replace_prompts(self.prefix, prompts))
+            return self.replaced_by_class(prompts.unsqueeze(-3), start)
+        return self._replace(prefix=replace_prompts(self.prefix, prompts, start))
 
-    def replaced_by_class(self, prompts: Tensor) -> States:
+    def replaced_by_class(self, prompts: Tensor, start: int) -> States:
         """As `replaced`, of whole texts, with prompts (K or 1, m, d) or (S, K or 1, m, d)."""
         assert self.prefix is None
         (S, G, C, d), m = self.x.shape, prompts.shape[-2]
         prompts = prompts.to(self.x.dtype).expand(S, len(self.packing.first), m, d).flatten(1, 2)
-        places = self.packing.places(1, 1 + m).flatten()
+        places = self.packing.places(start, start + m).flatten()
         return self._replace(x=self.x.flatten(1, 2).index_copy(1, places, prompts).unflatten(1, (G, C)))
 
-    def with_inserted(self, tokens: Tensor) -> States:
-        """With tokens (m, d) after [SOS]."""
+    def with_inserted(self, tokens: Tensor, start: int) -> States:
+        """With tokens (m, d) after the first `start`."""
         if self.prefix is not None:
-            return of_states(insert(self.prefix, tokens), self.x, self.packing)
+            return of_states(insert(self.prefix, tokens, start), self.x, self.packing)
         S, (m, d) = len(self.x), tokens.shape
-        packing, width = self.packing, max(self.packing.lengths)
+        packing, width = self.packing, max(self.packing.layout.lengths)
         known = torch.cat([tokens.expand(S, m, d), self.x.flatten(1, 2)], dim=1)
         inserted = torch.arange(m, device=known.device).expand(len(packing.first), m)
-        places = torch.cat([m + packing.places(0, 1), inserted, m + packing.places(1, width)], dim=1)
-        return repacked(known, places, [m + length for length in packing.lengths])
+        before, behind = m + packing.places(0, start), m + packing.places(start, width)
+        return repacked(known, torch.cat([before, inserted, behind], dim=1), packing.layout.longer(m))
 
     def apart(self) -> States:
         """The same states, each class with a prefix of its own."""
@@ -322,13 +441,13 @@ class States(NamedTuple):
         n, packing = self.prefix.shape[1], self.packing
         known = torch.cat([self.prefix, self.x.flatten(1, 2)], dim=1)
         of_prefix = torch.arange(n, device=known.device).expand(len(packing.first), n)
-        places = torch.cat([of_prefix, n + packing.places(0, max(packing.lengths))], dim=1)
-        return repacked(known, places, [n + length for length in packing.lengths])
+        places = torch.cat([of_prefix, n + packing.places(0, max(packing.layout.lengths))], dim=1)
+        return repacked(known, places, packing.layout.longer(n))
 
 
-def repacked(known: Tensor, places: Tensor, lengths: Sequence[int]) -> States:
-    """Whole texts of these lengths whose tokens stand at `places` (K, T) in `known` (S, tokens, d)."""
-    packing = pack(tuple(lengths), places.shape[1], known.device)
+def repacked(known: Tensor, places: Tensor, layout: Layout) -> States:
+    """Whole texts whose tokens stand at `places` (K, T) in `known` (S, tokens, d)."""
+    packing = pack(layout, places.shape[1], known.device)
     sources = places.flatten()[packing.sources.flatten()]
     return of_states(None, known.index_select(1, sources).unflatten(1, packing.sources.shape), packing)
 
@@ -345,7 +464,7 @@ def of_states(prefix: Tensor | None, x: Tensor, packing: Packing) -> States:
 
 def packed(texts: Texts) -> States:
     """The states before the first block."""
-    packing = pack(tuple((texts.eot + 1).tolist()), texts.suffix.shape[2], texts.eot.device)
+    packing = pack(texts.layout(), texts.suffix.shape[2], texts.eot.device)
     x = texts.suffix.flatten(1, 2).index_select(1, packing.sources.flatten())
     return of_states(texts.prefix, x.unflatten(1, packing.sources.shape), packing)
 
@@ -353,7 +472,7 @@ def packed(texts: Texts) -> States:
 def shared_path(resblocks: Any, texts: Texts) -> Tensor:
     """States at [EOT] (S, K, d) after all blocks; positional embeddings are already added."""
     assert texts.layer is None
-    if texts.own_masks:
+    if texts.own_masks or not texts.causal:
         texts = texts.whole()
     *tower, last = texts.changed or resblocks
     states = packed(texts)
@@ -366,16 +485,50 @@ def full_path(resblocks: Any, texts: Texts) -> Tensor:
     """As `shared_path`, with whole sequences (S * K, L, d) through open_clip's blocks, or through `layer`."""
     (S, K), whole, layer = texts.sizes, texts.whole(), texts.layer
     x = whole.suffix.expand(S, *whole.suffix.shape[1:]).flatten(0, 1)  # (S * K, L, d)
-    mask = causal_mask(x.shape[1], x.shape[1], x)
+    mask = mask_of(whole, resblocks[0].attn.num_heads, x)
     for i, block in enumerate(resblocks):
         if i in texts.deep:
             prompts = texts.deep[i]
             if prompts.dim() == 3:
                 prompts = prompts.repeat_interleave(K, dim=0)
-            x = replace_prompts(x, prompts)
+            x = replace_prompts(x, prompts, texts.start)
         x = block(x, attn_mask=mask) if layer is None else layer(i, block, x, mask)
     index = whole.eot.repeat(S).view(-1, 1, 1).expand(-1, 1, x.shape[-1])
     return x.gather(1, index).view(S, K, -1)
+
+
+def mask_of(texts: Texts, heads: int, x: Tensor) -> Tensor | None:
+    """What tokens of whole texts x (S * K, L, d) may look at: (L, L), (S * K * h, L, L), or None for everything."""
+    if not texts.causal:
+        return None
+    mask = causal_mask(x.shape[1], x.shape[1], x)
+    if not any(texts.blind):
+        return mask
+    masks = mask.repeat(len(texts.eot), 1, 1)
+    blind = torch.tensor(texts.blind, device=x.device).nonzero().flatten()
+    masks[blind, texts.eot[blind], texts.eot[blind]] = float("-inf")
+    return masks.repeat(texts.sizes[0], 1, 1).repeat_interleave(heads, dim=0)
+
+
+class Layout(NamedTuple):
+    """How long K texts are, and what their tokens see of each other.
+
+    Attributes:
+        lengths: Tokens of each text.
+        read: Which token's state is the feature of each text.
+        causal: Whether a token sees only what stands before it.
+        blind: Whether the last token of each text does not see itself; () for none.
+    """
+
+    lengths: tuple[int, ...]
+    read: tuple[int, ...]
+    causal: bool = True
+    blind: tuple[bool, ...] = ()
+
+    def longer(self, n: int) -> Layout:
+        """That of the same texts with n tokens more before what is read."""
+        lengths, read = (tuple(n + count for count in counts) for counts in self[:2])
+        return self._replace(lengths=lengths, read=read)
 
 
 @dataclass(frozen=True)
@@ -384,11 +537,12 @@ class Packing:
 
     Attributes:
         sources: (G, C) int64, k * T + t of the token that stands there; padding repeats the first token.
-        mask: (G, C, C) float32, 0 where a token may look, at itself and before it in its own text, and -inf elsewhere.
-        last: (G, q) int64, where in its row the last token of each of up to q texts stands; 0 where there are fewer.
+        mask: (G, C, C) float32, 0 where a token may look, in its own text, and -inf elsewhere.
+        last: (G, q) int64, where in its row the token that is read of each of up to q texts stands; 0 where there are
+            fewer. It is the last one in a causal tower.
         order: (K,) int64, index of each text in `last`, flattened.
         first: (K,) int64, where the first token of each text stands in the rows one after the other, g * C + c.
-        lengths: Tokens of each text.
+        layout: Of the texts.
     """
 
     sources: Tensor
@@ -396,7 +550,7 @@ class Packing:
     last: Tensor
     order: Tensor
     first: Tensor
-    lengths: tuple[int, ...]
+    layout: Layout
 
     def places(self, start: int, end: int) -> Tensor:
         """(K, end - start), where tokens `start` to `end` of each text stand; anywhere behind its last one."""
@@ -405,8 +559,9 @@ class Packing:
 
 
 @lru_cache(maxsize=64)
-def pack(lengths: tuple[int, ...], width: int, device: torch.device) -> Packing:
-    """Texts of these lengths, cut from (K, width), packed in rows of the length that leaves least padding."""
+def pack(layout: Layout, width: int, device: torch.device) -> Packing:
+    """Texts cut from (K, width), packed in rows of the length that leaves least padding."""
+    lengths = layout.lengths
     tried = [(fill(lengths, size), size) for size in sizes(lengths)]
     rows, C = min(tried, key=lambda packed: len(packed[0]) * packed[1])
     G, q = len(rows), max(map(len, rows))
@@ -421,15 +576,19 @@ def pack(lengths: tuple[int, ...], width: int, device: torch.device) -> Packing:
             end = start + lengths[k]
             sources[g, start:end] = torch.arange(k * width, k * width + lengths[k])
             owner[g, start:end] = k
-            last[g, place] = end - 1
+            last[g, place] = start + layout.read[k]
             order[k] = g * q + place
             first[k] = g * C + start
             start = end
-    seen = (owner.unsqueeze(2) == owner.unsqueeze(1)).tril() & (owner >= 0).unsqueeze(2)
+    seen = (owner.unsqueeze(2) == owner.unsqueeze(1)) & (owner >= 0).unsqueeze(2)
+    seen = seen.tril() if layout.causal else seen
     seen |= torch.eye(C, dtype=torch.bool)  # padding has to look somewhere
+    for k, blind in enumerate(layout.blind):
+        place = int(first[k]) + lengths[k] - 1
+        seen[place // C, place % C, place % C] &= not blind
     mask = torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))
     sources, mask, last, order, first = (tensor.to(device) for tensor in (sources, mask, last, order, first))
-    return Packing(sources, mask, last, order, first, lengths)
+    return Packing(sources, mask, last, order, first, layout)
 
 
 def sizes(lengths: Sequence[int]) -> list[int]:
@@ -459,21 +618,28 @@ def fill(lengths: Sequence[int], size: int) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Texts as frozen token embeddings, cut at the longest text.
+    """Texts as frozen token embeddings, cut at the longest text unless the tower reads the padding too.
 
     Attributes:
         embeddings: (K, L, d), without positions.
-        eot: (K,) int64, position of the [EOT] token, where the text feature is read.
-        ids: (K, L) int64, the token ids; 0 after [EOT].
+        eot: (K,) int64, position of the [EOT] token, behind the words.
+        ids: (K, L) int64, the token ids; padding after [EOT].
+        start: How many tokens stand before the words: 1, [SOS]; some tokenizers have none.
     """
 
     embeddings: Tensor
     eot: Tensor
     ids: Tensor
+    start: int = 1
+
+    @property
+    def words(self) -> Tensor:
+        """(K,) tokens of each text between [SOS] and [EOT]."""
+        return self.eot - self.start
 
     def after(self, n: int) -> Tokens:
         """The same texts without their first n tokens."""
-        return Tokens(self.embeddings[:, n:], self.eot - n, self.ids[:, n:])
+        return Tokens(self.embeddings[:, n:], self.eot - n, self.ids[:, n:], max(0, self.start - n))
 
     def shared(self) -> int:
         """How many leading tokens all K texts have in common, their [EOT] left out."""

@@ -189,7 +189,8 @@ def decisive(recipe: Recipe | None) -> dict[str, Any]:
     for item in fields(Recipe):
         if item.metadata.get("later") and recipe is not None and getattr(recipe, item.name) == item.default:
             del values[item.name]
-    return {name: value for name, value in values.items() if name not in ("source", "overrides", "epochs_at")}
+    prose = ("source", "overrides", "epochs_at", "overrides_at")  # what the last three say is in the settings
+    return {name: value for name, value in values.items() if name not in prose}
 
 
 def available_cores() -> int:

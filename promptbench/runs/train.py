@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial as calling
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -60,10 +60,22 @@ def shown_batches(method: Method, train: SelectedImages, seed: int) -> Iterator[
 def choose(session: Session, run: Run, method: Method) -> None:
     """Show a method the validation images that it chooses by, if it asks for any."""
     if method.validates:
-        spec, train = run.spec, run.plan.train
-        selection = validation_of(train, all_images=method.validates == "all")
-        chosen = open_selection(session.dataset, selection, spec.data_seed)
+        chosen = validation_images(session, run, method)
         show_validation_images(method, still_batches(method, chosen, EVALUATION_BATCH))
+
+
+def validation_images(session: Session, run: Run, method: Method) -> SelectedImages:
+    """The validation images that a method asks for."""
+    selection = validation_of(run.plan.train, all_images=method.validates == "all")
+    return open_selection(session.dataset, selection, run.spec.data_seed)
+
+
+def chosen_by(session: Session, run: Run, method: Method) -> dict[str, Any]:
+    """What a result says of the images that a method chose its settings by; nothing where it chose none."""
+    if not method.validates:
+        return {}
+    images = validation_images(session, run, method)
+    return {"validation": {"images": method.validates, "number": len(images.items)}}
 
 
 def training_path(session: Session, key: str) -> Path:

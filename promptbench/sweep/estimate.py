@@ -177,7 +177,8 @@ class Calibration:
         if run.method.prepares:
             images = images or 2 * len(names)
             drawn = drawn_images(method, images, method.reads_dense)
-            show_training_images(method, [(drawn, torch.arange(images) % len(names))], seed)
+            labels = torch.arange(images) % len(names)
+            show_training_images(method, [(drawn, labels)] * max(1, method.shown_views), seed)
         return method
 
     def _read(self, chosen: SelectedImages, count: int, look: Callable[[Images], Any]) -> None:

@@ -14,7 +14,7 @@ from promptbench.clip import block as blocks
 from promptbench.clip import text_tower
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.block import Change, LowRank
-from promptbench.clip.text_tower import causal_mask, pack
+from promptbench.clip.text_tower import Layout, causal_mask, pack
 from promptbench.config import UsageError
 
 NAMES = ["golden retriever", "pizza", "Boeing 737-800", "annual crop land", "jack-o'-lantern"]
@@ -185,6 +185,28 @@ def test_changes_that_do_not_learn_leave_gradients_to_others(exact: Backbone) ->
     same(found, whole_texts(exact, prefix, changes=made.changes), [prefix])
 
 
+def test_weights_are_merged_where_nothing_learns_alone(
+    exact: Backbone, pixels: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def merged(weight: Tensor, changes: Any) -> Tensor:
+        calls.append(len(weight))
+        return weight
+
+    monkeypatch.setattr(blocks, "merged", merged)
+    exact.memory_budget = 1  # however many chunks there are
+    for encode, width in ((text_of, exact.text_width), (exact.encode_image, exact.vision_width)):
+        changes = Learned(width, "qo", at=(1,)).changes
+        given = exact if encode is text_of else pixels
+        encode(given, changes=changes)
+        assert not calls
+        with torch.no_grad():
+            encode(given, changes=changes)
+        assert calls == [3 * width, width]
+        calls.clear()
+
+
 def whole_image(
     clip: Backbone,
     pixels: Tensor,
@@ -325,6 +347,44 @@ def test_chunks_change_nothing(exact: Backbone, texts_at_once: int) -> None:
     same(exact.encode_text(*texts_behind(exact, 5), **options), whole, [prefix, *by_class.values(), *made.tensors])
 
 
+def test_padding_disturbs_nothing(exact: Backbone) -> None:
+    """Rows that whole texts do not fill hold tokens that nobody reads, and that must be finite all the same."""
+    names = [f"{'very ' * (k % 5)}{name}" for k, name in enumerate(5 * NAMES)]
+    tokens = exact.embed_text([f"a photo of a {name}." for name in names])
+    packing = pack(layout_of(tokens.eot), tokens.embeddings.shape[1], tokens.eot.device)
+    assert packing.sources.numel() > sum(packing.layout.lengths) and len(packing.sources) > 1
+    assert (packing.mask == 0).any(dim=-1).all()  # what looks nowhere is no number in some versions of torch
+    made = Learned(exact.text_width, "qkvob")
+    found = exact.encode_text(tokens.embeddings, tokens.eot, changes=made.changes)
+    alone = [
+        exact.encode_text(tokens.embeddings[k, None], tokens.eot[k, None], changes=made.changes) for k in (0, 7, 24)
+    ]
+    same(found[[0, 7, 24]], torch.cat(alone), made.tensors)
+
+
+def test_chunks_are_recomputed_where_only_a_function_beside_learns(
+    exact: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tensors are in a closure, so nobody sees that it learns."""
+    made, ran, run_again = Learned(exact.text_width, "b"), [], text_tower.checkpoint
+
+    def checkpoint(*args: Any, **options: Any) -> Any:
+        ran.append(args)
+        return run_again(*args, **options)
+
+    monkeypatch.setattr(text_tower, "checkpoint", checkpoint)
+    exact.memory_budget = 1
+    tokens = exact.embed_text(TEXTS)
+    text = exact.encode_text(tokens.embeddings, tokens.eot, changes=made.changes)
+    assert len(ran) == K and all(gradient.any() for gradient in torch.autograd.grad(text.sum(), made.tensors))
+
+
+def layout_of(eot: Tensor) -> Layout:
+    """Of causal texts whose [EOT] stands there."""
+    read = tuple(eot.tolist())
+    return Layout(tuple(place + 1 for place in read), read)
+
+
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Every mask that is drawn from now on, in order."""
     drawn = []
@@ -354,7 +414,7 @@ def test_texts_drop_each_by_masks_of_its_own(exact: Backbone, options: str, monk
     order = [(i, name) for i in range(3) for name in MATRICES] + [(3, name) for name in "kvqo"]
     for (i, name), mask in zip(order, drawn, strict=True):
         m = 2 if options == "inserted" and i else 0
-        packing = pack(tuple((eot + 1 + m).tolist()), L + m, eot.device)
+        packing = pack(layout_of(eot + m), L + m, eot.device)
         mask = mask.flatten(1, 2)
         if i == 3 and name in "qo":  # of [EOT] alone
             masks[i, name] = torch.ones(S, K, L + m, mask.shape[-1], dtype=mask.dtype)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 import promptbench as pb
 from promptbench.clip import block as blocks
-from promptbench.clip.text_tower import Packing, pack
+from promptbench.clip.text_tower import Layout, Packing, pack
 
 CASE = "clip_lora_r2_qkv_all"
 CHECKPOINT = f"{CASE}-s7101/vitb16/synthetic/1shots/seed1/lora_weights.pt"
@@ -86,7 +86,8 @@ def test_loss_and_gradients_with_given_masks(
 ) -> None:
     tokens = method.backbone.embed_text([f"a photo of a {n.replace('_', ' ')}." for n in golden_recipe.CLASS_NAMES])
     width = tokens.ids.shape[1]
-    packing = pack(tuple((tokens.eot + 1).tolist()), width, torch.device("cpu"))
+    eot = tuple(tokens.eot.tolist())
+    packing = pack(Layout(tuple(place + 1 for place in eot), read=eot), width, torch.device("cpu"))
     waiting = {"images": asked(DEPTH), "texts": asked(0, of_last="kvq")}
 
     def given(x: Tensor, probability: float) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 import promptbench as pb
 from promptbench import registry
+from promptbench.method import show_training_images
 from promptbench.training.fit import optimizer_of
 
 FEW = {"n_ctx": 4, "ctx_init": "a photo of a"}
@@ -53,7 +54,10 @@ PROMPTS = ("cocoop_init4", "coop_end_init", "coop_middle_16", "maple_d3", "vpt_d
 """Cases whose changes of the image tower, if any, are visual prompts."""
 AS_SPELLED = ("clap_l2_v5", "taskres_a05")
 """Cases whose authors leave underscores in class names."""
+SHOWN = {"clap_l2_v5": (30, 5, "pool_labels")}
+"""What is shown to `prepare`: tag, views, and labels of random views of 24 images."""
 BLANKS = dict.fromkeys(("prograd_agree", "prograd_conflict"), " ".join(["X"] * 12 + ["a photo of a"]))
+BLANKS["tcp_layer2_w8"] = "a photo of a"  # which the context replaces
 """Words around the name where they are others than those that the context starts from."""
 FEATURES, LOGITS, LOSS, GRADIENT, STEP, DELTA = 1e-5, 1e-4, 2e-5, 1e-4, 1e-6, 1e-3
 OF_LR, MEAN_OF_LR = 0.05, 1e-4  # of a step of Adam, which hardly depends on the size of a gradient
@@ -97,9 +101,19 @@ def backbone(facts: dict[str, Any], golden_backbone: pb.Backbone) -> pb.Backbone
 
 
 @pytest.fixture
-def untrained(case: str, backbone: pb.Backbone, golden_recipe: ModuleType) -> pb.Method:
+def untrained(
+    case: str,
+    backbone: pb.Backbone,
+    golden_recipe: ModuleType,
+    golden_pixels: Callable[..., Tensor],
+    stored: dict[str, Tensor],
+) -> pb.Method:
     name, config = CASES[case]
-    return pb.create_method(name, backbone, golden_recipe.CLASS_NAMES, **config)
+    method = pb.create_method(name, backbone, golden_recipe.CLASS_NAMES, **config)
+    if case in SHOWN:
+        tag, views, labels = SHOWN[case]
+        show_training_images(method, ((pixels, stored[labels]) for pixels in golden_pixels(tag, views, 24)), seed=0)
+    return method
 
 
 @pytest.fixture
@@ -116,7 +130,10 @@ def text_features(method: Any, images: Tensor) -> Tensor:
     return F.normalize(method.text_features(), dim=-1)
 
 
-@pytest.mark.parametrize("case", ["cocoop_init4", "coop_end_init", "maple_d3"], indirect=True)
+STARTED = ("cocoop_init4", "coop_end_init", "kgcoop_w8", "maple_d3", "prograd_agree")
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case in STARTED], indirect=True)
 def test_context_starts_from_the_words(untrained: pb.Method, stored: dict[str, Tensor]) -> None:
     context = next(p for name, p in pb.official_parameters(untrained).items() if name.endswith("ctx"))
     assert torch.equal(context.detach(), stored["init_ctx"])

@@ -194,8 +194,9 @@ def test_scaling_by_classes_and_images_is_an_upper_bound(
     assert scaled > 0.8 * real
 
 
-def test_a_method_that_looks_at_its_training_images_first_is_estimated(tmp_path: Path) -> None:
-    session, (run,) = planned(tmp_path, *DIAGRAMS, "--method", "linear_probe")
+@pytest.mark.parametrize("method", ["linear_probe", "tip_adapter"])
+def test_a_method_that_looks_at_its_training_images_first_is_estimated(method: str, tmp_path: Path) -> None:
+    session, (run,) = planned(tmp_path, *DIAGRAMS, "--method", method)
     said = Forecast(session).of(run)
     assert said.training > 0 and said.evaluation > 0
 

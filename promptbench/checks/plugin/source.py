@@ -7,6 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
+from itertools import product
 
 import yaml
 
@@ -128,10 +129,11 @@ def check_recipes_and_presets_resolve(specimen: Specimen) -> Iterator[str]:
     if cls.trains and not cls.recipes:
         raise NotConcerned("it has no recipe")
     for protocol, dataset in cls.recipes or [("*", "*")]:
-        for preset in ("", *cls.presets):
+        recipe = cls.recipes.get((protocol, dataset))
+        for preset, shots in product(("", *cls.presets), (SHOTS, *(recipe.overrides_at if recipe else ()))):
             label = f"{cls.__name__}@{preset}" if preset else cls.__name__
             try:
-                config = resolve(cls, label, protocol=protocol, dataset=dataset, shots=SHOTS).config
+                config = resolve(cls, label, protocol=protocol, dataset=dataset, shots=shots).config
             except UsageError as error:
                 failures.append(str(error))
             else:
