@@ -1,6 +1,6 @@
 """MMA: adapters beside the upper blocks of both towers, which share their middle layer.
 
-Yang et al., "MMA: Multi-Modal Adapter for Vision-Language Models", CVPR 2024.
+Yang et al., "MMA: Multi-Modal Adapter for Vision-Language Models", CVPR 2024, doi:10.1109/CVPR52733.2024.02249.
 Code by the authors: https://github.com/ZjjConan/VLM-MultiModalAdapter, trainers/mmadapter.py and clip/gsl.py
 
     y = block_i(x) + s * Up_i(relu(S_i(relu(Down_i(LN1_i(x)))))),    i = first layer ... last layer
@@ -13,7 +13,8 @@ Odd points of the authors' code, kept here:
   - each adapter gets its gradient times 1 / s, as if its output had not been scaled, while what flows on to the blocks
     below is the true one; the decay acts on the weights as they are;
   - layers are counted from 1;
-  - no warm-up: the first step has the full learning rate.
+  - no warm-up: the first step has the full learning rate;
+  - five epochs and one batch size on all datasets but ImageNet; a comment in run_examples.sh names others for each.
 
 Differs from it: learned tensors and towers in float32, where theirs trains in mixed precision; text is cut at the
 longest prompt, and the tokens before the class name are encoded once for all classes (equal to rounding); class texts
@@ -39,7 +40,7 @@ from promptbench.config import UsageError
 from promptbench.data.class_names import FROM_DATASET, ClassNames
 from promptbench.method import ImageFeatures, Images, Method, MethodConfig, Recipe
 
-BASE2NEW = "authors' config for base to new"
+BASE2NEW = "authors' run_examples.sh and config vit_b16_ep5"
 ELSEWHERE = "its base2new recipe; none was published for this protocol"
 ON_IMAGENET = "its base2new recipe for ImageNet; none was published for this protocol"
 OF_BLOCKS: dict[str, Any] = {"of_depth": 12, "at_most": ("text_depth", "vision_depth")}
@@ -54,7 +55,7 @@ class MMA(Method):
     official_unused = ("token_embedding", "tokenized_prompts")
     recipes: ClassVar = {
         ("base2new", "imagenet"): Recipe(
-            epochs=5, lr=0.0015, batch=128, warmup_epochs=0, origin="authors", source=BASE2NEW
+            epochs=5, lr=0.0015, batch=128, warmup_epochs=0, origin="authors", source=f"{BASE2NEW}_imnet"
         ),
         ("base2new", "*"): Recipe(epochs=5, lr=0.0015, batch=16, warmup_epochs=0, origin="authors", source=BASE2NEW),
         **{

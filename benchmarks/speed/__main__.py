@@ -2,6 +2,8 @@
 
     python -m promptbench.benchmarks.speed -o results/measured/speed          # about a quarter of an hour on two cores
     python -m promptbench.benchmarks.speed --render results/measured/speed.json
+    python -m promptbench.benchmarks.speed --steps-only --backbone ViT-B-16-quickgelu:random \\
+        --method clip_lora tip_adapter_f -o results/measured/speed-adapters
 
 Writes a report (`.json`), and a table (`.md`) and a picture (`.svg`) that are made from it. Both sides are timed in one
 process, in turns, after it was checked that their logits and gradients are equal. Nothing else should run meanwhile.
@@ -30,6 +32,7 @@ def main() -> None:
     parser.add_argument("--test-images", type=int, help="of an evaluation; default: 100")
     parser.add_argument("--threads", type=int, default=available_cores(), help="default: all cores")
     parser.add_argument("--tuned-malloc", action="store_true", help="glibc keeps freed memory, for both sides")
+    parser.add_argument("--steps-only", action="store_true", help="neither reading, evaluations nor memory")
     parser.add_argument("--quick", action="store_true", help="a few seconds, to see that it works")
     parser.add_argument("--render", metavar="FILE", help="a report; table and picture are written beside it")
     parser.add_argument("-o", "--output", metavar="PATH", help="of the three files, without their ending")
@@ -54,7 +57,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from .table import markdown
 
     torch.set_num_threads(options.threads)
-    settings = Settings(tuned=options.tuned_malloc)
+    settings = Settings(tuned=options.tuned_malloc, steps_only=options.steps_only)
     if options.quick:
         settings = replace(
             settings, backbones=("mini",), classes=(2, 4), rounds=1, turn=0, test_images=4, matmul=256, memory=False

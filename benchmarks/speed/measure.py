@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from promptbench import registry
 from promptbench.clip.load import load_backbone
 
 from .evaluations import time_evaluations
@@ -24,7 +25,7 @@ SCHEMA = 1
 VIT_B16 = "ViT-B-16-quickgelu:random"
 SMALL = 256  # a narrower text tower is cheap enough for everything to be run
 # Batches of the recipes, and the larger ones that are timed besides.
-RECIPE_BATCH = {
+OF_RECIPES = {
     "coop": 32,
     "cocoop": 1,
     "gallop": 32,
@@ -34,7 +35,22 @@ RECIPE_BATCH = {
     "promptsrc": 4,
     "mutual": 1,
     "dpl": 4,
+    "kgcoop": 128,
+    "prograd": 32,
+    "tcp": 32,
+    "locoop": 32,
+    "tip_adapter_f": 256,
+    "clip_adapter": 32,
+    "taskres": 256,
+    "clap": 256,
+    "clip_lora": 32,
+    "mma": 16,
 }
+CACHED = ("coop", "kgcoop", "prograd", "tcp", "tip_adapter_f", "clip_adapter", "taskres", "clap")
+"""Methods that train on image features, known beforehand where images are shown in a fixed number of views."""
+BY_CHOICE = ("kgcoop", "prograd", "tcp", "locoop", "clip_adapter", "taskres", "clap", "mma")
+"""Methods whose steps are timed on a large backbone where they are named alone."""
+RECIPE_BATCH = {label: batch for label, batch in OF_RECIPES.items() if label in registry.names("methods")}
 LARGER_BATCH = {"coop": 256, "cocoop": 8, "mutual": 8, "maple": 16}
 MAIN = 100  # classes that the bars are for
 
@@ -56,12 +72,13 @@ class Settings:
         seeds: Of an evaluation.
         matmul: Rows of the matrices whose product measures the machine.
         memory: Whether the memory of CoCoOp's step is measured in a process of its own.
+        steps_only: Whether neither that nor reading nor evaluations are measured.
         tuned: Whether glibc keeps freed memory, for both sides.
     """
 
     backbones: tuple[str, ...] = (VIT_B16, "mini")
     classes: tuple[int, ...] = (20, MAIN, 1000)
-    methods: tuple[str, ...] = tuple(RECIPE_BATCH)
+    methods: tuple[str, ...] = tuple(label for label in RECIPE_BATCH if label not in BY_CHOICE)
     rounds: int = 2
     turn: float = 10.0
     plain_limit: int = 160
@@ -70,6 +87,7 @@ class Settings:
     seeds: tuple[int, ...] = (1, 2, 3)
     matmul: int = 2048
     memory: bool = True
+    steps_only: bool = False
     tuned: bool = False
 
 
@@ -87,7 +105,7 @@ def measure(settings: Settings, tell: Callable[[str], None] = print) -> dict[str
         "settings": asdict(settings),
         "backbones": {},
     }
-    if settings.memory:
+    if settings.memory and not settings.steps_only:
         tell("memory of cocoop, 1000 classes, batch 8")
         report["memory"] = memory("cocoop", classes=1000, batch=8)
     for name in settings.backbones:
@@ -106,10 +124,12 @@ def on_backbone(name: str, settings: Settings, matmul: Matmul, tell: Callable[[s
         tell(f"{Path(name).name}: steps of {label}, {classes} classes")
         checked = classes if small else settings.check_limit
         found["groups"].append(time_group(label, backbone, classes, names, turns, checked))
-    tell(f"{Path(name).name}: reading images")
-    found["groups"].append(time_reading(backbone, RECIPE_BATCH["coop"], turns))
+    if not settings.steps_only:
+        tell(f"{Path(name).name}: reading images")
+        found["groups"].append(time_reading(backbone, RECIPE_BATCH["coop"], turns))
     found["work"] = floating_point_work(backbone, main, RECIPE_BATCH["coop"])
-    for classes in settings.classes if small else (main,):
+    evaluated = settings.classes if small else (main,)
+    for classes in () if settings.steps_only else evaluated:
         tell(f"{Path(name).name}: evaluations, {classes} classes")
         found["evaluations"].append(time_evaluations(backbone, classes, settings.test_images, settings.seeds, matmul))
     return found
@@ -130,7 +150,7 @@ def plan(settings: Settings, small: bool) -> Iterator[tuple[str, int, list[str]]
 
     for classes in settings.classes:
         for label in RECIPE_BATCH:
-            others = ("coop", "cocoop", *(["maple"] * whole("maple", classes)))  # at other numbers of classes
+            others = ("coop", "cocoop", "clip_lora", *(["maple"] * whole("maple", classes)))  # at other numbers
             if not whole(label, most) and classes < most:
                 others = (*others, label)
             if (small or label in settings.methods) and (classes == most or label in others):
@@ -140,7 +160,7 @@ def plan(settings: Settings, small: bool) -> Iterator[tuple[str, int, list[str]]
 def pieces(label: str, main: bool, small: bool, whole: bool) -> Iterator[str]:
     """Names of the steps: side, where image features come from, batch."""
     batch, larger = RECIPE_BATCH[label], LARGER_BATCH.get(label)
-    cached = label == "coop"
+    cached = label in CACHED
     if whole and cached:
         yield f"plain-cached-{batch}"
     if cached:

@@ -2,9 +2,9 @@
 
 Every text has 77 tokens, and every class goes through the whole text tower, for every step and for every batch of an
 evaluation. CoCoOp does so for one image after another. Every image goes through the whole image tower, whatever was
-computed of it before. What the official code computes once, is computed once here too: the fixed class texts of
-zero-shot CLIP, VPT and PromptSRC, and GalLoP's class texts in an evaluation. DPL and Mutual Prompt Learning have no
-public code; their plain paths are the reconstructions' formulas, computed in the way of the others.
+computed of it before. What the official code computes once, is computed once here too: fixed class texts, such as those
+of zero-shot CLIP, VPT and most adapters, and GalLoP's class texts in an evaluation. DPL and Mutual Prompt Learning have
+no public code; their plain paths are the reconstructions' formulas, computed in the way of the others.
 
 The learned tensors are copies of a promptbench method's, so that logits and gradients can be compared.
 
@@ -17,10 +17,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from promptbench.methods.mma import with_gradient_times
 from promptbench.methods.mutual import RIDGE
 from torch import Tensor, nn
 
 from .towers import Towers
+
+CLASS_PROMPTS = 4  # of TCP
 
 
 class Plain:
@@ -67,6 +70,10 @@ class Plain:
         logits = self.logits(seen)
         return logits, F.cross_entropy(logits, labels)
 
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of the learned tensors."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
     def text(self) -> Tensor:
         """Class features (K, D), not normalised."""
         raise NotImplementedError
@@ -76,9 +83,15 @@ class Plain:
         return self.scale * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
 
     def sentences(self, words: str, n: int) -> None:
-        """Tokens of `words name.` for all classes; the n tokens after [SOS] are learned."""
-        self.ids, self.embeddings = self.towers.tokens([f"{words} {name}." for name in self.names])
+        """Tokens of `words name.`, or of a template, for all classes; the n tokens after [SOS] are learned."""
+        template = words if "{}" in words else f"{words} {{}}."
+        self.ids, self.embeddings = self.towers.tokens([template.format(name) for name in self.names])
         self.start_token, self.rest = self.embeddings[:, :1], self.embeddings[:, 1 + n :]
+
+    def sentences_of(self, template: str) -> Tensor:
+        """Features (K, D) of the classes in a template, which are not learned."""
+        ids, embeddings = self.towers.tokens([template.format(name) for name in self.names])
+        return self.towers.text(embeddings, ids)
 
     def with_context(self, context: Tensor) -> Tensor:
         """Embeddings (K, 77, d) with a context (n, d) in all classes."""
@@ -302,6 +315,197 @@ class GalLoP(Plain):
         return logits, of_global + torch.stack(of_local).mean()
 
 
+class KgCoOp(CoOp):
+    def start(self) -> None:
+        (template,) = self.method.templates_of_classes()
+        self.target = self.sentences_of(template)
+
+    def loss(self, seen: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        text = self.text()
+        logits, alike = self.compare(seen, text), F.cosine_similarity(text, self.target)
+        return logits, F.cross_entropy(logits, labels) + self.config.weight * (1 - alike).mean()
+
+
+class ProGrad(CoOp):
+    def tokenize(self) -> None:
+        self.sentences(self.method.words, len(self.learned["ctx"]))
+
+    def start(self) -> None:
+        (template,) = self.method.templates_of_classes()
+        self.target = self.sentences_of(template)
+
+    def loss(self, seen: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.logits(seen)
+        teacher = self.compare(seen, self.target).softmax(dim=-1)
+        self.guide = -(teacher * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
+        return logits, F.cross_entropy(logits, labels)
+
+    def backward(self, loss: Tensor) -> None:
+        (context,) = self.learned.values()
+        (other,) = torch.autograd.grad(self.guide, [context], retain_graph=True)
+        (own,) = torch.autograd.grad(loss, [context])
+        length = other.norm()
+        along = (own * other).sum() / length
+        context.grad = own - self.config.weight * along * other / length if along < 0 else own
+
+
+class TCP(KgCoOp):
+    def tokenize(self) -> None:
+        n = len(self.learned["ctx"])
+        self.sentences(" ".join(["X"] * max(n, CLASS_PROMPTS)), n)
+
+    def text(self) -> Tensor:
+        weights = (self.learned[f"meta_net.linear{i}.{kind}"] for i in (1, 2) for kind in ("weight", "bias"))
+        w1, b1, w2, b2 = weights
+        h = F.linear(F.normalize(self.target, dim=-1), w1, b1)
+        of_classes = F.linear(h * torch.sigmoid(1.702 * h), w2, b2).unflatten(-1, (CLASS_PROMPTS, -1))
+        embeddings = self.with_context(self.learned["ctx"])
+        return self.towers.text(embeddings, self.ids, {self.config.layer: of_classes})
+
+
+class LoCoOp(Plain):
+    def tokenize(self) -> None:
+        n = len(self.learned["ctx"])
+        self.sentences(" ".join(["X"] * n), n)
+
+    def text(self) -> Tensor:
+        return self.towers.text(self.with_context(self.learned["ctx"]), self.ids)
+
+    def features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        cls, dense = self.towers.dense(pixels)
+        return cls, dense @ self.towers.clip.visual.proj
+
+    def logits(self, features: tuple[Tensor, Tensor]) -> Tensor:
+        return self.compare(features[0], self.text())
+
+    def loss(self, seen: tuple[Tensor, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+        (cls, dense), text = seen, self.text()
+        logits, of_patches = self.compare(cls, text), self.compare(dense, text)  # (B, K), (B, P, K)
+        count = max(1, round(self.config.topk * text.shape[0]))
+        likely = of_patches.topk(count, dim=-1).indices == labels[:, None, None]
+        others = of_patches[~likely.any(dim=-1)].softmax(dim=-1)
+        undecided = (others * (others + 1e-5).log()).sum(dim=-1).sum() / max(1, len(others))
+        return logits, F.cross_entropy(logits, labels) + self.config.weight * undecided
+
+
+class TipAdapterF(Plain):
+    def start(self) -> None:
+        texts = [self.sentences_of(template) for template in self.method.templates_of_classes()]
+        self.classifier = sum(F.normalize(text, dim=-1) for text in texts)
+
+    def logits(self, features: Tensor) -> Tensor:
+        affinity = F.normalize(features, dim=-1) @ self.learned["keys"].T
+        beta, alpha = self.method.beta, self.method.alpha
+        cached = (-(beta - beta * affinity)).exp() @ self.method.values
+        return self.compare(features, self.classifier) + alpha * cached
+
+
+class CLIPAdapter(Plain):
+    def start(self) -> None:
+        (template,) = self.method.templates_of_classes()
+        self.fixed = self.sentences_of(template)
+
+    def text(self) -> Tensor:
+        return self.fixed
+
+    def logits(self, features: Tensor) -> Tensor:
+        first, second = self.several("fc")
+        adapted = F.linear(F.linear(features, first).relu(), second).relu()
+        ratio = self.config.ratio
+        return self.compare(ratio * adapted + (1 - ratio) * features, self.fixed)
+
+
+class TaskRes(Plain):
+    def start(self) -> None:
+        self.fixed = sum(self.sentences_of(template) for template in self.method.templates_of_classes())
+        self.fixed = self.fixed / len(self.method.templates_of_classes())
+
+    def text(self) -> Tensor:
+        return self.fixed + self.config.alpha * self.learned["residuals"]
+
+
+class CLAP(Plain):
+    def text(self) -> Tensor:
+        return self.learned["prototypes"]
+
+    def loss(self, seen: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.logits(seen)
+        moved = (self.learned["prototypes"] - self.method.start).square().sum(dim=-1)
+        return logits, F.cross_entropy(logits, labels) + (self.method.multipliers * moved).mean()
+
+
+class CLIPLoRA(Plain):
+    """Branches as the authors' linear layers compute them: the product of B and A is made, d x d, and applied."""
+
+    def tokenize(self) -> None:
+        self.ids, self.embeddings = self.towers.tokens([f"a photo of a {name}." for name in self.names])
+        self.factor = self.config.alpha * self.config.rank**-0.5
+
+    def features(self, pixels: Tensor) -> Tensor:
+        visual = self.towers.clip.visual
+        x = self.run("vision", visual.transformer, visual._embeds(pixels), None)
+        return visual.ln_post(x[:, 0]) @ visual.proj  # type: ignore[no-any-return]
+
+    def text(self) -> Tensor:
+        clip = self.towers.clip
+        x = self.run("text", clip.transformer, self.embeddings + clip.positional_embedding, clip.attn_mask)
+        return self.towers.read(x, self.ids)
+
+    def run(self, tower: str, transformer: Any, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Tokens x (N, T, d) after all blocks of a tower."""
+        for i, block in enumerate(transformer.resblocks):
+            h, attention = block.ln_1(x), block.attn
+            parts = zip("qkv", attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3), strict=True)
+            q, k, v = (
+                self.changed(f"{tower}.{i}.{name}", h, weight, bias).unflatten(-1, (attention.num_heads, -1))
+                for name, weight, bias in parts
+            )
+            seen = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in (q, k, v)), attn_mask=mask)
+            x = self.towers.after(block, x, seen)
+        return x
+
+    def changed(self, name: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The product of a matrix with x, and its branch."""
+        dropped = F.dropout(x, self.config.dropout, self.method.training)
+        product = self.learned[f"{name}.up"] @ self.learned[f"{name}.down"]  # (d, d)
+        return F.linear(x, weight, bias) + dropped @ product.T * self.factor
+
+
+class MMA(Plain):
+    def tokenize(self) -> None:
+        self.ids, self.embeddings = self.towers.tokens([f"{self.config.ctx_init} {name}." for name in self.names])
+
+    def features(self, pixels: Tensor) -> Tensor:
+        visual = self.towers.clip.visual
+        x = self.run("visual", visual.transformer, visual._embeds(pixels), None)
+        return visual.ln_post(x[:, 0]) @ visual.proj  # type: ignore[no-any-return]
+
+    def text(self) -> Tensor:
+        clip = self.towers.clip
+        x = self.run("text", clip.transformer, self.embeddings + clip.positional_embedding, clip.attn_mask)
+        return self.towers.read(x, self.ids)
+
+    def run(self, tower: str, transformer: Any, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Tokens x (N, T, d) after all blocks of a tower."""
+        for i, block in enumerate(transformer.resblocks, start=1):
+            y = block(x, attn_mask=mask)
+            if self.config.first_layer <= i <= self.config.last_layer:
+                y = y + self.adapted(f"{tower}_adapter.{i}", f"shared_adapter.{i}", block.ln_1, x)
+            x = y
+        return x
+
+    def adapted(self, own: str, shared: str, normalise: Any, x: Tensor) -> Tensor:
+        """What an adapter adds, with its gradient times 1 / scale."""
+        scale = self.config.scale
+        h = self.linear(f"{own}.down.0", normalise(with_gradient_times(scale, x))).relu()
+        h = self.linear(f"{shared}.0", h).relu()
+        return with_gradient_times(1 / scale, scale * self.linear(f"{own}.up", h))
+
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        """A learned linear layer."""
+        return F.linear(x, self.learned[f"{name}.weight"], self.learned[f"{name}.bias"])
+
+
 PLAIN: dict[str, type[Plain]] = {
     "zeroshot": ZeroShot,
     "linear_probe": LinearProbe,
@@ -314,6 +518,16 @@ PLAIN: dict[str, type[Plain]] = {
     "promptsrc": PromptSRC,
     "mutual": Mutual,
     "dpl": DPL,
+    "kgcoop": KgCoOp,
+    "prograd": ProGrad,
+    "tcp": TCP,
+    "locoop": LoCoOp,
+    "tip_adapter_f": TipAdapterF,
+    "clip_adapter": CLIPAdapter,
+    "taskres": TaskRes,
+    "clap": CLAP,
+    "clip_lora": CLIPLoRA,
+    "mma": MMA,
 }
 
 
@@ -323,6 +537,6 @@ def plain_step(
     """One training step on pixels or, without them, on what the image tower said before; returns the logits (B, K)."""
     logits, loss = plain.loss(plain.seen(pixels) if pixels is not None else cached, labels)
     optimizer.zero_grad()
-    loss.backward()
+    plain.backward(loss)
     optimizer.step()
     return logits.detach()

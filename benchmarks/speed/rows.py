@@ -127,6 +127,11 @@ def bars(report: Mapping[str, Any]) -> list[Row]:
     ratio("CoOp step, batch 32, encoded on both sides", "coop", "plain-images-32", "ours-images-32", 2.4)
     ratio("CoCoOp step, batch 8", "cocoop", "plain-images-1", "ours-images-8", 12, times=8)
     ratio("MaPLe step, batch 4", "maple", "plain-images-4", "ours-images-4", 4.5)
+    if any(group["method"] == "clip_lora" for group in groups):  # the others were measured before it was there
+        ratio("CLIP-LoRA step, batch 32", "clip_lora", "plain-images-32", "ours-images-32", 5)
+    if any(group["method"] == "tip_adapter_f" for group in groups):
+        what = "Tip-Adapter-F step, batch 256, ours cached, plain encodes"
+        ratio(what, "tip_adapter_f", "plain-images-256", "ours-cached-256", 20)
     three = [rows[index].value for index in (1, 3, 4)]
     mean = prod(value or 0 for value in three) ** (1 / 3) if all(three) else None
     rows.append(Row("geometric mean: CoOp cached, CoCoOp, MaPLe", None, None, mean, bar=9.5))

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.image_tower import ImageFeatures, Images
-from promptbench.method import Method, create_method
+from promptbench.clip.prompts import sentence_tokens
+from promptbench.method import Method, create_method, show_training_images
 
 from .ours import class_names, move, optimizer_of, our_step
 from .plain import PLAIN, Plain, plain_step
@@ -19,6 +20,9 @@ from .timing import Turns
 # Tolerances for independent float32 code on one checkpoint, as for the reference numbers in `tests/golden`.
 LOGITS = 1e-4
 GRADIENTS = 1e-4  # of a tensor's largest entry
+WITHOUT_DRAWS = {"clip_lora": {"dropout": 0.0}}  # to be compared: masks have other shapes on both sides
+CHECKED_BATCH = 32  # the most images that both paths are compared on
+SHOTS = 16  # images of a class that a method is shown before training
 
 
 class Pair:
@@ -29,9 +33,10 @@ class Pair:
         features: (B, D), as if the image tower had said them, for steps on cached features.
     """
 
-    def __init__(self, label: str, backbone: Backbone, classes: int, batch: int) -> None:
+    def __init__(self, label: str, backbone: Backbone, classes: int, batch: int, **config: object) -> None:
         self.label = label
-        self.method: Method = create_method(label, backbone, class_names(classes))
+        self.method: Method = create_method(label, backbone, class_names(classes), **config)
+        show_training_images(self.method, shown_to(self.method, classes), seed=4)
         self.parameters = [p for p in self.method.parameters() if p.requires_grad]
         move(self.parameters, seed=1)
         self.method.train()
@@ -68,13 +73,20 @@ class Pair:
         return (self.plain_piece if side == "plain" else self.our_piece)(int(batch), source == "cached")
 
 
+def shown_to(method: Method, classes: int) -> list[tuple[Images, Tensor]]:
+    """As many views as a method asks for, all the same, of some images of each class, as features of a frozen tower."""
+    generator, labels = torch.Generator().manual_seed(5), torch.arange(SHOTS * classes) % classes
+    features = ImageFeatures(torch.randn(len(labels), method.backbone.embed_dim, generator=generator))
+    return [(Images(features=features), labels)] * max(1, method.shown_views)
+
+
 def check_equal(label: str, backbone: Backbone, classes: int, batch: int) -> dict[str, float]:
     """The largest differences between the two paths on one batch: logits, and gradients over their largest entry.
 
     Raises:
         AssertionError: They are not equal to rounding.
     """
-    pair = Pair(label, backbone, classes, batch)
+    pair = Pair(label, backbone, classes, batch, **WITHOUT_DRAWS.get(label, {}))
     assert pair.plain is not None
     with torch.no_grad():
         ours = pair.method.eval()(pair.images(batch, cached=False)).logits
@@ -103,7 +115,7 @@ def time_group(
     group: dict[str, Any] = {"method": label, "classes": classes}
     plain = [batch for name, batch in zip(names, batches, strict=True) if name.startswith("plain")]
     if plain:
-        group["differences"] = check_equal(label, backbone, min(classes, checked), min(plain))
+        group["differences"] = check_equal(label, backbone, min(classes, checked), min(*plain, CHECKED_BATCH))
     pair = Pair(label, backbone, classes, max(batches))
     return group | turns.take({name: pair.piece(name) for name in names})
 
@@ -123,7 +135,8 @@ def floating_point_work(backbone: Backbone, classes: int, batch: int, name: str 
     with FlopCounterMode(display=False) as counter:
         step()
     method: Any = pair.method
-    tokens = method.tokens.eot + 1 - method.shared  # (K,) of each class
-    rows = int(tokens.sum()) + method.shared
+    shared = 1 + len(method.ctx)  # [SOS] and the context
+    sentences = sentence_tokens(backbone, method.config.ctx_init, method.class_names)
+    rows = int((sentences.eot + 1 - shared).sum()) + shared
     useful = 48 * backbone.text_width**2 * backbone.text_depth * rows
     return {"counted_gflop": counter.get_total_flops() / 1e9, "useful_gflop": useful / 1e9}

@@ -158,9 +158,8 @@ def test_evaluations_agree_and_every_seed_is_run(tiny: Any) -> None:
         assert method["difference"] <= 1e-4, name
 
 
-def test_the_five_methods_never_prompt_the_image_tower() -> None:
-    frozen = {name for name in registry.names("methods") if registry.load("methods", name).frozen_image_tower is True}
-    assert set(METHODS) <= frozen
+def test_the_methods_evaluated_never_prompt_the_image_tower() -> None:
+    assert all(registry.load("methods", name).frozen_image_tower is True for name in METHODS)
 
 
 def test_useful_work_is_counted_by_hand(tiny: Any) -> None:
@@ -184,6 +183,48 @@ def test_bars_follow_from_the_seconds(report: dict[str, Any]) -> None:
     expected = [20 / 0.5, 10 / 0.5, 20 / 8, 8 * 15 / 6, 16 / 4, (20 * 20 * 4) ** (1 / 3), plain / ours, 60.0, 1.94]
     assert [row.value for row in judged] == pytest.approx(expected)
     assert [row.met for row in judged] == [True, True, True, True, False, True, False, True, True]
+
+
+def test_adapters_have_bars_where_they_were_measured(report: dict[str, Any]) -> None:
+    before = rows.bars(report)
+    of_lora = {"plain-images-32": timed(50, 40, 60), "ours-images-32": timed(10, 5, 20)}
+    of_cache = {"plain-images-256": timed(30), "ours-cached-256": timed(2)}
+    groups = report["backbones"][measure.VIT_B16]["groups"]
+    for method, pieces in (("clip_lora", of_lora), ("tip_adapter_f", of_cache)):
+        groups.append({"method": method, "classes": 100, "pieces": pieces, "matmul": [100.0]})
+    judged = {row.what: row for row in rows.bars(report)}
+    lora = judged["CLIP-LoRA step, batch 32"]
+    assert (lora.value, lora.bar, lora.met) == (5, 5, True)
+    cache = judged["Tip-Adapter-F step, batch 256, ours cached, plain encodes"]
+    assert (cache.value, cache.bar, cache.met) == (15, 20, False)
+    assert [row.value for row in before if row.what in judged] == [judged[row.what].value for row in before]
+
+
+def test_adapters_are_measured_as_they_train() -> None:
+    asked = measure.Settings(methods=("clip_lora", "tip_adapter_f"))
+    found = {(label, classes): names for label, classes, names in measure.plan(asked, small=False)}
+    both = ["plain-images-32", "ours-images-32"]
+    assert [found["clip_lora", classes] for classes in (20, 100, 1000)] == [both, both, ["ours-images-32"]]
+    if "tip_adapter_f" in measure.RECIPE_BATCH:
+        assert {"plain-images-256", "ours-cached-256"} <= set(found["tip_adapter_f", 100])
+    usual = {label for label, _, _ in measure.plan(measure.Settings(), small=False)}
+    assert "clip_lora" in usual and not usual & set(measure.BY_CHOICE)
+
+
+def test_masks_are_drawn_on_both_sides_where_steps_are_timed(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair, drawn = Pair("clip_lora", tiny, 3, batch=2), []
+    dropout = torch.nn.functional.dropout
+
+    def counting(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+        drawn.append((p, training))
+        return dropout(x, p, training, inplace)
+
+    monkeypatch.setattr(torch.nn.functional, "dropout", counting)
+    matrices = 3 * (tiny.text_depth + tiny.vision_depth)
+    for side in ("plain", "ours"):
+        pair.piece(f"{side}-images-2")()
+        assert drawn == [(0.25, True)] * matrices
+        drawn.clear()
 
 
 def test_a_piece_that_was_not_run_is_no_figure(report: dict[str, Any]) -> None:
@@ -229,6 +270,17 @@ def test_rendering_a_report_writes_its_table_and_a_picture(
     command.main()
     assert path.with_suffix(".md").read_text() == table.markdown(report)
     assert path.with_suffix(".svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.slow
+def test_the_command_measures_steps_alone(tiny_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "RECIPE_BATCH", {"coop": 32, "clip_lora": 32})
+    flags = ["--quick", "--steps-only", "--threads", "1", "--classes", "3", "--backbone", tiny_name]
+    monkeypatch.setattr(sys, "argv", ["speed", *flags, "-o", str(tmp_path / "out")])
+    command.main()
+    (found,) = json.loads((tmp_path / "out.json").read_text())["backbones"].values()
+    assert {group["method"] for group in found["groups"]} == {"coop", "clip_lora"} and not found["evaluations"]
+    assert (tmp_path / "out.svg").exists()
 
 
 @pytest.mark.slow
