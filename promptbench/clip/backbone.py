@@ -354,7 +354,8 @@ class Backbone(nn.Module):
 
     def images_within_budget(self, eot: Tensor) -> int:
         """Images whose K class texts, another prefix for each image, may be encoded with gradients in one go."""
-        return max(1, self.texts_within_budget(text_tower.mean_length(eot)) // len(eot))
+        length = self.context_length if self.text_form.whole else text_tower.mean_length(eot)
+        return max(1, self.texts_within_budget(length) // len(eot))
 
     def _warn_of_unknown_words(self, texts: Sequence[str], ids: Tensor) -> None:
         if self.known_tokens is None:
