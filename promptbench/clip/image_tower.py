@@ -117,9 +117,7 @@ def width(visual: Any) -> int:
         return int(visual.trunk.num_features)
     if len(resblocks(visual)):
         return int(visual.class_embedding.shape[-1])
-    if is_resnet(visual):
-        return int(visual.attnpool.v_proj.in_features)
-    raise UsageError("This image tower is neither CLIP's vision transformer nor CLIP's ResNet.")
+    return int(visual.attnpool.v_proj.in_features)
 
 
 def local_width(visual: Any) -> int:

@@ -20,9 +20,9 @@ from promptbench.method import MethodConfig, fit_to_backbone
 from promptbench.registry import load as plugin
 
 OF_EACH_KIND = [
-    *("ViT-B-32", "RN50", "coca_base", "coca_ViT-B-32", "ViT-L-14-CLIPA", "ViT-L-14-worldwide", "ViT-M-16-alt"),
+    *("ViT-B-32", "RN50", "coca_ViT-B-32", "ViT-L-14-CLIPA", "ViT-L-14-worldwide"),
     *("EVA02-B-16", "ViT-B-16-SigLIP", "MobileCLIP-B", "MobileCLIP-S1", "PE-Core-S-16-384", "ViTamin-S"),
-    *("vit_medium_patch16_gap_256", "vit_relpos_medium_patch16_cls_224", "convnext_tiny"),
+    *("vit_relpos_medium_patch16_cls_224", "convnext_tiny"),
     "swin_base_patch4_window7_224",
 ]
 
