@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from promptbench.clip import prompts
 from promptbench.clip.backbone import Backbone
-from promptbench.config import UsageError
 from promptbench.method import Method, MethodConfig, Preset, Recipe
 
 PAPER = "CoOp, section 4.1, and the authors' COOP.md and scripts"
@@ -84,13 +83,7 @@ class CoOp(Method):
         self.n_ctx = prompts.context_length(self.words, config.n_ctx, backbone)
         self.transfers = not config.csc
         self.transfers_reason = "class-specific contexts exist for the training classes only" if config.csc else ""
-        if config.csc and self.words:
-            raise UsageError("csc=true takes random contexts: set ctx_init='' and n_ctx, as the authors' code does.")
-        if prompts.NAME in self.words and config.class_token_position != "end":
-            raise UsageError(
-                f"class_token_position={config.class_token_position} puts the name elsewhere than the template "
-                f"'{self.words}' does; leave it at end, or set ctx_init to the words before the name alone."
-            )
+        prompts.check_position(self.words, config.class_token_position, config.csc)
         self.ctx = nn.Parameter(
             prompts.from_words(backbone, self.words, self.n_ctx)  # (n, d)
             if self.words
@@ -99,31 +92,10 @@ class CoOp(Method):
 
     def set_classes(self, names: Sequence[str]) -> None:
         if self.config.csc:
-            self._grow(len(names))
+            self.ctx = prompts.for_each_class(self.ctx, len(names), self.n_ctx)
         super().set_classes(names)
-        words = self.words or " ".join(["X"] * self.n_ctx)
-        self.tokens = prompts.sentence_tokens(self.backbone, words, names)  # (K, L, d)
-        before = {"end": self.n_ctx, "middle": self.n_ctx // 2, "front": 0}[self.config.class_token_position]
-        lengths = prompts.name_lengths(self.backbone, names)
-        start = self.tokens.start
-        self.arrangement = prompts.arrangement(self.tokens.ids.shape[1], lengths, self.n_ctx, before, start)
-        self.shared = start if self.config.csc else start + before  # tokens that all classes begin with
-
-    def _grow(self, classes: int) -> None:
-        """A context (K, n, d) for every class, once it is known how many there are."""
-        if self.ctx.dim() == 2:
-            self.ctx = nn.Parameter(prompts.random_context(classes, self.n_ctx, self.backbone.text_width))
-        elif len(self.ctx) != classes:
-            raise UsageError(
-                f"csc=true: {len(self.ctx)} contexts were learned, and {classes} classes are to be scored."
-            )
+        position = self.config.class_token_position
+        self.arranged = prompts.arranged(self.backbone, self.words, self.n_ctx, names, position, self.config.csc)
 
     def encode_classes(self) -> Tensor:
-        start = self.tokens.embeddings[0, : self.tokens.start]  # [SOS]
-        learned = self.shared - len(start)
-        prefix = prompts.join(start, self.ctx[:learned]) if learned else start
-        if learned == self.n_ctx:  # all of the context precedes the name
-            embeddings = self.tokens.embeddings[:, self.shared :]
-        else:
-            embeddings = prompts.arrange(self.tokens, self.ctx, self.arrangement, self.shared)
-        return self.backbone.encode_text(embeddings, self.tokens.eot - self.shared, prefix)
+        return self.arranged.encode(self.backbone, self.ctx)

@@ -17,9 +17,10 @@ replacement, so that `dropout=0.0` is still random (None is the plain mean); loc
 weigh the same; all prompts start as the same words; the words always precede the class name, wherever `{}` stands; the
 name is tokenised alone and no full stop follows it; a k beyond the number of patches means all of them.
 
-Differs from it: everything learned stays in float32 (they train under autocast); "_" in a class name is read as a
-blank (they leave that to their datasets); text is cut at the longest prompt, and a prompt is encoded once for all
-classes (equal to rounding).
+Differs from it: everything learned stays in float32 (they train under autocast); an epoch with fewer images than a
+batch is one step (their loader drops it, so that nothing is trained); "_" in a class name is read as a blank (they
+leave that to their datasets); text is cut at the longest prompt, and a prompt is encoded once for all classes (equal to
+rounding).
 """
 
 from __future__ import annotations

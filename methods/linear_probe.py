@@ -31,7 +31,7 @@ class LinearProbe(Method):
 
     category = "baseline"
     trains = False  # nothing for the optimiser: `prepare` solves it
-    transfers = False
+    transfers = "subset"
     transfers_reason = "a linear probe has weights for the classes it was fitted on only"
     frozen_image_tower = True
 
@@ -63,5 +63,6 @@ class LinearProbe(Method):
         if self.solution is None:
             raise UsageError("A linear probe scores nothing before `prepare` has shown it training images.")
         features = self.backbone.encode_image(images).cls.float()
-        weight, bias = self.solution
+        rows = self.rows()
+        weight, bias = (tensor[rows] for tensor in self.solution)
         return Prediction(features @ weight.T + bias, None)

@@ -148,15 +148,10 @@ class PromptSRC(Method):
     def frozen_text(self) -> Tensor:
         """What frozen CLIP says of the current classes: (K, D), mean over templates, not normalised."""
         if self._frozen_text is None:
-            template = IMAGENET_TEMPLATES if self.config.teacher == "imagenet" else self.class_names.template
-            templates = (template,) if isinstance(template, str) else template
-            self._frozen_text = torch.stack([self.template_text(words) for words in templates]).mean(dim=0)
+            templates = IMAGENET_TEMPLATES if self.config.teacher == "imagenet" else self.templates_of_classes()
+            texts = prompts.ensemble(self.backbone, templates, self.class_names)
+            self._frozen_text = texts.encode(self.backbone, normalised=False)
         return self._frozen_text
-
-    def template_text(self, template: str) -> Tensor:
-        """(K, D) of frozen CLIP for one template, not normalised."""
-        tokens = self.backbone.embed_text([template.replace("{}", prompts.readable(name)) for name in self.class_names])
-        return self.backbone.encode_text(tokens.embeddings, tokens.eot)
 
     def on_epoch_end(self, epoch: int, epochs: int) -> None:
         weight = epoch_weights(epochs, self.config.epoch_mean, self.config.epoch_std)[epoch]

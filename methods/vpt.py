@@ -25,6 +25,7 @@ from promptbench.clip.backbone import Backbone
 from promptbench.method import ImageFeatures, Images, Method, MethodConfig, Recipe
 
 BASE2NEW = "MaPLe authors' configs/trainers/VPT/vit_b16_c2_ep5_batch4_4"
+CROSS = "MaPLe authors' scripts/vpt/xd_*.sh: the model after epoch 2 of that config, the same as of 2 epochs"
 ELSEWHERE = "its base2new recipe; none was published for this protocol"
 TEXT = "a photo of a"
 
@@ -36,6 +37,8 @@ class VPT(Method):
     parameters_vit_b16 = 73_728
     recipes: ClassVar = {
         ("base2new", "*"): Recipe(epochs=5, lr=0.0025, batch=4, origin="authors", source=BASE2NEW),
+        ("cross_dataset", "*"): Recipe(epochs=2, lr=0.0025, batch=4, origin="authors", source=CROSS),
+        ("domain_generalization", "*"): Recipe(epochs=2, lr=0.0025, batch=4, origin="authors", source=CROSS),
         ("*", "*"): Recipe(epochs=5, lr=0.0025, batch=4, origin="transferred", source=ELSEWHERE),
     }
 

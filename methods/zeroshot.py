@@ -15,10 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from promptbench.clip import prompts
@@ -68,17 +66,16 @@ class ZeroShot(Method):
 
     def set_classes(self, names: Sequence[str]) -> None:
         super().set_classes(names)
-        shown = product(self.templates(), map(prompts.readable, self.class_names))
-        texts = [template.replace("{}", name) for template, name in shown]
-        self.tokens = self.backbone.embed_text(texts)
+        self.texts = prompts.ensemble(self.backbone, self.templates(), self.class_names)
 
     def templates(self) -> tuple[str, ...]:
         """The templates that the text features are averaged over."""
-        own, wanted = self.class_names.template, self.config.template
-        of_dataset = (own,) if isinstance(own, str) else own
-        known = {"dataset": of_dataset, "seven": SEVEN, "ensemble": (*SEVEN, *of_dataset)}
-        return known.get(wanted, (wanted,))
+        wanted = self.config.template
+        if wanted == "seven":
+            return SEVEN
+        if wanted == "ensemble":
+            return (*SEVEN, *self.templates_of_classes())
+        return self.templates_of_classes(wanted)
 
     def encode_classes(self) -> Tensor:
-        features = self.backbone.encode_text(self.tokens.embeddings, self.tokens.eot)  # (templates * K, D)
-        return F.normalize(features, dim=-1).unflatten(0, (-1, len(self.class_names))).mean(dim=0)
+        return self.texts.encode(self.backbone, normalised=True)

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from promptbench.runs.session import Place, Session
     from promptbench.show.tables.show import Tables, table
     from promptbench.suite import Suite, load_suite
+    from promptbench.training.fit import backward
 
 __version__ = "0.1.0"
 
@@ -56,6 +57,7 @@ _HOME = {
     "list_protocols": "registry",
     "RunsFailed": "experiment",
     "UsageError": "config",
+    "backward": "training.fit",
     "table": "show.tables.show",
     "Tables": "show.tables.show",
     "to_frame": "results.frame",
@@ -114,6 +116,7 @@ __all__ = [
     "Tokens",
     "UsageError",
     "__version__",
+    "backward",
     "create_method",
     "list_datasets",
     "list_methods",

@@ -9,9 +9,10 @@ Letters: B images, K classes, P patches, D joint dimension.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from dataclasses import Field, dataclass, fields, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from promptbench.clip.backbone import Backbone
 from promptbench.clip.image_tower import ImageFeatures, Images
 from promptbench.config import UsageError, build
 from promptbench.data.class_names import FROM_DATASET, ClassNames
+from promptbench.data.transforms import SCALE
 from promptbench.recipe import Preset, Recipe, find_preset, parse_label
 
 __all__ = ["ImageFeatures", "Images", "Method", "MethodConfig", "Prediction", "Preset", "Recipe", "create_method"]
@@ -89,17 +91,28 @@ class Method(nn.Module):
         recipes: (protocol or "*", dataset or "*") -> how to train there.
         presets: Name -> another fair setting, chosen as `method@name`.
         trains: False where there is nothing to train.
-        transfers: False where new classes cannot be scored; `transfers_reason` then says why.
+        transfers: False where new classes cannot be scored, `subset` where any of the trained ones can, alone or in
+            another order, as of a method with a tensor's row for each; `transfers_reason` then says why.
+        authors_templates: The authors' template of a dataset by its name, where it is another than the dataset's.
+        guides: Terms of the loss that are not minimised, and whose gradients `combine_gradients` alone sees.
+        shown_views: Random views of each training image that `prepare` is shown; 0 for the evaluation transform.
+        shown_scale: Smallest and largest share of the area that their random crops take.
+        validates: Validation images that `choose` is shown: `few` (CoOp's, at most 4 of a class), `all`, "" for none.
+        kept: Buffers that are stored with what is learned, since it takes the training images to make them again; None
+            where `prepare` makes what no training file holds, so that it must be shown them before it scores.
         dense_scores: True where the authors score images by dense features too; elsewhere such scores are ours.
         frozen_image_tower: True where image features do not depend on what is learned, so that they may be cached.
         reads_dense: True where it reads dense features; cached ones then come with them.
         authors_half: Learned tensors, by the beginnings of their names, that the authors' code keeps in half precision,
             which `--precision authors` does too; None where it trains with `16-mixed`.
+        official_unused: Beginnings of names in the authors' checkpoints that stand for nothing learned here.
         half_dense: True where dense features may be cached in half precision, which changes their last digits.
+        texts_told: Whether it has been told a dataset's template, or several; "" where it knows of none.
         encodes_images_apart: True where it leaves `forward` as it is, so that image features know nothing of the
             classes. This one and the next three say what a class overrides, and are set when it is defined.
         has_text_features: True where class names become text features, which do not depend on the images.
         prepares: True where it looks at the training images once before training.
+        combines_gradients: True where the optimiser gets something else than the gradient of the loss.
         has_diagnostics: True where it has figures of its own.
     """
 
@@ -116,11 +129,19 @@ class Method(nn.Module):
     reads_dense: bool = False
     half_dense: ClassVar[bool] = False
     authors_half: ClassVar[tuple[str, ...] | None] = ()
-    transfers: bool = True
+    official_unused: ClassVar[tuple[str, ...]] = ()
+    transfers: bool | Literal["subset"] = True
     transfers_reason: str = ""
+    authors_templates: ClassVar[Mapping[str, str | tuple[str, ...]]] = {}
+    guides: ClassVar[tuple[str, ...]] = ()
+    shown_views: int = 0
+    shown_scale: ClassVar[tuple[float, float]] = SCALE
+    validates: Literal["", "few", "all"] = ""
+    kept: ClassVar[tuple[str, ...] | None] = None
     encodes_images_apart: ClassVar[bool] = True
     has_text_features: ClassVar[bool] = False
     prepares: ClassVar[bool] = False
+    combines_gradients: ClassVar[bool] = False
     has_diagnostics: ClassVar[bool] = False
     Config: ClassVar[type[MethodConfig]] = MethodConfig
 
@@ -129,13 +150,15 @@ class Method(nn.Module):
         cls.encodes_images_apart = cls.forward is Method.forward
         cls.has_text_features = cls.encode_classes is not Method.encode_classes
         cls.prepares = cls.prepare is not Method.prepare
+        cls.combines_gradients = cls.combine_gradients is not Method.combine_gradients
         cls.has_diagnostics = cls.diagnostics is not Method.diagnostics
 
     def __init__(self, config: MethodConfig, backbone: Backbone) -> None:
         super().__init__()
         self.config: Any = config
         self.__dict__["backbone"] = backbone  # past nn.Module's registration: frozen weights are not part of a method
-        self.class_names = ClassNames(())
+        self.class_names = self.trained_names = ClassNames(())
+        self.texts_told: Literal["", "template", "ensemble"] = ""
         self._text_features: tuple[tuple[int, ...], Tensor] | None = None
 
     backbone: Backbone
@@ -143,10 +166,54 @@ class Method(nn.Module):
     def set_classes(self, names: Sequence[str]) -> None:
         """Score these classes from now on, in this order. Called again for other classes; learned tensors stay.
 
-        Overrides begin with `super().set_classes(names)`. `self.class_names.template` is the dataset's own template.
+        Overrides begin with `super().set_classes(names)`. `self.templates_of_classes()` says what the names stand in.
+        The first ones are those of the training, `trained_names`.
+
+        Raises:
+            UsageError: Some are not among the trained ones, and the method has rows for those alone.
         """
-        self.class_names = ClassNames.of(names)
+        names = ClassNames.of(names)
+        if not self.trained_names:
+            self.trained_names = names
+        reason = self.refusal(names)
+        if reason and self.transfers == "subset":
+            raise UsageError(f"{type(self).__name__} cannot score these classes: {reason.rstrip('.')}.")
+        self.class_names = names
         self._text_features = None
+
+    def refusal(self, names: Sequence[str]) -> str:
+        """Why these classes cannot be scored; "" where they can."""
+        trained = self.trained_names
+        if self.transfers is True or tuple(names) == tuple(trained):
+            return ""
+        if self.transfers == "subset" and set(names) <= set(trained):
+            return ""
+        return self.transfers_reason or "this method scores the classes that it was trained on only"
+
+    def rows(self) -> list[int]:
+        """Where the current classes stand among the trained ones, of a method that scores those alone.
+
+        Of several that have one name, the first comes first.
+        """
+        places: dict[str, list[int]] = {}
+        for row, name in enumerate(self.trained_names):
+            places.setdefault(name, []).append(row)
+        return [places[name].pop(0) if len(places[name]) > 1 else places[name][0] for name in self.class_names]
+
+    def templates_of_classes(self, wanted: str = FROM_DATASET, names: ClassNames | None = None) -> tuple[str, ...]:
+        """The templates that class names stand in, several for an ensemble.
+
+        Args:
+            wanted: One with `{}`; `dataset`: the authors' own of the dataset, or else the dataset's.
+            names: Others than the current ones.
+        """
+        names = self.class_names if names is None else names
+        if wanted != FROM_DATASET:
+            return (wanted,)
+        found = self.authors_templates.get(names.dataset, names.template)
+        several = not isinstance(found, str) and len(found) > 1
+        self.texts_told = "ensemble" if several or self.texts_told == "ensemble" else "template"
+        return (found,) if isinstance(found, str) else tuple(found)
 
     def forward(self, images: Images | Tensor) -> Prediction:
         """Scores of B images for the current K classes.
@@ -161,7 +228,7 @@ class Method(nn.Module):
         return self.backbone.encode_image(images)
 
     def loss(self, images: Images | Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Named scalar terms whose sum is minimised; `labels` (B,) int64 index the current classes."""
+        """Named scalar terms whose sum, without the `guides`, is minimised; `labels` (B,) int64 index the classes."""
         return {"ce": F.cross_entropy(self(images).logits, labels)}
 
     def images_at_once(self) -> int | None:
@@ -179,9 +246,29 @@ class Method(nn.Module):
         the same images are shown again.
 
         Args:
-            batches: All training images under the evaluation transform, in order, with their labels (B,). Read lazily:
+            batches: All training images under the evaluation transform, in order, with their labels (B,); or, with
+                `shown_views`, so many random views of them, the first of each in order, then the second. Read lazily:
                 a method that does not need them costs nothing.
         """
+
+    def choose(self, batches: Iterable[tuple[Images, Tensor]]) -> None:
+        """Look at validation images once after training, to choose by them what no gradient teaches.
+
+        What is chosen belongs into buffers that `kept` names.
+
+        Args:
+            batches: The images that `validates` asks for, under the evaluation transform, with their labels (B,).
+        """
+
+    def combine_gradients(self, gradients: Mapping[str, list[Tensor]]) -> list[Tensor]:
+        """What the optimiser gets as the gradient of each learned tensor, in the order of `parameters()`.
+
+        It is called once a step, with the gradients over all of the step's images.
+
+        Args:
+            gradients: Term of the loss to its gradients.
+        """
+        raise NotImplementedError  # the trainer calls it where a method overrides it
 
     @classmethod
     def sees_images(cls) -> bool:
@@ -214,6 +301,17 @@ class Method(nn.Module):
         """Name in a checkpoint of the authors' code -> the parameter it fills."""
         return dict(self.named_parameters())
 
+    @torch.no_grad()
+    def make_room(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give learned tensors and buffers that are empty until `prepare` the shapes of stored ones, where those fit:
+        sizes other than 0 are known before."""
+        for name, tensor in self.state_dict(keep_vars=True).items():
+            if tensor.numel() or name not in tensors:
+                continue
+            shape, known = tensors[name].shape, tensor.shape
+            if len(shape) == len(known) and all(own in (0, size) for own, size in zip(known, shape, strict=True)):
+                tensor.data = tensor.new_empty(shape)
+
     # What most methods share ------------------------------------------------------------------------------------
 
     def encode_classes(self) -> Tensor:
@@ -225,7 +323,7 @@ class Method(nn.Module):
         learns = torch.is_grad_enabled()
         precision = torch.is_autocast_enabled(self.backbone.device.type)
         versions = [(id(parameter), parameter._version) for parameter in self.parameters()]
-        state = (precision, *itertools.chain.from_iterable(versions))
+        state = (precision, self.training, *itertools.chain.from_iterable(versions))
         if self._text_features is not None:
             known, features = self._text_features
             if known == (precision, ALWAYS) or (known == state and not learns):
@@ -272,8 +370,10 @@ def create_method(
 def fit_to_backbone(config: MethodConfig, backbone: Any, explicit: Collection[str]) -> MethodConfig:
     """`config` with every field whose metadata names a limit, `at_most`, brought within what the backbone has.
 
-    A paper's depth of 9 cannot hold on a tower of 4 layers: such a default is capped; a value that somebody asked for
-    is refused instead. In the same way a number of tokens gives way to the words of a dataset's template.
+    A paper's depth of 9 cannot hold on a tower of 4 layers: such a default is capped, or scaled where its metadata say
+    of which depth it is, `of_depth`; a value that somebody asked for is refused instead. With `below` in the metadata
+    it has to stay below the limit, as the index of a layer. In the same way a number of tokens gives way to the words
+    of a dataset's template.
 
     Args:
         config: Of any method.
@@ -285,17 +385,28 @@ def fit_to_backbone(config: MethodConfig, backbone: Any, explicit: Collection[st
     """
     changes: dict[str, int] = {}
     for field in fields(config):
-        for limit in field.metadata.get("at_most", ()):
+        limits, depth = field.metadata.get("at_most", ()), field.metadata.get("of_depth")
+        below = field.metadata.get("below", False)
+        if depth and field.name not in explicit:
+            limit = min(limits, key=lambda limit: getattr(backbone, limit))
+            most = getattr(backbone, limit)
+            if not most:
+                raise beyond(field, getattr(config, field.name), limit, backbone)
+            changes[field.name] = min(math.ceil(getattr(config, field.name) * most / depth), most - below)
+            continue
+        for limit in limits:
             value, most = changes.get(field.name, getattr(config, field.name)), getattr(backbone, limit)
-            if value > most and (field.name in explicit or most < field.metadata.get("at_least", 1)):
-                raise beyond(field.name, value, limit, backbone)
-            changes[field.name] = min(value, most)
+            least = field.metadata.get("at_least", 1)
+            if value > most - below and (field.name in explicit or most - below < least):
+                raise beyond(field, value, limit, backbone)
+            changes[field.name] = min(value, most - below)
     counted = set(counted_by_dataset(config)) - set(explicit)
     return replace(config, **{**changes, **dict.fromkeys(counted)})
 
 
-def beyond(name: str, value: int, limit: str, backbone: Any) -> UsageError:
+def beyond(field: Field[Any], value: int, limit: str, backbone: Any) -> UsageError:
     """A field that is above what the backbone has, or that needs what the backbone lacks."""
+    name, must = field.name, ", and it must stay below" if field.metadata.get("below") else ""
     most = getattr(backbone, limit)
     wrong = "" if most else getattr(backbone, "lacks", {}).get(limit, "")
     if wrong:
@@ -303,7 +414,7 @@ def beyond(name: str, value: int, limit: str, backbone: Any) -> UsageError:
             f"Backbone '{backbone.name}' has {wrong}, and {name} counts layers of it that get prompts: choose a ViT "
             "such as ViT-B-16, or a method that prompts the text alone."
         )
-    return UsageError(f"{name} is {value}, but {limit} of backbone '{backbone.name}' is {most}.")
+    return UsageError(f"{name} is {value}, but {limit} of backbone '{backbone.name}' is {most}{must}.")
 
 
 def counted_by_dataset(config: MethodConfig) -> Iterator[str]:
@@ -354,4 +465,12 @@ def show_training_images(method: Method, batches: Iterable[tuple[Images, Tensor]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         method.prepare((images.to(device), labels.to(device)) for images, labels in batches)
+    method.to(device)
+
+
+@torch.no_grad()
+def show_validation_images(method: Method, batches: Iterable[tuple[Images, Tensor]]) -> None:
+    """`method.choose` on the backbone's device, without gradients."""
+    device = method.backbone.device
+    method.choose((images.to(device), labels.to(device)) for images, labels in batches)
     method.to(device)

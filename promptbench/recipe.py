@@ -16,6 +16,7 @@ from dataclasses import MISSING, dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 from promptbench.config import UsageError, build, describe_fields, typed, unknown
+from promptbench.data.transforms import SCALE
 from promptbench.suite import Suite
 
 Origin = Literal["paper", "authors", "transferred", "ours"]
@@ -24,54 +25,111 @@ Layer = tuple[str, Mapping[str, Any]]  # where the values come from, and the val
 _DASSL = "Dassl's default, set by no method"
 
 
+def later(default: Any, source: str = "") -> Any:
+    """A field of `Recipe` that is younger than the names of files, which it changes only where it says something."""
+    return field(default=default, metadata={"source": source, "later": True})
+
+
+LENGTHS = ("epochs", "steps", "steps_per_shot")
+"""Fields that say how long a training is, one of them; the others are 0."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The training of one method under one protocol: SGD, cosine schedule stepped per epoch, constant warm-up.
+    """The training of one method under one protocol: optimiser, cosine schedule with constant warm-up, views, length.
 
     Attributes:
-        epochs: Passes over the training images, warm-up included.
+        epochs: Passes over the training images, warm-up included; 0 where steps are counted.
+        steps: Of the optimiser, in the place of epochs; the last pass then ends where they do.
+        steps_per_shot: Steps for each image of a class, in the place of both; `at` makes steps of them.
         lr: Learning rate at the start of the cosine.
+        lr_end: Learning rate that the cosine goes down to.
+        schedule: Whether the rate changes with every `epoch`, as in Dassl, or with every `step`.
         batch: Images per step.
-        weight_decay: On the learned tensors.
-        momentum: Of SGD, without Nesterov.
+        drop_last: Whether a last batch of an epoch with fewer images is left out, if it is not the only one.
+        optimizer: `sgd` without Nesterov, `adam` with the decay in the gradient, `adamw` with the decay apart from it.
+        weight_decay: On the learned tensors; a group of `Method.parameter_groups` may have its own.
+        momentum: Of SGD.
+        betas: Of Adam, for the first and the second moment.
+        eps: Of Adam, beside the root of the second moment.
         warmup_epochs: First epochs, at the constant rate `warmup_lr`.
         warmup_lr: See there.
         augment: Random crops and flips; without it training images get the test transform.
+        crop_scale: Smallest and largest share of an image's area that a random crop takes.
         train_views: Random views of each image, drawn once and seen in turn; 0 for a new one every epoch.
         origin: `paper`, `authors` (their repository), `transferred` (theirs, for another protocol or backbone), `ours`.
         source: The file or table it was read from.
         overrides: Fields of the method's Config that this recipe sets, such as a depth.
         epochs_at: Epochs at other numbers of shots, by shots; `at` puts them in.
+        overrides_at: Fields of the Config that it sets at some numbers of shots alone, by shots; `at` adds them.
 
     Raises:
         UsageError: A number is out of its range.
     """
 
-    epochs: int
+    epochs: int = 0
     lr: float
     batch: int
     weight_decay: float = field(default=5e-4, metadata={"source": _DASSL})
     momentum: float = field(default=0.9, metadata={"source": _DASSL})
+    steps: int = later(0)
+    steps_per_shot: int = later(0)
+    lr_end: float = later(0.0)
+    schedule: Literal["epoch", "step"] = later("epoch", source=_DASSL)
+    drop_last: bool = later(True, source=_DASSL)
+    optimizer: Literal["sgd", "adam", "adamw"] = later("sgd", source=_DASSL)
+    betas: tuple[float, float] = later((0.9, 0.999), source="torch's default")
+    eps: float = later(1e-8, source="torch's default")
+    crop_scale: tuple[float, float] = later(SCALE, source="authors' configs of CoOp, CoCoOp, MaPLe")
     warmup_epochs: int = field(default=1, metadata={"source": "authors' configs of CoOp, CoCoOp, MaPLe"})
     warmup_lr: float = field(default=1e-5, metadata={"source": "authors' configs of CoOp, CoCoOp, MaPLe"})
     augment: bool = field(default=True, metadata={"source": "authors' configs: random_resized_crop, random_flip"})
-    train_views: int = field(default=0, metadata={"source": "every paper's code: a new view every epoch"})
+    train_views: int = later(0, source="every paper's code: a new view every epoch")
     origin: Origin
     source: str = ""
     overrides: Mapping[str, object] = field(default_factory=dict)
     epochs_at: Mapping[int, int] = field(default_factory=dict)
+    overrides_at: Mapping[int, Mapping[str, object]] = field(default_factory=dict)
 
     def at(self, shots: int | None) -> Recipe:
-        """The recipe for a number of shots, None being all images."""
+        """The recipe for a number of shots, None being all images.
+
+        Raises:
+            UsageError: It counts steps for each shot, and there is no number of shots.
+        """
+        overrides = {**self.overrides, **({} if shots is None else self.overrides_at.get(shots, {}))}
+        if self.steps_per_shot:
+            if shots is None:
+                raise UsageError("'steps_per_shot' needs a number of shots; with all images, set steps.")
+            steps = shots * self.steps_per_shot
+            return replace(self, steps=steps, steps_per_shot=0, epochs_at={}, overrides=overrides, overrides_at={})
         epochs = self.epochs if shots is None else self.epochs_at.get(shots, self.epochs)
-        return replace(self, epochs=epochs, epochs_at={})
+        return replace(self, epochs=epochs, epochs_at={}, overrides=overrides, overrides_at={})
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Steps of the whole training, of so many in an epoch."""
+        return self.steps or self.epochs * steps_per_epoch
+
+    def passes(self, steps_per_epoch: int) -> int:
+        """Epochs of the whole training, the last of which may be cut short."""
+        return math.ceil(self.total_steps(steps_per_epoch) / steps_per_epoch)
 
     def __post_init__(self) -> None:
-        _check("epochs", self.epochs, self.epochs >= 1, "at least 1")
+        given = [name for name in LENGTHS if getattr(self, name)]
+        for name in given or ["epochs"]:
+            _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        if len(given) > 1:
+            raise UsageError(f"{' and '.join(map(repr, given))} both say how long the training is; leave one out.")
         _check("lr", self.lr, self.lr > 0, "more than 0")
         _check("batch", self.batch, self.batch >= 1, "at least 1")
         _check("weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
         _check("momentum", self.momentum, 0 <= self.momentum < 1, "at least 0 and less than 1")
+        _check("lr_end", self.lr_end, 0 <= self.lr_end <= self.lr, "at least 0 and at most lr")
+        for beta in self.betas:
+            _check("betas", beta, 0 <= beta < 1, "two numbers of at least 0 and less than 1")
+        _check("eps", self.eps, self.eps >= 0, "at least 0")
+        smallest, largest = self.crop_scale
+        _check("crop_scale", smallest, 0 < smallest <= largest <= 1, "two shares of the area, the smaller first")
         _check("warmup_epochs", self.warmup_epochs, self.warmup_epochs >= 0, "at least 0")
         _check("warmup_lr", self.warmup_lr, self.warmup_lr >= 0, "at least 0")
         _check("train_views", self.train_views, self.train_views >= 0, "at least 0")
@@ -206,6 +264,10 @@ def resolve_recipe(recipe: Recipe, layers: Sequence[Layer]) -> Resolved:
     ours = False
     for origin, mapping in layers:
         given = {"origin": "ours", "source": origin} | typed(Recipe, mapping, origin)
+        if any(given.get(name) for name in LENGTHS):  # it says how long the training is in another way
+            given = dict.fromkeys(LENGTHS, 0) | given
+        if given.get("augment") is False and values["train_views"]:  # nor any of the weaker layers' random views
+            given = {"train_views": 0} | given
         changes = any(values[name] != value for name, value in given.items() if name not in ("origin", "source"))
         if ours or not (changes or "origin" in mapping):
             del given["origin"], given["source"]
@@ -239,7 +301,9 @@ def resolve(
     Raises:
         UsageError: No such preset or recipe, an unknown field, or a value that does not fit or is out of range.
     """
-    recipe = find_recipe(method, protocol, dataset).at(shots) if getattr(method, "trains", True) else None
+    recipe = find_recipe(method, protocol, dataset) if getattr(method, "trains", True) else None
+    if recipe is not None and not (recipe.steps_per_shot and shots is None):  # which a layer may still mend
+        recipe = recipe.at(shots)
     parts = _parts(method, label, suite)
     parts.append(_split_assignments(method, label, assignments or {}, trains=recipe is not None))
     overrides: list[Layer] = [(f"recipe ({recipe.origin})", recipe.overrides)] if recipe else []
@@ -252,7 +316,10 @@ def resolve(
         return Settings(built, None, provenance, explicit)
     training = resolve_recipe(recipe, [(part.origin, part.recipe) for part in parts])
     provenance |= {f"recipe.{name}": origin for name, origin in training.provenance.items()}
-    return Settings(built, build(Recipe, training.values, label), provenance, explicit)
+    trained = build(Recipe, training.values, label)
+    if trained.steps_per_shot:
+        provenance["recipe.steps"] = provenance["recipe.steps_per_shot"]
+    return Settings(built, trained.at(shots), provenance, explicit)
 
 
 def _parts(method: Any, label: str, suite: Suite | None) -> list[_Part]:
@@ -274,7 +341,7 @@ def _split_assignments(method: Any, label: str, assignments: Mapping[str, Any], 
     """The command line's layer; a name that both the Config and the Recipe have belongs to the Config."""
     of_config = {fact.name for fact in describe_fields(method.Config)}
     of_recipe = {fact.name for fact in describe_fields(Recipe)} if trains else set()
-    of_recipe -= {"origin", "source", "overrides", "epochs_at"}
+    of_recipe -= {"origin", "source", "overrides", "epochs_at", "overrides_at"}
     for name in assignments:
         if name not in of_config | of_recipe:
             raise UsageError(f"--set: {unknown(f'setting of {label}', name, of_config | of_recipe)}")

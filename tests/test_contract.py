@@ -34,7 +34,7 @@ from promptbench.training.files import TrainingOutcome
 from promptbench.training.fit import fit
 
 FOLDER = TESTS / "plugins"
-PLUGINS = ("clip_lora_like", "decoupled_like", "tip_adapter_f")
+PLUGINS = ("clip_lora_like", "decoupled_like", "tip_adapter_like")
 METHODS = (*PLUGINS, "promptsrc")
 CLASSES = kit.CLASSES
 Make = Callable[..., Any]
@@ -136,7 +136,7 @@ def test_a_small_memory_budget_changes_nothing(
 
 
 def test_tip_adapter_is_its_formula(make: Make, images: Tensor, labels: Tensor) -> None:
-    method = make("tip_adapter_f", alpha=2.0, beta=3.0, moved=False)
+    method = make("tip_adapter_like", alpha=2.0, beta=3.0, moved=False)
     image = F.normalize(method.backbone.encode_image(images).cls, dim=-1)
     close(method.keys, image, 1e-5)  # in other batches
     zero_shot = logits(make("zeroshot"), images)
@@ -145,8 +145,8 @@ def test_tip_adapter_is_its_formula(make: Make, images: Tensor, labels: Tensor) 
 
 
 def test_tip_adapter_before_its_images_is_zero_shot_and_after_them_bound(make: Make, images: Tensor) -> None:
-    method = make("tip_adapter_f")
-    fresh = pb.create_method("tip_adapter_f", method.backbone, CLASSES)
+    method = make("tip_adapter_like")
+    fresh = pb.create_method("tip_adapter_like", method.backbone, CLASSES)
     assert torch.equal(logits(fresh, images), logits(make("zeroshot"), images))
     fresh.set_classes(["cat", "dog"])
     with pytest.raises(UsageError, match="holds 3 classes, and 2 are"):
@@ -225,7 +225,7 @@ def draw_folders(root: Path, seed: int = 0) -> Path:
     return root
 
 
-@pytest.mark.parametrize("name", slow_but(["clip_lora_like", "tip_adapter_f"], "tip_adapter_f"))
+@pytest.mark.parametrize("name", slow_but(["clip_lora_like", "tip_adapter_like"], "tip_adapter_like"))
 def test_a_plugin_runs_through_the_command(
     name: str,
     tmp_path: Path,
@@ -247,7 +247,7 @@ def test_a_plugin_runs_through_the_command(
     records = [json.loads(content) for content in stored.values()]
     record = next(record for record in records if record["spec"]["method"] == name)
     assert 0 <= record["metrics"]["base/accuracy"] <= 100
-    if name == "tip_adapter_f":
+    if name == "tip_adapter_like":
         assert "new/accuracy" not in record["metrics"] and "training classes" in record["notes"]["new/"]
         assert record["cost"]["learned_parameters"] == 2 * 4 * 32  # two base classes, four shots, D
     else:

@@ -68,6 +68,14 @@ class Buffered(Plain):
         self.register_buffer("ones", torch.ones(2))
 
 
+class Keeping(Buffered):
+    kept = ("ones",)
+
+
+class Forgetful(Plain):
+    kept = ("ones",)
+
+
 class Unreached(Plain):
     def __init__(self, config: pb.MethodConfig, backbone: pb.Backbone) -> None:
         super().__init__(config, backbone)
@@ -126,6 +134,26 @@ class Untold(Plain):
     transfers = False
 
 
+class ByRow(Plain):
+    """Scores any of the trained classes."""
+
+    transfers = "subset"
+    transfers_reason = "there are rows for the training classes only"
+
+
+class Rowless(ByRow):
+    def encode_classes(self) -> Tensor:
+        self.features = getattr(self, "features", None)
+        if self.features is None or torch.is_grad_enabled():
+            self.features = super().encode_classes()  # of whatever classes came first
+        return self.features
+
+
+class Unrefusing(ByRow):
+    def refusal(self, names: object) -> str:
+        return ""
+
+
 class Miscounted(Plain):
     parameters_vit_b16 = 7
 
@@ -145,6 +173,9 @@ BROKEN: dict[type[pb.Method], str] = {
     Heavy: "training_repeats_and_leaves_clip_alone",
     Half: "prediction_has_its_shape",
     Untold: "other_classes",
+    Forgetful: "state_is_what_is_learned",
+    Rowless: "other_classes",
+    Unrefusing: "other_classes",
     Miscounted: "parameters_on_vit_b16",
     Unlearned: "state_is_what_is_learned",
 }
@@ -160,6 +191,11 @@ ABOUT_THE_FILE = ("docstring_names_paper_and_code", "source_leaves_the_framework
 @pytest.mark.parametrize("check", BROKEN.values())
 def test_the_kit_passes_a_method_that_keeps_the_contract(check: str, tiny: pb.Backbone) -> None:
     assert not kit.run_check(named(check), Plain, tiny)
+
+
+@pytest.mark.parametrize(("cls", "check"), [(Keeping, "state_is_what_is_learned"), (ByRow, "other_classes")])
+def test_the_kit_passes_kept_buffers_and_rows_by_class(cls: type[pb.Method], check: str, tiny: pb.Backbone) -> None:
+    assert not kit.run_check(named(check), cls, tiny)
 
 
 @pytest.mark.parametrize("cls", BROKEN, ids=lambda cls: cls.__name__)

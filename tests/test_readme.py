@@ -20,8 +20,8 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = re.findall(r"^    (promptbench .+)$", README, flags=re.MULTILINE)
 INLINE = re.findall(r"`(promptbench [a-z][^`]*)`", README)
-PLUGIN = next(block for block in BLOCKS if "class CLIPAdapter" in block)
-SHORT = ["--seeds", "1", "--dataset", "mini_fabrics", "--set", "clip_adapter.epochs=1"]
+PLUGIN = next(block for block in BLOCKS if "class TextAdapter" in block)
+SHORT = ["--seeds", "1", "--dataset", "mini_fabrics", "--set", "text_adapter.epochs=1"]
 
 
 def run(command: str, *extra: str) -> int:
@@ -33,7 +33,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder with what the commands name: the plugin's file and a result to tabulate."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_files", {kind: {} for kind in registry._files})  # forget the plugins of other tests
-    (tmp_path / "clip_adapter.py").write_text(PLUGIN, encoding="utf-8")
+    (tmp_path / "text_adapter.py").write_text(PLUGIN, encoding="utf-8")
     (tmp_path / "birds.py").write_text(next(block for block in BLOCKS if "class Birds" in block), encoding="utf-8")
     fewer = shutil.ignore_patterns("few_shot", "cross_dataset", "domain_generalization", "mini_co*")  # soon drawn
     shutil.copytree(
@@ -98,12 +98,12 @@ def test_the_plugin_of_the_readme_runs_and_its_table_is_printed(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert len(PLUGIN.splitlines()) < 40
-    command = next(c for c in COMMANDS if "clip_adapter.py" in c).replace(" coop ", " ")
+    command = next(c for c in COMMANDS if "text_adapter.py" in c).replace(" coop ", " ")
     assert run(command, *SHORT) == 0
-    assert "clip_adapter" in capsys.readouterr().out
+    assert "text_adapter" in capsys.readouterr().out
     assert run(next(c for c in COMMANDS if c.startswith("promptbench table"))) == 0
     table = capsys.readouterr().out
-    assert r"\toprule" in table and r"clip\_adapter" in table
+    assert r"\toprule" in table and r"text\_adapter" in table
 
 
 @pytest.mark.slow

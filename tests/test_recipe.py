@@ -9,6 +9,7 @@ import pytest
 from promptbench import registry
 from promptbench.config import UsageError
 from promptbench.recipe import (
+    LENGTHS,
     Preset,
     Recipe,
     find_preset,
@@ -18,6 +19,7 @@ from promptbench.recipe import (
     resolve_config,
     resolve_recipe,
 )
+from promptbench.runs.plan import decisive
 from promptbench.suite import DatasetEntry, MethodSettings, Suite
 
 AUTHORS = Recipe(epochs=5, lr=0.0035, batch=4, origin="authors", source="vit_b16_c2_ep5_batch4_2ctx")
@@ -78,6 +80,17 @@ def settings_of(label: str = "example", method: Any = Example, protocol: str = "
         {"warmup_epochs": -1},
         {"warmup_lr": -1e-5},
         {"origin": "somewhere"},
+        {"lr_end": -1e-6},
+        {"lr_end": 0.0036},  # more than lr
+        {"betas": (0.9, 1.0)},
+        {"betas": (-0.1, 0.999)},
+        {"betas": (float("nan"), 0.999)},
+        {"eps": -1e-8},
+        {"eps": float("inf")},
+        {"crop_scale": (0.0, 1.0)},
+        {"crop_scale": (0.5, 0.4)},
+        {"crop_scale": (0.5, 1.1)},
+        {"train_views": -1},
     ],
 )
 def test_a_recipe_refuses_what_is_out_of_range(wrong: dict[str, Any]) -> None:
@@ -91,6 +104,89 @@ def test_a_recipe_may_do_without() -> None:
     assert replace(AUTHORS, **without, epochs=1, batch=1).warmup_lr == 0.0
     with pytest.raises(UsageError, match="'train_views' needs 'augment'"):
         replace(AUTHORS, augment=False, train_views=1)
+
+
+@pytest.mark.parametrize("length", [{"steps": 5}, {"steps_per_shot": 5}, {"epochs": 5}])
+def test_a_recipe_has_one_length(length: dict[str, int]) -> None:
+    (name,) = length
+    none = dict.fromkeys(LENGTHS, 0)
+    assert getattr(replace(AUTHORS, **none | length), name) == 5
+    with pytest.raises(UsageError, match=f"'{name}' must be at least 1, not -1"):
+        replace(AUTHORS, **none | {name: -1})
+    with pytest.raises(UsageError, match="'epochs' must be at least 1, not 0"):
+        replace(AUTHORS, **none)
+    for other in set(LENGTHS) - set(length):
+        with pytest.raises(UsageError, match=r"'\w+' and '\w+' both say how long the training is; leave one out"):
+            replace(AUTHORS, **none | length | {other: 5})
+
+
+def test_steps_and_epochs_are_counted_in_each_other() -> None:
+    epochs = replace(AUTHORS, epochs=3)
+    assert (epochs.total_steps(7), epochs.passes(7)) == (21, 3)
+    steps = replace(AUTHORS, epochs=0, steps=22)
+    assert (steps.total_steps(7), steps.passes(7)) == (22, 4)  # the last is cut short
+    assert (steps.total_steps(11), steps.passes(11)) == (22, 2)
+    assert steps.passes(100) == 1
+
+
+def test_steps_for_each_shot_are_steps_of_a_run() -> None:
+    recipe = replace(AUTHORS, epochs=0, steps_per_shot=500)
+    assert recipe.at(16) == replace(AUTHORS, epochs=0, steps=8000)
+    with pytest.raises(UsageError, match="needs a number of shots; with all images, set steps"):
+        recipe.at(None)
+
+
+class BySteps(Example):
+    recipes: ClassVar[Mapping[tuple[str, str], Recipe]] = {
+        ("*", "*"): replace(AUTHORS, epochs=0, steps_per_shot=500, schedule="step", optimizer="adamw")
+    }
+
+
+@pytest.mark.parametrize(
+    ("assignments", "shots", "lengths", "origin"),
+    [
+        ({}, 4, (0, 2000, 0), "authors"),
+        ({"lr": 0.1}, 4, (0, 2000, 0), "ours"),
+        ({"epochs": 3}, 4, (3, 0, 0), "ours"),
+        ({"epochs": 3}, None, (3, 0, 0), "ours"),
+        ({"steps": 7}, 4, (0, 7, 0), "ours"),
+        ({"steps": 7}, None, (0, 7, 0), "ours"),
+        ({"steps_per_shot": 2}, 4, (0, 8, 0), "ours"),
+    ],
+)
+def test_a_layer_may_say_the_length_in_another_way(
+    assignments: dict[str, Any], shots: int | None, lengths: tuple[int, ...], origin: str
+) -> None:
+    settings = settings_of(method=BySteps, assignments=assignments, shots=shots)
+    recipe = settings.recipe
+    assert (recipe.epochs, recipe.steps, recipe.steps_per_shot) == lengths and recipe.origin == origin
+    length = "epochs" if recipe.epochs else "steps"
+    changed = "--set" if set(assignments) & set(LENGTHS) else "recipe (authors)"
+    assert settings.provenance[f"recipe.{length}"] == changed
+
+
+def test_steps_for_each_shot_of_a_method_that_counts_epochs() -> None:
+    assert settings_of(assignments={"steps_per_shot": 10}, shots=2).recipe.steps == 20
+    by_suite = suite(recipe={"steps_per_shot": 3})
+    assert settings_of(suite=by_suite, shots=2).recipe.steps == 6
+    assert settings_of("example@long", suite=by_suite, shots=2).recipe.epochs == 20  # the preset's, which is later
+    with pytest.raises(UsageError, match="needs a number of shots"):
+        settings_of(suite=by_suite)
+
+
+@pytest.mark.parametrize("protocol", ["base2new", "few_shot"])
+def test_no_length_is_an_error_and_two_are(protocol: str) -> None:
+    with pytest.raises(UsageError, match="'epochs' and 'steps' both say how long"):
+        settings_of(method=BySteps, protocol=protocol, assignments={"epochs": 3, "steps": 4}, shots=1)
+    with pytest.raises(UsageError, match="needs a number of shots"):
+        settings_of(method=BySteps, protocol=protocol)
+
+
+def test_younger_fields_are_in_the_name_of_a_run_only_where_they_say_something() -> None:
+    usual, other = decisive(AUTHORS), decisive(replace(AUTHORS, optimizer="adamw", betas=(0.9, 0.99)))
+    younger = {"steps", "steps_per_shot", "lr_end", "schedule", "drop_last", "optimizer", "betas", "eps", "crop_scale"}
+    assert not younger & set(usual)
+    assert set(other) - set(usual) == {"optimizer", "betas"} and other["betas"] == [0.9, 0.99]
 
 
 def test_labels_split_into_method_and_preset() -> None:
@@ -183,6 +279,17 @@ def test_an_authors_preset_on_top_of_a_change_of_ours_stays_ours() -> None:
     assert resolve_recipe(AUTHORS, twice).values["origin"] == "ours"
 
 
+def test_a_layer_without_random_views_leaves_none_of_the_weaker_ones() -> None:
+    recipe = replace(AUTHORS, train_views=20)
+    resolved = resolve_recipe(recipe, [("suite tiny", {"augment": False})])
+    assert (resolved.values["augment"], resolved.values["train_views"]) == (False, 0)
+    assert resolved.provenance["train_views"] == "suite tiny"
+    again = resolve_recipe(recipe, [("suite tiny", {"augment": False}), ("--set", {"train_views": 3})])
+    assert again.values["train_views"] == 3  # which the recipe then refuses
+    plain = resolve_recipe(AUTHORS, [("suite tiny", {"augment": False})])
+    assert plain.provenance["train_views"].startswith("default")
+
+
 def test_what_a_recipe_does_not_state_is_as_in_the_papers_code() -> None:
     recipe = Recipe(epochs=1, lr=0.1, batch=1, origin="ours")
     assert (recipe.momentum, recipe.weight_decay) == (0.9, 5e-4)
@@ -215,6 +322,24 @@ def test_a_wrong_assignment_is_told_in_one_sentence(assignments: dict[str, Any],
     with pytest.raises(UsageError) as caught:
         settings_of(assignments=assignments)
     assert str(caught.value).startswith(message)
+
+
+def test_settings_may_follow_the_number_of_shots() -> None:
+    class ByShots(Example):
+        recipes: ClassVar[Mapping[tuple[str, str], Recipe]] = {
+            ("*", "*"): replace(AUTHORS, overrides={"depth": 3, "n_ctx": 4}, overrides_at={8: {"depth": 5}})
+        }
+
+    depths = {shots: settings_of(method=ByShots, shots=shots).config.depth for shots in (1, 8, 16, None)}
+    assert depths == {1: 3, 8: 5, 16: 3, None: 3}
+    settings = settings_of(method=ByShots, shots=8)
+    assert settings.config.n_ctx == 4 and settings.provenance["config.depth"] == "recipe (authors)"
+    assert not settings.recipe.overrides_at and not settings.explicit
+    assert settings_of(method=ByShots, shots=8, assignments={"depth": 2}).config.depth == 2
+    plain, by_shots = (decisive(settings_of(method=method, shots=8).recipe) for method in (Example, ByShots))
+    assert plain == by_shots  # what the overrides say stands in the settings, and older runs keep their names
+    with pytest.raises(UsageError, match="--set: Unknown setting of example 'overrides_at'"):
+        settings_of(assignments={"overrides_at": {}})
 
 
 def test_epochs_follow_the_number_of_shots_where_the_authors_say_so() -> None:

@@ -184,7 +184,7 @@ def framework(done_before: Framework, tiny_name: str) -> Framework:
 @pytest.mark.slow
 def test_an_edited_schedule_trains_again(framework: Framework) -> None:
     before = framework.result()
-    framework.edit("    return 0.5 * base * (", "    return 5.0 * base * (")
+    framework.edit("lr_end + 0.5 * (base - lr_end) * (1", "lr_end + 5.0 * (base - lr_end) * (1")
     now = framework.run()
     assert now["losses"][0] == before["losses"][0]  # of the first step: an epoch is one batch
     assert now["losses"][1] != before["losses"][1] and now["metrics"] != before["metrics"]
@@ -194,7 +194,7 @@ def test_an_edited_schedule_trains_again(framework: Framework) -> None:
 def test_an_edited_sentence_docstring_comment_or_annotation_costs_nothing(framework: Framework) -> None:
     before = framework.states()
     framework.edit("The learning rate of an epoch counted from 0:", "An epoch's rate, from 0:")
-    framework.edit("def learning_rate(base: float,", "# why\ndef learning_rate(base: 'float',")
+    framework.edit("def learning_rate(\n    base: float,", "# why\ndef learning_rate(\n    base: 'float',")
     framework.edit("steps_per_epoch: int,\n    *,", "steps_per_epoch: 'int',\n    *,")
     framework.edit("the loss became {loss.item()}", "the loss is {loss.item()} now")
     framework.run()

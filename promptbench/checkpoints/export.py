@@ -76,7 +76,7 @@ def export(
         if trained.training is not None:
             shutil.copyfile(trained.training, draft / PROMPTS)
         write_json(draft / RESULT, to_plain(trained.result))
-        write_json(draft / CLASSES, {"names": list(names), "template": names.template})
+        write_json(draft / CLASSES, names.record())
         about = card(trained, trained.result, names, text, plain=scores_as_clip(trained.method, text))
         (draft / CARD).write_text(about, encoding="utf-8")
     return target

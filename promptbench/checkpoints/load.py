@@ -107,8 +107,8 @@ class Trained:
                 f"The run of {label} is stored without class names: give those to score, with --classes or in Python "
                 "as class_names."
             )
-        if not self.method.transfers and tuple(names) != tuple(self.trained_on):
-            reason = self.method.transfers_reason or "this method scores the classes that it was trained on only"
+        reason = self.method.refusal(names)
+        if reason:
             raise UsageError(
                 f"{label} cannot score other classes than the {len(self.trained_on)} of its training: "
                 f"{reason.rstrip('.')}; leave the class names out."
@@ -124,7 +124,7 @@ class Trained:
             raise UsageError(f"class_names takes a list of names, not the text {class_names!r}.")
         if isinstance(class_names, ClassNames):
             return class_names
-        names = ClassNames(class_names, template=self.trained_on.template)
+        names = ClassNames(class_names, self.trained_on.template, self.trained_on.dataset)
         refuse_same_names(names, "The class names given")
         return names
 
@@ -190,7 +190,7 @@ def method_of(source: Source) -> type[Method]:
             "promptbench.registry.add_file."
         )
     cls: type[Method] = registry.load("methods", spec.method)
-    if cls.prepares:
+    if cls.prepares and (cls.kept is None or source.training is None):
         raise UsageError(
             f"{source.place}: {spec.label} looks at its training images again before it scores others, and they are "
             "not stored; use `promptbench run --save-predictions`."
@@ -233,7 +233,9 @@ def fill(method: Method, training: Path) -> None:
         UsageError: They are damaged, or others than the method has.
     """
     try:
-        method.load_state_dict(read_training(training)[0])
+        tensors = read_training(training)[0]
+        method.make_room(tensors)
+        method.load_state_dict(tensors)
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise UsageError(
             f"{training} is damaged, or of a {type(method).__name__} that another version of promptbench has made; "
@@ -312,11 +314,11 @@ def of_training(path: Path) -> Source:
 
 def _class_names(stored: Mapping[str, Any]) -> ClassNames:
     """Class names and their template, from JSON."""
-    names, template = stored["names"], stored["template"]
+    names, template, dataset = stored["names"], stored["template"], stored.get("dataset", "")
     expect(names, list, "the class names")
-    for text in (*names, *(template if isinstance(template, list) else [template])):
+    for text in (dataset, *names, *(template if isinstance(template, list) else [template])):
         expect(text, str, "a class name or template")
-    return ClassNames(names, template=template)
+    return ClassNames(names, template, dataset)
 
 
 def of_export(folder: Path) -> Source:

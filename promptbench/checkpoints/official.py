@@ -1,7 +1,8 @@
 """Checkpoints written by the methods' authors: found, read without running what they contain, loaded into a method.
 
-Two layouts are known: Dassl's `{run}/{model_name}/model.pth.tar-{epoch}` beside a one-line file `checkpoint` that names
-the latest (CoOp, CoCoOp, VPT, IVLP, MaPLe, PromptSRC), and GalLoP's single `.ckpt`.
+Known are Dassl's `{run}/{model_name}/model.pth.tar-{epoch}` beside a one-line file `checkpoint` that names the latest,
+which most authors build on, single files with a `state_dict`, dictionaries of tensors under `weights`, and a single
+tensor.
 
 Reading them runs nothing that they contain; `unpickle` says how.
 """
@@ -78,7 +79,7 @@ def load_official_checkpoint(method: Method, path: str | Path) -> None:
     """Copies the learned tensors of an official checkpoint into `method`, converted to its precision.
 
     Token buffers (`token_prefix`, `token_suffix`) belong to the training classes and are left out, as are the frozen
-    towers. Nothing is changed unless everything fits.
+    towers, and what the method says is of no use to it. Nothing is changed unless everything fits.
 
     Args:
         method: Built with the settings of the training: number of context tokens, depth, position.
@@ -89,8 +90,16 @@ def load_official_checkpoint(method: Method, path: str | Path) -> None:
     """
     state = read_official(path).state
     ours = official_parameters(method)
+    if set(state) == {""} and len(ours) == 1:  # a tensor by itself, without a name
+        state = dict.fromkeys(ours, state[""])
+    state = {name: tensor for name, tensor in state.items() if not name.startswith(method.official_unused)}
+    own = {id(parameter): name for name, parameter in method.named_parameters()}
+    empty = {parameter: parameter.data for parameter in ours.values() if not parameter.numel()}
+    method.make_room({own[id(parameter)]: state[name] for name, parameter in ours.items() if name in state})
     problems = _mismatches(state, ours)
     if problems:
+        for parameter, nothing in empty.items():
+            parameter.data = nothing
         raise UsageError(f"{path} does not fit this {type(method).__name__}: {'; '.join(problems)}.")
     for name, parameter in ours.items():
         parameter.copy_(state[name])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from promptbench import registry
 from promptbench.cli.text import columns
 from promptbench.config import describe_fields, overrides, shown, unknown
-from promptbench.recipe import find_preset, parse_label
+from promptbench.recipe import Recipe, find_preset, parse_label
 from promptbench.registry import paper_of
 from promptbench.results.result import failure_path, find, stored_results
 from promptbench.suite import Suite, load_suite, suite_names
@@ -112,6 +112,12 @@ def describe(name: str) -> str:
     raise unknown("method, dataset, protocol or suite", name, [*known, *suite_names()])
 
 
+def overrides_of(recipe: Any) -> str:
+    """What a recipe sets in the method's Config, at some numbers of shots alone where it says so."""
+    at = [f"{overrides(values)} with shots={shots}" for shots, values in recipe.overrides_at.items()]
+    return ", ".join(filter(None, [overrides(recipe.overrides), *at]))
+
+
 def describe_method(name: str) -> str:
     cls = registry.load("methods", name)
     parts = [settings_of(cls, name)] if describe_fields(cls.Config) else []
@@ -119,10 +125,10 @@ def describe_method(name: str) -> str:
         (
             protocol,
             dataset,
-            epochs(r.epochs),
-            f"lr {r.lr:g}",
+            length(r),
+            rate(r),
             f"batch {r.batch}",
-            overrides(r.overrides),
+            overrides_of(r),
             r.origin,
             r.source,
         )
@@ -234,12 +240,30 @@ def recipe_line(run: Run) -> str:
         return "nothing to train"
     shots = "all images" if run.spec.shots is None else f"{run.spec.shots} shots"
     views = f", {recipe.train_views} views an image" if recipe.train_views else ""
-    return f"{shots}, {epochs(recipe.epochs)}{views}, lr {recipe.lr:g}, batch {recipe.batch} ({recipe.origin})"
+    return f"{shots}, {length(recipe)}{views}, {rate(recipe)}, batch {recipe.batch} ({recipe.origin})"
 
 
-def epochs(number: int) -> str:
-    """`1 epoch` or `5 epochs`."""
-    return f"{number} epoch{'s' if number > 1 else ''}"
+def length(recipe: Recipe) -> str:
+    """`1 epoch`, `5 epochs`, `8000 steps` or `500 steps a shot`."""
+    if recipe.steps_per_shot:
+        return f"{count(recipe.steps_per_shot, 'step')} a shot"
+    return count(recipe.steps, "step") if recipe.steps else count(recipe.epochs, "epoch")
+
+
+def count(number: int, what: str) -> str:
+    """`1 step` or `2 steps`."""
+    return f"{number} {what}{'s' if number > 1 else ''}"
+
+
+def rate(recipe: Recipe) -> str:
+    """`lr 0.002`, or `adamw, eps 0.0001, lr 0.001 to 1e-06 by step`: what is as in Dassl goes without saying."""
+    parts: list[str] = [] if recipe.optimizer == "sgd" else [recipe.optimizer]
+    usual = {fact.name: fact.default for fact in describe_fields(Recipe)}
+    parts += [
+        f"{name} {shown(getattr(recipe, name))}" for name in ("betas", "eps") if getattr(recipe, name) != usual[name]
+    ]
+    end = f" to {recipe.lr_end:g}" if recipe.lr_end else ""
+    return ", ".join([*parts, f"lr {recipe.lr:g}{end}{' by step' if recipe.schedule == 'step' else ''}"])
 
 
 def show_settings(run: Run, request: Request) -> str:

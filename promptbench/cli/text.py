@@ -44,11 +44,13 @@ def short(name: str, seeds: Collection[int] = ()) -> str:
 
 
 def position(holder: Holder) -> str:
-    """`epoch 3 of 50`, as far as the owner has said."""
+    """`epoch 3 of 50`, or `step 120 of 8000` where steps are counted, as far as the owner has said."""
     done, total, epochs = (holder.progress.get("done"), holder.progress.get("total"), holder.about.get("epochs"))
-    if not done or not total or not epochs:
+    if not done or not total or epochs is None:
         return ""
-    return "evaluating" if done >= total else f"epoch {done * epochs // total + 1} of {epochs}"
+    if done >= total:
+        return "evaluating"
+    return f"epoch {done * epochs // total + 1} of {epochs}" if epochs else f"step {done} of {total}"
 
 
 def owner(holder: Holder) -> str:

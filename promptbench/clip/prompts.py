@@ -12,9 +12,11 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from promptbench.clip import block as blocks
@@ -40,10 +42,17 @@ def words_of(ctx_init: str) -> str:
     """The initial words of a context, as they are tokenised, or a template; '' for a random context.
 
     Raises:
-        UsageError: A template has no word before the class name, or places for two names.
+        UsageError: There are blanks that no word stands at: the authors of most methods count words by them. Or a
+            template has no word before the class name, or places for two names.
     """
+    read = readable(ctx_init)
+    if read != " ".join(read.split()):
+        raise UsageError(
+            f"ctx_init is '{ctx_init}', with blanks at an end or several in a row, which would count as words; write "
+            "one blank between two words and none elsewhere."
+        )
     if NAME not in ctx_init:
-        return readable(ctx_init).strip()
+        return read
     before, _, after = ctx_init.partition(NAME)
     if not before.strip() or NAME in after:
         wrong = "places for several class names" if NAME in after else "no word before the class name"
@@ -131,10 +140,16 @@ class Sentences:
     fixed: Tensor
     tokens: Tokens
 
-    def encode(self, backbone: Backbone, context: Tensor, deep: Mapping[int, Tensor] | None = None) -> Tensor:
-        """Text features (..., K, D), not normalised, for a context (..., n, d); `deep` as in `encode_text`."""
+    def encode(
+        self,
+        backbone: Backbone,
+        context: Tensor,
+        deep: Mapping[int, Tensor] | None = None,
+        deep_by_class: Mapping[int, Tensor] | None = None,
+    ) -> Tensor:
+        """Text features (..., K, D), not normalised, for a context (..., n, d); the rest as in `encode_text`."""
         prefix = join(self.start, context, self.fixed)
-        return backbone.encode_text(self.tokens.embeddings, self.tokens.eot, prefix, deep)
+        return backbone.encode_text(self.tokens.embeddings, self.tokens.eot, prefix, deep, deep_by_class=deep_by_class)
 
 
 def sentences(backbone: Backbone, words: str, n: int, names: Sequence[str]) -> Sentences:
@@ -146,6 +161,127 @@ def sentences(backbone: Backbone, words: str, n: int, names: Sequence[str]) -> S
     end = tokens.start + n
     shared = max(tokens.shared(), end)
     return Sentences(tokens.embeddings[0, : tokens.start], tokens.embeddings[0, end:shared], tokens.after(shared))
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """K class names in each of several hand-written templates.
+
+    Attributes:
+        tokens: The texts, template by template.
+        classes: K.
+    """
+
+    tokens: Tokens
+    classes: int
+
+    def encode(self, backbone: Backbone, normalised: bool) -> Tensor:
+        """Mean over the templates of text features, each `normalised` first or as it is: (K, D), not normalised."""
+        features = backbone.encode_text(self.tokens.embeddings, self.tokens.eot)
+        if normalised:
+            features = F.normalize(features, dim=-1)
+        return features.unflatten(0, (-1, self.classes)).mean(dim=0)
+
+
+def ensemble(backbone: Backbone, templates: Sequence[str], names: Sequence[str], as_spelled: bool = False) -> Ensemble:
+    """Class names in templates; `as_spelled` keeps their underscores, as some authors' code does."""
+    shown = names if as_spelled else [readable(name) for name in names]
+    texts = [template.replace(NAME, name) for template, name in product(templates, shown)]
+    return Ensemble(backbone.embed_text(texts), len(names))
+
+
+class FrozenTexts:
+    """What frozen CLIP says of class names in hand-written templates: tokenised at once, encoded when asked for.
+
+    Args:
+        backbone: Whose text tower it is.
+        templates: One or several, whose features are averaged.
+        names: K.
+    """
+
+    def __init__(self, backbone: Backbone, templates: Sequence[str], names: Sequence[str]) -> None:
+        self._backbone = backbone
+        self._texts = ensemble(backbone, templates, names)
+        self._features: Tensor | None = None
+
+    @torch.no_grad()
+    def features(self) -> Tensor:
+        """(K, D), normalised, in float32 under any precision."""
+        if self._features is None:
+            with torch.autocast(self._backbone.device.type, enabled=False):
+                self._features = F.normalize(self._texts.encode(self._backbone, normalised=True), dim=-1)
+        return self._features
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """Texts of K classes with a context of n learned tokens before, around or behind the class name.
+
+    Attributes:
+        tokens: The sentences, with placeholders for the context before the name.
+        index: (K, L), where each token comes from, as `arrangement` says.
+        n: Context tokens.
+        shared: Tokens that all classes begin with, [SOS] among them.
+    """
+
+    tokens: Tokens
+    index: Tensor
+    n: int
+    shared: int
+
+    def encode(self, backbone: Backbone, context: Tensor) -> Tensor:
+        """Text features (K, D), not normalised, for a context (n, d), or (K, n, d) where every class has its own."""
+        start = self.tokens.embeddings[0, : self.tokens.start]  # [SOS]
+        learned = self.shared - len(start)
+        prefix = join(start, context[:learned]) if learned else start
+        if learned == self.n:  # all of the context precedes the name
+            embeddings = self.tokens.embeddings[:, self.shared :]
+        else:
+            embeddings = arrange(self.tokens, context, self.index, self.shared)
+        return backbone.encode_text(embeddings, self.tokens.eot - self.shared, prefix)
+
+
+def arranged(
+    backbone: Backbone, words: str, n: int, names: Sequence[str], position: str, by_class: bool = False
+) -> Arranged:
+    """`words name.`, or a template, for each class, where a context of n tokens replaces all of `words`.
+
+    Args:
+        backbone: That tokenises.
+        words: '' for n placeholders.
+        n: Context tokens.
+        names: K.
+        position: Where the name stands: at the `end` of the context, in its `middle`, or in `front` of it.
+        by_class: Whether every class has a context of its own.
+    """
+    tokens = sentence_tokens(backbone, words or " ".join(["X"] * n), names)  # (K, L, d)
+    before = {"end": n, "middle": n // 2, "front": 0}[position]
+    index = arrangement(tokens.ids.shape[1], name_lengths(backbone, names), n, before, tokens.start)
+    return Arranged(tokens, index, n, tokens.start + (0 if by_class else before))
+
+
+def check_position(words: str, position: str, by_class: bool) -> None:
+    """Raise a UsageError where a context cannot start from `words`, because of where the name is or whose it is."""
+    if by_class and words:
+        raise UsageError("csc=true takes random contexts: set ctx_init='' and n_ctx, as the authors' code does.")
+    if NAME in words and position != "end":
+        raise UsageError(
+            f"class_token_position={position} puts the name elsewhere than the template '{words}' does; leave it at "
+            "end, or set ctx_init to the words before the name alone."
+        )
+
+
+def for_each_class(context: nn.Parameter, classes: int, n: int) -> nn.Parameter:
+    """Contexts (K, n, d) of their own for so many classes: random if `context` is still the empty (0, d).
+
+    Raises:
+        UsageError: There are contexts for another number of classes.
+    """
+    if context.dim() == 2:
+        return nn.Parameter(random_context(classes, n, context.shape[-1]))
+    if len(context) != classes:
+        raise UsageError(f"csc=true: {len(context)} contexts were learned, and {classes} classes are to be scored.")
+    return context
 
 
 def name_lengths(backbone: Backbone, names: Sequence[str]) -> Tensor:

@@ -21,7 +21,7 @@ from promptbench.clip.backbone import Backbone
 from promptbench.clip.image_tower import ImageFeatures, Images
 from promptbench.data.dataset import Dataset as ImageDataset
 from promptbench.data.dataset import Item
-from promptbench.data.transforms import EvaluationTransform, TrainingTransform, view_generator
+from promptbench.data.transforms import SCALE, EvaluationTransform, Scale, TrainingTransform, view_generator
 
 SMALL = 64 * 64  # pixels; smaller images decode faster than a worker process passes them on
 MAX_WORKERS = 8
@@ -43,6 +43,7 @@ class Views(Dataset[tuple[Tensor, int]]):
         keep: Bytes of decoded images to keep in memory, for training images, which are seen every epoch.
         augment_seed: Draws the random views; None for the evaluation transform.
         views: Of each image; 0 for a new one every epoch.
+        scale: Of the random crops.
     """
 
     def __init__(
@@ -53,10 +54,11 @@ class Views(Dataset[tuple[Tensor, int]]):
         keep: int,
         augment_seed: int | None,
         views: int = 0,
+        scale: Scale = SCALE,
     ) -> None:
         statistics = (backbone.resolution, backbone.mean, backbone.std)
         self.evaluation = EvaluationTransform(*statistics)
-        self.training = TrainingTransform(*statistics)
+        self.training = TrainingTransform(*statistics, scale=scale)
         self.dataset = dataset
         self.items = items
         self.keep = keep
@@ -131,6 +133,7 @@ class FeatureBatches:
         labels: (N,)
         rows: Of `features`, one view each, those that are the N images; None: all.
         finish: What is still to be done with the features of a batch.
+        drop_last: Whether an incomplete last batch is left out, with a sampler and unless it is the only one.
     """
 
     def __init__(
@@ -141,6 +144,7 @@ class FeatureBatches:
         sampler: EpochOrder | None = None,
         rows: Sequence[int] | None = None,
         finish: Callable[[ImageFeatures], ImageFeatures] | None = None,
+        drop_last: bool = True,
     ) -> None:
         self.features = features
         self.labels = torch.tensor(labels)
@@ -148,10 +152,11 @@ class FeatureBatches:
         self.sampler = sampler
         self.rows = torch.arange(len(features.cls)) if rows is None else torch.tensor(rows)
         self.finish = finish
+        self.drop_last = drop_last and sampler is not None
 
     def __iter__(self) -> Iterator[tuple[Images, Tensor]]:
         order = torch.arange(len(self.labels)) if self.sampler is None else torch.tensor(self.sampler.permutation())
-        size = len(self) * self.batch if self.sampler is not None else len(order)
+        size = len(self) * self.batch  # at most
         views = len(self.rows) // len(self.labels)
         first = 0 if self.sampler is None else self.sampler.epoch % views * len(self.labels)  # of this epoch's view
         for index in order[:size].split(self.batch):
@@ -162,8 +167,7 @@ class FeatureBatches:
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.labels if self.sampler is None else self.sampler), self.batch)
-        drops_last = self.sampler is not None and whole > 0
-        return whole if drops_last or not rest else whole + 1
+        return whole if (self.drop_last and whole > 0) or not rest else whole + 1
 
 
 def pixel_batches(
@@ -179,11 +183,18 @@ def pixel_batches(
 
 
 def view_batches(
-    backbone: Backbone, dataset: ImageDataset, items: Sequence[Item], *, batch: int, seed: int, views: int
+    backbone: Backbone,
+    dataset: ImageDataset,
+    items: Sequence[Item],
+    *,
+    batch: int,
+    seed: int,
+    views: int,
+    scale: Scale = SCALE,
 ) -> ImageLoader:
     """Random views of the images: the first of each, in order, then the second; no batch has two views of an image."""
     count = workers(backbone, dataset, items)
-    made = Views(backbone, dataset, items, keep=MEMORY // max(1, count), augment_seed=seed)
+    made = Views(backbone, dataset, items, MEMORY // max(1, count), seed, scale=scale)
     order: list[list[tuple[int, int]]] = []
     for view in range(views):
         indices = [(index, view) for index in range(len(items))]
@@ -200,19 +211,23 @@ def training_batches(
     seed: int,
     augment: bool,
     views: int = 0,
+    scale: Scale = SCALE,
+    drop_last: bool = True,
 ) -> ImageLoader:
-    """Shuffled training batches; an incomplete last one is dropped unless it is the only one, as in Dassl.
+    """Shuffled training batches.
 
     Args:
         views: Of each image, over all epochs; 0 for a new one every epoch.
+        scale: Of the random crops.
+        drop_last: Whether an incomplete last batch is left out, unless it is the only one, as in Dassl.
     """
     count = workers(backbone, dataset, items)
-    made = Views(backbone, dataset, items, MEMORY // max(1, count), seed if augment else None, views)
+    made = Views(backbone, dataset, items, MEMORY // max(1, count), seed if augment else None, views, scale)
     return ImageLoader(
         made,
         batch_size=batch,
         sampler=EpochOrder(len(items), seed),
-        drop_last=len(items) >= batch,
+        drop_last=drop_last and len(items) >= batch,
         num_workers=count,
         persistent_workers=count > 0,
         generator=torch.Generator(),  # worker seeds are not drawn from the stream that a method's loss draws from

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from promptbench.config import UsageError
 
@@ -15,11 +16,15 @@ class ClassNames(tuple[str, ...]):
 
     Attributes:
         template: The words around a class name, `{}` standing for it; a tuple of them is an ensemble.
+        dataset: The name of the dataset's plugin, for methods whose authors have templates of their own; "" for none.
     """
 
     template: str | tuple[str, ...]
+    dataset: str
 
-    def __new__(cls, names: Iterable[str], template: str | Sequence[str] = GENERIC_TEMPLATE) -> ClassNames:
+    def __new__(
+        cls, names: Iterable[str], template: str | Sequence[str] = GENERIC_TEMPLATE, dataset: str = ""
+    ) -> ClassNames:
         """Class names with a template.
 
         Raises:
@@ -27,6 +32,7 @@ class ClassNames(tuple[str, ...]):
         """
         self = super().__new__(cls, names)
         self.template = template if isinstance(template, str) else tuple(template)
+        self.dataset = dataset
         for index, name in enumerate(self):
             if not as_read(name):
                 raise UsageError(f"Class {index} has an empty name; give every class a name.")
@@ -45,9 +51,13 @@ class ClassNames(tuple[str, ...]):
         """The template; of an ensemble the first."""
         return self.template if isinstance(self.template, str) else self.template[0]
 
+    def record(self) -> dict[str, Any]:
+        """Names, template and dataset, as plain values."""
+        return {"names": list(self), "template": self.template, "dataset": self.dataset}
+
     def select(self, labels: Iterable[int]) -> ClassNames:
         """The names of the given labels, in sorted order of the labels: what `selection.select` relabels them to."""
-        return ClassNames([self[label] for label in sorted(set(labels))], template=self.template)
+        return ClassNames([self[label] for label in sorted(set(labels))], self.template, self.dataset)
 
 
 def as_read(name: str) -> str:

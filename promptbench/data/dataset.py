@@ -274,7 +274,8 @@ class Dataset:
             UsageError: Two of them read the same in a prompt.
         """
         by_label = {item.label: item.class_name for item in self.items("train") or self.items("test")}
-        names = ClassNames([by_label[label] for label in sorted(by_label)], template=self.template)
+        plugin = self.plugin.__module__.rpartition(".")[2]
+        names = ClassNames([by_label[label] for label in sorted(by_label)], self.template, plugin)
         if self.distinct_names:
             refuse_same_names(names, f"The dataset {self.name!r}")
         return names

@@ -29,7 +29,7 @@ from promptbench.clip.image_tower import ImageFeatures, Images
 from promptbench.data.batches import EpochOrder, FeatureBatches, pixel_batches, view_batches
 from promptbench.data.dataset import Dataset, Item
 from promptbench.data.selection import SelectedImages
-from promptbench.data.transforms import EVALUATION_TRANSFORM, TRAINING_TRANSFORM
+from promptbench.data.transforms import EVALUATION_TRANSFORM, SCALE, Scale, training_transform
 from promptbench.storage.atomic import read_sealed, sealed, write_atomically, write_sealed
 from promptbench.storage.cache import ABOUT, CLAIMS, GB, cache_dir, limit, make_room, touch
 from promptbench.storage.claims import alone
@@ -72,12 +72,14 @@ class Kept:
         half: The dense ones in half precision.
         views: Random views of each image; 0 for the image under the evaluation transform.
         seed: Draws the views.
+        scale: Of their random crops.
     """
 
     dense: bool = False
     half: bool = False
     views: int = 0
     seed: int = 0
+    scale: Scale = SCALE
 
     def size(self, backbone: Backbone, images: int) -> int:
         """Bytes of the features of so many images."""
@@ -150,7 +152,8 @@ def say_size(backbone: Backbone, dataset: Dataset, images: int, kept: Kept) -> N
 def encode(backbone: Backbone, dataset: Dataset, items: Sequence[Item], kept: Kept) -> ImageFeatures:
     """Features computed anew, as they are kept: dense ones before their projection, rounded."""
     if kept.views:
-        batches = view_batches(backbone, dataset, items, batch=BATCH, seed=kept.seed, views=kept.views)
+        drawn = {"seed": kept.seed, "views": kept.views, "scale": kept.scale}
+        batches = view_batches(backbone, dataset, items, batch=BATCH, **drawn)  # type: ignore[arg-type]
     else:
         batches = pixel_batches(backbone, dataset, items, batch=BATCH)
     cls = []
@@ -188,7 +191,7 @@ def key(
         FORMAT,
         backbone.weights_hash,
         backbone.architecture,
-        EVALUATION_TRANSFORM if not kept.views else (TRAINING_TRANSFORM, kept.seed, kept.views),
+        EVALUATION_TRANSFORM if not kept.views else (training_transform(kept.scale), kept.seed, kept.views),
         sorted(library_versions().items()),
         PIL.__version__,
         torch.get_num_threads(),
@@ -266,14 +269,43 @@ def reads_features(method: Reader, images: int, dense: bool) -> bool:
 
 
 def feature_batches(
-    method: Reader, chosen: SelectedImages, kept: Kept, batch: int, order: EpochOrder | None = None
+    method: Reader,
+    chosen: SelectedImages,
+    kept: Kept,
+    batch: int,
+    order: EpochOrder | None = None,
+    drop_last: bool = True,
 ) -> FeatureBatches:
     """Kept features of the chosen images: of their views, or out of the whole pool, so that halves share it."""
     backbone, rows = method.backbone, None if kept.views else chosen.chosen
     features = kept_features(backbone, chosen.dataset, chosen.items if kept.views else chosen.pool, kept)
-    return FeatureBatches(features, chosen.labels, batch, order, rows, finish=partial(with_local, backbone))
+    finish = partial(with_local, backbone)
+    return FeatureBatches(features, chosen.labels, batch, order, rows, finish, drop_last)
 
 
-def kept_of(method: Reader, dense: bool, views: int = 0, seed: int = 0) -> Kept:
+def kept_of(method: Reader, dense: bool, views: int = 0, seed: int = 0, scale: Scale = SCALE) -> Kept:
     """Which features of images are kept for a method with a frozen tower."""
-    return Kept(dense, dense and method.half_dense, views, seed)
+    return Kept(dense, dense and method.half_dense, views, seed, scale)
+
+
+def shown_views(
+    method: Reader, chosen: SelectedImages, views: int, seed: int, scale: Scale
+) -> Iterator[tuple[Images, Tensor]]:
+    """Random views of the chosen images, the first of each in order, then the second; cached for a frozen tower.
+
+    No batch holds two views of an image. Nothing is read or encoded before somebody asks for the first batch.
+    """
+    count = len(chosen.items)
+    if not reads_features(method, count * views, method.reads_dense):
+        yield from view_batches(
+            method.backbone, chosen.dataset, chosen.items, batch=EVALUATION_BATCH, seed=seed, views=views, scale=scale
+        )
+        return
+    features = kept_features(
+        method.backbone, chosen.dataset, chosen.items, kept_of(method, method.reads_dense, views, seed, scale)
+    )
+    for view in range(views):
+        rows = range(view * count, (view + 1) * count)
+        yield from FeatureBatches(
+            features, chosen.labels, FEATURE_BATCH, rows=rows, finish=partial(with_local, method.backbone)
+        )

@@ -20,7 +20,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 FILE = "file:"  # what names a stored sample among the samplers
 HELD_OUT_SHOTS = 16  # drawn per class where a dataset has no validation images
 
-Split = Literal["train", "val", "test", "held_out"]
+Split = Literal["train", "val", "test", "held_out", "few_held_out"]
 
 VAL_SHOTS = 4
 """CoOp draws at most this many validation images per class."""
@@ -394,6 +394,8 @@ def images_of(dataset: Dataset, selection: Selection, seed: int) -> list[Item]:
     """The images of a split, or a few-shot sample of them, over all classes."""
     if selection.split == "held_out":
         return held_out(dataset, selection, seed)
+    if selection.split == "few_held_out":
+        return few_held_out(dataset, selection, seed)
     if selection.shots is None:
         return dataset.items(selection.split)
     return few_shot_sample(dataset, selection.split, selection.shots, selection.sampler, seed)
@@ -437,6 +439,14 @@ def held_out(dataset: Dataset, selection: Selection, seed: int) -> list[Item]:
     return sample_few_shot(unused, HELD_OUT_SHOTS, random.Random(seed))
 
 
+def few_held_out(dataset: Dataset, selection: Selection, seed: int) -> list[Item]:
+    """`min(shots, 4)` images of a class to choose settings by: those that CoOp draws after its training images."""
+    shots = selection.shots or HELD_OUT_SHOTS
+    if selection.sampler == "coop" and dataset.items("val"):
+        return coop_sample(dataset.few_shot_pool("train", "coop"), dataset.items("val"), shots, seed)[1]
+    return sample_few_shot(held_out(dataset, selection, seed), min(shots, VAL_SHOTS), random.Random(seed))
+
+
 def class_labels(dataset: Dataset, classes: str) -> list[int]:
     """The dataset's labels that `all`, `base`, `new` or a half of a half, such as `base.new`, stands for."""
     labels = list(range(len(dataset.class_names)))
@@ -457,7 +467,7 @@ class Selection:
     Attributes:
         dataset: Name of an entry of the suite.
         split: One of the dataset's splits; `held_out` is its validation images or, where it has none, training images
-            that the few-shot sample leaves over.
+            that the few-shot sample leaves over; `few_held_out` is at most four of a class of these.
         classes: `all` classes, or the first (`base`) or second (`new`) half of the sorted labels, or a half of a half
             (`base.new`). The labels of the images selected count from 0 in that order.
         shots: Images drawn per class, over all classes before `classes` is applied; None takes the whole split.
@@ -469,6 +479,14 @@ class Selection:
     classes: str = "all"
     shots: int | None = None
     sampler: str = "coop"
+
+
+def validation_of(train: Selection, all_images: bool) -> Selection:
+    """The validation images of the classes of a training: all there are, or CoOp's few, `min(shots, 4)` of a class.
+
+    Where a dataset has no validation images, they are training images that the sample leaves over; see `held_out`.
+    """
+    return replace(train, split="held_out" if all_images or train.shots is None else "few_held_out")
 
 
 def shown_names(

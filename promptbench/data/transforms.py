@@ -15,22 +15,26 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from PIL import Image
 
 EVALUATION_TRANSFORM = "resize-bicubic-pil+center-crop/1"
 """Recorded in results; changes when the pixels of `EvaluationTransform` do."""
-TRAINING_TRANSFORM = "random-resized-crop-0.08-1-bicubic-pil+flip/1"
-"""Recorded in results; changes when the pixels or the draws of `TrainingTransform` do."""
-
 SCALE = (0.08, 1.0)
+"""Smallest and largest share of an image's area that a random crop takes, unless a recipe says otherwise."""
 RATIO = (3 / 4, 4 / 3)
 _TRIES = 10
 
 Statistics = tuple[float, float, float]
+Scale = tuple[float, float]
+
+
+def training_transform(scale: Scale = SCALE) -> str:
+    """What results record of `TrainingTransform`; changes when its pixels or its draws do."""
+    smallest, largest = scale
+    return f"random-resized-crop-{smallest:g}-{largest:g}-bicubic-pil+flip/1"
 
 
 class Crop(NamedTuple):
@@ -67,17 +71,22 @@ class EvaluationTransform:
 
 @dataclass(frozen=True)
 class TrainingTransform:
-    """The transform of a training image: random resized crop, flip, normalise; attributes as in evaluation."""
+    """The transform of a training image: random resized crop, flip, normalise; attributes as in evaluation.
+
+    Attributes:
+        scale: Smallest and largest share of the image's area.
+    """
 
     resolution: int
     mean: Statistics
     std: Statistics
+    scale: Scale = SCALE
 
     def __call__(self, image: Image.Image, generator: np.random.Generator) -> torch.Tensor:
         """A random view of an RGB image of any size as float32 (3, R, R)."""
         from PIL import Image as pil
 
-        crop = random_crop(image.width, image.height, generator=generator)
+        crop = random_crop(image.width, image.height, generator=generator, scale=self.scale)
         box = (crop.left, crop.top, crop.left + crop.width, crop.top + crop.height)
         view = image.crop(box).resize((self.resolution, self.resolution), pil.Resampling.BICUBIC)
         if generator.random() < 0.5:
@@ -87,20 +96,22 @@ class TrainingTransform:
 
 def view_generator(seed: int, image_key: str, epoch: int) -> np.random.Generator:
     """The generator of one view: the same for the same seed, image and epoch, independent for any other."""
+    import numpy as np  # as late as an image is, since recipes name this module
+
     key = hashlib.sha256(f"{seed}/{epoch}/{image_key}".encode()).digest()
     return np.random.default_rng(int.from_bytes(key, "little"))
 
 
-def random_crop(width: int, height: int, generator: np.random.Generator) -> Crop:
+def random_crop(width: int, height: int, generator: np.random.Generator, scale: Scale = SCALE) -> Crop:
     """A crop as torchvision's RandomResizedCrop draws it.
 
-    Area: uniform in `SCALE` of the image. Aspect ratio: log-uniform in `RATIO`. Ten tries; if none fits, the largest
+    Area: uniform in `scale` of the image. Aspect ratio: log-uniform in `RATIO`. Ten tries; if none fits, the largest
     centred crop whose ratio lies within `RATIO`.
     """
-    log_ratio = np.log(RATIO)
+    lowest, highest = (math.log(ratio) for ratio in RATIO)
     for _ in range(_TRIES):
-        area = width * height * generator.uniform(*SCALE)
-        ratio = math.exp(generator.uniform(*log_ratio))
+        area = width * height * generator.uniform(*scale)
+        ratio = math.exp(generator.uniform(lowest, highest))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             top, left = generator.integers((height - h, width - w), endpoint=True)

@@ -38,11 +38,8 @@ class Evaluated:
     diagnostics: dict[str, float] = field(default_factory=dict)
 
 
-def evaluate(session: Session, run: Run, method: Method, trained: ClassNames) -> Evaluated:
+def evaluate(session: Session, run: Run, method: Method) -> Evaluated:
     """Everything that a run's evaluations say of a trained method.
-
-    Args:
-        trained: The class names that it was trained with.
 
     Raises:
         FloatingPointError: If a score is infinite or NaN.
@@ -55,8 +52,8 @@ def evaluate(session: Session, run: Run, method: Method, trained: ClassNames) ->
         shown, labels = shown_names(session.dataset, evaluation.names, chosen)
         found.names[evaluation.name] = shown
         found.images[evaluation.name] = chosen
-        if not method.transfers and tuple(shown) != tuple(trained):
-            reason = method.transfers_reason or "this method scores the classes that it was trained on only"
+        reason = method.refusal(shown)
+        if reason:
             found.notes[f"{evaluation.name}/"] = reason
             continue
         method.set_classes(shown)

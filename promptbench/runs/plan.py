@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from promptbench import registry
@@ -176,8 +176,9 @@ def fit_settings(settings: Settings, backbone: str) -> Settings:
     before, after, provenance = to_mapping(settings.config), to_mapping(fitted), dict(settings.provenance)
     for name in after:
         if after[name] != before[name]:
-            because = "the words decide" if after[name] is None else f"capped from {before[name]} by the backbone"
-            provenance[f"config.{name}"] += f", {because}"
+            scaled = name in {item.name for item in fields(fitted) if item.metadata.get("of_depth")}
+            because = f"{'scaled' if scaled else 'capped'} from {before[name]} by the backbone"
+            provenance[f"config.{name}"] += ", the words decide" if after[name] is None else f", {because}"
     return settings._replace(config=fitted, provenance=provenance)
 
 
@@ -185,7 +186,10 @@ def decisive(recipe: Recipe | None) -> dict[str, Any]:
     """A recipe without its prose, so that a corrected citation does not make another run of the same; younger fields
     are there where they say something, so that older runs keep their names."""
     values = {} if recipe is None else to_mapping(recipe)
-    prose = ("source", "overrides", "epochs_at") + (() if values.get("train_views") else ("train_views",))
+    for item in fields(Recipe):
+        if item.metadata.get("later") and recipe is not None and getattr(recipe, item.name) == item.default:
+            del values[item.name]
+    prose = ("source", "overrides", "epochs_at", "overrides_at")  # what the last three say is in the settings
     return {name: value for name, value in values.items() if name not in prose}
 
 

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial as calling
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
+from promptbench.clip.image_tower import Images
 from promptbench.config import UsageError
 from promptbench.data.batches import Batches, EpochOrder, training_batches
-from promptbench.data.features import EVALUATION_BATCH, feature_batches, kept_of, reads_features, still_batches
-from promptbench.data.selection import SelectedImages, open_selection
-from promptbench.data.transforms import EVALUATION_TRANSFORM, TRAINING_TRANSFORM
-from promptbench.method import Method, instantiate, show_training_images
+from promptbench.data.features import (
+    EVALUATION_BATCH,
+    Kept,
+    feature_batches,
+    kept_of,
+    reads_features,
+    shown_views,
+    still_batches,
+)
+from promptbench.data.selection import SelectedImages, open_selection, validation_of
+from promptbench.data.transforms import EVALUATION_TRANSFORM, training_transform
+from promptbench.method import Method, instantiate, show_training_images, show_validation_images
 from promptbench.recipe import Recipe
 from promptbench.runs.listener import Busy, Work
 from promptbench.training.files import PartialFile, TrainingOutcome, load_training, save_training
@@ -35,8 +46,36 @@ def prepared(session: Session, run: Run) -> tuple[SelectedImages, Method]:
     backbone = session.backbone
     restart_peak_memory(session.device)  # what the first run takes to load the backbone is not the run's
     method = instantiate(run.method, run.settings.config, backbone, train.class_names, spec.train_seed)
-    show_training_images(method, still_batches(method, train, EVALUATION_BATCH), spec.train_seed)
+    show_training_images(method, shown_batches(method, train, spec.train_seed), spec.train_seed)
     return train, method
+
+
+def shown_batches(method: Method, train: SelectedImages, seed: int) -> Iterator[tuple[Images, Tensor]]:
+    """The training images as `Method.prepare` asks for them."""
+    if method.shown_views:
+        return shown_views(method, train, method.shown_views, seed, method.shown_scale)
+    return still_batches(method, train, EVALUATION_BATCH)
+
+
+def choose(session: Session, run: Run, method: Method) -> None:
+    """Show a method the validation images that it chooses by, if it asks for any."""
+    if method.validates:
+        chosen = validation_images(session, run, method)
+        show_validation_images(method, still_batches(method, chosen, EVALUATION_BATCH))
+
+
+def validation_images(session: Session, run: Run, method: Method) -> SelectedImages:
+    """The validation images that a method asks for."""
+    selection = validation_of(run.plan.train, all_images=method.validates == "all")
+    return open_selection(session.dataset, selection, run.spec.data_seed)
+
+
+def chosen_by(session: Session, run: Run, method: Method) -> dict[str, Any]:
+    """What a result says of the images that a method chose its settings by; nothing where it chose none."""
+    if not method.validates:
+        return {}
+    images = validation_images(session, run, method)
+    return {"validation": {"images": method.validates, "number": len(images.items)}}
 
 
 def training_path(session: Session, key: str) -> Path:
@@ -71,6 +110,7 @@ def learn(session: Session, run: Run, method: Method, train: SelectedImages, key
             check = calling(work.check, claim)
             noted = replace(partial, check=check, written=work.got_on)
             outcome = train_method(session, run, method, train, noted, work)
+            choose(session, run, method)
             check()
             save_training(path, method, outcome, spec)
             work.got_on()
@@ -107,9 +147,9 @@ def train_method(
 def batches_of(recipe: Recipe, method: Method, train: SelectedImages, seed: int) -> Batches:
     """The training images of a recipe: kept features where the tower is frozen and they are known, else pixels."""
     if kept_for_training(recipe, method, train):
-        views = min(recipe.train_views, recipe.epochs) if recipe.augment else 0
-        kept = kept_of(method, method.reads_dense, views, seed if views else 0)
-        return feature_batches(method, train, kept, recipe.batch, EpochOrder(len(train.items), seed))
+        kept = kept_in_training(recipe, method, train, seed)
+        order = EpochOrder(len(train.items), seed)
+        return feature_batches(method, train, kept, recipe.batch, order, recipe.drop_last)
     return training_batches(
         method.backbone,
         train.dataset,
@@ -118,7 +158,24 @@ def batches_of(recipe: Recipe, method: Method, train: SelectedImages, seed: int)
         seed=seed,
         augment=recipe.augment,
         views=recipe.train_views,
+        scale=recipe.crop_scale,
+        drop_last=recipe.drop_last,
     )
+
+
+def kept_in_training(recipe: Recipe, method: Method, train: SelectedImages, seed: int) -> Kept:
+    """Which features a training on kept ones reads: of as many views as it comes to see."""
+    if not recipe.augment:
+        return kept_of(method, method.reads_dense)
+    steps = steps_of_epoch(len(train.items), recipe)
+    views = min(recipe.train_views, recipe.passes(steps))
+    return kept_of(method, method.reads_dense, views, seed, recipe.crop_scale)
+
+
+def steps_of_epoch(images: int, recipe: Recipe) -> int:
+    """Steps in a pass over so many images."""
+    whole, rest = divmod(images, recipe.batch)
+    return whole if whole and (recipe.drop_last or not rest) else whole + 1
 
 
 def kept_for_training(recipe: Recipe, method: Method, train: SelectedImages) -> bool:
@@ -131,4 +188,5 @@ def training_transform_id(run: Run) -> str:
     """Which transform the training images got; '' where nothing is trained."""
     if run.settings.recipe is None:
         return ""
-    return TRAINING_TRANSFORM if run.settings.recipe.augment else EVALUATION_TRANSFORM
+    recipe = run.settings.recipe
+    return training_transform(recipe.crop_scale) if recipe.augment else EVALUATION_TRANSFORM

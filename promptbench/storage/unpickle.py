@@ -306,7 +306,9 @@ def _coop_name(module: str, name: str) -> object:
 def checkpoint(file: Path, *, bare: bool = False) -> Any:
     """The object stored in `file`, with the tensors of its `state_dict`, on CPU.
 
-    What is neither tensor nor plain is an inert placeholder; dictionaries lack what does not lie under a short text.
+    A tensor by itself is the only one of a `state_dict`, without a name; dictionaries of tensors under `weights`, as
+    adapters are stored, are one with dotted names. What is neither tensor nor plain is an inert placeholder;
+    dictionaries lack what does not lie under a short text.
 
     Args:
         file: In torch's zip format.
@@ -327,6 +329,10 @@ def checkpoint(file: Path, *, bare: bool = False) -> Any:
             root = _root(archive, file.stat().st_size)
             data = archive.read(f"{root}data.pkl")
             content = _Machine(data, _torch_name, strict=False, most_steps=_MOST_STEPS_OF_CHECKPOINT).run()
+            if type(content) is _Stored:
+                content = {"state_dict": {"": content}}
+            if isinstance(content, dict) and "state_dict" not in content and isinstance(content.get("weights"), dict):
+                content["state_dict"] = _flattened(content.pop("weights"))
             if bare and type(content) is _Module:
                 content = {"state_dict": _state_of(content)}
             if bare and isinstance(content, dict) and "state_dict" not in content:
@@ -403,6 +409,23 @@ def _tensors(archive: zipfile.ZipFile, root: str, state: Mapping[str, object]) -
             raise ValueError(f"its tensor {name[:60]!r} goes out of bounds of its storage")
         tensors[name] = torch.as_strided(held, it.size, it.stride, it.offset)
     return tensors
+
+
+def _flattened(nested: Mapping[str, object]) -> dict[str, object]:
+    """What lies in dictionaries within dictionaries, by dotted names; in a hostile file one may be in itself."""
+    found: dict[str, object] = {}
+    waiting, seen = [("", nested)], 0
+    while waiting:
+        prefix, inner = waiting.pop()
+        seen += len(inner) + 1
+        if seen > _MOST_ATTRIBUTES or len(prefix) > _LONGEST_KEY:
+            raise ValueError("its dictionaries are nested too deeply")
+        for name, value in inner.items():
+            if isinstance(value, dict):
+                waiting.append((f"{prefix}{name}.", value))
+            else:
+                found[f"{prefix}{name}"] = value
+    return found
 
 
 class _Module:

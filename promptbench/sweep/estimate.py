@@ -32,7 +32,7 @@ from promptbench.recipe import Recipe
 from promptbench.results.result import find
 from promptbench.runs.plan import Run
 from promptbench.runs.session import Session, as_it_was, identified
-from promptbench.runs.train import kept_for_training, training_path
+from promptbench.runs.train import kept_for_training, kept_in_training, steps_of_epoch, training_path
 from promptbench.sweep.loop import reason_of
 from promptbench.sweep.status import duration
 from promptbench.training.files import training_key
@@ -121,7 +121,7 @@ class Calibration:
             ends.append(time.perf_counter())
 
         method = self._method(train.class_names.select(range(size.classes)))
-        few = replace(recipe, epochs=EPOCHS, batch=size.images, train_views=0)
+        few = replace(recipe, epochs=EPOCHS, steps=0, batch=size.images, train_views=0)
         own = [item for item in train.items if item.label < size.classes]
         items = list(itertools.islice(itertools.cycle(own), steps * size.images))
         batches = few_batches(method, few, train.dataset, items, features, seed)
@@ -177,7 +177,8 @@ class Calibration:
         if run.method.prepares:
             images = images or 2 * len(names)
             drawn = drawn_images(method, images, method.reads_dense)
-            show_training_images(method, [(drawn, torch.arange(images) % len(names))], seed)
+            labels = torch.arange(images) % len(names)
+            show_training_images(method, [(drawn, labels)] * max(1, method.shown_views), seed)
         return method
 
     def _read(self, chosen: SelectedImages, count: int, look: Callable[[Images], Any]) -> None:
@@ -257,7 +258,8 @@ class Forecast:
         method = instantiate(run.method, run.settings.config, backbone, train.class_names, spec.train_seed)
         if run.method.prepares:
             if method.frozen_image_tower:
-                self._encode(train, train.pool, kept_of(method, method.reads_dense), calibration, found)
+                kept = kept_of(method, method.reads_dense, method.shown_views, spec.train_seed, method.shown_scale)
+                self._encode(train, train.items if kept.views else train.pool, kept, calibration, found)
             size = (len(train.class_names), len(train.items))
             found.training += self._once((*_method(run), *size), partial(calibration.preparing, train))
         more = self._train(calibration, method, train, found) if method.trains else 0.0
@@ -276,8 +278,7 @@ class Forecast:
         self._counted.add(name)
         reads = kept_for_training(recipe, method, train)
         if reads:
-            views = min(recipe.train_views, recipe.epochs) if recipe.augment else 0
-            kept = kept_of(method, method.reads_dense, views, spec.train_seed)
+            kept = kept_in_training(recipe, method, train, spec.train_seed)
             items = train.items if recipe.augment else train.pool
             self._encode(train, items, kept, calibration, found)
             waiting = kept.size(self.session.backbone, len(items))
@@ -287,7 +288,7 @@ class Forecast:
         size = len(train.class_names), min(len(train.items), recipe.batch)
         what = (*_method(run), *size, recipe.augment, reads, spec.precision)
         step, unseen = self._once(what, partial(calibration.training, train, recipe, reads))
-        found.training += step * recipe.epochs * max(1, len(train.items) // recipe.batch)
+        found.training += step * recipe.total_steps(steps_of_epoch(len(train.items), recipe))
         return waiting + unseen
 
     def _evaluate(self, calibration: Calibration, method: Method, found: Estimate) -> None:
@@ -300,7 +301,7 @@ class Forecast:
             selection = evaluation.selection
             chosen = open_selection(self.session.dataset, selection, run.spec.data_seed)
             names, _ = shown_names(self.session.dataset, evaluation.names, chosen)
-            if not method.transfers and tuple(names) != tuple(method.class_names):
+            if method.refusal(names):
                 continue
             dense = wide or method.reads_dense
             reads = reads_features(method, len(chosen.pool), dense)

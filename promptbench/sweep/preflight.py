@@ -133,7 +133,7 @@ def make_prompts(session: Session, run: Run, backbone: Backbone) -> None:
     for evaluation in run.plan.evaluations:
         chosen = open_selection(session.dataset, evaluation.selection, spec.data_seed)
         names, _ = shown_names(session.dataset, evaluation.names, chosen)
-        if method.transfers or tuple(names) == tuple(train.class_names):
+        if not method.refusal(names):
             method.set_classes(names)
 
 

@@ -25,7 +25,7 @@ FORMAT = "promptbench/1"
 _CHECKSUM = "metadata_sha256"
 _SAID = {"format", "sha256", "outcome", "spec", "classes", "weights_hash", _CHECKSUM}  # all that a file says of itself
 
-PARTIAL_FORMAT = "promptbench partial/2"
+PARTIAL_FORMAT = "promptbench partial/3"
 SECONDS = 20.0  # at least, between two notes of where a training stands
 
 
@@ -49,7 +49,7 @@ def save_training(path: Path, method: Method, outcome: TrainingOutcome, spec: Sp
     about = {
         "outcome": asdict(outcome),
         "spec": asdict(spec),
-        "classes": {"names": list(names), "template": names.template},
+        "classes": names.record(),
         "weights_hash": method.backbone.weights_hash,
     }
     said = {"format": FORMAT, "sha256": digest(tensors), **{key: json.dumps(value) for key, value in about.items()}}
@@ -214,12 +214,12 @@ def partial_seconds() -> float:
 
 
 def state_of(method: Method, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """All tensors that the next epoch of a training depends on: learned, momentum, the method's own, generators."""
+    """All tensors that the next epoch of a training depends on: learned, those of the optimiser, the method's own,
+    generators."""
     tensors = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
     for index, parameter in enumerate(parameters_of(optimizer)):
-        momentum = optimizer.state[parameter].get("momentum_buffer") if parameter in optimizer.state else None
-        if momentum is not None:
-            tensors[f"momentum.{index}"] = momentum
+        kept = optimizer.state.get(parameter, {})
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in kept.items() if isinstance(value, Tensor)}
     tensors |= {f"kept.{name}": tensor for name, tensor in method.training_state().items()}
     tensors["generator.cpu"] = torch.get_rng_state()
     if method.backbone.device.type == "cuda":
@@ -231,10 +231,10 @@ def restore(method: Method, optimizer: torch.optim.Optimizer, found: Partial, de
     """Put back what `state_of` gave."""
     method.load_state_dict(found.part("method"))
     method.load_training_state({name: tensor.to(device, copy=True) for name, tensor in found.part("kept").items()})
-    momentum = found.part("momentum")
     for index, parameter in enumerate(parameters_of(optimizer)):
-        if str(index) in momentum:
-            optimizer.state[parameter]["momentum_buffer"] = momentum[str(index)].to(parameter.device, copy=True)
+        for name, tensor in found.part(f"optimizer.{index}").items():
+            place = parameter.device if tensor.dim() else "cpu"  # where torch counts steps
+            optimizer.state[parameter][name] = tensor.to(place, copy=True)
     generators = found.part("generator")
     torch.set_rng_state(generators["cpu"])
     if "cuda" in generators:
@@ -255,17 +255,25 @@ def resumable(partial: PartialFile | None, method: Method) -> Partial | None:
 def _fits(found: Partial, method: Method) -> bool:
     """Whether a note has the parts, shapes and facts that a training of this method leaves."""
     learned = [parameter for group in method.parameter_groups() for parameter in group["params"]]
-    momentum = {str(index): _form(parameter) for index, parameter in enumerate(learned)}
+    optimizer = found.part("optimizer").items()
     losses, images, seconds = (found.facts.get(name) for name in ("losses", "images", "seconds"))
     return (
         forms(found.part("method")) == forms(method.state_dict())
-        and forms(found.part("momentum")).items() <= momentum.items()
+        and all(_is_of_optimizer(name, tensor, learned) for name, tensor in optimizer)
         and forms(found.part("generator")).get("cpu") == _form(torch.get_rng_state())
         and isinstance(losses, list)
         and all(isinstance(value, (int, float)) for epoch in losses for value in epoch.values())
         and isinstance(images, int)
         and isinstance(seconds, (int, float))
     )
+
+
+def _is_of_optimizer(name: str, tensor: Tensor, learned: list[Tensor]) -> bool:
+    """Whether this may be a moment, or the count of steps, of the learned tensor whose index the name begins with."""
+    index, _, kind = name.partition(".")
+    if not index.isdecimal() or int(index) >= len(learned) or not kind:
+        return False
+    return tensor.dim() == 0 or _form(tensor) == _form(learned[int(index)])
 
 
 def forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[object, ...]]:

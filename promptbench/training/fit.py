@@ -1,8 +1,9 @@
 """Training: one loop for every method.
 
-SGD with momentum on the method's learned tensors, cosine schedule with constant warm-up, stepped per epoch; the model
-of the last epoch is the outcome, nothing is selected. The schedule is Dassl's (KaiyangZhou/Dassl.pytorch,
-dassl/optim/lr_scheduler.py), including its oddity that the cosine starts after the warm-up and keeps its full period.
+SGD with momentum, Adam or AdamW on the method's learned tensors, cosine schedule with constant warm-up; the model of
+the last step is the outcome, nothing is selected. Stepped per epoch, the schedule is Dassl's
+(KaiyangZhou/Dassl.pytorch, dassl/optim/lr_scheduler.py), including its oddity that the cosine starts after the warm-up
+and keeps its full period; stepped per step, it is torch's CosineAnnealingLR over the steps after the warm-up.
 """
 
 from __future__ import annotations
@@ -43,17 +44,20 @@ StepLogger = Callable[[int, Mapping[str, float]], None]  # steps done, figures o
 LOGGED_STEPS = 1000  # of a training, roughly, however long it is
 
 
-def learning_rate(base: float, epoch: int, max_epoch: int, warmup_epochs: int = 1, warmup_lr: float = 1e-5) -> float:
+def learning_rate(
+    base: float, epoch: int, max_epoch: int, warmup_epochs: int = 1, warmup_lr: float = 1e-5, lr_end: float = 0.0
+) -> float:
     """The learning rate of an epoch counted from 0: constant while warming up, then cosine.
 
-        lr(e) = warmup_lr                                             e < w
-        lr(e) = base / 2 * (1 + cos(pi * (e - w) / max_epoch))        e >= w
+        lr(e) = warmup_lr                                                              e < w
+        lr(e) = lr_end + (base - lr_end) / 2 * (1 + cos(pi * (e - w) / max_epoch))     e >= w
 
-    with w warm-up epochs; the period stays `max_epoch`, so the last epoch does not reach 0.
+    with w warm-up epochs; Dassl's period are all epochs, so that the last one does not reach the end of the cosine. All
+    of these may be counted in steps, too.
     """
     if epoch < warmup_epochs:
         return warmup_lr
-    return 0.5 * base * (1 + math.cos(math.pi * (epoch - warmup_epochs) / max_epoch))
+    return lr_end + 0.5 * (base - lr_end) * (1 + math.cos(math.pi * (epoch - warmup_epochs) / max_epoch))
 
 
 class PromptTraining(pl.LightningModule):
@@ -87,6 +91,8 @@ class PromptTraining(pl.LightningModule):
         self._seen = self._steps = 0  # images and steps of the epoch under way
         self._ended = False
         self._done = self.first_epoch * steps_per_epoch
+        self.total_steps = recipe.total_steps(steps_per_epoch)
+        self.epochs = recipe.passes(steps_per_epoch)
 
     @property
     def epoch(self) -> int:
@@ -115,14 +121,14 @@ class PromptTraining(pl.LightningModule):
         self._steps += 1
         self._done += 1
         if self.progress:
-            self.progress(self._done, self.recipe.epochs * self.steps_per_epoch, float(loss.detach()))
+            self.progress(self._done, self.total_steps, float(loss.detach()))
         if self.log_step:
             self._log(terms, loss, self.log_step)
         return loss
 
     def _log(self, terms: Mapping[str, Tensor], loss: Tensor, log_step: StepLogger) -> None:
         """Tells the logger of the first step, the last, and of others at equal distances."""
-        total = self.recipe.epochs * self.steps_per_epoch
+        total = self.total_steps
         if self._done == total or (self._done - 1) % max(1, total // LOGGED_STEPS) == 0:
             named = {f"loss/{name}": float(term.detach()) for name, term in terms.items()}
             rate = self.trainer.optimizers[0].param_groups[0]["lr"]
@@ -136,8 +142,8 @@ class PromptTraining(pl.LightningModule):
         self.images += self._seen
         self._sums, self._seen, self._steps = {}, 0, 0
         with torch.no_grad():
-            self.method.on_epoch_end(self.epoch, self.recipe.epochs)
-        under_way = self.epoch + 1 < self.recipe.epochs
+            self.method.on_epoch_end(self.epoch, self.epochs)
+        under_way = self.epoch + 1 < self.epochs
         if self.partial is not None and under_way and time.perf_counter() - self.noted >= partial_seconds():
             facts = {"losses": self.losses, "images": self.images, "seconds": self.seconds}
             self.partial.write(Partial(state_of(self.method, self.trainer.optimizers[0]), facts))
@@ -146,11 +152,10 @@ class PromptTraining(pl.LightningModule):
 
     def check_ended(self) -> None:
         """Raise an error unless every step was done: a StopIteration of a method's code is none to Lightning."""
-        total = self.recipe.epochs * self.steps_per_epoch
-        if not self._ended or self._done < total:
+        if not self._ended or self._done < self.total_steps:
             raise RuntimeError(
-                f"the training ended after {self._done} of {total} steps, as it does where the method's code raises "
-                "StopIteration"
+                f"the training ended after {self._done} of {self.total_steps} steps, as it does where the method's "
+                "code raises StopIteration"
             )
 
     def configure_optimizers(self) -> Any:
@@ -158,16 +163,21 @@ class PromptTraining(pl.LightningModule):
         groups = [dict(group) for group in self.method.parameter_groups()]
         for group in groups:
             group["lr"] = group["initial_lr"] = recipe.lr * group.pop("lr_scale", 1.0)
-        optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        optimizer = optimizer_of(recipe, groups)
         factors = [self._factor(group["lr"]) for group in groups]
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors, last_epoch=self.first_epoch - 1)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
+        done = self.first_epoch if recipe.schedule == "epoch" else self._done
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors, last_epoch=done - 1)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": recipe.schedule}}
 
     def _factor(self, base: float) -> Callable[[int], float]:
-        """Epoch to the factor on a group's rate `base`; a group whose rate is 0 never moves, warm-up included."""
+        """Epoch or step to the factor on a group's rate `base`; one whose rate is 0 never moves, warm-up included."""
         recipe = self.recipe
-        rest = (recipe.epochs, recipe.warmup_epochs, recipe.warmup_lr)
-        return lambda epoch: learning_rate(base, epoch, *rest) / base if base else 0.0
+        period, warmup = self.epochs, recipe.warmup_epochs
+        if recipe.schedule == "step":
+            warmup *= self.steps_per_epoch
+            period = max(1, self.total_steps - warmup)
+        rest = (period, warmup, recipe.warmup_lr, recipe.lr_end)
+        return lambda time: learning_rate(base, time, *rest) / base if base else 0.0
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         images, labels = batch
@@ -211,7 +221,8 @@ def fit(
             order.begin_at(module.first_epoch)
         torch.manual_seed(seed)
         trainer = pl.Trainer(
-            max_epochs=recipe.epochs - module.first_epoch,
+            max_epochs=module.epochs - module.first_epoch,
+            max_steps=module.total_steps - module.first_epoch * steps_per_epoch,
             accelerator="gpu" if kind == "cuda" else "cpu",
             devices=[int(index)] if index else 1,
             **of_trainer(precision, method, device),
@@ -226,6 +237,39 @@ def fit(
     seconds = module.seconds
     method.eval().to(method.backbone.device)
     return TrainingOutcome(module.losses, seconds, module.images / seconds)
+
+
+def optimizer_of(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The optimiser of a recipe on groups of learned tensors that have their rates."""
+    lr, decay = recipe.lr, recipe.weight_decay
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, weight_decay=decay)
+    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, lr=lr, betas=recipe.betas, eps=recipe.eps, weight_decay=decay)
+
+
+def backward(method: Method, images: Images | Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """What a step of training gives the optimiser of these images, in the `grad` of the learned tensors.
+
+    Gradients that were there are replaced. The method is in training mode meanwhile, and draws what it draws at random
+    from torch's generators.
+
+    Args:
+        images: B images, or their pixels.
+        labels: (B,) int64, positions among the method's current classes.
+
+    Returns:
+        The terms of the loss by name; they sum to what is minimised.
+    """
+    was_training = method.training
+    method.train().zero_grad(set_to_none=True)
+    try:
+        with torch.enable_grad():
+            terms, loss = loss_of(method, images if isinstance(images, Images) else Images(images), labels)
+            loss.backward()
+    finally:
+        method.train(was_training)
+    return {name: term.detach() for name, term in terms.items()}
 
 
 @contextmanager
@@ -276,30 +320,41 @@ class Differentiated(torch.autograd.Function):
 
 
 def loss_of(method: Method, images: Images, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """The terms of `method.loss` for B images, and their sum, to be differentiated.
+    """The terms of `method.loss` for B images that are minimised, and their sum, to be differentiated.
 
-    In groups where `method.images_at_once()` is below B, fp16 autocast apart: the gradients are then computed here, and
-    the sum's backward pass hands them over; the terms themselves have none.
+    In groups where `method.images_at_once()` is below B, fp16 autocast apart, and term by term for a method that
+    combines their gradients: these are then computed here, and the sum's backward pass hands them over; the terms
+    themselves have none.
     """
     size = method.images_at_once()
-    learned = [p for p in method.parameters() if p.requires_grad]
-    if size is None or size >= len(labels) or not torch.is_grad_enabled() or scaled(labels.device):
-        terms = method.loss(images, labels)
+    if size is None or size >= len(labels) or scaled(labels.device):
+        size = len(labels)
+    if not torch.is_grad_enabled() or (size == len(labels) and not method.combines_gradients):
+        terms = minimised(method, method.loss(images, labels))
         return terms, total(terms)
+    learned = [p for p in method.parameters() if p.requires_grad]
     sums: dict[str, Tensor] = {}
-    gradients = [torch.zeros_like(p) for p in learned]
+    gradients: dict[str, list[Tensor]] = {}  # of each term, or of all in one
     for start in range(0, len(labels), size):
         part = slice(start, start + size)
         terms = method.loss(images[part], labels[part])
         share = len(labels[part]) / len(labels)
-        with torch.autocast(labels.device.type, enabled=False):  # a backward pass is never within one
-            found = torch.autograd.grad(total(terms), learned, allow_unused=True)
-        for gradient, of_group in zip(gradients, found, strict=True):
-            if of_group is not None:
-                gradient += share * of_group
-        for name, term in terms.items():
+        for name, loss in (terms if method.combines_gradients else {"": total(terms)}).items():
+            known = gradients.setdefault(name, [torch.zeros_like(p) for p in learned])
+            with torch.autocast(labels.device.type, enabled=False):  # a backward pass is never within one
+                found = torch.autograd.grad(loss, learned, retain_graph=method.combines_gradients, allow_unused=True)
+            for gradient, of_group in zip(known, found, strict=True):
+                if of_group is not None:
+                    gradient += share * of_group
+        for name, term in minimised(method, terms).items():
             sums[name] = sums.get(name, 0) + share * term.detach()
-    return sums, Differentiated.apply(total(sums), gradients, *learned)  # type: ignore[no-untyped-call]
+    combined = method.combine_gradients(gradients) if method.combines_gradients else gradients[""]
+    return sums, Differentiated.apply(total(sums), combined, *learned)  # type: ignore[no-untyped-call]
+
+
+def minimised(method: Method, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The terms of a loss without those that only guide the gradients of others."""
+    return {name: term for name, term in terms.items() if name not in method.guides}
 
 
 def scaled(device: torch.device) -> bool:
@@ -320,9 +375,9 @@ class TrainingDiverged(RuntimeError):
     """
 
     def __init__(self, what: str, module: PromptTraining, step: int) -> None:
-        recipe, rate = module.recipe, module.trainer.optimizers[0].param_groups[0]["lr"]
+        rate = module.trainer.optimizers[0].param_groups[0]["lr"]
         self.where = {"epoch": module.epoch + 1, "step": step + 1, "lr": rate}
         super().__init__(
-            f"{what} in epoch {module.epoch + 1} of {recipe.epochs}, step {step + 1} of "
+            f"{what} in epoch {module.epoch + 1} of {module.epochs}, step {step + 1} of "
             f"{module.steps_per_epoch}, at learning rate {rate:.3g}; a smaller lr may help"
         )

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from promptbench.checkpoints.official import load_official_checkpoint, official_parameters, read_official
 from promptbench.config import UsageError
+from promptbench.method import Method
 from promptbench.storage import unpickle
 
 RAW_COOP = GOLDEN / "coop_end_init-s7101_rawpickle"
@@ -29,6 +30,9 @@ RAW_GALLOP = GOLDEN / "gallop_g4l4-s7101_rawpickle"
 
 class Learner(nn.Module):
     """What a method is to this module: parameters with official names."""
+
+    official_unused = ()
+    make_room = Method.make_room
 
     def __init__(self, **shapes: tuple[int, ...]) -> None:
         super().__init__()
@@ -451,6 +455,74 @@ def test_what_does_not_fit_is_named_and_changes_nothing(tmp_path: Path, state: d
         load_official_checkpoint(method, tmp_path)
     assert str(tmp_path) in str(caught.value) and "Learner" in str(caught.value)
     assert not any(parameter.any() for parameter in method.parameters())
+
+
+# Tensors without names, under weights, and without a size -------------------------------------------------------------
+
+
+def test_a_tensor_by_itself_fills_the_only_parameter_which_gets_its_size(tmp_path: Path) -> None:
+    keys = torch.arange(24.0).view(6, 4)
+    torch.save(nn.Parameter(keys.half()), tmp_path / "best_F_2shots.pt")
+    method: Any = Learner(adapter_in_weight=(0, 4))
+    parameter = method.learned["adapter_in_weight"]
+    load_official_checkpoint(method, tmp_path / "best_F_2shots.pt")
+    assert method.learned["adapter_in_weight"] is parameter  # of an optimiser, too
+    assert parameter.dtype == torch.float32 and torch.equal(parameter.detach(), keys)
+    other: Any = Learner(a=(0, 4), b=(2,))
+    with pytest.raises(UsageError, match=r"it lacks a, b"):
+        load_official_checkpoint(other, tmp_path / "best_F_2shots.pt")
+
+
+def test_tensors_under_weights_have_dotted_names(tmp_path: Path) -> None:
+    tensors = {"w_lora_A": torch.ones(2, 3), "w_lora_B": torch.zeros(3, 2)}
+    content = {"weights": {"layer_0": {"q_proj": tensors}}, "metadata": {"r": 2, "alpha": 1, "params": ["q"]}}
+    torch.save(content, tmp_path / "lora_weights.pt")
+    found = read_official(tmp_path / "lora_weights.pt")
+    assert {name: tuple(tensor.shape) for name, tensor in found.state.items()} == {
+        "layer_0.q_proj.w_lora_A": (2, 3),
+        "layer_0.q_proj.w_lora_B": (3, 2),
+    }
+
+
+def test_what_has_no_size_has_none_again_where_something_else_does_not_fit(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"a": torch.ones(6, 4)}}, tmp_path / "model.pth.tar-1")
+    method: Any = Learner(a=(0, 4), b=(2,))
+    with pytest.raises(UsageError, match="it lacks b"):
+        load_official_checkpoint(method, tmp_path)
+    assert method.learned["a"].shape == (0, 4)
+    torch.save({"state_dict": {"a": torch.ones(6, 4), "b": torch.ones(2)}}, tmp_path / "model.pth.tar-1")
+    load_official_checkpoint(method, tmp_path)
+    assert method.learned["a"].shape == (6, 4) and method.learned["a"].all()
+
+
+def test_what_the_authors_store_besides_is_left_out(tmp_path: Path) -> None:
+    state = {"a": torch.ones(2), "token_embedding": torch.ones(3, 77, 4), "base_text": torch.ones(3)}
+    torch.save({"state_dict": state}, tmp_path / "model.pth.tar-1")
+    method: Any = Learner(a=(2,))
+    with pytest.raises(UsageError, match="also holds token_embedding, base_text"):
+        load_official_checkpoint(method, tmp_path)
+    method.official_unused = ("token_emb", "base_")
+    load_official_checkpoint(method, tmp_path)
+    assert method.learned["a"].all()
+
+
+def test_room_is_made_for_what_is_empty_alone() -> None:
+    class Kept(Learner):
+        def __init__(self) -> None:
+            super().__init__(cache=(0, 4), known=(2,))
+            self.register_buffer("values", torch.zeros(0, 3))
+            self.register_buffer("scale", torch.tensor(2.0))
+
+    method: Any = Kept()
+    before = dict(method.named_parameters())
+    stored = {"learned.cache": torch.ones(5, 4), "learned.known": torch.ones(7), "values": torch.ones(5, 3)}
+    method.make_room({**stored, "scale": torch.ones(3), "elsewhere": torch.ones(9)})
+    shapes = {name: tuple(tensor.shape) for name, tensor in method.state_dict().items()}
+    assert shapes == {"learned.cache": (5, 4), "learned.known": (2,), "values": (5, 3), "scale": ()}
+    assert all(parameter is before[name] for name, parameter in method.named_parameters())
+    assert method.learned["cache"].requires_grad and method.scale == 2
+    method.learned["cache"].sum().backward()
+    assert method.learned["cache"].grad.shape == (5, 4)
 
 
 def test_reading_does_not_need_the_pickled_classes() -> None:

@@ -40,7 +40,8 @@ def runs(birds: Path, tiny_name: str, tmp_path_factory: pytest.TempPathFactory) 
     output = tmp_path_factory.mktemp("runs")
     call = ["run", "--backbone", tiny_name, "--dataset", f"folder:{birds}", "--shots", "2", "--threads", "1"]
     call += ["--seeds", "1", "--save-predictions"]
-    methods = ["--method", "coop", "maple", "cocoop", "linear_probe", "--set", *EPOCHS, *BATCH]
+    methods = ["--method", "coop", "maple", "cocoop", "linear_probe", "tip_adapter", "tip_adapter_f"]
+    methods += ["--set", *EPOCHS, *BATCH, "tip_adapter_f.epochs=2", "tip_adapter_f.search=few"]
     assert main([*call, *methods, "--output", str(output / "first")]) == 0
     bound = ["--method", "coop", "--set", "coop.csc=true", "coop.ctx_init=", "coop.n_ctx=2", *EPOCHS[:1], *BATCH[:1]]
     assert main([*call, *bound, "--output", str(output / "csc")]) == 0
@@ -89,7 +90,11 @@ def logits(trained: Trained, pixels: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "label, evaluation",
-    [*itertools.product(["coop", "maple", "cocoop", "zeroshot"], ["base", "new"]), ("csc", "base")],
+    [
+        *itertools.product(["coop", "maple", "cocoop", "zeroshot"], ["base", "new"]),
+        ("csc", "base"),
+        ("tip_adapter_f", "base"),
+    ],
 )
 def test_a_loaded_method_scores_images_as_its_run_did(
     label: str, evaluation: str, runs: Callable[[str], Path], birds: Path
@@ -218,7 +223,8 @@ def test_what_cannot_be_used_says_why(
 ) -> None:
     zeroshot = pb.load(runs("zeroshot"))
     assert "stored without class names: give those to score" in refused(lambda: zeroshot.classify(noise))
-    assert "looks at its training images again" in refused(lambda: pb.load(runs("linear_probe")))
+    for label in ("linear_probe", "tip_adapter"):
+        assert "looks at its training images again" in refused(lambda label=label: pb.load(runs(label)))
     assert "cannot be read" in refused(lambda: pb.load(tmp_path / "nothing.json"))
     assert "cannot be read" in refused(lambda: pb.load(tmp_path / "nothing.safetensors"))
     assert "is no folder of `promptbench export`" in refused(lambda: pb.load(tmp_path))

@@ -142,6 +142,10 @@ BROKEN: dict[str, tuple[str, str, str, str]] = {
         *('overrides={"scale": 0.5}', 'overrides={"scael": 0.5}'),
         *("every recipe and every preset can be resolved", "Unknown key 'scael'. Did you mean 'scale'?"),
     ),
+    "unknown field at some shots": (
+        *('overrides={"scale": 0.5}', 'overrides_at={8: {"scael": 0.5}}'),
+        *("every recipe and every preset can be resolved", "Unknown key 'scael'. Did you mean 'scale'?"),
+    ),
     "unknown field in a preset": (
         *('config={"scale": 2.0}', 'config={"scael": 2.0}'),
         *("every recipe and every preset can be resolved", "Unknown key 'scael'. Did you mean 'scale'?"),
@@ -168,6 +172,10 @@ BROKEN: dict[str, tuple[str, str, str, str]] = {
         *("    def encode_classes", "    def diagnostics(self, images):\n        return {'gate': float('inf')}\n\n"
           "    def encode_classes"),
         *("what it reports of an evaluation are finite numbers by name", "`diagnostics` returns 'gate': inf"),
+    ),
+    "one template": (
+        *(TOKENS, f"{TOKENS}\n        self.before = self.class_names.template.partition('{{}}')[0]"),
+        *("datasets may have a template of their own, or several", "with several templates line 40 raised"),
     ),
     "an error in forward": (
         *(FORWARD, "return self.layers[3]"),
@@ -335,15 +343,15 @@ def test_a_protocol_is_told_apart(check: Check) -> None:
 @pytest.mark.slow
 def test_the_plugin_of_the_readme_passes_through_the_real_command(tmp_path: Path, tiny_name: str) -> None:
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    plugin = next(b for b in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL) if "class CLIPAdapter" in b)
-    (tmp_path / "clip_adapter.py").write_text(plugin, encoding="utf-8")
-    command = [str(Path(sys.executable).with_name("promptbench")), "check-plugin", "clip_adapter.py"]
+    plugin = next(b for b in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL) if "class TextAdapter" in b)
+    (tmp_path / "text_adapter.py").write_text(plugin, encoding="utf-8")
+    command = [str(Path(sys.executable).with_name("promptbench")), "check-plugin", "text_adapter.py"]
     command += ["--backbone", tiny_name]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"The method CLIPAdapter on the backbone {tiny_name}\nok    ")
-    assert "CLIPAdapter keeps the contract: " in done.stdout.splitlines()[-1]
-    assert {path.name for path in tmp_path.iterdir()} <= {"clip_adapter.py", "__pycache__"}
+    assert done.stdout.startswith(f"The method TextAdapter on the backbone {tiny_name}\nok    ")
+    assert "TextAdapter keeps the contract: " in done.stdout.splitlines()[-1]
+    assert {path.name for path in tmp_path.iterdir()} <= {"text_adapter.py", "__pycache__"}
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,12 @@ from safetensors.torch import load_file
 from shared_paths import TINY
 
 from promptbench import __main__, registry
+from promptbench.cli.describe import length, rate, recipe_line
 from promptbench.cli.main import interrupts_heard, main
+from promptbench.recipe import Recipe
 from promptbench.results.result import Result, read_results
+from promptbench.runs.plan import plan_runs
+from promptbench.runs.request import Request
 from promptbench.training.numerics import peak_memory_restarts
 
 pytestmark = pytest.mark.usefixtures("no_plugins")
@@ -377,6 +382,20 @@ def test_everything_that_is_listed_is_described(kind: str, capsys: pytest.Captur
         assert main(["describe", name]) == 0
         text = capsys.readouterr().out
         assert text.startswith(f"{name}\n\n") and "object at 0x" not in text and "MISSING" not in text
+
+
+def test_recipes_that_are_not_as_in_dassl_say_how(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", "clip_lora"]) == 0
+    assert "500 steps a shot  adamw, lr 0.0002 to 1e-06 by step  batch 32    authors" in capsys.readouterr().out
+    assert main(["describe", "coop"]) == 0
+    assert " 50 epochs   lr 0.002  batch 32" in capsys.readouterr().out
+    recipe = Recipe(epochs=1, lr=0.1, batch=4, optimizer="adam", betas=(0.5, 0.9), eps=1e-4, origin="ours")
+    assert rate(recipe) == "adam, betas 0.5,0.9, eps 0.0001, lr 0.1"
+    assert [length(recipe), length(replace(recipe, epochs=0, steps=1))] == ["1 epoch", "1 step"]
+    asked = {"protocol": "few_shot", "suite": "clip11", "datasets": ["dtd"], "shots": 4, "device": "cpu"}
+    request = Request.of(methods=["clip_lora"], **asked)
+    said = {recipe_line(run) for run in plan_runs(request) if run.spec.method == "clip_lora"}
+    assert said == {"4 shots, 2000 steps, adamw, lr 0.0002 to 1e-06 by step, batch 32 (authors)"}
 
 
 def test_suites_are_described(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from promptbench.cli.describe import recipe_line
 from promptbench.cli.flags import request_of
 from promptbench.config import UsageError
 from promptbench.data import features
+from promptbench.data.batches import EpochOrder, FeatureBatches, view_batches
 from promptbench.data.selection import open_selection
 from promptbench.method import instantiate
 from promptbench.results.result import Result
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.session import Place, Session
-from promptbench.runs.train import batches_of, kept_for_training
+from promptbench.runs.train import batches_of, kept_for_training, shown_batches
 from promptbench.show.tables.rows import rows
 from promptbench.storage import cache
 
@@ -155,6 +156,104 @@ def test_a_view_does_not_depend_on_how_many_there_are(plan: Any) -> None:
         for views in (2, 3)
     )
     assert torch.equal(few, many[: len(few)]) and len(many) == 3 * len(train.items)
+
+
+# Kept features of views -----------------------------------------------------------------------------------------------
+
+
+def test_views_are_kept_by_all_that_decides_them(plan: Any) -> None:
+    session, run = plan("coop")
+    _, _, train = training(session, run)
+
+    def key(**what: Any) -> str:
+        return features.key(session.backbone, train.dataset, train.items, kept=features.Kept(**what))
+
+    assert key() == key(seed=3) == key(scale=(0.5, 1.0))  # without views nothing is drawn
+    drawn = [key(), key(views=2), key(views=3), key(views=2, seed=1), key(views=2, scale=(0.5, 1.0))]
+    drawn += [key(views=2, scale=(0.08, 0.9)), key(views=2, dense=True), key(views=2, dense=True, half=True)]
+    assert len(set(drawn)) == len(drawn)
+    assert key(views=2) == key(views=2, scale=(0.08, 1.0))  # the default
+    (first, *_), rest = train.items, train.items[1:]
+    renamed = [replace_image(first), *rest]
+    same = features.Kept(views=2)
+    assert features.key(session.backbone, Still(train.dataset), renamed, kept=same) != features.key(
+        session.backbone, Still(train.dataset), train.items, kept=same
+    )
+
+
+class Still:
+    """A dataset whose images are the same whatever they are called."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def identity(self, item: Any) -> str:
+        return "the same"
+
+
+def replace_image(item: Any) -> Any:
+    """The item under another name, by which its views are drawn."""
+    return item._replace(image=f"{item.image}-renamed")
+
+
+@pytest.mark.parametrize("scale", [(0.08, 1.0), (0.5, 0.6)])
+def test_training_sees_the_crops_that_its_recipe_says(scale: tuple[float, float], plan: Any) -> None:
+    session, run = plan("coop", "--train-views", "2", "--set", f"coop.crop_scale={scale[0]},{scale[1]}")
+    recipe, method, train = training(session, run)
+    assert recipe.crop_scale == scale
+    kept = batches_of(recipe, method, train, seed=1)
+    assert isinstance(kept, FeatureBatches)
+    items, drawn = train.items, {"batch": features.BATCH, "seed": 1, "views": 2}
+    views = view_batches(session.backbone, train.dataset, items, scale=scale, **drawn)
+    encoded = torch.cat([session.backbone.encode_image(images).cls for images, _ in views])
+    assert torch.equal(kept.features.cls, encoded)
+    other = view_batches(session.backbone, train.dataset, items, scale=(0.3, 0.4), **drawn)
+    assert not torch.equal(next(iter(other))[0].pixels, next(iter(views))[0].pixels)
+    first, labels = next(iter(batches_of(replace(recipe, train_views=0), method, train, seed=1)))
+    order = EpochOrder(len(items), 1).permutation()[: recipe.batch]
+    assert torch.equal(first.pixels, torch.cat([images.pixels for images, _ in views])[order])
+    assert labels.tolist() == [train.labels[index] for index in order]
+
+
+@pytest.mark.parametrize("method", ["coop", "maple"])
+def test_views_are_shown_one_after_another(method: str, plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "EVALUATION_BATCH", 3)
+    monkeypatch.setattr(features, "FEATURE_BATCH", 3)
+    session, run = plan(method)
+    _, built, train = training(session, run)
+    drawn: dict[str, Any] = {"seed": 7, "views": 3, "scale": (0.5, 1.0)}
+    shown = list(features.shown_views(built, train, **drawn))
+    count = len(train.items)
+    sizes = [len(labels) for _, labels in shown]
+    assert sizes == [*[3] * (count // 3), *([count % 3] if count % 3 else [])] * 3  # no batch has two views of an image
+    assert torch.cat([labels for _, labels in shown]).tolist() == list(train.labels) * 3
+    views = view_batches(session.backbone, train.dataset, train.items, batch=features.BATCH, **drawn)
+    if method == "maple":
+        assert all(images.features is None for images, _ in shown)
+        pixels = torch.cat([images.pixels for images, _ in views])
+        assert torch.equal(torch.cat([images.pixels for images, _ in shown]), pixels)
+        return
+    encoded = torch.cat([session.backbone.encode_image(images).cls for images, _ in views])
+    assert torch.equal(torch.cat([images.features.cls for images, _ in shown]), encoded)
+    assert torch.equal(
+        encoded[:count], features.encode(session.backbone, train.dataset, train.items, first_of(drawn)).cls
+    )
+
+
+def first_of(drawn: Mapping[str, Any]) -> features.Kept:
+    """The first of the views alone."""
+    return features.Kept(**{**drawn, "views": 1})
+
+
+def test_a_method_is_shown_the_views_that_it_asks_for(plan: Any) -> None:
+    session, run = plan("coop")
+    _, built, train = training(session, run)
+    (images, _), *rest = shown_batches(built, train, seed=1)
+    assert len(images) + sum(len(labels) for _, labels in rest) == len(train.items)
+    built.shown_views = 4
+    many = list(shown_batches(built, train, seed=1))
+    assert sum(len(labels) for _, labels in many) == 4 * len(train.items)
+    assert not torch.equal(many[0][0].features.cls, images.features.cls)
 
 
 @pytest.mark.slow

@@ -52,6 +52,17 @@ def golden_labels(golden_recipe: ModuleType) -> Tensor:
     return torch.tensor(golden_recipe.LABELS)
 
 
+@pytest.fixture(scope="session")
+def golden_pixels() -> Callable[..., Tensor]:
+    """Further images of the reference cases: noise by its tag, of a shape that ends in (3, 32, 32)."""
+
+    def draw(tag: int, *shape: int) -> Tensor:
+        drawn = np.random.default_rng([7101, tag]).standard_normal((*shape, 3, 32, 32))
+        return torch.from_numpy(drawn.astype(np.float32))
+
+    return draw
+
+
 @pytest.fixture
 def golden_backbone(golden_clip: torch.nn.Module, golden_recipe: ModuleType) -> Backbone:
     return Backbone(golden_clip, tokenizer=golden_recipe.tokenizer())

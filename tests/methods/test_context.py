@@ -116,6 +116,13 @@ def test_the_first_template_of_an_ensemble_decides(name: str, mini: pb.Backbone)
     assert torch.equal(text_of(ensemble, mini), text_of(one, mini))
 
 
+@pytest.mark.parametrize("words", [" a photo of a", "a photo of a_", "a  photo", "a photo of a  {}.", "{ } of a ", " "])
+@pytest.mark.parametrize("name", METHODS)
+def test_blanks_that_would_count_as_words_are_refused(name: str, words: str, mini: pb.Backbone) -> None:
+    with pytest.raises(UsageError, match="with blanks at an end or several in a row, which would count as words"):
+        made(name, mini, "a {} x", ctx_init=words)
+
+
 def test_tokens_are_counted_where_a_word_has_several(tiny: pb.Backbone) -> None:
     before = LONG_WORD.partition("{}")[0]
     tokens = int(tiny.embed_text([before]).eot) - 1

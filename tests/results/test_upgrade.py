@@ -176,7 +176,7 @@ def test_a_note_of_another_format_or_training_is_not_used(tmp_path: Path, monkey
     note = Partial({"method.a": torch.ones(2)}, {"losses": [], "images": 0, "seconds": 0.0})
     file = PartialFile(tmp_path / "a.partial", "key")
     file.write(note)
-    assert file.read() is not None and PARTIAL_FORMAT == "promptbench partial/2"
+    assert file.read() is not None and PARTIAL_FORMAT == "promptbench partial/3"
     assert PartialFile(tmp_path / "a.partial", "other").read() is None
     monkeypatch.setattr("promptbench.training.files.PARTIAL_FORMAT", "promptbench partial/99")
     assert file.read() is None

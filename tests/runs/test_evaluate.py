@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from promptbench.data import features
 from promptbench.data.batches import pixel_batches
 from promptbench.data.dataset import open_dataset
 from promptbench.data.selection import Selection, open_selection
+from promptbench.results.result import Result
 from promptbench.runs import evaluate, train
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.session import Place, Session
@@ -46,20 +48,20 @@ def plan(root: Path, tiny_name: str, tmp_path: Path) -> Any:
     return planned
 
 
-def trained(session: Session, run: Run) -> Any:
-    """The run's method with moved parameters, and the names that it was trained with."""
+def trained(session: Session, run: Run) -> pb.Method:
+    """The run's method with moved parameters."""
     train = open_selection(session.dataset, run.plan.train, 1)
     method = pb.create_method(run.spec.label, session.backbone, train.class_names, **run.spec.config)
     with torch.no_grad():
         for parameter in method.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)), alpha=0.1)
-    return method, train.class_names
+    return method
 
 
 @pytest.mark.parametrize("label", slow_but(["maple", "vpt", "dpl"], "maple"))
 def test_base_new_and_joint_encode_each_image_once(label: str, plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     session, (run,) = plan("--method", label, "--dataset", "dtd")
-    method, names = trained(session, run)
+    method = trained(session, run)
     seen = 0
     encode = type(method).encode_images
 
@@ -69,7 +71,7 @@ def test_base_new_and_joint_encode_each_image_once(label: str, plan: Any, monkey
         return encode(self, images)
 
     monkeypatch.setattr(type(method), "encode_images", counting)
-    found = evaluate.evaluate(session, run, method, names)
+    found = evaluate.evaluate(session, run, method)
     dataset = session.dataset("dtd")
     assert seen == len(dataset.items("test")) == len(found.images["joint"].items)
     monkeypatch.undo()
@@ -85,7 +87,7 @@ def test_base_new_and_joint_encode_each_image_once(label: str, plan: Any, monkey
 
 def test_diagnostics_are_stored_by_evaluation(plan: Any) -> None:
     session, (run,) = plan("--method", "dpl", "--dataset", "dtd")
-    found = evaluate.evaluate(session, run, *trained(session, run))
+    found = evaluate.evaluate(session, run, trained(session, run))
     layers = session.backbone.vision_depth
     assert {name.partition("/")[0] for name in found.diagnostics} == {"base", "new", "joint"}
     shares = {name: share for name, share in found.diagnostics.items() if name.startswith("base/gate/vision/")}
@@ -98,7 +100,7 @@ def test_dense_scores_from_the_cache_are_those_from_pixels(
 ) -> None:
     session, (run,) = plan("--method", label, "--protocol", "ood", "--dataset", "imagenet")
     inside = run.plan.evaluations[0]
-    method, _ = trained(session, run)
+    method = trained(session, run)
     chosen = open_selection(session.dataset, inside.selection, 1)
 
     def outcome() -> Any:
@@ -178,6 +180,38 @@ def test_labels_are_places_among_the_names_that_are_shown(plan: Any) -> None:
     assert outcome.labels.tolist() == moved
 
 
+@pytest.mark.slow
+def test_rows_of_the_trained_classes_score_domains_with_fewer(
+    plan: Any, root: Path, carry_out: Callable[..., Result]
+) -> None:
+    """As of ImageNet's variants, whose source has a name twice: the second of its rows is that of the second class."""
+    for name in ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"):
+        make_fake.make(name, root)
+    session, (run,) = plan("--method", "linear_probe", "--protocol", "domain_generalization")
+    chosen, method = train.prepared(session, run)
+    found = evaluate.evaluate(session, run, method)
+    assert list(found.outcomes) == ["source", "imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"]
+    assert not found.notes
+    weight, bias = method.solution  # type: ignore[misc]
+    wanted = {"source": [0, 1, 2, 3, 4, 5], "imagenet_a": [1, 5], "imagenet_r": [1, 2, 5]}
+    assert chosen.class_names[2] == chosen.class_names[3] == "missile"
+    for name, rows in wanted.items():
+        cls = features.image_features(session.backbone, found.images[name].dataset, found.images[name].items).cls
+        expected = cls @ weight[rows].T + bias[rows]
+        torch.testing.assert_close(found.outcomes[name].logits, expected, atol=1e-4, rtol=1e-5)
+    metrics = carry_out(session, run).metrics
+    assert metrics["average/accuracy"] == pytest.approx(
+        sum(metrics[f"{name}/accuracy"] for name in found.outcomes if name != "source") / 4
+    )
+    method.set_classes(chosen.class_names[::-1])
+    assert method.rows() == [5, 4, 2, 3, 1, 0]  # the order of the trained ones decides among equal names
+    assert method.refusal(["banana", "missile", "missile"]) == ""
+    assert "fitted on only" in method.refusal(["banana", "apple"])
+    with pytest.raises(pb.UsageError, match="LinearProbe cannot score these classes: a linear probe has weights"):
+        method.set_classes(["banana", "apple"])
+    assert tuple(method.class_names) == tuple(chosen.class_names[::-1])
+
+
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_one_score_that_is_no_number_is_an_error(value: float, plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     session, (run,) = plan("--method", "zeroshot", "--dataset", "dtd")
@@ -190,7 +224,7 @@ def test_one_score_that_is_no_number_is_an_error(value: float, plan: Any, monkey
 
     monkeypatch.setattr(evaluate.Reader, "outcome", odd)
     with pytest.raises(FloatingPointError, match="scores of base images are infinite or NaN"):
-        evaluate.evaluate(session, run, *trained(session, run))
+        evaluate.evaluate(session, run, trained(session, run))
 
 
 def test_a_run_takes_the_threads_that_its_spec_says(plan: Any) -> None:

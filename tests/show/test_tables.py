@@ -617,3 +617,19 @@ def test_generated_splits_and_images_left_out_are_said() -> None:
 
 def test_machines_with_other_numbers_of_cores_share_a_row_across_datasets() -> None:
     assert labels([make(80, 60, threads=8), make(70, 50, dataset="icons", threads=16)]) == ["maple"]
+
+
+def test_a_table_says_what_methods_were_told_and_what_they_chose_on() -> None:
+    knowing: dict[str, dict[str, Any]] = {
+        "zeroshot": {"texts_told": "template"},
+        "coop": {},
+        "clap": {"texts_told": "ensemble"},
+        "tip_adapter": {"texts_told": "template", "chosen_on": "few"},
+    }
+    results = [make(80.0, 70.0, method=method, conditions=conditions) for method, conditions in knowing.items()]
+    (table,) = build_tables(results, LAYOUT)
+    assert [remark for remark in table.remarks if "old " in remark or "Chosen" in remark] == [
+        "Told each dataset's template, the words around its class names: tip_adapter, zeroshot.",
+        "Told several templates for some datasets, averaged: clap.",
+        "Chosen on validation images, at most four of a class: tip_adapter.",
+    ]

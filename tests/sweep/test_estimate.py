@@ -105,6 +105,21 @@ def test_shared_trainings_and_features_count_once(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.slow
+def test_steps_are_counted_where_a_recipe_counts_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Calibration, "training", lambda *_: (0.5, 0))
+    monkeypatch.setattr(Forecast, "_evaluate", lambda *_: None)
+
+    def seconds(*words: str) -> float:
+        session, (run,) = planned(tmp_path, *DIAGRAMS, "--method", "clip_lora", "--shots", "4", *words)
+        return Forecast(session).of(run).training
+
+    assert seconds() == 0.5 * 4 * 500
+    assert seconds("--set", "clip_lora.steps=30") == 15
+    in_epochs = ("clip_lora.epochs=3", "clip_lora.batch=16")
+    assert seconds("--set", *in_epochs) == 0.5 * 3 * 2  # of eight classes with four images each
+
+
+@pytest.mark.slow
 def test_views_are_encoded_as_often_as_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Calibration, "training", lambda *_: (0.0, 0))
     monkeypatch.setattr(Calibration, "encoding", lambda *_: 1.0)
@@ -179,8 +194,9 @@ def test_scaling_by_classes_and_images_is_an_upper_bound(
     assert scaled > 0.8 * real
 
 
-def test_a_method_that_looks_at_its_training_images_first_is_estimated(tmp_path: Path) -> None:
-    session, (run,) = planned(tmp_path, *DIAGRAMS, "--method", "linear_probe")
+@pytest.mark.parametrize("method", ["linear_probe", "tip_adapter"])
+def test_a_method_that_looks_at_its_training_images_first_is_estimated(method: str, tmp_path: Path) -> None:
+    session, (run,) = planned(tmp_path, *DIAGRAMS, "--method", method)
     said = Forecast(session).of(run)
     assert said.training > 0 and said.evaluation > 0
 

@@ -23,11 +23,12 @@ from shared_paths import TINY
 
 from promptbench.cli.flags import place_of, request_of
 from promptbench.cli.main import main, parser
+from promptbench.cli.text import position
 from promptbench.config import UsageError
 from promptbench.results.result import failure_path, read_results
 from promptbench.runs import run as execution
 from promptbench.runs.plan import plan_runs
-from promptbench.storage.claims import Claims, born, holders
+from promptbench.storage.claims import Claims, Holder, born, holders
 from promptbench.sweep import loop
 from promptbench.sweep import loop as sweep_job
 from promptbench.sweep.executors import local
@@ -349,6 +350,23 @@ def test_status_shows_what_others_do(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "base2new/dtd/vpt 1: the loss became nan" in text
     assert main(["status", "--output", str(tmp_path / "none")]) == 2
     assert "There is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("epochs", "done", "says"),
+    [
+        (50, 30, "epoch 16 of 50"),
+        (0, 30, "step 30 of 100"),
+        (0, 100, "evaluating"),
+        (50, 100, "evaluating"),
+        (50, 0, ""),
+        (None, 30, ""),
+    ],
+)
+def test_status_counts_epochs_or_steps(epochs: int | None, done: int, says: str) -> None:
+    progress = {"done": done, "total": 100}
+    holder = Holder(name="1", about={"epochs": epochs}, host="", pid=1, since=0.0, progress=progress, alive=True)
+    assert position(holder) == says
 
 
 @pytest.mark.slow

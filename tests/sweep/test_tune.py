@@ -205,6 +205,18 @@ def test_each_method_is_varied_around_its_own_recipe_unless_a_grid_is_named() ->
     assert [point.settings for point in points_of(request, {"lr": [0.5]})] == [{"lr": 0.5}] * 2
 
 
+def test_a_method_that_counts_steps_is_varied_in_them() -> None:
+    def settings(**more: object) -> list[dict[str, object]]:
+        of = {"suite": "clip11", "datasets": ["dtd"], "seeds": [1]}
+        request = Request.of(methods=["clip_lora"], device="cpu", companions=False, **of, **more)
+        return [dict(point.settings) for point in points_of(request, {})]
+
+    rates, lengths = (6.7e-5, 2e-4, 6e-4), (4000, 8000, 16000)
+    assert settings(shots=16) == [{"lr": lr, "steps": steps} for lr in rates for steps in lengths]
+    by_epochs = settings(shots=16, settings={"clip_lora.epochs": 4})
+    assert [point["epochs"] for point in by_epochs[:3]] == [2, 4, 8] and "steps" not in by_epochs[0]
+
+
 @pytest.mark.slow
 def test_trials_of_other_code_are_done_again(
     birds: Path, tiny_name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -230,7 +242,7 @@ def test_several_protocols_are_refused(capsys: pytest.CaptureFixture[str]) -> No
     assert "Tuning takes one protocol at a time." in capsys.readouterr().err
 
 
-def test_a_method_that_cannot_score_new_classes_is_refused(
+def test_a_method_that_cannot_score_new_classes_is_judged_by_those_of_its_training(
     birds: Path, tiny_name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["tune", "--method", "coop", "--dataset", f"folder:{birds}", "--backbone", tiny_name, "--shots", "2"]
@@ -240,9 +252,12 @@ def test_a_method_that_cannot_score_new_classes_is_refused(
         "coop.ctx_init=",
         "coop.epochs=1",
         "--grid",
-        "lr=0.1",
+        "lr=0.1,0.2",
         "--output",
         str(tmp_path),
     ]
-    assert main.main(words) == 2
-    assert "cannot be tuned by H" in capsys.readouterr().err
+    assert main.main(words) == 0
+    table = capsys.readouterr().out.partition("\n\n")[2]
+    header, *rows = [line.split() for line in table.splitlines()[:3]]
+    assert header == ["pseudo-base", "lr"] and sorted(row[1] for row in rows) == ["0.1", "0.2"]
+    assert float(rows[0][0]) >= float(rows[1][0])

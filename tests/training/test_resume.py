@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,14 @@ from promptbench.training.fit import fit
 
 EPOCHS = 5
 RECIPE = pb.Recipe(epochs=EPOCHS, lr=0.05, batch=4, origin="ours")
+BY_STEP = replace(RECIPE, epochs=0, steps=14, schedule="step", lr_end=1e-3, warmup_epochs=0)  # of 3 an epoch
+OTHERS = {
+    "adam": replace(RECIPE, optimizer="adam", lr=0.01),
+    "adamw": replace(RECIPE, optimizer="adamw", lr=0.01, betas=(0.8, 0.95), eps=1e-4),
+    "adam by steps": replace(BY_STEP, optimizer="adam", lr=0.01),
+    "adamw by steps after a warm-up": replace(BY_STEP, optimizer="adamw", lr=0.01, warmup_epochs=2),
+    "sgd by steps": BY_STEP,
+}
 
 
 class Killed(Exception):
@@ -45,8 +54,10 @@ def _every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
 class Trial:
     """A training of a method; `seen` is what its steps met: images, learning rate, epoch."""
 
-    def __init__(self, name: str, backbone: pb.Backbone, birds: Dataset, path: Path, augment: bool) -> None:
-        self.birds, self.backbone, self.name, self.augment = birds, backbone, name, augment
+    def __init__(
+        self, name: str, backbone: pb.Backbone, birds: Dataset, path: Path, augment: bool, recipe: pb.Recipe = RECIPE
+    ) -> None:
+        self.birds, self.backbone, self.name, self.augment, self.recipe = birds, backbone, name, augment, recipe
         self.file, self.seen, self.ends = PartialFile(path, "key of " + name), [], []
 
     def __call__(self, killed_at: int = 0, partial: bool = True) -> tuple[TrainingOutcome, Method]:
@@ -77,7 +88,7 @@ class Trial:
         method.loss, method.on_epoch_end = watched, ended  # type: ignore[method-assign, assignment]
         outcome = fit(
             method,
-            replace(RECIPE, augment=self.augment),
+            replace(self.recipe, augment=self.augment),
             batches,
             len(batches),
             seed=3,
@@ -114,6 +125,49 @@ def test_a_killed_training_ends_with_the_same_bits(
     assert last is not None and len(last.facts["losses"]) == EPOCHS - 1 and outcome.seconds > last.facts["seconds"]
     state, wanted = method.state_dict(), whole.state_dict()
     assert state.keys() == wanted.keys() and all(torch.equal(state[key], wanted[key]) for key in wanted)
+
+
+@pytest.mark.parametrize("recipe", slow_but(OTHERS.values(), OTHERS["adamw by steps after a warm-up"]), ids=OTHERS)
+def test_other_optimisers_and_schedules_go_on(
+    recipe: pb.Recipe, tiny: pb.Backbone, birds: Dataset, tmp_path: Path
+) -> None:
+    trial = Trial("coop", tiny, birds, tmp_path / "a.partial", True, recipe)
+    expected, whole = trial(partial=False)
+    seen, steps = trial.seen, recipe.steps or 3 * EPOCHS
+    assert len(seen) == steps == seen[-1][1] and len(expected.losses) == EPOCHS  # the last may be cut short
+    if recipe.schedule == "step":
+        period = steps - 3 * recipe.warmup_epochs
+        swings = [0.5 * (1 + math.cos(math.pi * step / period)) for step in range(period)]
+        rates = [recipe.warmup_lr] * 3 * recipe.warmup_epochs
+        rates += [recipe.lr_end + (recipe.lr - recipe.lr_end) * swing for swing in swings]
+        assert [step[3] for step in seen] == pytest.approx(rates)
+    for killed_at in (5, 12):  # in the second epoch, and in the fourth
+        with pytest.raises(Killed):
+            trial(killed_at=killed_at)
+        torch.manual_seed(1234)
+    assert trial.seen[:-1] == seen[3:11]
+    note = trial.file.read()
+    assert note is not None and len(note.facts["losses"]) == 3
+    outcome, method = trial()
+    assert trial.seen == seen[9:] and outcome.losses == expected.losses
+    state, wanted = method.state_dict(), whole.state_dict()
+    assert all(torch.equal(state[key], wanted[key]) for key in wanted)
+
+
+def test_moments_that_are_lost_are_noticed(tiny: pb.Backbone, birds: Dataset, tmp_path: Path) -> None:
+    """The test above would fail without them."""
+    trial = Trial("coop", tiny, birds, tmp_path / "a.partial", True, OTHERS["adamw"])
+    _, whole = trial(partial=False)
+    with pytest.raises(Killed):
+        trial(killed_at=5)
+    note = trial.file.read()
+    assert note is not None
+    kept = {name for name in note.tensors if name.startswith("optimizer.")}
+    assert {name.rpartition(".")[2] for name in kept} == {"step", "exp_avg", "exp_avg_sq"}
+    without = {name: tensor for name, tensor in note.tensors.items() if not name.endswith("exp_avg_sq")}
+    trial.file.write(Partial({**without, "optimizer.0.exp_avg_sq": torch.zeros(4, tiny.text_width)}, note.facts))
+    _, method = trial()
+    assert not torch.equal(method.state_dict()["ctx"], whole.state_dict()["ctx"])
 
 
 def test_what_a_method_keeps_matters(tiny: pb.Backbone, birds: Dataset, tmp_path: Path, monkeypatch: Any) -> None:
@@ -187,7 +241,7 @@ def test_notes_that_are_damaged_or_foreign_are_ignored(
         PartialFile(path, "another key").write(found)
     elif damage == "format":
         with monkeypatch.context() as patch:
-            patch.setattr(files, "PARTIAL_FORMAT", "promptbench partial/3")
+            patch.setattr(files, "PARTIAL_FORMAT", "promptbench partial/99")
             trial.file.write(found)
     elif damage == "shapes":
         trial.file.write(Partial({**found.tensors, "method.ctx": torch.zeros(1)}, found.facts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -26,9 +26,12 @@ from promptbench.checks.plugin.subject import (
     weights_of,
 )
 from promptbench.clip.image_tower import Images
+from promptbench.data.class_names import ClassNames
 from promptbench.method import Method, Prediction, fit_to_backbone, worded
 
 ROUNDING = 1e-4  # of logits up to 100, when the same image comes in another batch
+TEMPLATES = ("itap of my {}, indoors.", ("a photo of a {}.", "art of the {}."))
+TEMPLATES_COME_SO = "self.templates_of_classes() gives all of them, prompts.ensemble encodes any number"
 HALF = 0.01  # of the largest logit, when learned tensors were stored in half precision
 
 # Making it, and its state ---------------------------------------------------------------------------------------------
@@ -53,15 +56,20 @@ def check_seed_alone_decides_the_first_values(specimen: Specimen) -> Iterator[st
 
 
 def check_state_is_what_is_learned(specimen: Specimen) -> Iterator[str]:
-    """The state dict, which is the checkpoint, holds what is learned and nothing else."""
+    """The state dict, which is the checkpoint, holds what is learned or kept and nothing else."""
     method, cls = specimen.make(), specimen.cls
     tensors = learned(method)
-    surplus = set(method.state_dict()) - set(tensors)
+    kept = set(cls.kept or ())
+    surplus = set(method.state_dict()) - set(tensors) - kept
     if surplus:
         yield (
             f"the state dict holds {some(sorted(surplus))}, which is not learned; keep class tokens and the like as "
-            "plain attributes, without register_buffer or nn.Parameter"
+            "plain attributes, without register_buffer or nn.Parameter, or name in `kept` what takes the training "
+            "images to make again"
         )
+    lost = kept - set(method.state_dict())
+    if lost:
+        yield f"`kept` names {some(sorted(lost))}, which the state dict does not hold; make a buffer of it in __init__"
     if bool(tensors) != cls.trains:
         yield f"`trains` is {cls.trains}, and it has {len(tensors)} learned tensors; one of the two is wrong"
     for name, parameter in tensors.items():
@@ -234,34 +242,58 @@ def check_half_precision_tensors_load(specimen: Specimen) -> Iterator[str]:
 # Other classes, cached features ---------------------------------------------------------------------------------------
 
 
+def check_datasets_with_templates_of_their_own(specimen: Specimen) -> Iterator[str]:
+    """Datasets may have a template of their own, or several."""
+    images, labels = batch(specimen.backbone)
+    for template in TEMPLATES:
+        own = replace(specimen, class_names=ClassNames(CLASSES, template))
+        said = f"with {'several templates' if isinstance(template, tuple) else f'the template {template!r}'}"
+        try:
+            method = own.make()
+            prediction = predict(method, images)
+            if specimen.cls.trains:
+                take_steps(method, images, labels, steps=1)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever a method's code makes of a template
+            yield f"{said} {raised(error, specimen.cls)}; {TEMPLATES_COME_SO}"
+            continue
+        if tuple(prediction.logits.shape) != (len(images), len(CLASSES)):
+            yield f"{said} the logits are {tuple(prediction.logits.shape)}; {TEMPLATES_COME_SO}"
+
+
 def check_other_classes(specimen: Specimen) -> Iterator[str]:
     """Other class names and another number of classes can be scored, and the first ones again."""
     method, images = specimen.moved(), specimen.images()
     before = predict(method, images).logits
-    if method.transfers:
-        yield from wrong_with_other_classes(method, images)
+    if method.transfers is True:
+        yield from wrong_with_other_classes(method, images, OTHER_CLASSES)
     elif not method.transfers_reason:
-        yield "`transfers` is False and there is no `transfers_reason`; say why, for the tables"
+        yield f"`transfers` is {method.transfers} and there is no `transfers_reason`; say why, for the tables"
+    if method.transfers == "subset":
+        yield from wrong_with_other_classes(method, images, CLASSES[1:])
+        if not method.refusal(OTHER_CLASSES):
+            yield "classes without a row of their own are not refused; leave `refusal` to the framework"
     method.set_classes(CLASSES)
     if not torch.equal(predict(method, images).logits, before):
         yield "setting the same classes again gives other logits; set_classes must change no learned tensor"
 
 
-def wrong_with_other_classes(method: Method, images: torch.Tensor) -> Iterator[str]:
-    """What goes wrong once `method` is told other classes."""
-    method.set_classes(OTHER_CLASSES)
+def wrong_with_other_classes(method: Method, images: torch.Tensor, names: Sequence[str]) -> Iterator[str]:
+    """What goes wrong once `method` is told these classes."""
+    method.set_classes(names)
     other = predict(method, images).logits
-    wanted = (len(images), len(OTHER_CLASSES))
+    wanted = (len(images), len(names))
     if tuple(other.shape) != wanted or not other.isfinite().all():
         yield (
             f"after set_classes with {wanted[1]} other names the logits are {tuple(other.shape)}, not {wanted}, or not "
             "finite; make the class tokens anew in set_classes"
         )
         return
-    method.set_classes(OTHER_CLASSES[::-1])
+    method.set_classes(names[::-1])
     if not torch.allclose(predict(method, images).logits.flip(1), other, atol=ROUNDING, rtol=ROUNDING):
         yield "the order of the classes changes their logits; make each class's tokens from its name alone"
-    method.set_classes(OTHER_CLASSES[:1])
+    method.set_classes(names[:1])
     if tuple(predict(method, images).logits.shape) != (len(images), 1):
         yield "a single class cannot be scored; squeeze no axis of classes"
 
@@ -274,7 +306,7 @@ def check_image_features_know_no_classes(specimen: Specimen) -> Iterator[str]:
     if not method.transfers:
         raise NotConcerned("it does not transfer")
     features = []
-    for names in (CLASSES, OTHER_CLASSES):
+    for names in (CLASSES, CLASSES[1:] if method.transfers == "subset" else OTHER_CLASSES):
         method.set_classes(names)
         with torch.no_grad():
             features.append(method.encode_images(images).cls)

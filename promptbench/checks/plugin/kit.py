@@ -124,6 +124,7 @@ CHECKS: tuple[Check, ...] = (
     behaviour.check_saved_tensors_give_the_same_logits,
     behaviour.check_half_precision_tensors_load,
     behaviour.check_other_classes,
+    behaviour.check_datasets_with_templates_of_their_own,
     behaviour.check_image_features_know_no_classes,
     behaviour.check_cached_features_equal_fresh_ones,
 )
@@ -141,5 +142,6 @@ NEEDS: dict[Check, tuple[Check, ...]] = {
     behaviour.check_saved_tensors_give_the_same_logits: (SAME,),
     behaviour.check_half_precision_tensors_load: (SAME,),
     behaviour.check_other_classes: (SAME,),
+    behaviour.check_datasets_with_templates_of_their_own: (LOSS,),
     behaviour.check_cached_features_equal_fresh_ones: (SAME, LOSS),
 }

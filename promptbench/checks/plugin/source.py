@@ -7,6 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
+from itertools import product
 
 import yaml
 
@@ -20,6 +21,7 @@ FRAMEWORK = ("checkpoints", "checks", "cli", "experiment", "results", "runs", "s
 PLACING = ("bfloat16", "cpu", "cuda", "half", "to")
 PRECISIONS = ("bfloat16", "float16", "half")
 WIDTHS = (512, 768, 1024)
+SHOTS = 16  # that recipes are resolved with: some count steps by them
 DEVICE = re.compile(r"(cpu|cuda|mps)(:\d+)?")
 PAPER = re.compile(  # of arXiv, with a DOI, or at a venue such as NeurIPS 2023
     r"arXiv|\bDOI\b|doi\.org|\b10\.\d{4,}/|[Uu]npublished|\b(?=\w*[A-Z]\w*[A-Z])\w+,?( Workshops?)? (19|20)\d\d\b"
@@ -127,10 +129,11 @@ def check_recipes_and_presets_resolve(specimen: Specimen) -> Iterator[str]:
     if cls.trains and not cls.recipes:
         raise NotConcerned("it has no recipe")
     for protocol, dataset in cls.recipes or [("*", "*")]:
-        for preset in ("", *cls.presets):
+        recipe = cls.recipes.get((protocol, dataset))
+        for preset, shots in product(("", *cls.presets), (SHOTS, *(recipe.overrides_at if recipe else ()))):
             label = f"{cls.__name__}@{preset}" if preset else cls.__name__
             try:
-                config = resolve(cls, label, protocol=protocol, dataset=dataset).config
+                config = resolve(cls, label, protocol=protocol, dataset=dataset, shots=shots).config
             except UsageError as error:
                 failures.append(str(error))
             else:

@@ -20,6 +20,7 @@ from promptbench.clip.backbone import Backbone
 from promptbench.clip.image_tower import Images
 from promptbench.clip.text_tower import Tokens
 from promptbench.method import Method, MethodConfig, Prediction, fit_to_backbone, instantiate, show_training_images
+from promptbench.training.fit import backward
 
 CLASSES = ("golden retriever", "jack-o'-lantern", "sea_lion")
 OTHER_CLASSES = ("pizza", "tabby cat", "2012 Ferrari 458 Italia Coupe", "abbey", "airplane_cabin")
@@ -37,11 +38,13 @@ class Specimen:
         cls: The class.
         backbone: A small one does.
         config: An instance of its `Config`.
+        class_names: Those that it is made for.
     """
 
     cls: type[Method]
     backbone: Backbone
     config: MethodConfig
+    class_names: Sequence[str] = CLASSES
 
     def fresh(self) -> Specimen:
         """The same on a copy of the backbone, so that whatever a method does to it ends with one check."""
@@ -50,9 +53,9 @@ class Specimen:
 
     def make(self, seed: int = 0) -> Method:
         """The method as a run makes it: instantiated, then shown its training images."""
-        method = instantiate(self.cls, self.config, self.backbone, CLASSES, seed)
+        method = instantiate(self.cls, self.config, self.backbone, self.class_names, seed)
         images, labels = batch(self.backbone)
-        show_training_images(method, [(Images(images), labels)], seed)
+        show_training_images(method, [(Images(images), labels)] * max(1, method.shown_views), seed)
         return method
 
     def moved(self) -> Method:
@@ -117,8 +120,7 @@ def take_steps(method: Method, images: Images | Tensor, labels: Tensor, steps: i
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for _ in range(steps):
-            optimizer.zero_grad()
-            torch.stack(list(method.loss(images, labels).values())).sum().backward()
+            backward(method, images, labels)
             optimizer.step()
         with torch.no_grad():
             method.on_epoch_end(0, 1)
