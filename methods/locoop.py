@@ -20,9 +20,8 @@ and they ask for another number on other sets. Where there are not more classes 
 term is 0; theirs stops with an error beyond. A patch is chosen if at least `topk` classes are likelier than the label,
 which is the same but for ties. The context stays in float32; text is cut at the longest prompt, and the tokens before
 the class name are encoded once for all classes (equal to rounding). The scores MCM and GL-MCM are the package's, of
-cosines in float32, where theirs divide by 100 whatever the scale is, in half precision with ties. Images without a
-class are resized bicubically, as all others; the authors' utils/train_eval_util.py also has a bilinear transform for
-them.
+cosines in float32, where theirs divide by 100 whatever the scale is, in half precision with ties. OOD images are
+resized bicubically, as all others; the authors' utils/train_eval_util.py also has a bilinear transform for them.
 """
 
 from __future__ import annotations

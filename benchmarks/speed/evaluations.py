@@ -30,7 +30,7 @@ from .plain import PLAIN, Plain
 from .steps import LOGITS
 from .timing import Matmul, seconds_of
 
-METHODS = ("zeroshot", "linear_probe", "coop", "cocoop", "gallop")  # those that never prompt the image tower
+METHODS = ("zeroshot", "linear_probe", "coop", "cocoop", "gallop")  # none of which ever prompts the image tower
 BATCH = 100
 SCORED = 2  # images of which CoCoOp's plain path is timed
 

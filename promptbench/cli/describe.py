@@ -82,14 +82,15 @@ def list_backbones() -> str:
 def list_capabilities() -> str:
     """What works with each architecture of open_clip, with numbered reasons for what does not."""
     from promptbench.clip import capabilities
+    from promptbench.clip.load import configs, lacking
 
-    configs = capabilities.configs()
-    lacking = {name: capabilities.of_config(config) for name, config in configs.items()}
-    reasons = capabilities.numbered(lacking.values())
+    found = configs()
+    lacks_of = {name: lacking(config) for name, config in found.items()}
+    reasons = capabilities.numbered(lacks_of.values())
     rows: list[tuple[str, ...]] = [("architecture", *capabilities.NEEDS, "tokenizer")]
-    for name, lacks in lacking.items():
+    for name, lacks in lacks_of.items():
         cells = (f"no ({reasons[why]})" if why else "yes" for why in lacks.values())
-        rows.append((name, *cells, capabilities.tokenizer_of(configs[name])))
+        rows.append((name, *cells, capabilities.tokenizer_of(found[name])))
     notes = [f"({number}) It has {why}." for why, number in reasons.items()]
     notes.append("Tokenizers of transformers need that package and, once, a network.")
     return columns(rows) + "\n\n" + "\n".join(notes)

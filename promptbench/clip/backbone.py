@@ -110,16 +110,19 @@ class Backbone(nn.Module):
     @property
     def vision_width(self) -> int:
         """Width of the image tower's tokens; for a ResNet, of its last feature map."""
+        image_tower.check(self.clip.visual, self.name, prompted=not image_tower.is_resnet(self.clip.visual))
         return image_tower.width(self.clip.visual)
 
     @property
     def local_width(self) -> int:
         """Width of dense features before the projection; for a ResNet D, since its value path ends in it."""
+        image_tower.check(self.clip.visual, self.name)
         return image_tower.local_width(self.clip.visual)
 
     @property
     def patches(self) -> int:
         """Positions P of dense features."""
+        image_tower.check(self.clip.visual, self.name)
         return image_tower.patches(self.clip.visual)
 
     @property
@@ -354,7 +357,8 @@ class Backbone(nn.Module):
 
     def images_within_budget(self, eot: Tensor) -> int:
         """Images whose K class texts, another prefix for each image, may be encoded with gradients in one go."""
-        return max(1, self.texts_within_budget(text_tower.mean_length(eot)) // len(eot))
+        length = self.context_length if self.text_form.whole else text_tower.mean_length(eot)
+        return max(1, self.texts_within_budget(length) // len(eot))
 
     def _warn_of_unknown_words(self, texts: Sequence[str], ids: Tensor) -> None:
         if self.known_tokens is None:

@@ -6,7 +6,6 @@ class. What is said is what `Backbone` says of the whole model.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from types import SimpleNamespace
@@ -15,8 +14,6 @@ from typing import Any
 import torch
 
 from promptbench.clip import block, image_tower, text_tower
-from promptbench.clip.load import architectures, foreign, silence
-from promptbench.config import text_of
 
 NEEDS = (
     *("text prompts", "deep text prompts", "visual prompts", "deep visual prompts", "dense features"),
@@ -25,21 +22,13 @@ NEEDS = (
 SMALLEST = {"layers": 1, "width": 64, "head_width": 32, "patch_size": 16, "image_size": 32}
 
 
-def configs() -> dict[str, dict[str, Any]]:
-    """The configs of all architectures, by their names."""
-    files = sorted(architectures().glob("*.json"), key=lambda file: file.stem.lower())
-    return {file.stem: json.loads(text_of(file)) for file in files}
-
-
 def tokenizer_of(config: Mapping[str, Any]) -> str:
     """Who made the tokenizer of an architecture: `CLIP`, or Hugging Face, whose package it then takes."""
     return "transformers" if config["text_cfg"].get("hf_tokenizer_name") else "CLIP"
 
 
 def of_config(config: Mapping[str, Any]) -> dict[str, str]:
-    """By need, in what way an architecture lacks it; empty where it does not."""
-    if wrong := foreign(config):
-        return dict.fromkeys(NEEDS, wrong)
+    """By need, what lacks it of an architecture with a text tower of open_clip's own; empty where nothing does."""
     clip = sketch(config)
     text = getattr(clip, "text", clip)
     if wrong := text_tower.wrong_with(text):
@@ -74,7 +63,7 @@ def sketch(config: Mapping[str, Any]) -> Any:
     else:
         vision |= {"layers": [1, 1, 1, 1] if isinstance(vision.get("layers"), list) else 1}
     build = open_clip.model.CustomTextCLIP if config.get("custom_text") else open_clip.model.CLIP
-    with torch.device("meta"), silence():
+    with torch.device("meta"):
         clip = build(config["embed_dim"], vision, text)
         if timm_name:
             clip.visual = torch.nn.Module()
@@ -94,7 +83,7 @@ def trunk_of(name: str, whole: bool = True) -> Any:
     if isinstance(cls, type) and not hasattr(cls, "_pos_embed"):
         return type(cls.__name__, (torch.nn.Module,), {})()
     sizes: dict[str, Any] = {} if whole else {"depth": 1}
-    with torch.device("meta"), silence():
+    with torch.device("meta"):
         try:
             return timm.create_model(name, pretrained=False, **sizes)
         except TypeError:  # a model whose blocks are counted otherwise

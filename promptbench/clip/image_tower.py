@@ -27,6 +27,7 @@ from promptbench.config import UsageError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+OF_TIMM = ("patch_embed", "_pos_embed", "blocks", "norm", "forward_head", "num_prefix_tokens")
 SMALLEST = 1e-2  # singular value, of the largest, that an inverse keeps
 
 
@@ -93,10 +94,16 @@ class Images:
 
 def resblocks(visual: Any) -> Any:
     """The transformer blocks of an image tower; empty for a ResNet or a foreign tower."""
-    if timm_tower.has_tokens(visual):
+    if is_timm(visual):
         return visual.trunk.blocks
     found = getattr(getattr(visual, "transformer", None), "resblocks", None)
     return nn.ModuleList() if found is None else found
+
+
+def is_timm(visual: Any) -> bool:
+    """Whether this is timm's vision transformer, which other tokens may enter, by what it has."""
+    trunk = getattr(visual, "trunk", None)
+    return all(hasattr(trunk, name) for name in OF_TIMM) and not getattr(trunk, "rope_mixed", False)
 
 
 def is_resnet(visual: Any) -> bool:
@@ -106,13 +113,11 @@ def is_resnet(visual: Any) -> bool:
 
 def width(visual: Any) -> int:
     """Channels of the tower's tokens, or of a ResNet's last feature map."""
-    if timm_tower.has_tokens(visual):
+    if is_timm(visual):
         return int(visual.trunk.num_features)
     if len(resblocks(visual)):
         return int(visual.class_embedding.shape[-1])
-    if is_resnet(visual):
-        return int(visual.attnpool.v_proj.in_features)
-    raise UsageError("This image tower is neither CLIP's vision transformer nor CLIP's ResNet.")
+    return int(visual.attnpool.v_proj.in_features)
 
 
 def local_width(visual: Any) -> int:
@@ -122,7 +127,7 @@ def local_width(visual: Any) -> int:
 
 def patches(visual: Any) -> int:
     """Positions of dense features."""
-    if timm_tower.has_tokens(visual):
+    if is_timm(visual):
         return int(visual.trunk.patch_embed.num_patches)
     holder = visual.attnpool if is_resnet(visual) else visual
     return len(holder.positional_embedding) - 1
@@ -130,7 +135,7 @@ def patches(visual: Any) -> int:
 
 def project(visual: Any, tokens: Tensor) -> Tensor:
     """Tokens (..., d), as after the last normalisation, in the joint space (..., D)."""
-    if timm_tower.has_tokens(visual):
+    if is_timm(visual):
         return timm_tower.project(visual, tokens)
     if not is_resnet(visual) and not pooled_by_cls(visual):
         return pooled_alone(visual, tokens)
@@ -198,7 +203,7 @@ def lacks_cls(visual: Any) -> str:
     """What an image tower is if a method cannot run its blocks itself, up to [CLS]; empty if it can."""
     if wrong := lacks_tokens(visual):
         return wrong
-    if not timm_tower.has_tokens(visual) and pooled_by_cls(visual):
+    if not is_timm(visual) and pooled_by_cls(visual):
         return ""
     return f"an image tower that is not read at [CLS] after CLIP's own blocks ({kind(visual)})"
 
@@ -261,7 +266,7 @@ def encode(
         return ImageFeatures(pool, values, positions, values)
     check_deep(deep, prompts, len(resblocks(visual)))
     check_inserted(inserted, prompts is not None or bool(deep), len(resblocks(visual)))
-    if timm_tower.has_tokens(visual):
+    if is_timm(visual):
         feature, unprojected, found = timm_tower.encode(visual, images, prompts, deep, local)
         projected = None if unprojected is None else project(visual, unprojected)
         return ImageFeatures(feature, projected, found, unprojected)

@@ -124,6 +124,20 @@ def foreign(config: Mapping[str, Any]) -> str:
     return f"a text tower of Hugging Face ({name}), which prompts cannot enter" if name else ""
 
 
+def lacking(config: Mapping[str, Any]) -> dict[str, str]:
+    """By need, what lacks it of an architecture; empty where nothing does."""
+    from promptbench.clip import capabilities
+
+    wrong = foreign(config)
+    return dict.fromkeys(capabilities.NEEDS, wrong) if wrong else capabilities.of_config(config)
+
+
+def configs() -> dict[str, dict[str, Any]]:
+    """The configs of all of open_clip's architectures, by their names."""
+    files = sorted(architectures().glob("*.json"), key=lambda file: file.stem.lower())
+    return {file.stem: json.loads(text_of(file)) for file in files}
+
+
 def config_of(name: str) -> dict[str, Any]:
     """The config of a backbone's architecture.
 

@@ -18,14 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-OF_TRUNK = ("patch_embed", "_pos_embed", "blocks", "norm", "forward_head", "num_prefix_tokens")
-
-
-def has_tokens(visual: Any) -> bool:
-    """Whether this is timm's vision transformer, which other tokens may enter, by what it has."""
-    trunk = getattr(visual, "trunk", None)
-    return all(hasattr(trunk, name) for name in OF_TRUNK) and not getattr(trunk, "rope_mixed", False)
-
 
 def reads_cls(visual: Any) -> bool:
     """Whether the feature is read at [CLS]."""

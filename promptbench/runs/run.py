@@ -13,7 +13,7 @@ from promptbench.runs.evaluate import Evaluated, evaluate
 from promptbench.runs.listener import Work
 from promptbench.runs.plan import Run
 from promptbench.runs.session import Session, as_it_was, identified
-from promptbench.runs.train import choose, chosen_by, learn, prepared, training_transform_id
+from promptbench.runs.train import choice_conditions, choose, learn, prepared, training_transform_id
 from promptbench.storage.versions import git_commit, library_versions, utc_now
 from promptbench.training.files import TrainingOutcome, training_key
 from promptbench.training.numerics import peak_memory, peak_memory_restarts
@@ -49,13 +49,12 @@ def carried_out(session: Session, run: Run, work: Work) -> Result:
             "reconstructed": run.method.reconstructed,
             "dense_scores": run.method.dense_scores,
             **({"texts_told": method.texts_told} if method.texts_told else {}),
-            **({"chosen_on": method.validates} if method.validates else {}),
             "split_source": train.dataset.split_source,
             "sample_size": len(train.items),
             "transform": {"evaluation": EVALUATION_TRANSFORM, "training": training_transform_id(run)},
             "training_key": key if method.trains else "",
             "provenance": run.settings.provenance,
-            **chosen_by(session, run, method),
+            **choice_conditions(session, run, method),
             **evaluation_conditions(found, train),
         },
         metrics=metrics,

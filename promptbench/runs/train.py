@@ -70,12 +70,11 @@ def validation_images(session: Session, run: Run, method: Method) -> SelectedIma
     return open_selection(session.dataset, selection, run.spec.data_seed)
 
 
-def chosen_by(session: Session, run: Run, method: Method) -> dict[str, Any]:
-    """What a result says of the images that a method chose its settings by; nothing where it chose none."""
+def choice_conditions(session: Session, run: Run, method: Method) -> dict[str, Any]:
+    """Which validation images a method chose its settings by, and how many; nothing where it chose none."""
     if not method.validates:
         return {}
-    images = validation_images(session, run, method)
-    return {"validation": {"images": method.validates, "number": len(images.items)}}
+    return {"chosen_on": method.validates, "chosen_on_images": len(validation_images(session, run, method).items)}
 
 
 def training_path(session: Session, key: str) -> Path:

@@ -2,7 +2,8 @@
 
 The classes that a protocol trains on are halved once more: the method trains on the first half and is judged, by the
 harmonic mean of both, on held-out images of the first half (pseudo-base) and of the second (pseudo-new). Test images
-cannot be read while tuning, and under base2new the real new classes are never seen.
+cannot be read while tuning, and under base2new the real new classes are never seen. A method that scores its training
+classes alone is judged by pseudo-base accuracy.
 """
 
 from __future__ import annotations
@@ -51,19 +52,25 @@ Grid = Mapping[str, Sequence[Any]]  # field of a Config or a Recipe to its value
 
 @dataclass(frozen=True)
 class Halves:
-    """Accuracy on both halves of the training classes, in percent."""
+    """Accuracy on both halves of the training classes, in percent.
+
+    Attributes:
+        base: On those that were trained.
+        new: On the others; None of a method that scores the trained ones alone.
+    """
 
     base: float
-    new: float
+    new: float | None
 
     @property
-    def h(self) -> float:
-        """Their harmonic mean."""
-        return harmonic_mean(self.base, self.new)
+    def score(self) -> float:
+        """What settings are judged by: the harmonic mean, or the one accuracy that there is."""
+        return self.base if self.new is None else harmonic_mean(self.base, self.new)
 
     def figures(self) -> dict[str, float]:
-        """Both, and their harmonic mean, by name."""
-        return {"pseudo_base": self.base, "pseudo_new": self.new, "h": self.h}
+        """Both, and their harmonic mean, by name, as far as they are there."""
+        found = {"pseudo_base": self.base}
+        return found if self.new is None else {**found, "pseudo_new": self.new, "h": self.score}
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ class Search:
     Attributes:
         label: The method, as it was asked for.
         conditions: What all trials share: the other settings, the data and the machine.
-        trials: Best harmonic mean first.
+        trials: The best first.
     """
 
     label: str
@@ -298,7 +305,7 @@ def search_of(label: str, points: Sequence[Point], session: Session) -> Search:
     """
     trials = [judge(point, session) for point in points]
     specs = [run.spec for run in runs_of(points)]
-    return Search(label, conditions_of(specs), tuple(sorted(trials, key=lambda trial: -trial.h)))
+    return Search(label, conditions_of(specs), tuple(sorted(trials, key=lambda trial: -trial.score)))
 
 
 def judge(point: Point, session: Session) -> Trial:
@@ -311,19 +318,19 @@ def judge(point: Point, session: Session) -> Trial:
             raise UsageError(f"A run of {point.label} with {said} failed; its record is in {session.place.named}.")
         by_dataset.setdefault(run.spec.dataset, []).append(read_result(path).metrics)
     for metrics in itertools.chain.from_iterable(by_dataset.values()):
-        lacks = [name for name in ("base/accuracy", "new/accuracy") if name not in metrics]
-        if lacks:
-            raise UsageError(f"{point.label} has no {lacks[0]} here, so it cannot be tuned by H.")
+        if "base/accuracy" not in metrics:
+            raise UsageError(f"{point.label} has no base/accuracy here, so it cannot be tuned.")
     datasets = {name: halves_of(found) for name, found in by_dataset.items()}
     base = fmean(halves.base for halves in datasets.values())
-    new = fmean(halves.new for halves in datasets.values())
-    return Trial(base, new, resolved(point), datasets)
+    new = [halves.new for halves in datasets.values() if halves.new is not None]
+    return Trial(base, fmean(new) if new else None, resolved(point), datasets)
 
 
 def halves_of(found: Sequence[Mapping[str, float]]) -> Halves:
     """The averages of several seeds."""
     base = fmean(metrics["base/accuracy"] for metrics in found)
-    return Halves(base, fmean(metrics["new/accuracy"] for metrics in found))
+    new = [metrics["new/accuracy"] for metrics in found if "new/accuracy" in metrics]
+    return Halves(base, fmean(new) if new else None)
 
 
 def resolved(point: Point) -> dict[str, Any]:

@@ -86,6 +86,21 @@ def test_logits_terms_and_the_projected_gradient(
     assert signs == {True, False}
 
 
+def test_the_whole_step_s_gradients_are_projected(
+    backbone: pb.Backbone, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, labels = make(backbone, **CONFIGS[0]), torch.zeros(3, dtype=torch.long)
+    terms = method.loss(images, labels)
+    ce, kl = (torch.autograd.grad(term, [method.ctx], retain_graph=True)[0] for term in terms.values())
+    assert (ce * kl).sum() < 0
+    pb.backward(method, images, labels)
+    whole = method.ctx.grad.clone()
+    torch.testing.assert_close(whole, projected(ce, kl, 0.8), atol=1e-6, rtol=1e-4)
+    monkeypatch.setattr(method, "images_at_once", lambda: 1)
+    pb.backward(method, images, labels)
+    torch.testing.assert_close(method.ctx.grad, whole, atol=GRADIENT * whole.abs().max().item(), rtol=0)
+
+
 def test_what_is_projected() -> None:
     a, b = torch.tensor([[1.0, 2.0], [0.5, 0.0]]), torch.tensor([[-1.0, 0.0], [-1.0, 0.0]])
     assert (projected(a, b, 1.0) * b).sum() == pytest.approx(0)

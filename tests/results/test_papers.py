@@ -419,7 +419,7 @@ class TestBibliography:
         assert bib_key("gallop@coop-samples") == "lafon2024gallop"
 
     def test_an_unknown_method_has_none(self) -> None:
-        assert bib_key("clip_adapter") == ""
+        assert bib_key("text_adapter") == ""
 
 
 def test_importing_it_loads_nothing_heavy() -> None:

@@ -31,10 +31,11 @@ def test_a_result_says_by_which_images_its_settings_were_chosen(tmp_path: Path, 
     validation = [item for item in dataset.items("val") if item.label < base]
     few = base  # one of each class
     found = records(tmp_path / "out")
-    said = {label: record["conditions"].get("validation") for label, (_, record) in found.items()}
-    assert said["tip_adapter@"] is None
-    assert said["tip_adapter@searched"] == {"images": "few", "number": few}
-    assert said["tip_adapter_f@authors"] == {"images": "all", "number": len(validation)}
+    names = ("chosen_on", "chosen_on_images")
+    said = {label: [record["conditions"].get(name) for name in names] for label, (_, record) in found.items()}
+    assert said["tip_adapter@"] == [None, None]
+    assert said["tip_adapter@searched"] == ["few", few]
+    assert said["tip_adapter_f@authors"] == ["all", len(validation)]
     assert few < len(validation)
     path, trained = found["tip_adapter_f@authors"]
     assert set(trained["diagnostics"]) == {"base/alpha", "base/beta"}

@@ -22,7 +22,7 @@ from promptbench.cli.main import main
 from promptbench.config import UsageError
 from promptbench.data.batches import training_batches
 from promptbench.data.dataset import Dataset, open_dataset
-from promptbench.method import Method
+from promptbench.method import Method, show_training_images
 from promptbench.runs.plan import plan_runs
 from promptbench.runs.request import Request
 from promptbench.suite import load_suite
@@ -57,6 +57,9 @@ def birds(folder: Path) -> Dataset:
 def trained(name: str, backbone: pb.Backbone, birds: Dataset, in_: str) -> tuple[TrainingOutcome, Method, list[Any]]:
     """A method, how its training went, and what its logits were made of: whether autocast was on, and their dtype."""
     method = pb.create_method(name, backbone, birds.class_names)
+    batches = training_batches(backbone, birds, birds.items("train")[:8], batch=4, seed=3, augment=False)
+    if method.prepares:
+        show_training_images(method, list(batches) * max(1, method.shown_views), seed=3)
     classify, seen = method.classify, []
 
     def watched(*features: Any) -> Any:
@@ -65,7 +68,6 @@ def trained(name: str, backbone: pb.Backbone, birds: Dataset, in_: str) -> tuple
         return found
 
     method.classify = watched  # type: ignore[method-assign]
-    batches = training_batches(backbone, birds, birds.items("train")[:8], batch=4, seed=3, augment=False)
     return fit(method, RECIPE, batches, len(batches), seed=3, precision=in_), method, seen
 
 

@@ -61,8 +61,12 @@ def describe(search: Search, request: Request) -> str:
 
     ((protocol, of),) = request.protocols.items()
     trials = search.trials
-    header = ("pseudo-base", "pseudo-new", "H", *trials[0].settings)
-    rows = [(f"{t.base:.1f}", f"{t.new:.1f}", f"{t.h:.1f}", *map(shown, t.settings.values())) for t in trials]
+    titles = {"pseudo_base": "pseudo-base", "pseudo_new": "pseudo-new", "h": "H"}
+    header = (*(titles[name] for name in trials[0].figures()), *trials[0].settings)
+    rows = [
+        (*(f"{figure:.1f}" for figure in trial.figures().values()), *map(shown, trial.settings.values()))
+        for trial in trials
+    ]
     best = ", ".join(f"{name}: {shown(value)}" for name, value in trials[0].settings.items())
     return (
         f"{search.label}, {protocol}, suite {request.suite.name}: averages over "
