@@ -30,7 +30,8 @@ def later(default: Any, source: str = "") -> Any:
     return field(default=default, metadata={"source": source, "later": True})
 
 
-LENGTHS = ("epochs", "steps", "steps_per_shot")
+BY_SHOT = "steps_per_shot"
+LENGTHS = ("epochs", "steps", BY_SHOT)
 """Fields that say how long a training is, one of them; the others are 0."""
 
 
@@ -318,7 +319,7 @@ def resolve(
     provenance |= {f"recipe.{name}": origin for name, origin in training.provenance.items()}
     trained = build(Recipe, training.values, label)
     if trained.steps_per_shot:
-        provenance["recipe.steps"] = provenance["recipe.steps_per_shot"]
+        provenance["recipe.steps"] = f"{BY_SHOT}, {provenance['recipe.steps_per_shot']}"
     return Settings(built, trained.at(shots), provenance, explicit)
 
 

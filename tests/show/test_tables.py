@@ -26,7 +26,7 @@ from promptbench.protocol import Column
 from promptbench.protocols.base2new import Base2New
 from promptbench.results.result import Result, Spec
 from promptbench.results.spec import CONTEXT, DATA, MACHINE, SETTING, names_of, to_plain
-from promptbench.show.tables.rows import build_tables
+from promptbench.show.tables.rows import build_tables, rows
 from promptbench.show.tables.show import View, show
 from promptbench.show.tables.table import TableLayout
 from promptbench.show.tables.views import sort_by, with_differences
@@ -317,6 +317,34 @@ def test_a_recipe_changed_by_hand_on_one_dataset_is_another_configuration() -> N
     assert labels(results) == ["maple (epochs=5)", "maple (epochs by recipe)"]
     assert cells(results)["b", "maple (epochs by recipe)"]["n"] == "1"
     assert labels([make(80, 60, dataset=d, recipe={"epochs": 5}, conditions=by_hand) for d in "ab"]) == ["maple"]
+
+
+def test_steps_that_follow_from_shots_are_one_configuration() -> None:
+    """Of a few-shot table, whose shots lie along the columns; other steps for each shot are another one."""
+
+    def run(shots: int, per_shot: int) -> Result:
+        conditions = told(recipe__steps="steps_per_shot, --set", recipe__lr="recipe (authors)")
+        recipe = {"steps": shots * per_shot, "lr": 0.1}
+        return make(80, 60, protocol="few_shot", shots=shots, recipe=recipe, conditions=conditions)
+
+    def apart(*results: Result) -> list[str]:
+        return [row.apart for row in rows(results, along="shots")]
+
+    assert apart(run(1, 10), run(2, 10), run(4, 10)) == [""]
+    assert apart(run(1, 10), run(1, 20)) == ["steps=10", "steps=20"]
+    assert [row.apart for row in rows([run(2, 10), replaced_steps(run(4, 10))], along="shots")] == [
+        "steps=99",
+        "steps by recipe",
+    ]
+
+
+def replaced_steps(result: Result) -> Result:
+    """The result with steps that somebody asked for."""
+    return replace(
+        result,
+        spec=replace(result.spec, recipe={"steps": 99, "lr": 0.1}),
+        conditions=told(recipe__steps="--set", recipe__lr="recipe (authors)"),
+    )
 
 
 def test_origin_and_source_of_a_recipe_are_no_settings() -> None:

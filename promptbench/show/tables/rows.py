@@ -39,6 +39,7 @@ import pandas as pd
 from promptbench.config import UsageError, unknown
 from promptbench.data.class_names import FROM_DATASET
 from promptbench.protocol import Column, Protocol
+from promptbench.recipe import BY_SHOT
 from promptbench.results.frame import json_frame, runs_frame
 from promptbench.results.result import Result
 from promptbench.results.spec import CONTEXT, DATA, MACHINE, SETTING, Spec, fields_of
@@ -179,7 +180,7 @@ def _shared(settings: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     origins[of_recipe] = origins[of_recipe].mask(unsaid, "recipe")
     origins = origins.where(origins.notna(), "default")
     texts = pd.unique(origins.to_numpy().ravel())
-    from_recipe = origins.isin([text for text in texts if text.startswith("recipe")])
+    from_recipe = origins.isin([text for text in texts if text.startswith(("recipe", BY_SHOT))])
     by_default = origins.isin([text for text in texts if text.startswith("default")])
     follows = from_recipe.groupby(runs["kind"]).transform("any") & (from_recipe | by_default)
     of_data = [name for name in settings.columns if name in _BY_DATASET or name.startswith("dataset_options.")]
