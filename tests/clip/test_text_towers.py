@@ -18,6 +18,7 @@ from promptbench import registry
 from promptbench.clip import prompts
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.block import Change, LowRank
+from promptbench.clip.text_tower import causal_mask, is_closed
 from promptbench.config import UsageError
 
 NAMES = ["golden retriever", "pizza", "Boeing 737-800", "annual crop land", "jack-o'-lantern"]
@@ -195,24 +196,22 @@ def test_changes_and_prompts_by_class_equal_open_clip(standard: Backbone, behind
 
 
 def test_inserted_tokens_are_seen_by_all(standard: Backbone) -> None:
-    """Two copies of the tokens of block 1's input that stand behind [SOS], inserted there, against whole sequences."""
+    """With a prefix and without, and against whole sequences where [EOT] is not followed by a token of its own."""
     tokens, inserted = standard.embed_text(TEXTS), {1: learned(2, 32), 2: learned(2, 32, seed=1)}
-    start, form = standard.text_form.start, standard.text_form
-    if standard.text_form.whole and form.causal:
-        pytest.skip("no model of open_clip is of this kind")
+    form, start = standard.text_form, standard.text_form.start
     found = standard.encode_text(tokens.embeddings, tokens.eot, inserted=inserted)
     prefixed = tokens.after(3)
     shared = standard.encode_text(prefixed.embeddings, prefixed.eot, tokens.embeddings[0, :3], inserted=inserted)
     torch.testing.assert_close(shared, found, rtol=0, atol=1e-9)
-    if form.causal:
-        return  # as in `test_changes`
     tower = getattr(standard.clip, "text", standard.clip)
-    x = tokens.embeddings + standard.text_positions
+    if is_closed(tower):
+        return
+    x = tokens.embeddings + standard.text_positions[: tokens.ids.shape[1]]
     for i, block in enumerate(tower.transformer.resblocks):
         if i in inserted:
             given = inserted[i].expand(K, -1, -1)
             x = torch.cat([x[:, :start], given, x[:, start + 2 * (i == 2) :]], dim=1)
-        x = block(x)
+        x = block(x, attn_mask=causal_mask(x.shape[1], x.shape[1], x) if form.causal else None)
     read = torch.full((K,), x.shape[1] - 1) if form.pool == "last" else tokens.eot + 2
     x = tower.ln_final(x[torch.arange(K), read])
     projection = tower.text_projection
@@ -234,7 +233,7 @@ def test_a_context_of_words_is_those_words(clip: Backbone, position: str) -> Non
 
 def test_a_method_that_runs_blocks_itself_is_told_so(standard: Backbone) -> None:
     tower = getattr(standard.clip, "text", standard.clip)
-    if standard.text_form.whole or tower.__dict__.get("_parameters", {}).get("cls_emb") is not None:
+    if standard.text_form.whole or is_closed(tower):
         with pytest.raises(UsageError, match="this method runs the blocks itself: choose a causal CLIP"):
             standard.run_text(lambda blocks, part: torch.zeros(K, 32), K, 10, learns=False)
     else:
