@@ -141,7 +141,7 @@ class ProGrad(Method):
         if count > n:
             raise UsageError(f"n_ctx is {n}, but the initial words '{before}' are {count}; set n_ctx to at least that.")
         self.ctx[n - count :] = prompts.from_words(self.backbone, words, count)
-        return " ".join(["X"] * (n - count) + [words])
+        return " ".join([prompts.PLACEHOLDER] * (n - count) + [words])
 
     def encode_classes(self) -> Tensor:
         return self.sentences.encode(self.backbone, self.ctx)

@@ -159,7 +159,7 @@ class TCP(Method):
     def set_classes(self, names: Sequence[str]) -> None:
         super().set_classes(names)
         n = len(self.ctx)
-        words = " ".join([*["X"] * max(n, CLASS_PROMPTS), self.around_the_name()])
+        words = " ".join([*[prompts.PLACEHOLDER] * max(n, CLASS_PROMPTS), self.around_the_name()])
         self.sentences = prompts.sentences(self.backbone, words, n, names)
         templates = self.templates_of_classes(self.config.template)
         self.targets = prompts.FrozenTexts(self.backbone, templates, self.class_names)

@@ -3,6 +3,7 @@
 from promptbench.clip.prompts import (
     INIT_STD,
     MAX_WORDS,
+    PLACEHOLDER,
     STARTS,
     Ensemble,
     Sentences,
@@ -26,6 +27,7 @@ from promptbench.clip.prompts import (
 __all__ = [
     "INIT_STD",
     "MAX_WORDS",
+    "PLACEHOLDER",
     "STARTS",
     "Ensemble",
     "Sentences",

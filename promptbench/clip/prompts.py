@@ -23,7 +23,7 @@ from promptbench.clip import block as blocks
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.block import KeysValues
 from promptbench.clip.image_tower import ImageFeatures, Images
-from promptbench.clip.text_tower import Tokens
+from promptbench.clip.text_tower import PLACEHOLDER, Tokens
 from promptbench.config import UsageError
 
 INIT_STD = 0.02  # of random contexts, in every public implementation
@@ -157,7 +157,7 @@ def sentences(backbone: Backbone, words: str, n: int, names: Sequence[str]) -> S
 
     Without words it replaces n blanks.
     """
-    tokens = sentence_tokens(backbone, words or " ".join(["X"] * n), names)
+    tokens = sentence_tokens(backbone, words or " ".join([PLACEHOLDER] * n), names)
     end = tokens.start + n
     shared = max(tokens.shared(), end)
     return Sentences(tokens.embeddings[0, : tokens.start], tokens.embeddings[0, end:shared], tokens.after(shared))
@@ -254,7 +254,7 @@ def arranged(
         position: Where the name stands: at the `end` of the context, in its `middle`, or in `front` of it.
         by_class: Whether every class has a context of its own.
     """
-    tokens = sentence_tokens(backbone, words or " ".join(["X"] * n), names)  # (K, L, d)
+    tokens = sentence_tokens(backbone, words or " ".join([PLACEHOLDER] * n), names)  # (K, L, d)
     before = {"end": n, "middle": n // 2, "front": 0}[position]
     index = arrangement(tokens.ids.shape[1], name_lengths(backbone, names), n, before, tokens.start)
     return Arranged(tokens, index, n, tokens.start + (0 if by_class else before))

@@ -34,6 +34,8 @@ DROPPING = 1.4  # times the memory: masks, and inputs under each of them, are ke
 
 ARGMAX, EOS, LAST = "argmax", "eos", "last"  # open_clip's names of the token that is read
 
+PLACEHOLDER = "X"  # in a text that is tokenised, where a learned token comes in
+
 Tokenizer = Callable[..., Tensor]
 
 
@@ -648,7 +650,10 @@ class Tokens:
 
 
 def unknown_words(texts: Sequence[str], ids: Tensor, tokenizer: Tokenizer, known: frozenset[int]) -> list[str]:
-    """The words of the texts (K) with ids (K, L) that hold a token outside `known`, each once, in order."""
+    """The words of the texts (K) with ids (K, L) that hold a token outside `known`, each once, in order.
+
+    Without `PLACEHOLDER`, in whose place something learned is read.
+    """
 
     def is_new(row: Tensor) -> bool:
         return not known.issuperset(row[: int(row.argmax()) + 1].tolist())  # up to [EOT], the largest id
@@ -658,4 +663,5 @@ def unknown_words(texts: Sequence[str], ids: Tensor, tokenizer: Tokenizer, known
         if is_new(row):
             new = [word.strip(".,:;!?") for word in text.split() if is_new(tokenizer([word])[0])]
             words |= dict.fromkeys(new)
+    words.pop(PLACEHOLDER, None)
     return list(words)

@@ -331,6 +331,7 @@ def test_words_never_seen_are_said(tiny: Backbone, caplog: pytest.LogCaptureFixt
     tiny.embed_text(["a photo of a cat.", "a photo of a dog."])
     assert "never trained on 'cat'" in caplog.text and "dog" not in caplog.text
     tiny.embed_text(["a cat", "a photo of a cat."])
+    tiny.embed_text(["X X X dog."])  # a learned context takes these places
     assert len(caplog.records) == 1  # each word is said once
 
 
