@@ -101,7 +101,8 @@ class CLAP(Method):
 
     def prepare(self, batches: Iterable[tuple[Images, Tensor]]) -> None:
         self.start = self.texts.encode(self.backbone, normalised=False)  # (K, D)
-        self.prototypes = nn.Parameter(self.start.clone())
+        if not len(self.prototypes):  # else they were loaded before
+            self.prototypes = nn.Parameter(self.start.clone())
         if self.config.constraint == "l2":
             self.multipliers = self.certainty(batches)
 

@@ -73,7 +73,6 @@ class CLIPLoRA(Method):
     """Low-rank changes of attention in both towers, no prompts."""
 
     category = "low-rank"
-    title = "CLIP-LoRA"
     parameters_vit_b16 = 184_320
     authors_half = None
     recipes: ClassVar = {

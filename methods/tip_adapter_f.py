@@ -66,7 +66,8 @@ class TipAdapterF(TipAdapter):
     }
 
     def remember(self, keys: Tensor) -> None:
-        self.keys = nn.Parameter(keys)
+        if not len(getattr(self, "keys", ())):  # else they were loaded before
+            self.keys = nn.Parameter(keys)
 
     def official_parameters(self) -> dict[str, nn.Parameter]:
         return {"adapter.weight": self.keys}  # type: ignore[dict-item]

@@ -110,3 +110,16 @@ def test_losses_and_steps_equal_the_reference(
     close(method.prototypes - before, moved, 1e-3 * float(moved.abs().max()))
     with torch.no_grad():
         close(method(golden_images).logits, stored[f"logits_step3{ending}"], LOGITS)
+
+
+@torch.no_grad()
+def test_a_checkpoint_may_come_before_the_images(
+    golden_backbone: pb.Backbone, golden_recipe: ModuleType, golden_folder: Path, pool: Pool, golden_images: Tensor
+) -> None:
+    late = made(golden_backbone, golden_recipe, pool)
+    early = pb.create_method("clap", golden_backbone, golden_recipe.CLASS_NAMES, views=5)
+    for method in (late, early):
+        pb.load_official_checkpoint(method, golden_folder / CHECKPOINT)
+    show_training_images(early, pool, seed=0)
+    assert torch.equal(early(golden_images).logits, late(golden_images).logits)
+    assert torch.equal(early.multipliers, late.multipliers)

@@ -166,3 +166,20 @@ def test_a_file_of_keys_in_the_other_orientation_is_refused(make: Callable[..., 
     empty = pb.create_method("tip_adapter_f", fresh.backbone, ["cat", "dog"])
     with pytest.raises(pb.UsageError, match=r"is \(32, 24\) in the file, \(0, 32\) here"):
         pb.load_official_checkpoint(empty, golden_folder / TRAINED / "keys_2shots.pt")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["tip_adapter_f"], indirect=True)
+def test_learned_keys_may_come_before_the_images(
+    make: Callable[..., Any],
+    golden_recipe: ModuleType,
+    golden_folder: Path,
+    views: list[ImageFeatures],
+    stored: dict[str, Tensor],
+    golden_images: Tensor,
+) -> None:
+    late = make("tip_adapter_f")
+    early = pb.create_method("tip_adapter_f", late.backbone, golden_recipe.CLASS_NAMES)
+    pb.load_official_checkpoint(early, golden_folder / TRAINED / "best_F_2shots.pt")
+    early.prepare((Images(features=features), stored["cache_labels"]) for features in views)
+    assert torch.equal(early(golden_images).logits, late(golden_images).logits)
