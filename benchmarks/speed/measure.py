@@ -24,7 +24,7 @@ from .timing import Matmul, Turns, allocator, tune
 SCHEMA = 1
 VIT_B16 = "ViT-B-16-quickgelu:random"
 SMALL = 256  # a narrower text tower is cheap enough for everything to be run
-# Batches of the recipes, and the larger ones that are timed besides.
+# Batches of the recipes, and others that are timed besides.
 OF_RECIPES = {
     "coop": 32,
     "cocoop": 1,
@@ -51,7 +51,7 @@ CACHED = ("coop", "kgcoop", "prograd", "tcp", "tip_adapter_f", "clip_adapter", "
 BY_CHOICE = ("kgcoop", "prograd", "tcp", "locoop", "clip_adapter", "taskres", "clap", "mma")
 """Methods whose steps are timed on a large backbone where they are named alone."""
 RECIPE_BATCH = {label: batch for label, batch in OF_RECIPES.items() if label in registry.names("methods")}
-LARGER_BATCH = {"coop": 256, "cocoop": 8, "mutual": 8, "maple": 16}
+OTHER_BATCH = {"coop": 256, "cocoop": 8, "mutual": 8, "maple": 16, "clip_lora": 4}
 MAIN = 100  # classes that the bars are for
 
 
@@ -159,7 +159,7 @@ def plan(settings: Settings, small: bool) -> Iterator[tuple[str, int, list[str]]
 
 def pieces(label: str, main: bool, small: bool, whole: bool) -> Iterator[str]:
     """Names of the steps: side, where image features come from, batch."""
-    batch, larger = RECIPE_BATCH[label], LARGER_BATCH.get(label)
+    batch, other = RECIPE_BATCH[label], OTHER_BATCH.get(label)
     cached = label in CACHED
     if whole and cached:
         yield f"plain-cached-{batch}"
@@ -169,11 +169,11 @@ def pieces(label: str, main: bool, small: bool, whole: bool) -> Iterator[str]:
         if whole:
             yield f"plain-images-{batch}"
         yield f"ours-images-{batch}"
-    if larger and whole and (main or label == "cocoop"):
+    if other and whole and (main or label == "cocoop"):
         source = "cached" if cached else "images"
         if not PLAIN[label].per_image:
-            yield f"plain-{source}-{larger}"
-        yield f"ours-{source}-{larger}"
+            yield f"plain-{source}-{other}"
+        yield f"ours-{source}-{other}"
 
 
 def memory(method: str, *, classes: int, batch: int) -> dict[str, Any]:

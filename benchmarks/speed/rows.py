@@ -129,6 +129,7 @@ def bars(report: Mapping[str, Any]) -> list[Row]:
     ratio("MaPLe step, batch 4", "maple", "plain-images-4", "ours-images-4", 4.5)
     if any(group["method"] == "clip_lora" for group in groups):  # the others were measured before it was there
         ratio("CLIP-LoRA step, batch 32", "clip_lora", "plain-images-32", "ours-images-32", 5)
+        ratio("CLIP-LoRA step, batch 4", "clip_lora", "plain-images-4", "ours-images-4", 5)
     if any(group["method"] == "tip_adapter_f" for group in groups):
         what = "Tip-Adapter-F step, batch 256, ours cached, plain encodes"
         ratio(what, "tip_adapter_f", "plain-images-256", "ours-cached-256", 20)
