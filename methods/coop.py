@@ -84,11 +84,8 @@ class CoOp(Method):
         self.transfers = not config.csc
         self.transfers_reason = "class-specific contexts exist for the training classes only" if config.csc else ""
         prompts.check_position(self.words, config.class_token_position, config.csc)
-        self.ctx = nn.Parameter(
-            prompts.from_words(backbone, self.words, self.n_ctx)  # (n, d)
-            if self.words
-            else prompts.random_context(0 if config.csc else self.n_ctx, backbone.text_width)
-        )
+        n = 0 if config.csc else self.n_ctx
+        self.ctx = nn.Parameter(prompts.initial_context(backbone, self.words, n))  # (n, d), or (K, n, d) in set_classes
 
     def set_classes(self, names: Sequence[str]) -> None:
         if self.config.csc:

@@ -26,17 +26,17 @@ resized bicubically, as all others; the authors' utils/train_eval_util.py also h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from promptbench.clip import prompts
-from promptbench.clip.backbone import Backbone
 from promptbench.config import UsageError
-from promptbench.method import ImageFeatures, Images, Method, MethodConfig, Recipe
+from promptbench.method import ImageFeatures, Images, MethodConfig, Recipe
+
+from .coop import CoOp
 
 SCRIPTS = "authors' README and scripts/locoop/train.sh with vit_b16_ep50"
 ON_IMAGENET = {"topk": 200}
@@ -48,15 +48,14 @@ def recipe(origin: Literal["authors", "transferred"], source: str, **overrides: 
     return Recipe(epochs=50, lr=0.002, batch=32, overrides=overrides, origin=origin, source=source)
 
 
-class LoCoOp(Method):
+class LoCoOp(CoOp):
     """One learned context for all classes, or one for each, undecided on patches of something else."""
 
     category = "OOD"
     parameters_vit_b16 = 8192
-    authors_half = ("ctx",)
     dense_scores = True
-    frozen_image_tower = True
     reads_dense = True
+    presets: ClassVar = {}
     recipes: ClassVar = {
         ("ood", "imagenet"): recipe("authors", SCRIPTS, **ON_IMAGENET),
         ("few_shot", "imagenet"): recipe("authors", SCRIPTS, **ON_IMAGENET),
@@ -97,26 +96,6 @@ class LoCoOp(Method):
                     f"'topk' is {self.topk}: write a count of classes without a point, such as 200, or a share of them "
                     "above 0 and below 1, such as 0.2."
                 )
-
-    def __init__(self, config: Config, backbone: Backbone) -> None:
-        super().__init__(config, backbone)
-        self.words = prompts.words_of(config.ctx_init)
-        self.n_ctx = prompts.context_length(self.words, config.n_ctx, backbone)
-        self.transfers = not config.csc
-        self.transfers_reason = "class-specific contexts exist for the training classes only" if config.csc else ""
-        prompts.check_position(self.words, config.class_token_position, config.csc)
-        n = 0 if config.csc else self.n_ctx
-        self.ctx = nn.Parameter(prompts.initial_context(backbone, self.words, n))  # (n, d), or (K, n, d) in set_classes
-
-    def set_classes(self, names: Sequence[str]) -> None:
-        if self.config.csc:
-            self.ctx = prompts.for_each_class(self.ctx, len(names), self.n_ctx)
-        super().set_classes(names)
-        position = self.config.class_token_position
-        self.arranged = prompts.arranged(self.backbone, self.words, self.n_ctx, names, position, self.config.csc)
-
-    def encode_classes(self) -> Tensor:
-        return self.arranged.encode(self.backbone, self.ctx)
 
     def encode_images(self, images: Images | Tensor) -> ImageFeatures:
         return self.backbone.encode_image(images, local=True)

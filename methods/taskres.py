@@ -96,21 +96,12 @@ class TaskRes(Method):
         first = not self.trained_names
         super().set_classes(names)
         templates = self.templates_of_classes(names=self.trained_names)
-        self.texts = prompts.ensemble(self.backbone, templates, self.class_names, as_spelled=True)
-        self._frozen: Tensor | None = None
+        self.texts = prompts.FrozenTexts(self.backbone, templates, self.class_names, normalised=False, as_spelled=True)
         if first:
             self.residuals = nn.Parameter(torch.zeros(len(self.class_names), self.backbone.embed_dim))  # (K, D)
 
     def encode_classes(self) -> Tensor:
-        return self.frozen_text() + self.config.alpha * self.residuals[self.rows()]
-
-    @torch.no_grad()
-    def frozen_text(self) -> Tensor:
-        """What frozen CLIP says of the current classes, (K, D), in float32 under any precision, for it is kept."""
-        if self._frozen is None:
-            with torch.autocast(self.backbone.device.type, enabled=False):
-                self._frozen = self.texts.encode(self.backbone, normalised=False)
-        return self._frozen
+        return self.texts.features() + self.config.alpha * self.residuals[self.rows()]
 
     def official_parameters(self) -> dict[str, nn.Parameter]:
         return {"text_feature_residuals": self.residuals}

@@ -13,7 +13,7 @@ Letters: B images, K classes, n prompt tokens, P patches, d width of a tower, D 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -355,8 +355,8 @@ class TCP(KgCoOp):
         self.sentences(" ".join(["X"] * max(n, CLASS_PROMPTS)), n)
 
     def text(self) -> Tensor:
-        weights = (self.learned[f"meta_net.linear{i}.{kind}"] for i in (1, 2) for kind in ("weight", "bias"))
-        w1, b1, w2, b2 = weights
+        w1, w2 = (self.learned[f"meta_net.linear{i}.weight"] for i in (1, 2))
+        b1, b2 = (self.learned[f"meta_net.linear{i}.bias"] for i in (1, 2))
         h = F.linear(F.normalize(self.target, dim=-1), w1, b1)
         of_classes = F.linear(h * torch.sigmoid(1.702 * h), w2, b2).unflatten(-1, (CLASS_PROMPTS, -1))
         embeddings = self.with_context(self.learned["ctx"])
@@ -434,12 +434,8 @@ class CLAP(Plain):
         return logits, F.cross_entropy(logits, labels) + (self.method.multipliers * moved).mean()
 
 
-class CLIPLoRA(Plain):
-    """Branches as the authors' linear layers compute them: the product of B and A is made, d x d, and applied."""
-
-    def tokenize(self) -> None:
-        self.ids, self.embeddings = self.towers.tokens([f"a photo of a {name}." for name in self.names])
-        self.factor = self.config.alpha * self.config.rank**-0.5
+class OtherBlocks(Plain):
+    """Both towers with blocks that are not CLIP's."""
 
     def features(self, pixels: Tensor) -> Tensor:
         visual = self.towers.clip.visual
@@ -453,6 +449,17 @@ class CLIPLoRA(Plain):
 
     def run(self, tower: str, transformer: Any, x: Tensor, mask: Tensor | None) -> Tensor:
         """Tokens x (N, T, d) after all blocks of a tower."""
+        raise NotImplementedError
+
+
+class CLIPLoRA(OtherBlocks):
+    """Branches as the authors' linear layers compute them: the product of B and A is made, d x d, and applied."""
+
+    def tokenize(self) -> None:
+        self.ids, self.embeddings = self.towers.tokens([f"a photo of a {name}." for name in self.names])
+        self.factor = self.config.alpha * self.config.rank**-0.5
+
+    def run(self, tower: str, transformer: Any, x: Tensor, mask: Tensor | None) -> Tensor:
         for i, block in enumerate(transformer.resblocks):
             h, attention = block.ln_1(x), block.attn
             parts = zip("qkv", attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3), strict=True)
@@ -471,26 +478,17 @@ class CLIPLoRA(Plain):
         return F.linear(x, weight, bias) + dropped @ product.T * self.factor
 
 
-class MMA(Plain):
+class MMA(OtherBlocks):
+    ADAPTERS: ClassVar = {"vision": "visual_adapter", "text": "text_adapter"}
+
     def tokenize(self) -> None:
         self.ids, self.embeddings = self.towers.tokens([f"{self.config.ctx_init} {name}." for name in self.names])
 
-    def features(self, pixels: Tensor) -> Tensor:
-        visual = self.towers.clip.visual
-        x = self.run("visual", visual.transformer, visual._embeds(pixels), None)
-        return visual.ln_post(x[:, 0]) @ visual.proj  # type: ignore[no-any-return]
-
-    def text(self) -> Tensor:
-        clip = self.towers.clip
-        x = self.run("text", clip.transformer, self.embeddings + clip.positional_embedding, clip.attn_mask)
-        return self.towers.read(x, self.ids)
-
     def run(self, tower: str, transformer: Any, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Tokens x (N, T, d) after all blocks of a tower."""
         for i, block in enumerate(transformer.resblocks, start=1):
             y = block(x, attn_mask=mask)
             if self.config.first_layer <= i <= self.config.last_layer:
-                y = y + self.adapted(f"{tower}_adapter.{i}", f"shared_adapter.{i}", block.ln_1, x)
+                y = y + self.adapted(f"{self.ADAPTERS[tower]}.{i}", f"shared_adapter.{i}", block.ln_1, x)
             x = y
         return x
 

@@ -63,7 +63,8 @@ class Change:
 
     def tensors(self) -> list[Tensor]:
         """Of the low-rank changes; those that `beside` uses are its own."""
-        return [tensor for matrix in self.low_rank.values() for tensor in (matrix.down, matrix.up)]
+        changes = self.low_rank.values()
+        return [*(change.down for change in changes), *(change.up for change in changes)]
 
 
 class Attention(NamedTuple):

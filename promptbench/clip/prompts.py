@@ -197,19 +197,30 @@ class FrozenTexts:
         backbone: Whose text tower it is.
         templates: One or several, whose features are averaged.
         names: K.
+        normalised: Whether features are, before they are averaged and afterwards.
+        as_spelled: As in `ensemble`.
     """
 
-    def __init__(self, backbone: Backbone, templates: Sequence[str], names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        templates: Sequence[str],
+        names: Sequence[str],
+        normalised: bool = True,
+        as_spelled: bool = False,
+    ) -> None:
         self._backbone = backbone
-        self._texts = ensemble(backbone, templates, names)
+        self._texts = ensemble(backbone, templates, names, as_spelled)
+        self._normalised = normalised
         self._features: Tensor | None = None
 
     @torch.no_grad()
     def features(self) -> Tensor:
-        """(K, D), normalised, in float32 under any precision."""
+        """(K, D), in float32 under any precision."""
         if self._features is None:
             with torch.autocast(self._backbone.device.type, enabled=False):
-                self._features = F.normalize(self._texts.encode(self._backbone, normalised=True), dim=-1)
+                found = self._texts.encode(self._backbone, self._normalised)
+                self._features = F.normalize(found, dim=-1) if self._normalised else found
         return self._features
 
 

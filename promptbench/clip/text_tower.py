@@ -529,8 +529,8 @@ class Layout(NamedTuple):
 
     def longer(self, n: int) -> Layout:
         """That of the same texts with n tokens more before what is read."""
-        lengths, read = (tuple(n + count for count in counts) for counts in self[:2])
-        return self._replace(lengths=lengths, read=read)
+        lengths = tuple(n + length for length in self.lengths)
+        return self._replace(lengths=lengths, read=tuple(n + place for place in self.read))
 
 
 @dataclass(frozen=True)

@@ -166,8 +166,13 @@ class FeatureBatches:
             yield Images(features=features, dense=features.local is not None), self.labels[index]
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self.labels if self.sampler is None else self.sampler), self.batch)
-        return whole if (self.drop_last and whole > 0) or not rest else whole + 1
+        return count_batches(len(self.labels if self.sampler is None else self.sampler), self.batch, self.drop_last)
+
+
+def count_batches(images: int, batch: int, drop_last: bool) -> int:
+    """Batches of a pass over so many images; with `drop_last` an incomplete one counts only if it is all there is."""
+    whole, rest = divmod(images, batch)
+    return whole if (drop_last and whole > 0) or not rest else whole + 1
 
 
 def pixel_batches(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from promptbench.clip.image_tower import Images
 from promptbench.config import UsageError
-from promptbench.data.batches import Batches, EpochOrder, training_batches
+from promptbench.data.batches import Batches, EpochOrder, count_batches, training_batches
 from promptbench.data.features import (
     EVALUATION_BATCH,
     Kept,
@@ -166,15 +166,9 @@ def kept_in_training(recipe: Recipe, method: Method, train: SelectedImages, seed
     """Which features a training on kept ones reads: of as many views as it comes to see."""
     if not recipe.augment:
         return kept_of(method, method.reads_dense)
-    steps = steps_of_epoch(len(train.items), recipe)
+    steps = count_batches(len(train.items), recipe.batch, recipe.drop_last)
     views = min(recipe.train_views, recipe.passes(steps))
     return kept_of(method, method.reads_dense, views, seed, recipe.crop_scale)
-
-
-def steps_of_epoch(images: int, recipe: Recipe) -> int:
-    """Steps in a pass over so many images."""
-    whole, rest = divmod(images, recipe.batch)
-    return whole if whole and (recipe.drop_last or not rest) else whole + 1
 
 
 def kept_for_training(recipe: Recipe, method: Method, train: SelectedImages) -> bool:

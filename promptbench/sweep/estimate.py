@@ -21,7 +21,15 @@ from typing import Any, NamedTuple
 import torch
 
 from promptbench.clip.image_tower import ImageFeatures, Images
-from promptbench.data.batches import MEMORY, Batches, EpochOrder, FeatureBatches, pixel_batches, training_batches
+from promptbench.data.batches import (
+    MEMORY,
+    Batches,
+    EpochOrder,
+    FeatureBatches,
+    count_batches,
+    pixel_batches,
+    training_batches,
+)
 from promptbench.data.class_names import ClassNames
 from promptbench.data.dataset import Dataset, Item
 from promptbench.data.features import EVALUATION_BATCH, FEATURE_BATCH, Kept, kept_of, key, path_of, reads_features
@@ -32,7 +40,7 @@ from promptbench.recipe import Recipe
 from promptbench.results.result import find
 from promptbench.runs.plan import Run
 from promptbench.runs.session import Session, as_it_was, identified
-from promptbench.runs.train import kept_for_training, kept_in_training, steps_of_epoch, training_path
+from promptbench.runs.train import kept_for_training, kept_in_training, training_path
 from promptbench.sweep.loop import reason_of
 from promptbench.sweep.status import duration
 from promptbench.training.files import training_key
@@ -288,7 +296,8 @@ class Forecast:
         size = len(train.class_names), min(len(train.items), recipe.batch)
         what = (*_method(run), *size, recipe.augment, reads, spec.precision)
         step, unseen = self._once(what, partial(calibration.training, train, recipe, reads))
-        found.training += step * recipe.total_steps(steps_of_epoch(len(train.items), recipe))
+        steps = count_batches(len(train.items), recipe.batch, recipe.drop_last)
+        found.training += step * recipe.total_steps(steps)
         return waiting + unseen
 
     def _evaluate(self, calibration: Calibration, method: Method, found: Estimate) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import pytest
@@ -177,10 +178,10 @@ def test_changes_of_texts_without_a_prefix(exact: Backbone, what: str) -> None:
 
 def test_changes_that_do_not_learn_leave_gradients_to_others(exact: Backbone) -> None:
     prefix, made = learned(1, 5, exact.text_width), Learned(exact.text_width, "qkvo")
-    frozen = {
-        i: Change({name: LowRank(m.down.detach(), m.up.detach(), m.scale) for name, m in change.low_rank.items()})
-        for i, change in made.changes.items()
-    }
+    frozen = {}
+    for i, change in made.changes.items():
+        matrices = {name: LowRank(m.down.detach(), m.up.detach(), m.scale) for name, m in change.low_rank.items()}
+        frozen[i] = Change(matrices)
     found = exact.encode_text(*texts_behind(exact, 5), prefix, changes=frozen)
     same(found, whole_texts(exact, prefix, changes=made.changes), [prefix])
 
@@ -411,7 +412,7 @@ def test_texts_drop_each_by_masks_of_its_own(exact: Backbone, options: str, monk
     drawn = recorded(monkeypatch)
     found = exact.encode_text(*texts_behind(exact, n), prefix, changes=made.changes, **more)
     eot, masks = exact.embed_text(TEXTS).eot, {}
-    order = [(i, name) for i in range(3) for name in MATRICES] + [(3, name) for name in "kvqo"]
+    order = [*product(range(3), MATRICES), *product([3], "kvqo")]
     for (i, name), mask in zip(order, drawn, strict=True):
         m = 2 if options == "inserted" and i else 0
         packing = pack(layout_of(eot + m), L + m, eot.device)

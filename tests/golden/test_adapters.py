@@ -9,15 +9,12 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from closeness import close
 from torch import Tensor
 
 import promptbench as pb
 
 FEATURES, LOGITS = 5e-5, 1e-4  # of features that are not normalised
-
-
-def close(measured: Tensor, stored: Tensor, tolerance: float) -> None:
-    torch.testing.assert_close(measured.detach(), stored, atol=tolerance, rtol=0)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from closeness import close
 from torch import Tensor
 
 import promptbench as pb
@@ -20,11 +21,6 @@ CHECKPOINT = Path("clap_l2_v5-s7101/adapter/model.pth.tar-300")
 LOGITS, LOSS, STEP, OF_LARGEST = 1e-4, 2e-5, 1e-6, 1e-4
 DISTANCE = 1e-5  # relative; text that is cut at the longest prompt has other last digits, which a difference enlarges
 Pool = list[tuple[Images, Tensor]]
-
-
-def close(measured: Tensor | None, stored: Tensor, tolerance: float, relative: float = 0.0) -> None:
-    assert measured is not None
-    torch.testing.assert_close(measured.detach(), stored, atol=tolerance, rtol=relative)
 
 
 @pytest.fixture

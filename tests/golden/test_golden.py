@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from closeness import close, close_to_largest
 from torch import Tensor
 
 import promptbench as pb
@@ -61,16 +62,6 @@ BLANKS["tcp_layer2_w8"] = "a photo of a"  # which the context replaces
 """Words around the name where they are others than those that the context starts from."""
 FEATURES, LOGITS, LOSS, GRADIENT, STEP, DELTA = 1e-5, 1e-4, 2e-5, 1e-4, 1e-6, 1e-3
 OF_LR, MEAN_OF_LR = 0.05, 1e-4  # of a step of Adam, which hardly depends on the size of a gradient
-
-
-def close(measured: Tensor, stored: Tensor, tolerance: float) -> None:
-    torch.testing.assert_close(measured.detach(), stored, atol=tolerance, rtol=0)
-
-
-def close_to_largest(measured: Tensor | None, stored: Tensor, tolerance: float) -> None:
-    """`tolerance` is a fraction of the largest stored entry."""
-    assert measured is not None
-    close(measured, stored, tolerance * stored.abs().max().item())
 
 
 @pytest.fixture(params=CASES)

@@ -16,6 +16,7 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from closeness import close, close_to_largest
 from torch import Tensor, nn
 
 import promptbench as pb
@@ -28,16 +29,6 @@ CASE = "gallop_g4l4"
 CONFIG = {"n_global": 4, "n_local": 4, "topk": (2, 4, 6, 8)}
 FEATURES, LOGITS, LOSS, GRADIENT, STEP, DELTA, SCORE = 1e-5, 1e-4, 2e-5, 1e-4, 1e-6, 1e-3, 1e-5
 Stored = dict[str, Tensor]
-
-
-def close(measured: Tensor | None, stored: Tensor, tolerance: float) -> None:
-    assert measured is not None
-    torch.testing.assert_close(measured.detach(), stored, atol=tolerance, rtol=0)
-
-
-def close_to_largest(measured: Tensor | None, stored: Tensor, tolerance: float) -> None:
-    """`tolerance` is a fraction of the largest stored entry."""
-    close(measured, stored, tolerance * stored.abs().max().item())
 
 
 def by_variant(stored: Stored, field: str, variant: str, name: str) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from closeness import close
 from torch import Tensor
 
 import promptbench as pb
@@ -17,10 +18,6 @@ from promptbench.checkpoints.official import read_official
 CASE = "kgcoop_w8"
 FEATURES, TERM, GRADIENT = 1e-5, 2e-5, 1e-4  # the last of the largest entry
 Stored = dict[str, Tensor]
-
-
-def close(measured: Tensor, stored: Tensor, tolerance: float) -> None:
-    torch.testing.assert_close(measured.detach(), stored, atol=tolerance, rtol=0)
 
 
 @pytest.fixture

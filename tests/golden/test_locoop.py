@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from closeness import close
 from torch import Tensor
 
 import promptbench as pb
@@ -18,10 +19,6 @@ from promptbench.metrics.ood import scores_of
 CASE = "locoop_k4"
 LOGITS, FEATURES, TERM, GRADIENT, SCORE = 1e-4, 1e-5, 2e-5, 1e-4, 1e-6  # the gradient's of the largest entry
 Stored = dict[str, Tensor]
-
-
-def close(measured: Tensor, stored: Tensor, tolerance: float) -> None:
-    torch.testing.assert_close(measured.detach(), stored, atol=tolerance, rtol=0)
 
 
 @pytest.fixture

@@ -10,16 +10,13 @@ from types import ModuleType
 import pytest
 import torch
 import torch.nn.functional as F
+from closeness import close
 from torch import Tensor, nn
 
 from promptbench.checkpoints.official import read_official
 
 FEATURES, LOGITS, LOSS, GRADIENT = 1e-5, 1e-4, 2e-5, 1e-4
 Case = Callable[[str], dict[str, Tensor]]
-
-
-def close(measured: Tensor, stored: Tensor, tolerance: float) -> None:
-    torch.testing.assert_close(measured.detach(), stored, atol=tolerance, rtol=0)
 
 
 def test_weights_follow_the_recipe(golden_clip: nn.Module, golden_folder: Path) -> None:

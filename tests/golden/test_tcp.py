@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from closeness import close, close_to_largest
 from torch import Tensor
 
 import promptbench as pb
@@ -17,14 +18,6 @@ from promptbench.training.fit import optimizer_of
 CASE = "tcp_layer2_w8"
 FEATURES, TERM, GRADIENT, MOMENT = 1e-5, 2e-5, 1e-4, 1e-3  # the last two of the largest entry
 Stored = dict[str, Tensor]
-
-
-def close(measured: Tensor, stored: Tensor, tolerance: float) -> None:
-    torch.testing.assert_close(measured.detach(), stored, atol=tolerance, rtol=0)
-
-
-def close_to_largest(measured: Tensor, stored: Tensor, tolerance: float) -> None:
-    close(measured, stored, tolerance * stored.abs().max().item())
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from closeness import close
 from torch import Tensor
 
 import promptbench as pb
@@ -25,11 +26,6 @@ from promptbench.training.fit import optimizer_of
 FEATURES, LOGITS, LOGITS_30, LOSS, LOSS_30, GRADIENT = 1e-5, 3e-4, 1e-4, 1e-4, 2e-5, 1e-4
 METHODS = {"tip_adapter": "tip_adapter_v10_shots2", "tip_adapter_f": "tip_adapter_f_v10_shots2"}
 TRAINED = Path("tip_adapter_f_v10_shots2-s7101/caches/caltech101")
-
-
-def close(measured: Tensor | None, stored: Tensor, tolerance: float) -> None:
-    assert measured is not None
-    torch.testing.assert_close(measured.detach(), stored, atol=tolerance, rtol=0)
 
 
 @pytest.fixture(params=METHODS)

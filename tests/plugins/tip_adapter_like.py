@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import ClassVar
 
 import torch
@@ -68,7 +69,8 @@ class TipAdapterF(Method):
         super().set_classes(names)
         template = self.class_names.template
         templates = (template,) if isinstance(template, str) else template
-        texts = [t.format(prompts.readable(name)) for t in templates for name in self.class_names]
+        shown = product(templates, map(prompts.readable, self.class_names))
+        texts = [template.format(name) for template, name in shown]
         self.tokens = self.backbone.embed_text(texts)
 
     @torch.no_grad()

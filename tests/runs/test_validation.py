@@ -31,8 +31,10 @@ def test_a_result_says_by_which_images_its_settings_were_chosen(tmp_path: Path, 
     validation = [item for item in dataset.items("val") if item.label < base]
     few = base  # one of each class
     found = records(tmp_path / "out")
-    names = ("chosen_on", "chosen_on_images")
-    said = {label: [record["conditions"].get(name) for name in names] for label, (_, record) in found.items()}
+    said = {}
+    for label, (_, record) in found.items():
+        conditions = record["conditions"]
+        said[label] = [conditions.get("chosen_on"), conditions.get("chosen_on_images")]
     assert said["tip_adapter@"] == [None, None]
     assert said["tip_adapter@searched"] == ["few", few]
     assert said["tip_adapter_f@authors"] == ["all", len(validation)]

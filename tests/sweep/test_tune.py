@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from itertools import product
 from pathlib import Path
 
 import make_fake
@@ -212,7 +213,7 @@ def test_a_method_that_counts_steps_is_varied_in_them() -> None:
         return [dict(point.settings) for point in points_of(request, {})]
 
     rates, lengths = (6.7e-5, 2e-4, 6e-4), (4000, 8000, 16000)
-    assert settings(shots=16) == [{"lr": lr, "steps": steps} for lr in rates for steps in lengths]
+    assert settings(shots=16) == [{"lr": lr, "steps": steps} for lr, steps in product(rates, lengths)]
     by_epochs = settings(shots=16, settings={"clip_lora.epochs": 4})
     assert [point["epochs"] for point in by_epochs[:3]] == [2, 4, 8] and "steps" not in by_epochs[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import pytest
@@ -131,7 +132,7 @@ class Guided(Method):
         }
 
     def combine_gradients(self, gradients: Mapping[str, list[Tensor]]) -> list[Tensor]:
-        self.seen.append({name: [gradient.clone() for gradient in of_term] for name, of_term in gradients.items()})
+        self.seen.append(copy.deepcopy(dict(gradients)))
         kept = [a - (a * b).sum().clamp(max=0) / b.pow(2).sum().clamp(min=1e-12) * b for a, b in by_pair(gradients)]
         return [a + b for a, b in zip(kept, gradients["weight"], strict=True)]
 

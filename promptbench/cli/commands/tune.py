@@ -63,10 +63,10 @@ def describe(search: Search, request: Request) -> str:
     trials = search.trials
     titles = {"pseudo_base": "pseudo-base", "pseudo_new": "pseudo-new", "h": "H"}
     header = (*(titles[name] for name in trials[0].figures()), *trials[0].settings)
-    rows = [
-        (*(f"{figure:.1f}" for figure in trial.figures().values()), *map(shown, trial.settings.values()))
-        for trial in trials
-    ]
+    rows = []
+    for trial in trials:
+        figures = [f"{figure:.1f}" for figure in trial.figures().values()]
+        rows.append((*figures, *map(shown, trial.settings.values())))
     best = ", ".join(f"{name}: {shown(value)}" for name, value in trials[0].settings.items())
     return (
         f"{search.label}, {protocol}, suite {request.suite.name}: averages over "

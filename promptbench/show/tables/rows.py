@@ -515,7 +515,11 @@ def _knowledge_remarks(rows: Sequence[Row]) -> Iterator[str]:
 
 def _labels(rows: Sequence[Row], condition: str, value: str) -> list[str]:
     """The rows of which a result says so."""
-    return [row.label for row in rows if any(result.conditions.get(condition) == value for result in row.results)]
+
+    def says_so(result: Result) -> bool:
+        return bool(result.conditions.get(condition) == value)
+
+    return [row.label for row in rows if any(map(says_so, row.results))]
 
 
 def _data_remarks(results: Sequence[Result]) -> Iterator[str]:
