@@ -273,6 +273,21 @@ def question_of(options: argparse.Namespace) -> Question:
     )
 
 
+def add_asked(parser: argparse.ArgumentParser) -> None:
+    """The flags that say which stored results a page of evidence is about."""
+    add_list(parser, "--results", metavar="DIR", help=f"folders that `run` wrote to, or files; default: ./{OUTPUT}")
+    add_list(parser, "--method", metavar="M", help="only these, in this order")
+    add_list(parser, "--dataset", metavar="D", help="only these, in this order")
+
+
+def asked_of(options: argparse.Namespace) -> Question:
+    """Which stored results a page is about, from the flags of `add_asked`."""
+    from promptbench.show.tables.show import Question
+
+    places = options.results or [OUTPUT]
+    return Question(places=places, protocols=(), methods=options.method or (), datasets=options.dataset or ())
+
+
 def add_picture(parser: argparse.ArgumentParser) -> None:
     """The flags that say what is drawn."""
     parser.add_argument("--protocol", default="", metavar="P", help="default: the kind's")

@@ -143,7 +143,7 @@ def test_a_plot_of_predictions_outlives_them(folder: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("- base2new.md\n", "must have lists of mappings under 'tables' and 'plots'."),
+        ("- base2new.md\n", "must have lists of mappings under 'tables', 'plots' and 'pages'."),
         ("table: []\n", "regenerate.yaml: Unknown key 'table'. Did you mean 'tables'?"),
         ("tables: [base2new.md]\n", "an entry of 'tables' is a mapping with 'file', not 'base2new.md'."),
         ("tables: [{file: x.md}]\n", "regenerate.yaml, x.md: 'protocol' must name one protocol, not None."),

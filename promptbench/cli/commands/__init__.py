@@ -22,6 +22,7 @@ COMMANDS = (
     "results",
     "plot",
     "report",
+    "evidence",
     "regenerate",
     "tune",
     "verify",

@@ -1,12 +1,14 @@
-"""`promptbench regenerate`: tables and pictures as the file `regenerate.yaml` of a folder of results lists them.
+"""`promptbench regenerate`: tables, pictures and pages as the file `regenerate.yaml` of a folder of results lists them.
 
     tables:
       - {file: base2new.md, protocol: base2new}
     plots:
       - {file: plots/gain.png, kind: gain, column: new}
+    pages:
+      - {file: controls.md, page: controls}
 
-Besides `file` and `kind` an entry has the flags of `promptbench table` or `promptbench plot`; `true` is a flag without
-a value. Where `results` are not named they are those of the folder.
+Besides `file`, `kind` and `page` an entry has the flags of `promptbench table`, `plot` or `evidence`; `true` is a flag
+without a value. Where `results` are not named they are those of the folder.
 A picture is compared by its data, which are stored beside it.
 """
 
@@ -18,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from promptbench.cli.flags import Parser, add_picture, add_tables, picture_of, question_of
+from promptbench.cli.flags import Parser, add_asked, add_picture, add_tables, asked_of, picture_of, question_of
 from promptbench.config import UsageError, load_yaml, path_of, text_of, unknown
 from promptbench.show.plots.picture import check_picture, data_path, module_of, to_text, write_picture
 
-HELP = "rebuild committed tables and plots from the committed results"
+HELP = "rebuild committed tables, plots and pages from the committed results"
 EXAMPLE = "promptbench regenerate --check"
 LIST = "regenerate.yaml"
 DEFAULT = "results"
@@ -133,7 +135,7 @@ def items_of(listed: Path) -> Iterator[Item]:
     """What a list says to build.
 
     Raises:
-        UsageError: It is no such list, or an entry is not what `promptbench table` or `promptbench plot` takes.
+        UsageError: It is no such list, or an entry is not what `promptbench table`, `plot` or `evidence` takes.
     """
     import yaml
 
@@ -143,7 +145,7 @@ def items_of(listed: Path) -> Iterator[Item]:
         reason = " ".join(str(error).split())
         raise UsageError(f"{listed} cannot be read: {reason}.") from error
     if not isinstance(raw, Mapping) or not all(isinstance(entries, list) for entries in raw.values()):
-        raise UsageError(f"{listed} must have lists of mappings under 'tables' and 'plots'.")
+        raise UsageError(f"{listed} must have lists of mappings under 'tables', 'plots' and 'pages'.")
     for group, entries in raw.items():
         if group not in MAKERS:
             raise UsageError(f"{listed}: {unknown('key', group, MAKERS)}")
@@ -208,7 +210,21 @@ def _plot(folder: Path, entry: Mapping[str, Any]) -> Item:
     return Item(file, text, stored=data_path(file), picture=True, from_results=kind.STORED)
 
 
-MAKERS: Mapping[str, Callable[[Path, Mapping[str, Any]], Item]] = {"tables": _table, "plots": _plot}
+def _page(folder: Path, entry: Mapping[str, Any]) -> Item:
+    parser = Parser(prog="promptbench evidence")
+    add_asked(parser)
+    options = parser.parse_args(_words(folder, entry, ("file", "page")))
+
+    def text() -> str:
+        from promptbench.show.evidence.pages import page_of
+
+        _need_results(options.results)
+        return page_of(str(entry.get("page", "")), asked_of(options))
+
+    return Item(folder / entry["file"], text, stored=folder / entry["file"])
+
+
+MAKERS: Mapping[str, Callable[[Path, Mapping[str, Any]], Item]] = {"tables": _table, "plots": _plot, "pages": _page}
 
 
 def _words(folder: Path, entry: Mapping[str, Any], apart: Sequence[str]) -> list[str]:
