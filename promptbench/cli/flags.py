@@ -83,9 +83,8 @@ def add_what(parser: argparse.ArgumentParser) -> None:
     )
     shots = "training images per class, several for few_shot alone; default: the suite's"
     parser.add_argument("--shots", nargs="+", type=integer(1), metavar="N", help=shots)
-    parser.add_argument(
-        "--sampler", default="", metavar="S", help="coop, stratified, or file:PATH of a stored sample; default: coop"
-    )
+    sampler = "coop, stratified, longtail:RHO, noise:RATE[:confusable], or file:PATH of a stored sample; default: coop"
+    parser.add_argument("--sampler", default="", metavar="S", help=sampler)
     add_list(parser, "--set", metavar="M.FIELD=VALUE", help="a setting of a method, its recipe, or a dataset")
     parser.add_argument(
         "--train-views",

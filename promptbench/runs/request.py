@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptbench import registry
 from promptbench.config import LARGEST, UsageError, build, shown, to_mapping, unknown
-from promptbench.data.selection import FILE, SAMPLERS
+from promptbench.data.selection import FILE, sampler_of
 from promptbench.protocol import Plan, Protocol
 from promptbench.recipe import find_preset, parse_label
 from promptbench.suite import DatasetEntry, Suite, load_suite
@@ -122,8 +122,8 @@ class Request:
             data_seed: Draws the few-shot sample, whatever the seeds.
             train_seed: Draws initial values and order, whatever the seeds.
             shots: Training images per class; several for protocols that compare them.
-            sampler: `coop`, `stratified`, or `file:PATH` of a stored sample, which may hold {dataset}, {shots} and
-                {seed}; "" for a preset's own or CoOp's.
+            sampler: `coop`, `stratified`, `longtail:RHO`, `noise:RATE`, `noise:RATE:confusable`, or `file:PATH` of a
+                stored sample, which may hold {dataset}, {shots} and {seed}; "" for a preset's own or CoOp's.
             settings: `method.field` or `dataset.field` to a value.
             grid: `method.field` to values; a method runs with every combination.
             train_views: Random views of a training image, drawn once; None for a new one every epoch.
@@ -344,8 +344,8 @@ def check_sampler(sampler: str, seeds: Iterable[tuple[int, int]]) -> None:
     if sampler.startswith(FILE):
         if len(data_seeds) > 1 and "{seed}" not in sampler:
             raise UsageError(f"--sampler {sampler}: write {{seed}} in the path, or give one seed or --data-seed.")
-    elif sampler and sampler not in SAMPLERS:
-        raise UsageError(f"{unknown('sampler', sampler, SAMPLERS)} A stored sample is file:PATH.")
+    elif sampler:
+        sampler_of(sampler)
 
 
 def chosen(
