@@ -568,7 +568,7 @@ def open_selection(
             f"The dataset '{dataset.name}' has no {selection.split} images of its {selection.classes} classes."
         )
     items = select(pool, labels)
-    return SelectedImages(dataset, pool, chosen, items, dataset.class_names.select(labels), tuple(skipped))
+    return SelectedImages(dataset, pool, chosen, items, dataset.names_shown.select(labels), tuple(skipped))
 
 
 def images_of(dataset: Dataset, selection: Selection, seed: int, nearest: Nearest | None = None) -> list[Item]:
@@ -590,7 +590,7 @@ def few_shot_sample(
     labels = class_labels(dataset, selection.classes)
     if sampler.startswith(FILE):
         return stored_sample(path_of(sampler.removeprefix(FILE)), dataset, split, shots, seed, labels)
-    trained = Trained(labels, nearest and partial(nearest, dataset.class_names.select(labels)))
+    trained = Trained(labels, nearest and partial(nearest, dataset.names_shown.select(labels)))
     try:
         return sampler_of(sampler)(dataset.few_shot_pool(split, sampler), shots, seed, trained)
     except ValueError as error:
@@ -730,7 +730,7 @@ def shown_names(
         return chosen.class_names, chosen.labels
     dataset = open_dataset(shown.dataset)
     labels = class_labels(dataset, shown.classes)
-    names = dataset.class_names.select(labels)
+    names = dataset.names_shown.select(labels)
     if dataset.name != chosen.dataset.name:
         return names, [-1] * len(chosen.items)
     positions = {label: position for position, label in enumerate(labels)}

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptbench import registry
-from promptbench.config import LARGEST, UsageError, build, shown, to_mapping, unknown
+from promptbench.config import LARGEST, UsageError, shown, to_mapping, unknown
+from promptbench.data.dataset import config_of
 from promptbench.data.selection import FILE, sampler_of
 from promptbench.protocol import Plan, Protocol
 from promptbench.recipe import find_preset, parse_label
@@ -386,6 +387,6 @@ def options_of(entry: DatasetEntry) -> dict[str, Any]:
     """The fields of a dataset's Config, resolved; those that are marked as `later`, younger than the names of runs, are
     there where they say something."""
     cls = registry.load("datasets", entry.dataset)
-    config = build(cls.Config, dict(entry.options), f"dataset '{entry.name}'")
+    config = config_of(cls, entry.options, f"dataset '{entry.name}'")
     younger = {item.name: item.default for item in fields(config) if item.metadata.get("later")}
     return {name: value for name, value in to_mapping(config).items() if name not in younger or value != younger[name]}

@@ -27,6 +27,7 @@ with p of 3 points, or 10 among three or four seeds, whose median deviation says
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -237,7 +238,10 @@ def _said(name: str, value: str) -> str:
     text = value[1:-1] if value.startswith('"') else value
     if value == "null":
         text = "none"
-    return f"{_short(name)}={text if len(text) <= 24 else text[:8] + '...'}"
+    if len(text) > 24:  # lists and mappings, such as class names, often begin alike
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        text = f"#{digest[:8]}" if text.startswith(("[", "{")) else f"{text[:8]}..."
+    return f"{_short(name)}={text}"
 
 
 def _natural(value: str) -> tuple[int, float, str]:
