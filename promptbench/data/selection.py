@@ -37,11 +37,13 @@ from promptbench.data.class_names import ClassNames, as_read
 from promptbench.data.splits import Item, read_text
 from promptbench.storage import unpickle
 from promptbench.storage.atomic import write_atomically
+from promptbench.suite import ALPHABETICAL
 
 if TYPE_CHECKING:
     from promptbench.data.dataset import Dataset
 
 FILE = "file:"  # what names a stored sample among the samplers
+LONGEST_SEED = 18  # digits
 CONFUSABLE = "confusable"  # noise that takes the nearest class
 HELD_OUT_SHOTS = 16  # drawn per class where a dataset has no validation images
 
@@ -302,11 +304,34 @@ def _number(text: str, usage: str) -> float:
         raise UsageError(usage) from None
 
 
-def split_base_new(labels: Iterable[int]) -> tuple[list[int], list[int]]:
-    """The distinct labels, sorted, in two halves: base, the first `ceil(n / 2)`, and new, the rest."""
+def split_base_new(labels: Iterable[int], halves: str = ALPHABETICAL) -> tuple[list[int], list[int]]:
+    """The distinct labels in two halves, each sorted: base, the first `ceil(n / 2)`, and new, the rest.
+
+    Args:
+        halves: First in which order: `alphabetical`, that of the labels, as in the papers, or `random:N`, that of
+            `random.Random(N).sample` of the sorted labels.
+    """
     ordered = sorted(set(labels))
+    seed = seed_of_halves(halves)
+    if seed is not None:
+        ordered = random.Random(seed).sample(ordered, len(ordered))
     middle = (len(ordered) + 1) // 2
-    return ordered[:middle], ordered[middle:]
+    return sorted(ordered[:middle]), sorted(ordered[middle:])
+
+
+def seed_of_halves(halves: str) -> int | None:
+    """The seed that draws halves of the classes; None where they are alphabetical.
+
+    Raises:
+        UsageError: They are neither.
+    """
+    kind, colon, seed = halves.partition(":")
+    if halves == ALPHABETICAL:
+        return None
+    if kind != "random" or not (seed.isascii() and seed.isdigit()) or len(seed) > LONGEST_SEED:
+        known = (ALPHABETICAL, "random:N")
+        raise UsageError(f"{unknown('split', halves, known)} N is an integer from 0 on, for instance random:1.")
+    return int(seed)
 
 
 def select(items: Iterable[L], labels: Iterable[int]) -> list[L]:
@@ -560,7 +585,7 @@ def open_selection(
     if skipped:
         left_out = set(skipped)
         pool = [item for item in pool if item.image not in left_out]
-    labels = class_labels(dataset, selection.classes)
+    labels = class_labels(dataset, selection.classes, selection.halves)
     wanted = set(labels)
     chosen = [index for index, item in enumerate(pool) if item.label in wanted]
     if not chosen:
@@ -587,7 +612,7 @@ def few_shot_sample(
 ) -> list[Item]:
     """A few-shot sample over all classes, drawn by the selection's sampler or read from its `file:PATH`."""
     split, sampler = selection.split, selection.sampler
-    labels = class_labels(dataset, selection.classes)
+    labels = class_labels(dataset, selection.classes, selection.halves)
     if sampler.startswith(FILE):
         return stored_sample(path_of(sampler.removeprefix(FILE)), dataset, split, shots, seed, labels)
     trained = Trained(labels, nearest and partial(nearest, dataset.names_shown.select(labels)))
@@ -661,15 +686,16 @@ def _unspoilt(sampler: str) -> str:
     return "coop" if spoils(sampler) else sampler
 
 
-def class_labels(dataset: Dataset, classes: str) -> list[int]:
-    """The dataset's labels that `all`, `base`, `new` or a half of a half, such as `base.new`, stands for."""
+def class_labels(dataset: Dataset, classes: str, halves: str = ALPHABETICAL) -> list[int]:
+    """The dataset's labels that `all`, `base`, `new` or a half of a half, such as `base.new`, stands for; `halves` as
+    `split_base_new` takes it, for each of them."""
     labels = list(range(len(dataset.class_names)))
     for half in classes.split("."):
         if half not in ("all", "base", "new"):
             raise ValueError(
                 f"classes are 'all', 'base', 'new' or halves of halves such as 'base.new', not {classes!r}"
             )
-        base, new = split_base_new(labels)
+        base, new = split_base_new(labels, halves)
         labels = {"all": labels, "base": base, "new": new}[half]
     return labels
 
@@ -682,10 +708,14 @@ class Selection:
         dataset: Name of an entry of the suite.
         split: One of the dataset's splits; `held_out` is its validation images or, where it has none, training images
             that the few-shot sample leaves over; `few_held_out` is at most four of a class of these.
-        classes: `all` classes, or the first (`base`) or second (`new`) half of the sorted labels, or a half of a half
-            (`base.new`). The labels of the images selected count from 0 in that order.
+        classes: `all` classes, or the first (`base`) or second (`new`) half of them, or a half of a half (`base.new`).
+            The labels of the images selected count from 0 in that order.
         shots: Images drawn per class, over all classes before `classes` is applied; None takes the whole split.
         sampler: How they are drawn: as `selection.sampler_of` names it, or `file:PATH`.
+        halves: Which classes are base and which new: `alphabetical` or `random:N`.
+
+    Raises:
+        UsageError: There are no such halves.
     """
 
     dataset: str
@@ -693,6 +723,10 @@ class Selection:
     classes: str = "all"
     shots: int | None = None
     sampler: str = "coop"
+    halves: str = ALPHABETICAL
+
+    def __post_init__(self) -> None:
+        seed_of_halves(self.halves)
 
 
 def sample_facts(selection: Selection, chosen: SelectedImages) -> dict[str, Any]:
@@ -701,7 +735,7 @@ def sample_facts(selection: Selection, chosen: SelectedImages) -> dict[str, Any]
     if selection.sampler == "coop" or selection.shots is None:
         return {}
     true = {item.image: item.label for item in chosen.dataset.few_shot_pool(selection.split, selection.sampler)}
-    own = class_labels(chosen.dataset, selection.classes)
+    own = class_labels(chosen.dataset, selection.classes, selection.halves)
     pairs = [(true.get(item.image, own[item.label]), own[item.label]) for item in chosen.items]
     sizes = Counter(label for label, _ in pairs).values()
     changed = sum(label != shown for label, shown in pairs)
@@ -729,7 +763,7 @@ def shown_names(
     if shown is None:
         return chosen.class_names, chosen.labels
     dataset = open_dataset(shown.dataset)
-    labels = class_labels(dataset, shown.classes)
+    labels = class_labels(dataset, shown.classes, shown.halves)
     names = dataset.names_shown.select(labels)
     if dataset.name != chosen.dataset.name:
         return names, [-1] * len(chosen.items)

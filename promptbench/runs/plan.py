@@ -134,7 +134,7 @@ def plan_run(
     """One run with the settings of `settings_of` and what `facts_of` made of them."""
     plan = with_sampler(plan, chosen.sampler if chosen.method.sees_images() else "coop", seeds[0])
     sampler = named_sampler(plan.train.sampler)
-    spec = Spec(**facts, sampler=sampler, data_seed=seeds[0], train_seed=seeds[1])
+    spec = Spec(**facts, sampler=sampler, split=plan.train.halves, data_seed=seeds[0], train_seed=seeds[1])
     return Run(spec, plan, chosen.method, settings, protocol)
 
 
