@@ -43,8 +43,9 @@ if TYPE_CHECKING:
     from promptbench.data.dataset import Dataset
 
 FILE = "file:"  # what names a stored sample among the samplers
-LONGEST_SEED = 18  # digits
+TAIL, NOISE = "longtail:", "noise:"  # what names the samplers that spoil CoOp's sample
 CONFUSABLE = "confusable"  # noise that takes the nearest class
+LONGEST_SEED = 18  # digits of the seed of random halves
 HELD_OUT_SHOTS = 16  # drawn per class where a dataset has no validation images
 
 Split = Literal["train", "val", "test", "held_out", "few_held_out"]
@@ -273,15 +274,15 @@ def sampler_of(word: str) -> Callable[[Sequence[Any], int, int, Trained], list[A
     Raises:
         UsageError: There is none, or it cannot have that number.
     """
-    name, colon, given = word.partition(":")
+    name, _, given = word.partition(":")
     if word in SAMPLERS:
         return lambda items, shots, seed, trained: SAMPLERS[word](items, shots, seed)
-    if name == "longtail":
+    if f"{name}:" == TAIL:
         ratio = _number(given, f"sampler {word!r}: write longtail:RHO, for instance longtail:10.")
         if not 1 <= ratio < math.inf:
             raise UsageError(f"sampler {word!r}: RHO is a number of at least 1, not {given}.")
         return LongTail(word, ratio)
-    if name == "noise":
+    if f"{name}:" == NOISE:
         said, _, kind = given.partition(":")
         usage = f"sampler {word!r}: write noise:RATE or noise:RATE:confusable, for instance noise:0.2."
         rate = _number(said if kind in ("", CONFUSABLE) and not given.endswith(":") else "", usage)
@@ -294,7 +295,7 @@ def sampler_of(word: str) -> Callable[[Sequence[Any], int, int, Trained], list[A
 
 def spoils(sampler: str) -> bool:
     """Whether a sampler makes a long tail or wrong labels of CoOp's sample."""
-    return not sampler.startswith(FILE) and isinstance(sampler_of(sampler), (LongTail, Noise))
+    return sampler.startswith((TAIL, NOISE))
 
 
 def _number(text: str, usage: str) -> float:
@@ -325,7 +326,7 @@ def seed_of_halves(halves: str) -> int | None:
     Raises:
         UsageError: They are neither.
     """
-    kind, colon, seed = halves.partition(":")
+    kind, _, seed = halves.partition(":")
     if halves == ALPHABETICAL:
         return None
     if kind != "random" or not (seed.isascii() and seed.isdigit()) or len(seed) > LONGEST_SEED:
@@ -639,7 +640,7 @@ def stored_sample(
         if header.get(name, wanted) != wanted:
             raise UsageError(f"{path} is a sample with {name} {header[name]}, not {wanted}; name it with {{{name}}}.")
     pool = dataset.few_shot_pool(split, str(header.get("sampler", "coop")))
-    if str(header.get("sampler")).startswith("noise:"):
+    if str(header.get("sampler")).startswith(NOISE):
         sample = read_sample(path, pool, wrong_labels=True)
         _refuse_across(path, sample, pool, trained)
         return sample
@@ -730,16 +731,18 @@ class Selection:
 
 
 def sample_facts(selection: Selection, chosen: SelectedImages) -> dict[str, Any]:
-    """What a sampler other than CoOp's made of the training images: the `effective_ratio` of the largest to the
-    smallest class by their true labels, and how many `labels_changed`, where any did."""
-    if selection.sampler == "coop" or selection.shots is None:
+    """What long tails and wrong labels came to in training images: the `effective_ratio` of the largest class to the
+    smallest, and how many `labels_changed`."""
+    if selection.sampler in SAMPLERS:
         return {}
+    facts: dict[str, Any] = {}
+    if selection.sampler.startswith(TAIL):
+        sizes = Counter(chosen.labels).values()
+        facts["effective_ratio"] = max(sizes) / min(sizes)
     true = {item.image: item.label for item in chosen.dataset.few_shot_pool(selection.split, selection.sampler)}
-    own = class_labels(chosen.dataset, selection.classes, selection.halves)
-    pairs = [(true.get(item.image, own[item.label]), own[item.label]) for item in chosen.items]
-    sizes = Counter(label for label, _ in pairs).values()
-    changed = sum(label != shown for label, shown in pairs)
-    return {"effective_ratio": max(sizes) / min(sizes), **({"labels_changed": changed} if changed else {})}
+    labels = class_labels(chosen.dataset, selection.classes, selection.halves)
+    changed = sum(true.get(item.image, labels[item.label]) != labels[item.label] for item in chosen.items)
+    return {**facts, "labels_changed": changed} if changed else facts
 
 
 def validation_of(train: Selection, all_images: bool) -> Selection:
