@@ -87,9 +87,9 @@ def wilcoxon(differences: Sequence[float]) -> float:
     """The exact two-sided p of Wilcoxon's signed-rank test, from 0 to 1.
 
     Zero differences are left out, as Wilcoxon did, and equal ones share the mean of their ranks. p is the share of the
-    2^n ways to give the n ranks a sign whose sum of positive ranks lies as far from the middle as the observed one. Where
-    nothing is equal or zero, that is `scipy.stats.wilcoxon(..., method="exact")`; with equal or zero differences it is
-    that function's permutation test with every permutation.
+    2^n ways to give the n ranks a sign whose sum of positive ranks lies as far from the middle as the observed one: one
+    exact distribution for all cases. Where nothing is equal or zero it is that of `scipy.stats.wilcoxon` with the
+    method `exact`; otherwise that of its permutation test with every permutation.
 
     Args:
         differences: One per dataset.
@@ -121,7 +121,8 @@ def _ranks(values: Sequence[float]) -> list[float]:
 def holm(ps: Sequence[float]) -> list[float]:
     """The p of several tests, corrected by Holm's method for their number, in their order.
 
-    The smallest of m is multiplied by m, the next by m - 1, and so on; none falls below the one before it, or exceeds 1.
+    The smallest of m is multiplied by m, the next by m - 1, and so on; none falls below the one before it or exceeds
+    1.
     """
     order = sorted(range(len(ps)), key=lambda place: ps[place])
     corrected = [1.0] * len(ps)
