@@ -30,7 +30,7 @@ DATASETS = tuple(dict.fromkeys(entry.dataset for entry in SUITE.entries()))
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root with all 19 datasets."""
+    """A data root with all 22 datasets."""
     root = tmp_path_factory.mktemp("clip11")
     for name in DATASETS:
         make_fake.make(name, root)
@@ -63,9 +63,9 @@ def of(results: list[Result], protocol: str, method: str) -> list[Result]:
     return [result for result in results if (result.spec.protocol, result.spec.method) == (protocol, method)]
 
 
-def test_the_tree_is_that_of_all_19_datasets() -> None:
+def test_the_tree_is_that_of_all_22_datasets() -> None:
     public = {name for name in registry.names("datasets") if not name.startswith("mini_")} - {"folder"}
-    assert set(DATASETS) == public and len(DATASETS) == 19
+    assert set(DATASETS) == public and len(DATASETS) == 22
 
 
 @pytest.mark.slow
