@@ -98,7 +98,7 @@ class Protocol(ABC):
     Attributes:
         role: The suite's role whose datasets it runs over; `--dataset` replaces those.
         recipes_of: The protocol whose recipes it trains with; "" for its own.
-        scores: Names in `metrics.ood.SCORES` that are computed for every image evaluated.
+        scores: Names of the scores, one plugin each, that are computed for every image evaluated.
         metrics: What its table can show of an evaluation; the first unless the reader asks for another.
         several_shots: Whether it trains with each of the suite's `few_shots`, not with its `shots`.
         along: A field of the spec whose values are columns of the table instead of rows; "" for none.

@@ -17,7 +17,7 @@ import torch
 from promptbench import registry
 from promptbench.cli.main import main
 from promptbench.metrics.classification import accuracy
-from promptbench.metrics.ood import SCORES, detection
+from promptbench.metrics.ood import detection
 from promptbench.results.predictions import load_predictions
 from promptbench.results.result import Result, read_result, read_results
 from promptbench.runs.request import protocols_of
@@ -118,7 +118,7 @@ def test_stored_predictions_give_the_figures_again(method: str, results: list[Re
     assert accuracy(inside.logits, inside.labels) == result.metrics["id/accuracy"]
     for name in SUITE.datasets("ood"):
         assert (kept[name].labels == -1).all() and kept[name].class_names == inside.class_names
-        for score in SCORES:
+        for score in registry.load("protocols", "ood").scores:
             again = detection(inside.scores[score], kept[name].scores[score])
             assert {key: result.metrics[f"{name}/{score}/{key}"] for key in again} == again
     (half,) = (r for r in of(results, "base2new", method) if r.spec.dataset == "dtd")
