@@ -48,7 +48,7 @@ def evaluate(session: Session, run: Run, method: Method) -> Evaluated:
     reader = Reader(method, dense=run.reads_dense)
     for evaluation in run.plan.evaluations:
         chosen = open_selection(session.dataset, evaluation.selection, run.spec.data_seed)
-        shown, labels = shown_names(session.dataset, evaluation.names, chosen)
+        shown, labels = shown_names(session.dataset, evaluation.names, chosen, evaluation.same_classes)
         found.names[evaluation.name] = shown
         found.images[evaluation.name] = chosen
         reason = method.refusal(shown)

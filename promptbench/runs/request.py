@@ -203,12 +203,17 @@ def device_for(wanted: str, precision: str, elsewhere: bool) -> str:
 
 
 def protocols_of(suite: Suite, words: Iterable[str]) -> dict[str, Protocol]:
-    """The protocols named, each once; `all` stands for those whose role the suite has."""
+    """The protocols named, each once; `all` stands for the usual ones whose role the suite has."""
     names: list[str] = []
     for word in words:
-        had = [name for name in registry.names("protocols") if registry.load("protocols", name).role in suite.roles]
-        names += had if word == "all" else [word]
+        names += usual_protocols(suite) if word == "all" else [word]
     return {name: registry.load("protocols", name)() for name in dict.fromkeys(names)}
+
+
+def usual_protocols(suite: Suite) -> list[str]:
+    """The protocols that `all` stands for."""
+    known = {name: registry.load("protocols", name) for name in registry.names("protocols")}
+    return [name for name, protocol in known.items() if protocol.in_all and protocol.role in suite.roles]
 
 
 def check_scores(protocols: Mapping[str, Protocol], more: Iterable[str], assignments: Iterable[str]) -> None:

@@ -119,7 +119,8 @@ def test_ood_measures_every_set_under_every_score_and_says_what_is_missing() -> 
     assert list(blocks) == [score.title for score in open_scores(protocol.scores).values()]
     assert blocks["MCM"]["sun/auroc"] == metrics["sun/mcm/auroc"] and "id/accuracy" in blocks["MSP"]
     columns = protocol.columns("auroc", ["id", "sun"], [])
-    assert columns[-1] == Column("average/fpr95", "average FPR95", lower=True)
+    assert columns[-1] == Column("average/fpr95", "average FPR95", lower=True, help=columns[-1].help)
+    assert columns[-1].help.startswith("FPR95: in-distribution images are positive;")
 
 
 def test_few_shot_lays_shots_along_the_columns() -> None:

@@ -329,7 +329,7 @@ def _table(of: Sequence[Row], layout: TableLayout, notes: Sequence[str], dataset
         ranked=False,
         rows=tuple(of),
         lines=lines,
-        remarks=tuple(_remarks(of, sheets, blocks, columns, protocol)) + tuple(notes),
+        remarks=(*_remarks(of, sheets, blocks, columns, protocol), *_helps(columns), *notes),
     )
 
 
@@ -497,6 +497,11 @@ def _filled(columns: Sequence[Column], lines: Sequence[Line]) -> tuple[Column, .
     cells = {column.key: [line.cells[column.key] for line in lines if column.key in line.cells] for column in columns}
     kept = [column for column in columns if any(cell.values or cell.reason for cell in cells[column.key])]
     return tuple(kept or columns)
+
+
+def _helps(columns: Sequence[Column]) -> list[str]:
+    """What figures are whose names do not say it."""
+    return [sentence for sentence in dict.fromkeys(column.help for column in columns) if sentence]
 
 
 def _knowledge_remarks(rows: Sequence[Row]) -> Iterator[str]:
