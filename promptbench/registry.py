@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 _CONTRACTS = {"methods": "Method", "datasets": "Dataset", "protocols": "Protocol", "scores": "Score"}
 _PACKAGES = {kind: f"promptbench.{kind}" for kind in _CONTRACTS} | {"scores": "promptbench.metrics.scores"}
-_files: dict[str, dict[str, Path]] = {kind: {} for kind in _CONTRACTS}
+_files: dict[str, dict[str, Path]] = {}  # by kind
 
 
 class PluginFacts(NamedTuple):
@@ -163,7 +163,7 @@ def add_file(path: str | Path, kind: str = "") -> str:
         if _path(kind, file.stem).resolve() != file:
             raise UsageError(f"{file.stem!r} is already one of the {kind} ({_path(kind, file.stem)}); rename {file}.")
         return file.stem
-    _files[kind][file.stem] = file
+    _files.setdefault(kind, {})[file.stem] = file
     return file.stem
 
 
@@ -193,7 +193,8 @@ def _sources(kind: str) -> dict[str, _Source]:
             _log.warning("The entry point %r of promptbench.%s is ignored: the name is taken.", entry.name, kind)
         else:
             found[entry.name] = _Source(entry.module, None)
-    return found | {name: _Source(f"promptbench_plugin.{kind}.{name}", path) for name, path in _files[kind].items()}
+    given = {name: _Source(f"promptbench_plugin.{kind}.{name}", path) for name, path in _files.get(kind, {}).items()}
+    return found | given
 
 
 @functools.cache

@@ -61,7 +61,7 @@ def no_plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Plugins that a test adds are forgotten after it, and those of other tests are not there."""
     from promptbench import registry
 
-    monkeypatch.setattr(registry, "_files", {kind: {} for kind in registry._files})
+    monkeypatch.setattr(registry, "_files", {kind: {} for kind in ("methods", "datasets", "protocols")})
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:
