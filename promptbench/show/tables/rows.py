@@ -27,6 +27,7 @@ with p of 3 points, or 10 among three or four seeds, whose median deviation says
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -49,7 +50,8 @@ NOT_SETTINGS = ("origin", "overrides", "source")
 BY_RECIPE = "by recipe"
 BY_DATASET = "by dataset"
 
-_OPENED = ("config", "recipe", "dataset_options")
+_SCORES = "scores."
+_OPENED = ("config", "recipe", "dataset_options", "scores")
 _SETTINGS = [item for item in fields_of(Spec, SETTING, MACHINE, DATA) if item.name not in _OPENED]
 _MET = tuple(item.name for item in _SETTINGS if item.metadata["renews"] and item.name != "plugin")
 _OF_SPEC = tuple(item.name for item in _SETTINGS if item.name not in _MET)
@@ -237,6 +239,8 @@ def _said(name: str, value: str) -> str:
     text = value[1:-1] if value.startswith('"') else value
     if value == "null":
         text = "none"
+    elif name.startswith(_SCORES):  # settings, which a digest tells apart
+        text = hashlib.sha256(value.encode()).hexdigest()[:8]
     return f"{_short(name)}={text if len(text) <= 24 else text[:8] + '...'}"
 
 
