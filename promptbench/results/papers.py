@@ -35,7 +35,20 @@ COLUMNS = (
     *("method", "label", "protocol", "backbone", "shots", "dataset", "metric", "score", "value", "std", "n_seeds"),
     *("recipe", "sampler", "settings", "note", "source"),
 )
+LATER = ("selection", "by_dataset", "trials")
+"""Columns that a file may have after the others: how the settings of its figures were chosen."""
+
 RECIPES = ("", "paper", "authors")
+UNKNOWN = "unknown"
+SEARCHED: Mapping[str, str] = {
+    "few-shot validation": "a few validation images of each class",
+    "full validation": "all validation images",
+    "test": "test images",
+}
+"""Images beyond the shots that settings were chosen on; no figure of ours is judged against such a row."""
+
+SELECTIONS = ("none", "pseudo-new classes", *SEARCHED, UNKNOWN)
+BY_DATASET: Mapping[str, bool | None] = {"yes": True, "no": False, "": None}
 _SLACK = 1e-9  # of floating point, where printed digits are compared, and at a margin
 
 NO_VALUE, NOT_COMPARABLE = "no published value", "not comparable"
@@ -70,6 +83,9 @@ class Published:
         settings: Fields of the method's Config that the row's settings differ in from the recipe's.
         note: What is doubtful about the row.
         where: File and line.
+        selection: What the row's settings, or its epoch, were chosen on: one of `SELECTIONS`.
+        by_dataset: Whether they differ from dataset to dataset; None where the source does not say.
+        trials: How many settings were tried on each dataset; None where the source does not say.
     """
 
     method: str
@@ -90,6 +106,9 @@ class Published:
     note: str
     source: str
     where: str
+    selection: str = UNKNOWN
+    by_dataset: bool | None = None
+    trials: int | None = None
 
     @property
     def zero_shot(self) -> bool:
@@ -171,8 +190,11 @@ def _read(file: Path) -> Iterator[Published]:
     try:
         with open(file, encoding="utf-8", newline="") as lines:
             reader = csv.DictReader(lines, strict=True)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise UsageError(f"{file}, line 1: the columns of published figures must be {','.join(COLUMNS)}.")
+            if tuple(reader.fieldnames or ()) not in (COLUMNS, (*COLUMNS, *LATER)):
+                raise UsageError(
+                    f"{file}, line 1: the columns of published figures must be {','.join(COLUMNS)}, and may go on with "
+                    f"{','.join(LATER)}."
+                )
             for cells in reader:
                 yield _row(cells, f"{file}, line {reader.line_num}")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -181,9 +203,10 @@ def _read(file: Path) -> Iterator[Published]:
 
 def _row(cells: Mapping[str | None, str | None], where: str) -> Published:
     """The published figure in one row of a file, checked by itself."""
-    text = {name: (cells[name] or "").strip() for name in COLUMNS}
+    text = {name: (cells.get(name) or "").strip() for name in (*COLUMNS, *LATER)}
     if None in cells or None in cells.values():
-        raise UsageError(f"{where}: a row has {len(COLUMNS)} cells; put those with commas in quotes.")
+        columns = sum(name is not None for name in cells)
+        raise UsageError(f"{where}: a row has {columns} cells; put those with commas in quotes.")
     for name in ("method", "dataset", "source"):
         if not text[name]:
             raise UsageError(f"{where}: {name!r} is empty; every figure says what it is of and where it was read.")
@@ -194,6 +217,11 @@ def _row(cells: Mapping[str | None, str | None], where: str) -> Published:
         raise UsageError(f"{where}: {unknown(kind, text['metric'], METRICS[text['protocol']])}")
     if text["recipe"] not in RECIPES:
         raise UsageError(f"{where}: 'recipe' must be paper, authors or empty, not {text['recipe']!r}.")
+    selection = text["selection"] or UNKNOWN
+    if selection not in SELECTIONS:
+        raise UsageError(f"{where}: {unknown('selection', selection, SELECTIONS)}")
+    if text["by_dataset"] not in BY_DATASET:
+        raise UsageError(f"{where}: 'by_dataset' must be yes, no or empty, not {text['by_dataset']!r}.")
     value = _number(text["value"], "value", where)
     if not 0 <= value <= 100:
         raise UsageError(f"{where}: 'value' must be in percent, from 0 to 100, not {text['value']}.")
@@ -216,6 +244,9 @@ def _row(cells: Mapping[str | None, str | None], where: str) -> Published:
         note=text["note"],
         source=text["source"],
         where=where,
+        selection=selection,
+        by_dataset=BY_DATASET[text["by_dataset"]],
+        trials=_whole(text["trials"], "trials", where),
     )
 
 
@@ -385,6 +416,7 @@ def _obstacles(result: Result, row: Published) -> Iterator[str]:
         yield "the source does not state the backbone"
     elif not same_backbone(spec.backbone, row.backbone):
         yield f"backbone {spec.backbone} here, OpenAI's {row.backbone} there"
+    yield f"its settings were chosen on {SEARCHED[row.selection]}" if row.selection in SEARCHED else ""
     yield "the source does not state the settings, or no recipe has them" if not row.recipe else ""
     if not row.zero_shot:
         origin = str(spec.recipe.get("origin", ""))
