@@ -147,6 +147,8 @@ class TestShipped:
     def test_averages_follow_from_their_rows_or_have_a_note(self, shipped: list[Published]) -> None:
         tables: dict[tuple[Any, ...], dict[str, Published]] = defaultdict(dict)
         for row in shipped:
+            if row.metric == "h":
+                continue  # that of an average is of mean base and mean new, which the loader checks
             file = row.where.partition(",")[0]
             tables[file, row.method, row.protocol, row.shots, row.metric, row.score][row.dataset] = row
         checked = 0
@@ -159,7 +161,7 @@ class TestShipped:
                     mean = sum(row.value for row in parts) / size
                     near = average.rounding + parts[0].rounding + 1e-9
                     assert abs(mean - average.value) <= near or average.note, average.where
-        assert checked >= 30
+        assert checked >= 60
 
     def test_sources_that_contradict_each_other_say_so(self, shipped: list[Published]) -> None:
         coop = find(shipped, label="coop", protocol="base2new", dataset="average11", metric="new/accuracy")

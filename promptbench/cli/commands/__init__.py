@@ -23,6 +23,7 @@ COMMANDS = (
     "plot",
     "report",
     "evidence",
+    "literature",
     "regenerate",
     "tune",
     "verify",
