@@ -157,6 +157,7 @@ class TestPlot:
         assert "ATPrompt" not in points  # the same figure by another name
         assert [name for name, point in points.items() if point["searched"]] == ["PromptKD"]
 
+    @pytest.mark.slow
     def test_it_is_written(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["literature", "--plot", str(tmp_path / "h.svg"), "--method", "maple", "cocoop"]) == 0
         assert capsys.readouterr().out == f"wrote {tmp_path / 'h.svg'}\n"
@@ -184,6 +185,7 @@ class TestPlot:
         assert literature.spread([2.0, 2.0, 3.2], 1.0) == pytest.approx([1.4, 2.4, 3.4])
 
 
+@pytest.mark.slow
 def test_the_command_loads_nothing_heavy() -> None:
     code = (
         "import sys; from promptbench.cli.main import main; main(['literature', 'coverage', '--method', 'mma']); "
