@@ -24,10 +24,27 @@ LAYOUTS = ("paper", "plain")
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose mistakes are errors like all others, and whose help has room for long flags."""
+    """A parser whose mistakes are errors like all others, whose help has room for long flags, and that guesses nothing.
+
+    A beginning of a flag is none: what it would mean changes with every flag that is added.
+    """
 
     def __init__(self, **arguments: Any) -> None:
-        super().__init__(**{"formatter_class": Help, **arguments})
+        super().__init__(**{"formatter_class": Help, "allow_abbrev": False, **arguments})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, but what is left over is an error here, where the flags that it may have meant are known.
+
+        Raises:
+            UsageError: A word is neither a flag nor the value of one.
+        """
+        parsed, left = super().parse_known_args(args, namespace)
+        if left:
+            flag = left[0].partition("=")[0]
+            raise UsageError(
+                f"There is no {flag} here; see `{self.prog} --help`.{nearest(flag, self._option_string_actions)}"
+            )
+        return parsed, left
 
     def error(self, message: str) -> NoReturn:
         """Raises what `main` turns into one line."""
@@ -72,7 +89,8 @@ def add_plugin(parser: argparse.ArgumentParser) -> None:
 
 def add_what(parser: argparse.ArgumentParser) -> None:
     """The flags that say what to run."""
-    add_list(parser, "--method", metavar="M", help="methods, method@preset, or all; default: the suite's line-up")
+    methods = "methods, method@preset, or all; default: the suite's line-up"
+    parser.add_argument(*("--method", "--methods"), nargs="+", action="extend", metavar="M", help=methods)
     add_list(parser, "--protocol", metavar="P", help="protocols, or all; default: base2new")
     parser.add_argument("--suite", default="mini", metavar="S", help="a name or a YAML file; default: mini")
     add_list(parser, "--dataset", metavar="D", help="instead of the suite's: names, or folder:PATH for your own images")

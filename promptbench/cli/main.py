@@ -24,7 +24,7 @@ from importlib import import_module
 from typing import Any
 
 from promptbench import __version__
-from promptbench.cli.commands import COMMANDS
+from promptbench.cli.commands import COMMANDS, GROUPS
 from promptbench.cli.flags import Parser, known_command
 from promptbench.config import UsageError
 from promptbench.registry import add_file
@@ -205,15 +205,31 @@ def add_plugins(paths: Sequence[str]) -> None:
         add_file(path)
 
 
+class Top(Parser):
+    """The parser of the command itself, whose help shows the commands in groups."""
+
+    def format_help(self) -> str:
+        """What the package is, the commands in groups, and where to start."""
+        lines = [f"usage: {self.prog} [-h] [--version] COMMAND ...", "", str(self.description), ""]
+        for title, names in GROUPS.items():
+            lines.append(f"{title}:")
+            for name in names:
+                module = import_module(f"promptbench.cli.commands.{name}")
+                lines.append(f"  {name.replace('_', '-'):<14}{module.HELP}")
+            lines.append("")
+        return "\n".join([*lines, str(self.epilog), ""])
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line, with an example for every command."""
-    top = Parser(
+    top = Top(
         prog="promptbench",
         description="Every prompt-learning method for CLIP under the same data, backbone, trainer and evaluator.",
-        epilog="Start here: promptbench run --method maple --protocol base2new",
+        epilog="Start here: promptbench run --method maple --protocol base2new\n"
+        "Flags of a command and an example: promptbench COMMAND --help",
     )
     top.add_argument("--version", action="version", version=f"promptbench {__version__}")
-    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
     for name in COMMANDS:
         module = import_module(f"promptbench.cli.commands.{name}")
         description = f"{module.HELP[0].upper()}{module.HELP[1:]}."

@@ -57,6 +57,30 @@ def tree(folder: Path) -> dict[str, bytes | None]:
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
+@pytest.mark.parametrize(
+    ("words", "flag", "meant"),
+    [
+        (("run", "--metod", "coop"), "--metod", "--method"),
+        (
+            (
+                "table",
+                "--dlta=coop",
+            ),
+            "--dlta",
+            "--delta",
+        ),
+        (("data", "check", "dtd", "--deeep"), "--deeep", "--deep"),
+    ],
+)
+def test_a_flag_that_is_none_gets_the_nearest_one(words: tuple[str, ...], flag: str, meant: str, refused: Said) -> None:
+    said = refused(*words)
+    assert said.startswith(f"There is no {flag} here") and said.endswith(f"Did you mean '{meant}'?")
+
+
+def test_the_beginning_of_a_flag_is_none(refused: Said) -> None:
+    assert "There is no --runs here" in refused(*RUN, "--method", "coop", "--runs", "2")
+
+
 @pytest.mark.parametrize("value", ["often", "-1", "nan", "inf"])
 @pytest.mark.parametrize(
     ("name", "takes"), [("PROMPTBENCH_PARTIAL_SECONDS", "seconds"), ("PROMPTBENCH_CACHE_GB", "gigabytes")]

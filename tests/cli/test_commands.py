@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from shared_paths import TINY
 
 from promptbench import __main__, registry
+from promptbench.cli.commands import COMMANDS, GROUPS
 from promptbench.cli.describe import length, rate, recipe_line
 from promptbench.cli.main import interrupts_heard, main
 from promptbench.recipe import Recipe
@@ -426,3 +427,16 @@ def test_every_command_has_an_example(capsys: pytest.CaptureFixture[str]) -> Non
         with pytest.raises(SystemExit):
             main([name, "--help"])
         assert f"Example: promptbench {name} " in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_help_has_every_command_in_a_group_and_the_command_alone_prints_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([]) == 0
+    alone = capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert alone == capsys.readouterr().out
+    assert len(COMMANDS) == len(set(COMMANDS))
+    assert all(f"\n  {name.replace('_', '-')} " in alone for name in COMMANDS)
+    assert all(f"\n{title}:\n" in alone for title in GROUPS)

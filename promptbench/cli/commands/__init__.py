@@ -6,29 +6,13 @@ command is named by its file, "_" as "-". What a command needs is imported by `e
 
 from __future__ import annotations
 
-COMMANDS = (
-    "run",
-    "status",
-    "eval",
-    "predict",
-    "export",
-    "inspect",
-    "show_config",
-    "list",
-    "describe",
-    "check_plugin",
-    "table",
-    "diff",
-    "results",
-    "plot",
-    "report",
-    "evidence",
-    "literature",
-    "regenerate",
-    "tune",
-    "verify",
-    "data",
-    "cache",
-    "mini",
-)
-"""Modules in the order that `--help` shows them."""
+GROUPS: dict[str, tuple[str, ...]] = {
+    "run": ("run", "status", "eval", "tune"),
+    "show what is stored": ("table", "plot", "report", "evidence", "inspect", "diff", "results", "regenerate"),
+    "use what was trained": ("predict", "export"),
+    "find out": ("list", "describe", "show_config", "literature"),
+    "data and this installation": ("data", "mini", "cache", "verify", "check_plugin"),
+}
+"""Modules as `--help` groups and orders them."""
+
+COMMANDS = tuple(name for group in GROUPS.values() for name in group)
