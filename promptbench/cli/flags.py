@@ -251,6 +251,10 @@ def add_tables(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--sort", default="", metavar="COLUMN", help="methods by a column, best first")
     parser.add_argument("--delta", default="", metavar="ROW", help="add the differences to this method or row")
+    parser.add_argument(
+        "--test", default="", metavar="ROW", help="test every other row against this one, exactly, over datasets"
+    )
+    parser.add_argument("--column", default="", metavar="C", help="what --test compares, such as new; default: H")
     parser.add_argument("--per-seed", action="store_true", help="a line per seed instead of the mean")
     parser.add_argument("--with-published", action="store_true", help="papers' figures beside ours, and verdicts")
     parser.add_argument("--format", default="md", metavar="F", help=f"{', '.join(FORMATS)}; default: md")
@@ -278,6 +282,8 @@ def question_of(options: argparse.Namespace) -> Question:
         per_seed=options.per_seed,
         sort=options.sort,
         delta=options.delta,
+        test=options.test,
+        column=options.column,
         published=options.with_published,
         plain=options.layout == "plain",
         cite=options.cite,

@@ -20,8 +20,8 @@ from promptbench.cli import main
 from promptbench.config import UsageError
 from promptbench.metrics.classification import harmonic_mean
 from promptbench.results.result import Result, write_result
-from promptbench.results.spec import Spec
-from promptbench.show.plots import ablation, base_new, cost, gain, ood, seeds, shots
+from promptbench.results.spec import Spec, to_plain
+from promptbench.show.plots import ablation, base_new, cost, critical_difference, gain, ood, seeds, shots
 from promptbench.show.plots.picture import (
     COLOURS,
     KINDS,
@@ -36,6 +36,7 @@ from promptbench.show.plots.picture import (
     write_picture,
 )
 from promptbench.show.plots.source import NothingToShow, Source, read_source
+from promptbench.suite import load_suite
 
 MINI = REPOSITORY / "results" / "mini"
 
@@ -275,6 +276,58 @@ def test_histograms_of_many_methods_are_refused(stored: Any, tmp_path: Path) -> 
         ood.data(source)
 
 
+def over_datasets(figures: Mapping[str, Sequence[float]]) -> Source:
+    """H of methods, dataset by dataset."""
+    results = []
+    for label, of_row in figures.items():
+        method, _, preset = label.partition("@")
+        facts = {"method": method, "preset": preset}
+        results += [base2new(figure, figure, dataset=f"set{place}", **facts) for place, figure in enumerate(of_row)]
+    return Source(places=(), protocol="base2new", results=tuple(results), methods=tuple(figures))
+
+
+def test_ranks_and_groups_after_friedman() -> None:
+    # Ranks on ten datasets: a 1, b 2 but 3 on two, c 3 but 2 on two, d 4; means 1, 2.2, 2.8, 4.
+    # Friedman: 12 * 10 / (4 * 5) * (1.5^2 + 0.3^2 + 0.3^2 + 1.5^2) = 28.08; CD: 2.569 * sqrt(4 * 5 / 60) = 1.483
+    figures = {"a": [90] * 10, "b": [80] * 8 + [70] * 2, "c": [75] * 10, "d": [10] * 10, "e": [99] * 9}
+    data = critical_difference.data(over_datasets(figures))
+    assert data["rows"] == [
+        {"method": method, "rank": pytest.approx(rank)} for method, rank in (("a", 1), ("b", 2.2), ("c", 2.8), ("d", 4))
+    ]
+    assert data["friedman"]["statistic"] == pytest.approx(28.08)
+    assert data["critical_difference"] == pytest.approx(1.483, abs=5e-4)
+    assert data["groups"] == [[0, 1], [1, 2], [2, 3]]  # a to c and b to d are 1.8 apart
+    assert data["left_out"] == ["e"] and len(data["datasets"]) == 10
+
+
+def test_nothing_differs_where_friedman_says_so() -> None:
+    figures = {"a": [1, 2] * 5, "b": [2, 1] * 5, "c": [1.5] * 10}
+    data = critical_difference.data(over_datasets(figures))
+    assert data["groups"] == [[0, 2]] and data["friedman"]["p"] == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "datasets", "sentence"),
+    [
+        (4, 9, "A critical-difference plot needs 10 datasets, and there are 9; `promptbench table --test` compares"),
+        (11, 10, "shows 3 to 10 rows, and 11 have a figure on every dataset; choose some with --method."),
+        (2, 10, "shows 3 to 10 rows, and 2 have"),
+    ],
+)
+def test_few_datasets_and_many_rows_make_no_critical_difference(
+    rows: int, datasets: int, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = over_datasets({f"m{row}": [50.0 + row] * datasets for row in range(rows)})
+    for result in source.results:
+        path = tmp_path / f"{result.name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(to_plain(result)), encoding="utf-8")
+    call = ["plot", "critical-difference", "--results", str(tmp_path), "-o", str(tmp_path / "x.png")]
+    assert main.main(call) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1 and not (tmp_path / "x.png").exists()
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The result file of GalLoP, trained for a moment on coloured squares."""
@@ -370,8 +423,11 @@ def pictures(tmp_path: Path) -> dict[str, dict[str, Any]]:
     data = {
         kind: module_of(kind).data(read_source([tmp_path], module_of(kind).PROTOCOL, fields=fields))
         for kind in KINDS
-        if module_of(kind).PROTOCOL
+        if module_of(kind).PROTOCOL and kind != "critical-difference"  # which wants ten datasets and no more rows
     }
+    ranked = {label: [50.0 + 2 * place + (place * one) % 3 for one in range(10)] for place, label in enumerate(methods)}
+    ranked["dpl@long_preset_with_an_odd_name"] = ranked.pop("dpl")
+    data["critical-difference"] = critical_difference.data(replace(over_datasets(ranked), suite=load_suite("mini")))
     grid = [[0.1, 0.2], [0.3, 0.4]]
     facts = {name: data["gain"][name] for name in ("protocol", "suite", "backbone", "shots", "seeds", "note")}
     maps = [{"method": name, "cosines": grid} for name in ("zeroshot", "gallop")]

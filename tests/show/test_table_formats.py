@@ -198,6 +198,18 @@ class TestLatex:
         assert set(re.findall(r"^@\w+\{(\w+),$", bib, re.MULTILINE)) == {"zhou2022coop", "khattak2023maple"}
         assert "promptbench" not in bib and bib.count("{") == bib.count("}")
 
+    @pytest.mark.parametrize("plain", [True, False])
+    def test_tests_against_one_row_are_a_float_of_their_own(self, plain: bool) -> None:
+        text = shown(twelve(), format="latex", plain=plain, test="coop")
+        tested = parse_latex(text)[-1]
+        assert tested[0][:4] == ["compared", "method", "datasets", r"mean $\Delta$"]
+        # eleven differences of one sign: 2/2^11 = 0.00098, twice that for two rows
+        assert [row[1:3] + row[4:7] for row in tested[1:]] == [
+            [method, "11", "11/0/0", "0.0010", "0.0020"] for method in ("maple", "vpt")
+        ]
+        assert r"\caption{Each row against coop: base2new on clip11" in text
+        assert r"2/2\textasciicircum{}11 = 0.0010, corrected for 2 rows 0.0020." in text
+
     def test_a_method_without_a_paper_is_not_cited(self) -> None:
         text = shown(twelve(("coop", "mine")), format="latex", cite=True)
         rows = [row[0] for row in parse_latex(text)[0][1:]]
@@ -266,6 +278,14 @@ class TestHtml:
         assert page.tags >= {"strong", "u"} and not page.tags & {"script", "link", "img"}
         first = [r.name for r in results if (r.spec.dataset, r.spec.method) == ("imagenet", "coop")]
         assert page.titles[0] == "; ".join(["seed 1: 71.0", "seed 2: 72.0", "seed 3: 73.0", *first])
+
+    def test_tests_against_one_row_are_a_table_of_their_own(self) -> None:
+        page = parse_html(shown(twelve(), format="html", test="coop"))
+        start = page.rows.index(next(row for row in page.rows if row[0] == "compared"))
+        assert [row[1:3] + row[4:7] for row in page.rows[start + 1 :]] == [
+            [method, "11", "11/0/0", "0.0010", "0.0020"] for method in ("maple", "vpt")
+        ]
+        assert len({len(row) for row in page.rows[start:]}) == 1
 
     def test_all_text_is_escaped(self) -> None:
         hostile = '<script>alert("1")</script>&'

@@ -192,13 +192,11 @@ def column_of(table: Table, wanted: str = "") -> Column:
         UsageError: The table has no such column.
     """
     if wanted:
-        found = [column for column in table.columns if wanted in (column.title, column.key)]
+        found = table.column(wanted)
         if not found:
             raise unknown(f"column of {table.protocol}", wanted, [column.title for column in table.columns])
-        return found[0]
-    derived = [column for column in table.columns if column.derived]
-    averages = [column for column in table.columns if column.key.startswith("average/")]
-    return [*derived, *averages, table.columns[-1]][0]
+        return found
+    return table.main_column
 
 
 def axis(table: Table, line: Line, column: Column) -> str:

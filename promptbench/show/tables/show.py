@@ -20,6 +20,7 @@ from promptbench.show.tables.formats import latex
 from promptbench.show.tables.formats.records import render_csv, render_csv_long, render_json
 from promptbench.show.tables.formats.texts import Style, html_sections, render_html, render_markdown
 from promptbench.show.tables.rows import build_tables, setting_named
+from promptbench.show.tables.significance import with_seeds_that_do_not_tell, with_tests
 from promptbench.show.tables.table import Table, TableLayout
 from promptbench.show.tables.views import per_seed, sort_by, with_differences
 from promptbench.suite import Suite, load_suite, suite_names
@@ -47,6 +48,8 @@ class View:
         per_seed: Whether a line is a seed instead of the mean.
         sort: The column that methods are sorted by; "" keeps their order.
         delta: The row that differences are taken to; "" for none.
+        test: The row that all others are tested against; "" for none.
+        column: The column that is tested; "" for the one that sums a table up.
         published: Whether papers' figures stand beside ours.
         plain: Whether LaTeX is one tabular per table.
         cite: Whether methods are cited in LaTeX.
@@ -58,6 +61,8 @@ class View:
     per_seed: bool = False
     sort: str = ""
     delta: str = ""
+    test: str = ""
+    column: str = ""
     published: bool = False
     plain: bool = False
     cite: bool = False
@@ -92,6 +97,10 @@ class Question:
             raise unknown("format", self.view.format, FORMATS)
         if self.view.cite and self.view.format != "latex":
             raise UsageError(f"--cite is for --format latex, not {self.view.format}; --bib goes with every format.")
+        if self.view.column and not (self.view.test or self.view.delta):
+            raise UsageError(
+                "--column says what --test compares, or what the seeds of --delta tell; name a row for one."
+            )
 
 
 def stored_tables(question: Question) -> list[Table]:
@@ -210,6 +219,8 @@ def table(
     per_seed: bool = False,
     sort: str = "",
     delta: str = "",
+    test: str = "",
+    column: str = "",
     published: bool = False,
 ) -> Tables:
     """The comparison tables of results, one per protocol, suite and backbone, as `promptbench table` prints them.
@@ -223,12 +234,23 @@ def table(
         per_seed: Whether a line is a seed instead of the mean.
         sort: The column that methods are sorted by, best first.
         delta: The row that differences are taken to.
+        test: The row that all others are tested against, over datasets.
+        column: The column that is tested; "" for the one that sums a table up, such as H.
         published: Whether papers' figures stand beside ours.
 
     Raises:
         UsageError: A name is not among the results, or they cannot be told apart.
     """
-    view = View(metric=metric, group_by=group_by, per_seed=per_seed, sort=sort, delta=delta, published=published)
+    view = View(
+        metric=metric,
+        group_by=group_by,
+        per_seed=per_seed,
+        sort=sort,
+        delta=delta,
+        test=test,
+        column=column,
+        published=published,
+    )
     suites = [load_suite(name) for name in suite_names()]
     return Tables(tables_of(list(results), suites, methods, datasets, view), view)
 
@@ -268,7 +290,10 @@ def tables_of(
         published = papers.load()
         tables = [with_published(table, published) for table in tables]
     tables = sort_by(tables, view.sort) if view.sort else tables
+    tables = with_tests(tables, view.test, view.column) if view.test else tables
     tables = with_differences(tables, view.delta) if view.delta else tables
+    for reference in dict.fromkeys(filter(None, (view.test, view.delta))):
+        tables = with_seeds_that_do_not_tell(tables, reference, view.column)
     return [per_seed(table) for table in tables] if view.per_seed else tables
 
 

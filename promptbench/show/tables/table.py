@@ -9,6 +9,7 @@ from functools import cached_property
 from itertools import chain
 from typing import Any
 
+from promptbench.metrics.statistics import Interval, smallest_p
 from promptbench.protocol import Column, Protocol
 from promptbench.results.result import Result
 
@@ -208,6 +209,73 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Tested:
+    """A row against another: the exact test over datasets, and the differences over seeds.
+
+    Attributes:
+        line: The line that sums the row up.
+        seeds: How many both have.
+        interval: Of the differences of that line, seed by seed, in points; None without a common seed.
+        needed: How many seeds would show a difference of 1 point; None with fewer than two common ones.
+        difference: Mean over datasets of the row's figure minus the other's, in points; None if it is not tested.
+        won: On how many datasets the row is better.
+        tied: On how many both are equal.
+        lost: On how many the other is better.
+        p: Exact and two-sided, by Wilcoxon's signed-rank test, from 0 to 1.
+        holm: The same, corrected for the number of rows tested.
+        why: Why it is not tested, or "".
+    """
+
+    line: Line
+    seeds: int
+    interval: Interval | None
+    needed: int | None
+    difference: float | None = None
+    won: int = 0
+    tied: int = 0
+    lost: int = 0
+    p: float | None = None
+    holm: float | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Test:
+    """One row against all others of a table, or of one of its blocks.
+
+    Attributes:
+        against: The label of the row.
+        column: What is compared.
+        group: The block, where each is an experiment of its own, such as a score; "" otherwise.
+        datasets: Those that the row has a figure of: the pairs.
+        rows: The others, in the order of the table.
+    """
+
+    __test__ = False  # for pytest, which takes the name for its own
+
+    against: str
+    column: Column
+    group: str
+    datasets: tuple[str, ...]
+    rows: tuple[Tested, ...]
+
+    @property
+    def title(self) -> str:
+        """What is compared: the column, and the block where there are several."""
+        return f"{self.column.title}, {self.group}" if self.group else self.column.title
+
+    @property
+    def family(self) -> int:
+        """How many rows are tested."""
+        return sum(one.p is not None for one in self.rows)
+
+    @property
+    def smallest(self) -> float:
+        """The smallest p that so many datasets can give."""
+        return smallest_p(len(self.datasets))
+
+
+@dataclass(frozen=True)
 class Table:
     """The lines of one suite and backbone, and what has to be said about them.
 
@@ -216,6 +284,7 @@ class Table:
         ranked: Whether best and second best may be shown.
         per_seed: Whether a line is one seed instead of a mean.
         comparisons: Figures of papers beside ours, where asked for.
+        tests: One row against all others, where asked for.
     """
 
     suite: str
@@ -233,6 +302,18 @@ class Table:
     remarks: tuple[str, ...]
     per_seed: bool = False
     comparisons: tuple[Comparison, ...] = ()
+    tests: tuple[Test, ...] = ()
+
+    @property
+    def main_column(self) -> Column:
+        """The column that sums the table up: H, an average, or what stands last."""
+        derived = [column for column in self.columns if column.derived]
+        averages = [column for column in self.columns if column.key.startswith("average/")]
+        return [*derived, *averages, self.columns[-1]][0]
+
+    def column(self, name: str) -> Column | None:
+        """The column of a title or key."""
+        return next((column for column in self.columns if name in (column.title, column.key)), None)
 
     @property
     def results(self) -> dict[str, Result]:

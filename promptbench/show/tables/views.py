@@ -33,10 +33,10 @@ def sort_by(tables: Sequence[Table], title: str) -> list[Table]:
     Raises:
         UsageError: No table has such a column.
     """
-    if not any(_column(table, title) for table in tables):
+    if not any(table.column(title) for table in tables):
         columns = chain.from_iterable(table.columns for table in tables)
         raise unknown("column", title, dict.fromkeys(column.title for column in columns))
-    return [_sorted(table, column) if (column := _column(table, title)) else table for table in tables]
+    return [_sorted(table, column) if (column := table.column(title)) else table for table in tables]
 
 
 def with_differences(tables: Sequence[Table], reference: str) -> list[Table]:
@@ -51,12 +51,27 @@ def with_differences(tables: Sequence[Table], reference: str) -> list[Table]:
     Raises:
         UsageError: No table has such a row, or the method has several.
     """
-    labels = [_reference(table, reference) for table in tables]
+    labels = references(tables, reference, "take differences to")
+    return [_with_differences(table, label) if label else table for table, label in zip(tables, labels, strict=True)]
+
+
+def references(tables: Sequence[Table], name: str, wanted: str) -> list[str]:
+    """The label of the row of each table that is meant, or "".
+
+    Args:
+        tables: Any.
+        name: A row's label, or a method that has one row.
+        wanted: What for, such as `take differences to`.
+
+    Raises:
+        UsageError: No table has such a row, or the method has several.
+    """
+    labels = [_reference(table, name, wanted) for table in tables]
     if not any(labels):
         rows = chain.from_iterable(table.rows for table in tables)
         known = set(chain.from_iterable((row.label, row.method) for row in rows))
-        raise unknown("row to take differences to", reference, known)
-    return [_with_differences(table, label) if label else table for table, label in zip(tables, labels, strict=True)]
+        raise unknown(f"row to {wanted}", name, known)
+    return labels
 
 
 def _seeds_of(line: Line) -> list[Line]:
@@ -77,10 +92,6 @@ def _seeds_of(line: Line) -> list[Line]:
     return lines or [line]
 
 
-def _column(table: Table, title: str) -> Column | None:
-    return next((column for column in table.columns if title in (column.title, column.key)), None)
-
-
 def _sorted(table: Table, column: Column) -> Table:
     own = [line for line in table.lines if line.kind == "average" and not line.published]
     averages = {id(line.row): line.cells[column.key].mean for line in own}
@@ -97,13 +108,13 @@ def _sorted(table: Table, column: Column) -> Table:
     return replace(table, lines=tuple(chain.from_iterable(sorted(part, key=rank) for part in table.parts)))
 
 
-def _reference(table: Table, name: str) -> str:
+def _reference(table: Table, name: str, wanted: str) -> str:
     """The label of the row that is meant, or ""."""
     found = [row.label for row in table.rows if name == row.label] or [
         row.label for row in table.rows if name == row.method
     ]
     if len(found) > 1:
-        raise UsageError(f"The method {name!r} has several rows; take differences to one of {', '.join(found)}.")
+        raise UsageError(f"The method {name!r} has several rows; {wanted} one of {', '.join(found)}.")
     return found[0] if found else ""
 
 

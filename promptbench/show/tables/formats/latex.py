@@ -11,7 +11,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 
-from promptbench.show.tables.formats.texts import Markup, Style, Texts, clean, comparison_texts, heading, texts
+from promptbench.show.tables.formats.texts import (
+    Markup,
+    Style,
+    Texts,
+    clean,
+    comparison_texts,
+    heading,
+    test_heading,
+    test_texts,
+    texts,
+)
 from promptbench.show.tables.rows import MEANS_APART
 from promptbench.show.tables.table import Line, Table, parts_of
 
@@ -68,6 +78,10 @@ def _floats(table: Table, style: Style) -> list[str]:
         text = comparison_texts(table, MARKUP)
         caption = f"Beside published figures: {heading(table)}"
         floats.append("\n".join(_float("table*", caption, _fitted(_tabular(text, "lllrrrrll")), text.remarks)) + "\n")
+    if table.tests:
+        text = test_texts(table, MARKUP)
+        caption = f"E{test_heading(table)[1:]}: {heading(table)}"
+        floats.append("\n".join(_float("table*", caption, _fitted(_tabular(text, "llrrrrrrrr")), text.remarks)) + "\n")
     return floats
 
 

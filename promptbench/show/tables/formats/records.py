@@ -22,7 +22,7 @@ from promptbench.results.frame import ENCODE
 from promptbench.results.result import Result
 from promptbench.results.spec import DATA, MACHINE, SETTING, Spec, names_of
 from promptbench.show.tables.formats.texts import Style, clean, heading, remarks, seeds_text, shots_text
-from promptbench.show.tables.table import Cell, Comparison, Line, Table
+from promptbench.show.tables.table import Cell, Comparison, Line, Table, Test, Tested
 
 VERSION = 1
 """Of the JSON."""
@@ -33,6 +33,11 @@ LONG = (
     *("metric", "value", "origin", "run"),
 )
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # how one begins for spreadsheets, in wide letters, too
+TESTED = (
+    *("compared", "against", "datasets", "difference", "won", "tied", "lost", "p", "p_holm", "smallest_p"),
+    *("common_seeds", "over_seeds", "low", "high", "seeds_for_1_point"),
+)
+"""What CSV says of a row tested against another, behind `test/`."""
 BESIDE = ("paper", "gap", "verdict", "why")
 
 
@@ -56,6 +61,7 @@ def _table(table: Table) -> dict[str, Any]:
         "lines": [_line(table, line, beside) for line in table.lines],
         "remarks": remarks(table),
         "runs": {name: _run(result) for name, result in table.results.items()},
+        **({"tests": [_test(test) for test in table.tests]} if table.tests else {}),
     }
 
 
@@ -101,6 +107,38 @@ def _cell(line: Line, cell: Cell, beside: Comparison | None) -> dict[str, Any]:
     return found
 
 
+def _test(test: Test) -> dict[str, Any]:
+    rows = [
+        {"method": one.line.row.method, "label": one.line.label, **_tested(test, one), "why": one.why}
+        for one in test.rows
+    ]
+    return {
+        "against": test.against,
+        "column": test.column._asdict(),
+        "group": test.group,
+        "datasets": list(test.datasets),
+        "rows_tested": test.family,
+        "smallest_p": test.smallest,
+        "rows": rows,
+    }
+
+
+def _tested(test: Test, one: Tested) -> dict[str, Any]:
+    """The figures of a row tested, in points where they are differences; None where there is none."""
+    found = {name: None if one.p is None else getattr(one, name) for name in ("difference", "won", "tied", "lost", "p")}
+    over_seeds, low, high = one.interval[:3] if one.interval else (None, None, None)
+    spread = one.seeds > 1
+    return {
+        **found,
+        "p_holm": one.holm,
+        "common_seeds": one.seeds,
+        "over_seeds": over_seeds,
+        "low": low if spread else None,
+        "high": high if spread else None,
+        "seeds_for_1_point": one.needed,
+    }
+
+
 def _run(result: Result) -> dict[str, Any]:
     spec = result.spec
     return {
@@ -116,16 +154,22 @@ def _run(result: Result) -> dict[str, Any]:
 
 
 def render_csv(tables: Sequence[Table], style: Style) -> str:
-    """All tables under one header; every figure is followed by its standard deviation, and by the paper's."""
+    """All tables under one header; every figure is followed by its standard deviation, and by the paper's.
+
+    A row tested against another has a line of the kind `test` with that.
+    """
     keys: dict[str, None] = {}
     lines: list[dict[str, object]] = []
-    compared = False
+    compared = tested = False
     for table in tables:
         keys |= dict.fromkeys(column.key for column in table.columns)
         lines += [_facts(table, line) | _figures(table, line) for line in table.lines]
+        lines += [_test_facts(table, test, one) for test in table.tests for one in test.rows]
         compared |= bool(table.comparisons) or any(line.published for line in table.lines)
+        tested |= bool(table.tests)
     facts = ["", "/std", *(f"/{fact}" for fact in BESIDE if compared)]
     figures = [key + fact for key, fact in product(keys, facts)]
+    figures += [f"test/{fact}" for fact in TESTED if tested]
     return _written(lines, (*FACTS, *figures, "origin", "remark"))
 
 
@@ -143,6 +187,13 @@ def _facts(table: Table, line: Line) -> dict[str, object]:
     said = dict.fromkeys(chain.from_iterable((cell.gap.strip("–"), cell.reason) for cell in line.cells.values()))
     origins = ", ".join(line.published) or " ".join(sorted(line.origins))
     return {**dict(zip(FACTS, facts, strict=True)), "origin": origins, "remark": "; ".join(filter(None, said))}
+
+
+def _test_facts(table: Table, test: Test, one: Tested) -> dict[str, object]:
+    facts = _facts(table, one.line) | {"kind": "test", "dataset": test.group, "n": one.seeds, "remark": one.why}
+    said = {"compared": test.column.title, "against": test.against, "datasets": len(test.datasets)}
+    said |= {"smallest_p": test.smallest, **_tested(test, one)}
+    return facts | {f"test/{name}": value for name, value in said.items()}
 
 
 def _figures(table: Table, line: Line) -> dict[str, object]:

@@ -7,14 +7,15 @@ escaped; a figure's tooltip holds its seeds and runs.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, product
 from typing import NamedTuple
 
+from promptbench.metrics.statistics import LEVEL, Interval
 from promptbench.protocol import Column
 from promptbench.results.spec import Spec
-from promptbench.show.tables.table import Cell, Comparison, Line, Seed, Table
+from promptbench.show.tables.table import Cell, Comparison, Line, Seed, Table, Test
 
 MARKS = {
     "transferred": ("†", "recipe transferred from another protocol or backbone"),
@@ -30,6 +31,7 @@ OUTLIER = (
     "!",
     "a seed lies farther from the median than 3 sigma (1.4826 MAD) and 3 points, 10 among three or four seeds",
 )
+TESTED = "mean Δ", "won/tied/lost", "p", "p (Holm)", "seeds", "Δ over seeds [95 %]", "seeds for 1 point"
 PUBLISHED = "published: a paper's figures, not measured here; in no average, and never ranked with ours."
 DENSE_SCORES = ("GL-MCM", "L-MCM")  # blocks whose scores read patches
 
@@ -205,6 +207,82 @@ def comparison_texts(table: Table, markup: Markup) -> Texts:
     return Texts([*map(markup.escape, head)], [rows], [*map(markup.escape, said)])
 
 
+def test_texts(table: Table, markup: Markup) -> Texts:
+    """One row against all others, and what the columns mean."""
+    footnotes: dict[str, int] = {}
+    body = []
+    for test in table.tests:
+        cells = [_tested(test, place, footnotes) for place in range(len(test.rows))]
+        body.append([[*map(markup.escape, row)] for row in cells])
+    said = [f"[{number}] {reason}" for reason, number in footnotes.items()]
+    said += _about_tests(table.tests)
+    head = ["compared", "method", "datasets", *TESTED]
+    return Texts([*map(markup.escape, head)], body, [*map(markup.escape, said)])
+
+
+def test_heading(table: Table) -> str:
+    """The title of the tests of a table."""
+    return f"each row against {table.tests[0].against}"
+
+
+def _tested(test: Test, place: int, footnotes: dict[str, int]) -> list[str]:
+    """The cells of one row; a reason that is new gets the next number."""
+    one = test.rows[place]
+    names = ["" if place else test.title, one.line.label]
+    over_seeds = [
+        str(one.seeds),
+        interval(one.interval) if one.interval else "–",
+        "–" if one.needed is None else str(one.needed),
+    ]
+    if one.difference is None or one.p is None or one.holm is None:
+        number = footnotes.setdefault(one.why, len(footnotes) + 1)
+        return [*names, f"– [{number}]", "–", "–", "–", "–", *over_seeds]
+    counts = f"{one.won}/{one.tied}/{one.lost}"
+    tested = [str(len(test.datasets)), signed(one.difference), counts, probability(one.p), probability(one.holm)]
+    return [*names, *tested, *over_seeds]
+
+
+def _about_tests(tests: Sequence[Test]) -> Iterator[str]:
+    """What the columns of tests against one row mean, and the smallest p that there can be."""
+    better = "less" if tests[0].column.lower else "more"
+    yield (
+        f"mean Δ: the row's figure minus that of {tests[0].against}, averaged over seeds, then over datasets; in "
+        f"points, from −100 to 100, {better} is better. Won, tied and lost count datasets."
+    )
+    yield (
+        "p: exact two-sided Wilcoxon signed-rank test, datasets are the pairs, zero differences left out; from 0 to 1, "
+        "less is stronger evidence. p (Holm): corrected for the rows tested"
+        f"{', block by block' if len(tests) > 1 else ''}."
+    )
+    yield from dict.fromkeys(map(_smallest, tests))
+    yield (
+        "Δ over seeds: the difference of what sums both rows up, the average of the table, seed by seed: its mean and "
+        "interval by Student's t (ddof 1), in points. Seeds for 1 point: ceil((2.8 s / 1 point)^2), s the standard "
+        "deviation of those differences; less is better."
+    )
+
+
+def _smallest(test: Test) -> str:
+    """The smallest p that a test can give, before and after Holm's correction."""
+    n, least = len(test.datasets), min(1.0, test.family * test.smallest)
+    sets, rows = f"{n} dataset{'s' * (n != 1)}", f"{test.family} row{'s' * (test.family != 1)}"
+    said = f"The smallest p that {sets} can give is 2/2^{n} = {probability(test.smallest)}"
+    if not test.family:
+        return f"{said}."
+    none = f": none can fall below {LEVEL}; with fewer rows or more datasets it could" if least >= LEVEL else ""
+    return f"{said}, corrected for {rows} {probability(least)}{none}."
+
+
+def interval(found: Interval) -> str:
+    """A mean with its interval, with the minus signs of tables."""
+    return str(found).replace("-", "−")
+
+
+def probability(p: float) -> str:
+    """A p with four decimals."""
+    return f"{p:.4f}" if p >= 0.00005 else "< 0.0001"
+
+
 def shots_text(shots: Sequence[int | None]) -> str:
     """The numbers of shots, separated by commas; None is all images."""
     return ", ".join("all" if number is None else str(number) for number in shots)
@@ -255,6 +333,8 @@ def _markdown(table: Table) -> str:
     parts = laid_out(clean(heading(table)), texts(table, MARKDOWN))
     if table.comparisons:
         parts += ["", *laid_out("beside published figures", comparison_texts(table, MARKDOWN))]
+    if table.tests:
+        parts += ["", *laid_out(test_heading(table), test_texts(table, MARKDOWN))]
     return "\n".join(parts) + "\n"
 
 
@@ -290,6 +370,8 @@ def _html(table: Table) -> str:
     parts = [_table(heading(table), texts(table, HTML), tips)]
     if table.comparisons:
         parts.append(_table("Beside published figures", comparison_texts(table, HTML), []))
+    if table.tests:
+        parts.append(_table(f"E{test_heading(table)[1:]}", test_texts(table, HTML), []))
     return "\n".join(parts)
 
 
