@@ -40,6 +40,9 @@ def _what_a_run_is_made_of(document: dict[str, Any]) -> dict[str, Any]:
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _what_a_run_is_made_of}
 """Schema number to what turns a document of it into one of the next; one entry for each schema there has been."""
 
+OUTDATED = "outdated"  # folder in the output folder, of runs that were done again
+TUNING = "tuning"  # folder in the output folder, of what `tune` tried, laid out like that one
+SPLITS_READ = "splits_read"  # condition of a trial of `tune`: the splits of each dataset that were asked for
 DATA_MET = (
     "split_source",
     "sample_size",

@@ -56,6 +56,7 @@ def carried_out(session: Session, run: Run, work: Work) -> Result:
             "provenance": run.settings.provenance,
             **choice_conditions(session, run, method),
             **evaluation_conditions(found, train),
+            **session.conditions(),
         },
         metrics=metrics,
         notes={**found.notes, **notes},

@@ -166,6 +166,10 @@ class Session:
         """Whether the result of a run is there, and its predictions where they are wanted."""
         return self.place.is_finished(spec)
 
+    def conditions(self) -> dict[str, Any]:
+        """What the results of this session say of it besides."""
+        return {}
+
     def dataset(self, name: str) -> Dataset:
         """A dataset of the suite, opened once."""
         if name not in self._datasets:

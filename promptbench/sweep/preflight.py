@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from promptbench.config import UsageError
 from promptbench.data.selection import open_selection, shown_names
 from promptbench.method import instantiate
-from promptbench.results.result import Result, predictions_path, read_result, result_path
+from promptbench.results.result import OUTDATED, Result, predictions_path, read_result, result_path
 from promptbench.results.spec import Spec, fields_of
 from promptbench.runs.session import as_it_was, asked_by_signal, recognised
 from promptbench.storage.cache import limit
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OUTDATED = "outdated"  # folder in the output folder
 TOO_LARGE = re.compile("allocate|overflow|memory")  # in what torch says of a tensor's size
 
 
