@@ -377,6 +377,7 @@ def _obstacles(result: Result, row: Published) -> Iterator[str]:
     generated = str(result.conditions.get("split_source", "")).startswith("generated")
     yield "the split was generated here, without the papers' split file" if generated else ""
     yield "unreadable images were left out" if result.conditions.get("skipped") else ""
+    yield "images were corrupted here" if spec.corruption else ""
     yield "the mini suite is no public benchmark" if spec.suite == "mini" else ""
     yield f"{spec.label} is not {row.method}" if spec.label not in row.labels else ""
     yield f"protocol {spec.protocol}, not {row.protocol}" if spec.protocol != row.protocol else ""

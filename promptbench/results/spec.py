@@ -64,6 +64,8 @@ class Spec:
         evaluated: What is evaluated besides that dataset: name to plugin and its fields, resolved.
         dataset_plugin: The plugin of that dataset where it is not called the same; "" otherwise.
         trained_by: The protocol whose training is evaluated, where it is not this one's own.
+        corruption: What the images evaluated are corrupted by, such as `fog:3`, several separated by spaces; "" for
+            nothing.
         weights_hash: Digest of the backbone's weights.
         architecture: Digest of what the backbone computes with them; see `Backbone.architecture`.
         split_digest: Digest of the dataset's splits: paths, labels and names.
@@ -99,6 +101,7 @@ class Spec:
     dataset_plugin: str = decides(DATA, trains=True, later=True, by_dataset=True, default="")
     evaluated: Mapping[str, Any] = decides(DATA, later=True, by_dataset=True, default_factory=dict)
     trained_by: str = decides(SETTING, later=True, default="")
+    corruption: str = decides(DATA, later=True, default="")
     weights_hash: str = decides(
         MACHINE, trains=True, renews="made with other weights of '{backbone}' than today's", default=""
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptbench import registry
 from promptbench.config import LARGEST, UsageError, build, shown, to_mapping, unknown
+from promptbench.data.corruptions import Corruption, corruptions_of
 from promptbench.data.selection import FILE, SAMPLERS
 from promptbench.protocol import Plan, Protocol
 from promptbench.recipe import find_preset, parse_label
@@ -24,7 +25,7 @@ PROTOCOL = "base2new"  # where none is named
 SAMPLER = "coop"  # where neither the call nor a preset names one
 
 USUAL = {
-    **dict.fromkeys(("protocol", "datasets", "seeds", "shots"), ()),
+    **dict.fromkeys(("protocol", "datasets", "seeds", "shots", "corrupt"), ()),
     **dict.fromkeys(("backbone", "threads"), None),
     **{"suite": "mini", "device": "auto", "sampler": "", "precision": "32", "deterministic": False},
 }
@@ -65,6 +66,7 @@ class Request:
         methods: In the order that tables show them.
         protocols: By name.
         seeds: (data seed, training seed) pairs.
+        corruption: Of the images that protocols evaluate which do not corrupt them themselves.
         precision: One of `numerics.PRECISIONS`.
         device: `cpu`, `cuda` or `cuda:N`.
         deterministic: Whether torch is held to algorithms that always give the same bits.
@@ -76,6 +78,7 @@ class Request:
     methods: tuple[ChosenMethod, ...]
     protocols: Mapping[str, Protocol]
     seeds: tuple[tuple[int, int], ...]
+    corruption: Corruption | None
     precision: str
     device: str
     deterministic: bool
@@ -100,6 +103,7 @@ class Request:
         train_seed: int | None = None,
         shots: int | Sequence[int] = (),
         sampler: str = "",
+        corrupt: str | Sequence[str] = (),
         settings: Values | None = None,
         grid: Mapping[str, Sequence[Any]] | None = None,
         train_views: int | None = None,
@@ -124,6 +128,8 @@ class Request:
             shots: Training images per class; several for protocols that compare them.
             sampler: `coop`, `stratified`, or `file:PATH` of a stored sample, which may hold {dataset}, {shots} and
                 {seed}; "" for a preset's own or CoOp's.
+            corrupt: `kind:severity`, of the images evaluated; several for protocols that compare them, in the place of
+                the suite's.
             settings: `method.field` or `dataset.field` to a value.
             grid: `method.field` to values; a method runs with every combination.
             train_views: Random views of a training image, drawn once; None for a new one every epoch.
@@ -147,6 +153,8 @@ class Request:
         suite = suite if backbone is None else replace(suite, backbone=backbone)
         suite = suite if threads is None else replace(suite, threads=threads)
         suite = replace(suite, **shots_of(listed(shots), protocols))
+        corruptions = corruptions_for(listed(corrupt), protocols)
+        suite = replace(suite, corruptions=tuple(map(str, corruptions)) or suite.corruptions)
         for one in protocols.values() if datasets else ():
             suite = suite.with_datasets(one.role, listed(datasets))
         suite, assignments = assign(suite, settings or {})
@@ -162,6 +170,7 @@ class Request:
             methods=tuple(chosen(label, of, sampler, assignments, points) for label, of in loaded.items()),
             protocols=protocols,
             seeds=pairs,
+            corruption=corruptions[0] if corruptions else None,
             precision=precision,
             device=device,
             deterministic=deterministic,
@@ -193,12 +202,40 @@ def device_for(wanted: str, precision: str, elsewhere: bool) -> str:
 
 
 def protocols_of(suite: Suite, words: Iterable[str]) -> dict[str, Protocol]:
-    """The protocols named, each once; `all` stands for those whose role the suite has."""
+    """The protocols named, each once; `all` stands for those whose role the suite has, but for such as are asked for by
+    name alone."""
     names: list[str] = []
     for word in words:
-        had = [name for name in registry.names("protocols") if registry.load("protocols", name).role in suite.roles]
-        names += had if word == "all" else [word]
+        names += usual_protocols(suite) if word == "all" else [word]
     return {name: registry.load("protocols", name)() for name in dict.fromkeys(names)}
+
+
+def usual_protocols(suite: Suite) -> list[str]:
+    """The protocols that `all` stands for."""
+    known = {name: registry.load("protocols", name) for name in registry.names("protocols")}
+    return [name for name, protocol in known.items() if protocol.in_all and protocol.role in suite.roles]
+
+
+def corruptions_for(texts: Sequence[str], protocols: Mapping[str, Protocol]) -> tuple[Corruption, ...]:
+    """What `--corrupt` names.
+
+    Raises:
+        UsageError: There is no such corruption, or several are given and a protocol evaluates under one.
+    """
+    if not texts:
+        return ()
+    found = corruptions_of(texts, "--corrupt")
+    single = [name for name, protocol in protocols.items() if not protocol.corrupts]
+    if len(found) > 1 and single:
+        said = " ".join(texts)
+        raise UsageError(f"--corrupt takes one kind:severity for the protocol {single[0]}, such as fog:3, not {said}.")
+    return found
+
+
+def plans_of(protocol: Protocol, suite: Suite, seed: int, corruption: Corruption | None) -> list[Plan]:
+    """What a protocol plans, with the images that it evaluates corrupted unless it does that itself."""
+    plans = protocol.plan(suite, seed)
+    return plans if corruption is None or protocol.corrupts else [plan.under(corruption) for plan in plans]
 
 
 def shots_of(shots: Sequence[int], protocols: Mapping[str, Protocol]) -> dict[str, Any]:
