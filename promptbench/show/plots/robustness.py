@@ -22,12 +22,11 @@ def data(source: Source) -> dict[str, Any]:
     kinds that have all severities, and of the drop from clean images, in points, by kind."""
     table = source.table()
     lines = [line for line in overall(table) if "drop" in line.cells and line.cells["drop"].mean is not None]
-    corrupted = [key.partition("/")[0] for line in lines for key in line.results[0].metrics if ":" in key]
-    if not corrupted:
+    if not lines:
         raise NothingToShow(f"The protocol {source.protocol} has no corrupted images; robustness has.")
     kinds: dict[str, list[str]] = {}
-    for evaluation in dict.fromkeys(corrupted):
-        kind, _, severity = evaluation.partition(":")
+    for corruption in lines[0].results[0].spec.corruption.split():
+        kind, _, severity = corruption.partition(":")
         kinds.setdefault(kind, []).append(severity)
     severities = sorted(set.intersection(*map(set, kinds.values())))
     series = []
@@ -76,9 +75,11 @@ def draw(data: dict[str, Any]) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y")
     axes.set_axisbelow(True)
-    axes.set_xlabel("drop from clean images (points; less is better)")
-    said = "the mean over severities" if curves else f"at severity {data['severities'][-1]}"
-    return finish(figure, data, f"Below: drops, {said}." if curves else f"Drops {said}.", bars=curves)
+    axes.set_xlabel("drop from clean images, in points")
+    said = f"Drops at severity {data['severities'][-1]}."
+    if curves:
+        said = "Above the mean over kinds, below the drop of each, the mean over severities."
+    return finish(figure, data, said, bars=curves)
 
 
 def _draw_curves(axes: Any, data: dict[str, Any]) -> None:
