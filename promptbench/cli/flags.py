@@ -139,6 +139,12 @@ def add_places(parser: argparse.ArgumentParser, output: str = f"./{OUTPUT}") -> 
     parser.add_argument("--output", metavar="DIR", help=f"default: {output}")
 
 
+def add_corrupt(parser: argparse.ArgumentParser) -> None:
+    """`--corrupt`."""
+    said = "corrupt the images evaluated, such as fog:3, several for robustness alone; never those trained on"
+    add_list(parser, "--corrupt", metavar="KIND:SEVERITY", help=said)
+
+
 def add_evaluation(parser: argparse.ArgumentParser) -> None:
     """How images are read, what of them is kept, and who watches."""
     parser.add_argument("--save-predictions", action="store_true", help="keep the scores of every image evaluated")
@@ -196,6 +202,7 @@ def request_of(options: argparse.Namespace, companions: bool = True) -> Request:
         shots=options.shots or (),
         sampler=options.sampler,
         split=options.split or (),
+        corrupt=getattr(options, "corrupt", None) or (),
         settings=settings_of(options.set or ()),
         grid=grid_of(getattr(options, "points", None) or ()),
         scores=options.score or (),

@@ -189,8 +189,9 @@ def figures(result: Result) -> str:
 
 
 def headline(result: Result) -> dict[str, float]:
-    """The accuracies of a run, and what has no longer name."""
-    return {name: value for name, value in result.metrics.items() if "/" not in name or name.endswith("/accuracy")}
+    """The accuracies of a run, and what has no longer name; of a corruption the mean over its severities alone."""
+    shown = {name: value for name, value in result.metrics.items() if "/" not in name or name.endswith("/accuracy")}
+    return {name: value for name, value in shown.items() if ":" not in name}
 
 
 def title(run: Run) -> str:

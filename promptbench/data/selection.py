@@ -40,6 +40,7 @@ from promptbench.storage.atomic import write_atomically
 from promptbench.suite import ALPHABETICAL
 
 if TYPE_CHECKING:
+    from promptbench.data.corruptions import Corruption
     from promptbench.data.dataset import Dataset
 
 FILE = "file:"  # what names a stored sample among the samplers
@@ -550,6 +551,7 @@ class SelectedImages:
         items: The chosen ones, labels counted from 0 within the selection.
         class_names: Names of those labels, with the dataset's template.
         skipped: Images that would be in the pool but cannot be read, where the dataset leaves such out.
+        corruption: Of these images, which are evaluated; None leaves them as they are.
     """
 
     dataset: Dataset
@@ -558,6 +560,7 @@ class SelectedImages:
     items: list[Item]
     class_names: ClassNames
     skipped: tuple[str, ...] = ()
+    corruption: Corruption | None = None
 
     @property
     def labels(self) -> list[int]:

@@ -67,6 +67,8 @@ class Spec:
         dataset_plugin: The plugin of that dataset where it is not called the same; "" otherwise.
         scores: Scores of images besides the protocol's: name to its settings, resolved, files by their content.
         trained_by: The protocol whose training is evaluated, where it is not this one's own.
+        corruption: What the images evaluated are corrupted by, such as `fog:3`, several separated by spaces; "" for
+            nothing.
         weights_hash: Digest of the backbone's weights.
         architecture: Digest of what the backbone computes with them; see `Backbone.architecture`.
         split_digest: Digest of the dataset's splits: paths, labels and names.
@@ -104,6 +106,7 @@ class Spec:
     evaluated: Mapping[str, Any] = decides(DATA, later=True, by_dataset=True, default_factory=dict)
     scores: Mapping[str, Any] = decides(SETTING, later=True, default_factory=dict)
     trained_by: str = decides(SETTING, later=True, default="")
+    corruption: str = decides(DATA, later=True, default="")
     weights_hash: str = decides(
         MACHINE, trains=True, renews="made with other weights of '{backbone}' than today's", default=""
     )

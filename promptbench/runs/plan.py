@@ -17,7 +17,7 @@ from promptbench.metrics.ood import Score
 from promptbench.protocol import Plan, Protocol
 from promptbench.recipe import Recipe, Settings, resolve
 from promptbench.results.spec import Spec
-from promptbench.runs.request import ChosenMethod, Request, options_of, other_data
+from promptbench.runs.request import ChosenMethod, Request, options_of, other_data, plans_of
 from promptbench.training.numerics import check_method
 
 
@@ -52,7 +52,7 @@ def plan_runs(request: Request) -> list[Run]:
     runs: dict[str, Run] = {}
     for protocol in request.protocols:
         for seeds in request.seeds:
-            for plan in request.protocols[protocol].plan(request.suite, seeds[0]):
+            for plan in plans_of(request.protocols[protocol], request.suite, seeds[0], request.corruption):
                 for run in runs_of(request, protocol, plan, seeds, resolved):
                     runs.setdefault(run.spec.name, run)
     return list(runs.values())
@@ -128,6 +128,7 @@ def facts_of(request: Request, protocol: str, plan: Plan, chosen: ChosenMethod, 
         "dataset_plugin": "" if entry.dataset == entry.name else entry.dataset,
         "evaluated": other_data(suite, plan),
         "scores": {name: score.asked for name, score in more_scores(request, protocol).items()},
+        "corruption": plan.corruption,
         "deterministic": request.deterministic,
     }
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from promptbench import registry
 from promptbench.config import LARGEST, UsageError, shown, to_mapping, unknown
+from promptbench.data.corruptions import Corruption, corruptions_of
 from promptbench.data.dataset import config_of
 from promptbench.data.selection import FILE, sampler_of, seed_of_halves
 from promptbench.metrics.ood import Score, open_score, open_scores
@@ -26,7 +27,7 @@ PROTOCOL = "base2new"  # where none is named
 SAMPLER = "coop"  # where neither the call nor a preset names one
 
 USUAL = {
-    **dict.fromkeys(("protocol", "datasets", "seeds", "shots", "split"), ()),
+    **dict.fromkeys(("protocol", "datasets", "seeds", "shots", "split", "corrupt"), ()),
     **dict.fromkeys(("backbone", "threads"), None),
     **{"suite": "mini", "device": "auto", "sampler": "", "precision": "32", "deterministic": False},
 }
@@ -68,6 +69,7 @@ class Request:
         protocols: By name.
         scores: Scores of images by name, for each protocol: its own and, where it has some, those asked for besides.
         seeds: (data seed, training seed) pairs.
+        corruption: Of the images that protocols evaluate which do not corrupt them themselves.
         precision: One of `numerics.PRECISIONS`.
         device: `cpu`, `cuda` or `cuda:N`.
         deterministic: Whether torch is held to algorithms that always give the same bits.
@@ -80,6 +82,7 @@ class Request:
     protocols: Mapping[str, Protocol]
     scores: Mapping[str, Mapping[str, Score]]
     seeds: tuple[tuple[int, int], ...]
+    corruption: Corruption | None
     precision: str
     device: str
     deterministic: bool
@@ -105,6 +108,7 @@ class Request:
         shots: int | Sequence[int] = (),
         sampler: str = "",
         split: str | Sequence[str] = (),
+        corrupt: str | Sequence[str] = (),
         settings: Values | None = None,
         grid: Mapping[str, Sequence[Any]] | None = None,
         scores: str | Sequence[str] = (),
@@ -132,6 +136,8 @@ class Request:
                 stored sample, which may hold {dataset}, {shots} and {seed}; "" for a preset's own or CoOp's.
             split: How base-to-new halves the classes, one after the other: `alphabetical`, `random:N`; the suite's
                 without any.
+            corrupt: `kind:severity`, of the images evaluated; several for protocols that compare them, in the place of
+                the suite's.
             settings: `method.field`, `dataset.field` or `score.field` to a value.
             grid: `method.field` to values; a method runs with every combination.
             scores: Scores of images besides those of the protocols that have some.
@@ -156,6 +162,8 @@ class Request:
         suite = suite if backbone is None else replace(suite, backbone=backbone)
         suite = suite if threads is None else replace(suite, threads=threads)
         suite = replace(suite, **shots_of(listed(shots), protocols), **split_of(listed(split), protocols))
+        corruptions = corruptions_for(listed(corrupt), protocols)
+        suite = replace(suite, corruptions=tuple(map(str, corruptions)) or suite.corruptions)
         for one in protocols.values() if datasets else ():
             suite = suite.with_datasets(one.role, listed(datasets))
         suite, assignments = assign(suite, settings or {})
@@ -176,6 +184,7 @@ class Request:
                 name: {**open_scores(one.scores), **(more if one.scores else {})} for name, one in protocols.items()
             },
             seeds=pairs,
+            corruption=corruptions[0] if corruptions else None,
             precision=precision,
             device=device,
             deterministic=deterministic,
@@ -207,7 +216,8 @@ def device_for(wanted: str, precision: str, elsewhere: bool) -> str:
 
 
 def protocols_of(suite: Suite, words: Iterable[str]) -> dict[str, Protocol]:
-    """The protocols named, each once; `all` stands for the usual ones whose role the suite has."""
+    """The protocols named, each once; `all` stands for those whose role the suite has, but for such as are asked for by
+    name alone."""
     names: list[str] = []
     for word in words:
         names += usual_protocols(suite) if word == "all" else [word]
@@ -230,6 +240,28 @@ def check_scores(protocols: Mapping[str, Protocol], more: Iterable[str], assignm
     for owner in assignments:
         if owner in registry.names("scores"):
             raise UsageError(f"--set {owner}.…: the score {owner} is not computed; ask for it with --score {owner}.")
+
+
+def corruptions_for(texts: Sequence[str], protocols: Mapping[str, Protocol]) -> tuple[Corruption, ...]:
+    """What `--corrupt` names.
+
+    Raises:
+        UsageError: There is no such corruption, or several are given and a protocol evaluates under one.
+    """
+    if not texts:
+        return ()
+    found = corruptions_of(texts, "--corrupt")
+    single = [name for name, protocol in protocols.items() if not protocol.corrupts]
+    if len(found) > 1 and single:
+        said = " ".join(texts)
+        raise UsageError(f"--corrupt takes one kind:severity for the protocol {single[0]}, such as fog:3, not {said}.")
+    return found
+
+
+def plans_of(protocol: Protocol, suite: Suite, seed: int, corruption: Corruption | None) -> list[Plan]:
+    """What a protocol plans, with the images that it evaluates corrupted unless it does that itself."""
+    plans = protocol.plan(suite, seed)
+    return plans if corruption is None or protocol.corrupts else [plan.under(corruption) for plan in plans]
 
 
 def shots_of(shots: Sequence[int], protocols: Mapping[str, Protocol]) -> dict[str, Any]:

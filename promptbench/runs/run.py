@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from promptbench.data.corruptions import CORRUPTIONS
 from promptbench.data.selection import SelectedImages, sample_facts
 from promptbench.data.transforms import EVALUATION_TRANSFORM
 from promptbench.results.predictions import save_predictions
@@ -53,6 +54,7 @@ def carried_out(session: Session, run: Run, work: Work) -> Result:
             "sample_size": len(train.items),
             **sample_facts(run.plan.train, train),
             "transform": {"evaluation": EVALUATION_TRANSFORM, "training": training_transform_id(run)},
+            **({"corruptions": CORRUPTIONS} if spec.corruption else {}),
             "training_key": key if method.trains else "",
             "provenance": run.settings.provenance,
             **choice_conditions(session, run, method),

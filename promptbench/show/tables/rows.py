@@ -59,7 +59,7 @@ _TRANSFORM = "conditions.transform"
 _CONTEXT = f"config.{CONTEXT}"
 _BY_DATASET = {_TRANSFORM, *(item.name for item in _SETTINGS if item.metadata["by_dataset"])}
 _OF_SAMPLES = {"shots", "sampler"}
-_OF_ALL = {"precision", "weights_hash", "split_digest"}  # what is compared must agree in these
+_OF_ALL = {"precision", "weights_hash", "split_digest", "corruption"}  # what is compared must agree in these
 
 SEEDS = ("data_seed", "train_seed")
 SPREAD = "± is the population standard deviation over n seeds (ddof 0)."
@@ -238,7 +238,7 @@ def _said(name: str, value: str) -> str:
     if value in (BY_RECIPE, BY_DATASET):
         return f"{_short(name)} {value}"
     text = value[1:-1] if value.startswith('"') else value
-    if value == "null":
+    if value == "null" or (name == "corruption" and not text):
         text = "none"
     digest = hashlib.sha256(text.encode()).hexdigest()
     if name.startswith(_SCORES):  # settings, which a digest tells apart
@@ -536,13 +536,29 @@ def _labels(rows: Sequence[Row], condition: str, value: str) -> list[str]:
 
 
 def _data_remarks(results: Sequence[Result]) -> Iterator[str]:
-    """Splits that are not the papers', and images that were left out."""
+    """Splits that are not the papers', and images that were left out or corrupted."""
     generated = {r.spec.dataset for r in results if str(r.conditions.get("split_source", "")).startswith("generated")}
     skipped = {result.spec.dataset for result in results if result.conditions.get("skipped")}
+    corrupted = dict.fromkeys(result.spec.corruption for result in results if result.spec.corruption)
     if generated:
         yield f"Split generated for want of a split file, so not the papers': {', '.join(sorted(generated))}."
     if skipped:
         yield f"Unreadable images were left out in runs on {', '.join(sorted(skipped))}."
+    if corrupted:
+        said = "; ".join(map(corruption_text, corrupted))
+        yield f"Test images are corrupted here, and are not ImageNet-C's files: {said}."
+
+
+def corruption_text(corruption: str) -> str:
+    """The corruptions of a spec, `fog:3 contrast:3`, with the severities said once where all kinds have the same."""
+    severities: dict[str, list[str]] = {}
+    for one in corruption.split():
+        kind, _, severity = one.partition(":")
+        severities.setdefault(kind, []).append(severity)
+    if len(set(map(tuple, severities.values()))) > 1:
+        return corruption
+    (same,) = set(map(tuple, severities.values()))
+    return f"{', '.join(severities)} at severity {', '.join(same)}"
 
 
 def _remarks(
