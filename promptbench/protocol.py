@@ -14,13 +14,46 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from promptbench.data.selection import Selection
-from promptbench.metrics.classification import accuracy, expected_calibration_error
+from promptbench.metrics.classification import CALIBRATION, accuracy, calibration
 from promptbench.suite import Suite
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Numbers = Mapping[str, float]
+
+SCALED = "_scaled"
+"""What the name of a calibration metric ends in that was measured after the temperature."""
+MEASURES = {
+    "ece": "expected calibration error over 15 bins of equal width, in percent from 0 to 100; lower is better",
+    "adaptive_ece": "calibration error over 15 bins of equal count, in percent from 0 to 100; lower is better",
+    "nll": "mean negative log likelihood of the true class, in nats from 0 on; lower is better",
+    "brier": "mean squared distance of the probabilities from the truth, from 0 to 2; lower is better",
+    "open_world_auc": (
+        "share of pairs of a base and a new image in which both are recognised among their half's names and the base "
+        "image has the larger probability of a base name among all names, in percent from 0 to 100; higher is better"
+    ),
+}
+"""What metrics are: unit, range, direction; of those after the temperature, what they are without it."""
+
+
+def measured(metric: str) -> str:
+    """What a metric is, with its unit, range and direction; "" of one that needs no word."""
+    plain = metric.removesuffix(SCALED)
+    if plain not in MEASURES:
+        return ""
+    after = " (after the temperature)" if metric != plain else ""
+    return f"{metric}: {MEASURES[plain]}{after}"
+
+
+def is_lower(metric: str) -> bool:
+    """Whether less of a metric is better."""
+    return metric.removesuffix(SCALED) in CALIBRATION
+
+
+def decimals_of(key: str) -> int:
+    """How many decimals of a figure tables show: more of those that are no percentages."""
+    return 3 if key.rpartition("/")[2].removesuffix(SCALED) in ("nll", "brier", "temperature") else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +101,16 @@ class Outcome:
         labels: (N,), int64, positions among the class names shown; -1 for an image of no such class.
         scores: (N,) each, larger for images that look in-distribution, by the names that the protocol asks for.
         missing: Why a score is not there, by its name.
+        classes: The dataset's own label of each class shown, K of them; none where nobody says, of the first K.
+        temperature: What logits are divided by before calibration is measured again; None where none was fitted.
     """
 
     logits: Tensor
     labels: Tensor
     scores: Mapping[str, Tensor] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
+    classes: tuple[int, ...] = ()
+    temperature: float | None = None
 
 
 class Column(NamedTuple):
@@ -110,7 +147,7 @@ class Protocol(ABC):
     role: ClassVar[str]
     recipes_of: ClassVar[str] = ""
     scores: ClassVar[tuple[str, ...]] = ()
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "ece")
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", *CALIBRATION, *(name + SCALED for name in CALIBRATION))
     several_shots: ClassVar[bool] = False
     along: ClassVar[str] = ""
     blocks_are: ClassVar[str] = "dataset"
@@ -130,8 +167,8 @@ class Protocol(ABC):
         metrics: dict[str, float] = {}
         for name, outcome in outcomes.items():
             if bool((outcome.labels >= 0).all()):
-                metrics[f"{name}/accuracy"] = accuracy(outcome.logits, outcome.labels)
-                metrics[f"{name}/ece"] = expected_calibration_error(outcome.logits, outcome.labels)
+                of_evaluation = {"accuracy": accuracy(outcome.logits, outcome.labels), **calibrations(outcome)}
+                metrics |= {f"{name}/{metric}": value for metric, value in of_evaluation.items()}
         return self.summarize(metrics), {}
 
     def summarize(self, metrics: Numbers) -> dict[str, float]:
@@ -151,6 +188,15 @@ class Protocol(ABC):
     def blocks(self, metric: str, dataset: str, along: int | None, metrics: Numbers) -> dict[str, Numbers]:
         """The figures that one run gives the table: block, to column key, to figure."""
         return {dataset: metrics}
+
+
+def calibrations(outcome: Outcome) -> dict[str, float]:
+    """How right its probabilities are, by the names in `CALIBRATION`, and after its temperature where it has one."""
+    found = calibration(outcome.logits, outcome.labels)
+    if outcome.temperature is None:
+        return found
+    scaled = calibration(outcome.logits, outcome.labels, outcome.temperature)
+    return found | {name + SCALED: value for name, value in scaled.items()}
 
 
 def mean_over(metrics: Numbers, evaluations: Sequence[str], metric: str) -> dict[str, float]:

@@ -489,6 +489,14 @@ def validation_of(train: Selection, all_images: bool) -> Selection:
     return replace(train, split="held_out" if all_images or train.shots is None else "few_held_out")
 
 
+def few_validation_of(train: Selection) -> Selection:
+    """`min(shots, 4)` validation images of each class of a training, and 4 where it takes all images.
+
+    Where a dataset has no validation images, they are training images that the sample leaves over; see `held_out`.
+    """
+    return replace(train, split="few_held_out")
+
+
 def shown_names(
     open_dataset: Callable[[str], Dataset], shown: Selection | None, chosen: SelectedImages
 ) -> tuple[ClassNames, list[int]]:

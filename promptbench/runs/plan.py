@@ -120,6 +120,7 @@ def facts_of(request: Request, protocol: str, plan: Plan, chosen: ChosenMethod, 
         "dataset_plugin": "" if entry.dataset == entry.name else entry.dataset,
         "evaluated": other_data(suite, plan),
         "deterministic": request.deterministic,
+        "temperature": request.temperature,
     }
 
 

@@ -18,10 +18,18 @@ from promptbench.runs.request import other_data
 from promptbench.suite import DatasetEntry, Suite
 
 
-def evaluations_of(result: Result, protocols: Mapping[str, Protocol], suite: Suite) -> list[Run]:
+def evaluations_of(
+    result: Result, protocols: Mapping[str, Protocol], suite: Suite, temperature: bool = False
+) -> list[Run]:
     """The evaluations of other protocols for what a run trained: its images, its settings, its seeds.
 
-    `suite` comes from `suite_of`. An author's recipe of the run's own protocol is only transferred to another.
+    An author's recipe of the run's own protocol is only transferred to another.
+
+    Args:
+        result: The run's.
+        protocols: By name; its own may be among them.
+        suite: From `suite_of`.
+        temperature: Whether a temperature is fitted; it is, too, where the run has one.
 
     Raises:
         UsageError: The suite lacks the dataset, or the protocol never trains with that number of shots.
@@ -45,6 +53,7 @@ def evaluations_of(result: Result, protocols: Mapping[str, Protocol], suite: Sui
             protocol=protocol,
             recipe=transferred(spec.recipe) if protocol != spec.protocol else spec.recipe,
             evaluated=other_data(suite, plan),
+            temperature=temperature or spec.temperature,
             trained_by=origin if method.sees_images() and train != replace(plan.train, sampler=spec.sampler) else "",
         )
         runs.append(Run(other, replace(plan, train=train), method, settings, evaluated))

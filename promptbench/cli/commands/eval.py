@@ -42,7 +42,7 @@ def execute(options: argparse.Namespace) -> int:
             "trained; `promptbench predict` scores images with it on a CPU."
         ) from error
     suite = suite_of(load_suite(options.suite or result.spec.suite), result.spec)
-    runs = evaluations_of(result, protocols_of(suite, options.protocol), suite)
+    runs = evaluations_of(result, protocols_of(suite, options.protocol), suite, options.temperature)
     output = options.output or folder_of(options.run)
     session = Session(place_of(options, output, device, may_train=False), suite)
     return print_results(partial(do, runs, session, Display()), session)
