@@ -24,36 +24,8 @@ Numbers = Mapping[str, float]
 
 SCALED = "_scaled"
 """What the name of a calibration metric ends in that was measured after the temperature."""
-MEASURES = {
-    "ece": "expected calibration error over 15 bins of equal width, in percent from 0 to 100; lower is better",
-    "adaptive_ece": "calibration error over 15 bins of equal count, in percent from 0 to 100; lower is better",
-    "nll": "mean negative log likelihood of the true class, in nats from 0 on; lower is better",
-    "brier": "mean squared distance of the probabilities from the truth, from 0 to 2; lower is better",
-    "open_world_auc": (
-        "share of pairs of a base and a new image in which both are recognised among their half's names and the base "
-        "image has the larger probability of a base name among all names, in percent from 0 to 100; higher is better"
-    ),
-}
-"""What metrics are: unit, range, direction; of those after the temperature, what they are without it."""
-
-
-def measured(metric: str) -> str:
-    """What a metric is, with its unit, range and direction; "" of one that needs no word."""
-    plain = metric.removesuffix(SCALED)
-    if plain not in MEASURES:
-        return ""
-    after = " (after the temperature)" if metric != plain else ""
-    return f"{metric}: {MEASURES[plain]}{after}"
-
-
-def is_lower(metric: str) -> bool:
-    """Whether less of a metric is better."""
-    return metric.removesuffix(SCALED) in CALIBRATION
-
-
-def decimals_of(key: str) -> int:
-    """How many decimals of a figure tables show: more of those that are no percentages."""
-    return 3 if key.rpartition("/")[2].removesuffix(SCALED) in ("nll", "brier", "temperature") else 1
+NO_PERCENTAGE = {"nll": ("nats", "0 and more"), "brier": ("", "0 to 2"), "temperature": ("", "0.05 to 20.1")}
+"""Units and ranges of metrics that are not in percent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,12 +93,37 @@ class Column(NamedTuple):
         title: What the table calls it.
         derived: Whether it follows from other columns, seed means and averages included, instead of being averaged.
         lower: Whether less is better.
+        unit: What its figures count; "" where they have none.
+        range: What they lie between.
+        digits: Decimals shown.
+        ranked: Whether tables may print the best in bold.
     """
 
     key: str
     title: str
     derived: bool = False
     lower: bool = False
+    unit: str = "%"
+    range: str = "0 to 100"
+    digits: int = 1
+    ranked: bool = True
+
+    @property
+    def direction(self) -> str:
+        """`higher is better` or `lower is better`."""
+        return f"{'lower' if self.lower else 'higher'} is better"
+
+
+def metric_column(key: str, title: str) -> Column:
+    """The column of a metric that every evaluation has, such as `base/nll`: its name says unit and direction."""
+    metric = key.rpartition("/")[2].removesuffix(SCALED)
+    unit, limits = NO_PERCENTAGE.get(metric, ("%", "0 to 100"))
+    return Column(key, title, lower=metric in CALIBRATION, unit=unit, range=limits, digits=digits_of(key))
+
+
+def digits_of(key: str) -> int:
+    """How many decimals of a metric are shown: more of one that is no percentage."""
+    return 3 if key.rpartition("/")[2].removesuffix(SCALED) in NO_PERCENTAGE else 1
 
 
 class Protocol(ABC):

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 from promptbench.data.selection import Selection
 from promptbench.metrics.classification import OpenWorld, harmonic_mean, open_world
-from promptbench.protocol import Column, Evaluation, Outcome, Plan, Protocol, is_lower
+from promptbench.protocol import Column, Evaluation, Outcome, Plan, Protocol, metric_column
 from promptbench.suite import Suite
 
 OPEN_WORLD = "open_world_auc"
@@ -55,7 +55,7 @@ class Base2New(Protocol):
         """Base, new, H and joint; of another metric there is no H, and OpenworldAUC is one figure of all three."""
         if metric == OPEN_WORLD:
             return [Column(OPEN_WORLD, "OpenworldAUC")]
-        base, new, joint = (Column(f"{name}/{metric}", name, lower=is_lower(metric)) for name in EVALUATIONS)
+        base, new, joint = (metric_column(f"{name}/{metric}", name) for name in EVALUATIONS)
         return [base, new, *([] if metric != "accuracy" else [Column("h", "H", derived=True)]), joint]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from promptbench.data.selection import Selection
-from promptbench.protocol import Column, Evaluation, Plan, Protocol, is_lower
+from promptbench.protocol import Column, Evaluation, Plan, Protocol, metric_column
 from promptbench.suite import Suite
 
 SHOWN = {"eighth": "new.base.base", "quarter": "new.base", "half": "new", "whole": "all"}
@@ -29,7 +29,7 @@ class Candidates(Protocol):
 
     def columns(self, metric: str, evaluations: Sequence[str], along: Sequence[int | None]) -> list[Column]:
         """From few names to all."""
-        return [Column(f"{name}/{metric}", title, lower=is_lower(metric)) for name, title in TITLES.items()]
+        return [metric_column(f"{name}/{metric}", title) for name, title in TITLES.items()]
 
 
 def _plan(dataset: str, shots: int) -> Plan:
