@@ -147,23 +147,34 @@ def confidence_bins(confidence: Tensor, bins: int) -> Tensor:
     return torch.bucketize(confidence, edges) - 1
 
 
+def confidences(logits: Tensor, temperature: float = 1.0, dtype: torch.dtype | None = None) -> Tensor:
+    """The largest probability of softmax(logits / T) of each image, (N,) on the CPU, from 1 / K to 1.
+
+    Args:
+        logits: (N, K), any float dtype, whose largest is finite.
+        temperature: T, more than 0.
+        dtype: What it is computed in, float32 if None.
+    """
+    import torch
+
+    found = []
+    for rows in _scaled(logits, temperature):
+        rows = rows.to(dtype or torch.float32)
+        found.append((rows - rows.amax(dim=1, keepdim=True)).exp_().sum(dim=1).reciprocal())
+    return torch.cat(found).cpu()
+
+
 def _confidence(
     logits: Tensor, labels: Tensor, bins: int, temperature: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Each image's largest probability, (N,) of that dtype, and by how much being right exceeds it, in float64."""
-    import torch
-
+    """The confidence of each image, (N,) of that dtype, and by how much being right exceeds it, in float64."""
     check(logits, labels, "calibration error")
     if bins < 1:
         raise ValueError(f"A calibration error takes at least 1 bin, not {bins}.")
     best, predicted = logits.max(dim=1)
     if not bool(best.isfinite().all()):
         raise ValueError("Some largest logits are infinite, so there is no calibration error to report.")
-    found = []
-    for rows in _scaled(logits, temperature):
-        rows = rows.to(dtype)
-        found.append((rows - rows.amax(dim=1, keepdim=True)).exp_().sum(dim=1).reciprocal())
-    confidence = torch.cat(found).cpu()
+    confidence = confidences(logits, temperature, dtype)
     return confidence, (predicted == labels).cpu().double() - confidence.double()
 
 

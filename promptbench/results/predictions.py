@@ -12,7 +12,7 @@ Letters: N images, K classes.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,16 @@ def load_predictions(path: Path | str) -> dict[str, Predictions]:
             f"{path} holds no predictions of this run, or is damaged ({error}); remove it and run again with "
             "--save-predictions."
         ) from error
+
+
+def stored_predictions(folders: Iterable[Path], spec: Spec) -> dict[str, Predictions] | None:
+    """The predictions of a run, by evaluation, from the first of the folders that has them; None where none has.
+
+    Raises:
+        UsageError: As `load_predictions`.
+    """
+    paths = (predictions_path(folder, spec) for folder in folders)
+    return next((load_predictions(path) for path in paths if path.exists()), None)
 
 
 def _check(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Mapping[str, Any]]) -> None:

@@ -28,7 +28,7 @@ from promptbench.config import UsageError, unknown
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KINDS = ("shots", "base-new", "gain", "seeds", "cost", "ood", "ablation", "heatmap")
+KINDS = ("shots", "base-new", "gain", "seeds", "cost", "ood", "open-world", "reliability", "ablation", "heatmap")
 DIGITS = 6  # decimals of stored plot data: fewer than any machine gets right, more than any picture shows
 
 WIDTH = 3.3  # inches: a column of a two-column paper
