@@ -73,7 +73,7 @@ class Outcome:
         labels: (N,), int64, positions among the class names shown; -1 for an image of no such class.
         scores: (N,) each, larger for images that look in-distribution, by the names that the protocol asks for.
         missing: Why a score is not there, by its name.
-        classes: The dataset's own label of each class shown, K of them; none where nobody says, of the first K.
+        classes: The dataset's own label of each class shown, K of them; without any, from 0 to K - 1.
         temperature: What logits are divided by before calibration is measured again; None where none was fitted.
     """
 

@@ -352,6 +352,7 @@ class SelectedImages:
         items: The chosen ones, labels counted from 0 within the selection.
         class_names: Names of those labels, with the dataset's template.
         skipped: Images that would be in the pool but cannot be read, where the dataset leaves such out.
+        classes: The dataset's own label of each class, in the order of `class_names`.
     """
 
     dataset: Dataset
@@ -360,6 +361,7 @@ class SelectedImages:
     items: list[Item]
     class_names: ClassNames
     skipped: tuple[str, ...] = ()
+    classes: tuple[int, ...] = ()
 
     @property
     def labels(self) -> list[int]:
@@ -387,7 +389,8 @@ def open_selection(open_dataset: Callable[[str], Dataset], selection: Selection,
             f"The dataset '{dataset.name}' has no {selection.split} images of its {selection.classes} classes."
         )
     items = select(pool, labels)
-    return SelectedImages(dataset, pool, chosen, items, dataset.class_names.select(labels), tuple(skipped))
+    names = dataset.class_names.select(labels)
+    return SelectedImages(dataset, pool, chosen, items, names, tuple(skipped), tuple(sorted(wanted)))
 
 
 def images_of(dataset: Dataset, selection: Selection, seed: int) -> list[Item]:

@@ -14,7 +14,6 @@ from promptbench.data.features import EVALUATION_BATCH, FEATURE_BATCH, still_bat
 from promptbench.data.selection import (
     SelectedImages,
     Selection,
-    class_labels,
     few_validation_of,
     open_selection,
     shown_names,
@@ -72,8 +71,8 @@ def evaluate(session: Session, run: Run, method: Method) -> Evaluated:
         outcome = reader.outcome(chosen, evaluation.selection, labels, scores)
         if not torch.isfinite(outcome.logits).all():
             raise FloatingPointError(f"scores of {evaluation.name} images are infinite or NaN")
-        classes = class_labels(session.dataset(evaluation.shown.dataset), evaluation.shown.classes)
-        outcome = replace(outcome, classes=tuple(sorted(classes)), temperature=found.temperature)
+        classes = chosen.classes if evaluation.names is None else ()
+        outcome = replace(outcome, classes=classes, temperature=found.temperature)
         found.outcomes[evaluation.name] = outcome
         figures = diagnostics(method, chosen)
         found.diagnostics |= {f"{evaluation.name}/{name}": value for name, value in figures.items()}

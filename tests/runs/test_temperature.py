@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,13 +11,15 @@ import torch
 from shared_paths import TINY
 
 import promptbench as pb
-from promptbench.cli.main import main
+from promptbench.cli.flags import request_of
+from promptbench.cli.main import main, parser
 from promptbench.data.batches import pixel_batches
 from promptbench.data.dataset import open_dataset
 from promptbench.data.selection import Selection, open_selection
 from promptbench.metrics.classification import CALIBRATION, calibration, fit_temperature
 from promptbench.results.predictions import load_predictions
 from promptbench.results.result import Result, predictions_path, read_results
+from promptbench.runs.plan import plan_runs
 
 SHORT = ("--seeds", "1", "--shots", "2", "--threads", "1", "--set", "coop.epochs=2", "coop.batch=2")
 
@@ -90,3 +94,35 @@ def test_stored_predictions_give_the_stored_figures(evaluated: Path) -> None:
             for suffix, temperature in (("", 1.0), ("_scaled", result.metrics["temperature"])):
                 for metric, value in calibration(one.logits, one.labels, temperature).items():
                     assert value == pytest.approx(result.metrics[f"{name}/{metric}{suffix}"], abs=0.05), (label, metric)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("temperature", [False, True])
+def test_a_finished_run_is_evaluated_with_a_temperature_afterwards(
+    temperature: bool, evaluated: Path, tmp_path: Path
+) -> None:
+    source, fitted = by_method(evaluated, temperature)["coop"], by_method(evaluated, temperature=True)["coop"]
+    assert source.path is not None and fitted.path is not None
+    output = tmp_path / "copy"
+    shutil.copytree(evaluated, output)
+    if not temperature:
+        (output / fitted.path.relative_to(evaluated)).unlink()
+    call = ["eval", "--run", str(output / source.path.relative_to(evaluated)), "--protocol", "base2new", "few_shot"]
+    assert main([*call, *([] if temperature else ["--temperature"])]) == 0  # a run with one keeps it
+    assert trainings(output).keys() == trainings(evaluated).keys()
+    found = {
+        one.spec.protocol: one for one in read_results(output) if one.spec.temperature and one.spec.method == "coop"
+    }
+    assert found["base2new"].name == fitted.name and found["base2new"].metrics == fitted.metrics
+    assert found["few_shot"].metrics.keys() >= {"test/ece_scaled", "test/nll_scaled", "temperature"}
+
+
+def test_the_flag_is_a_condition_of_the_run_and_of_no_training() -> None:
+    call = ["run", "--method", "coop", "--backbone", TINY, "--dataset", "mini_colours", "--seeds", "1"]
+    specs = []
+    for more in ([], ["--temperature"]):
+        (*_, run) = plan_runs(request_of(parser().parse_args([*call, *more])))
+        specs.append(run.spec)
+    plain, fitted = specs
+    assert plain.digest != fitted.digest and plain.training() == fitted.training()
+    assert plain.digest == replace(fitted, temperature=False).digest and "temperature" not in plain.naming()
