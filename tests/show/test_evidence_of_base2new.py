@@ -19,7 +19,7 @@ from promptbench.results.spec import Spec
 DATASETS = ("mini_neon", "mini_fabrics")
 
 
-def make(metrics: Mapping[str, float], method: str, seed: int, dataset: str, **spec: Any) -> Result:
+def make(metrics: Mapping[str, float], method: str, seed: int, dataset: str, told: str = "", **spec: Any) -> Result:
     trains = method != "zeroshot"
     facts: dict[str, Any] = {
         "suite": "mini",
@@ -33,7 +33,7 @@ def make(metrics: Mapping[str, float], method: str, seed: int, dataset: str, **s
         "backbone": "mini",
         "threads": 1,
     }
-    conditions = {"reconstructed": method == "dpl"}
+    conditions = {"reconstructed": method == "dpl", **({"texts_told": told} if told else {})}
     written = {"versions": {}, "commit": "", "created": "2026-01-02T03:04:05+00:00"}
     return Result(spec=Spec(**{**facts, **spec}), conditions=conditions, metrics=metrics, **written)  # type: ignore[arg-type]
 
@@ -52,10 +52,10 @@ def page(folder: Path, name: str, capsys: pytest.CaptureFixture[str], *words: st
 
 
 def cells(text: str, table: str, method: str) -> list[str]:
-    """The cells of a method in the table of that title."""
+    """The cells of a method in the table of that title, behind its text prior."""
     lines = text[text.index(f"### {table}") :].splitlines()
     (line,) = [line for line in lines[2:] if line.startswith(f"| {method} ")][:1]
-    return [cell.strip() for cell in line.split("|")[2:-1]]
+    return [cell.strip() for cell in line.split("|")[3:-1]]
 
 
 def open_world(base: float, new: float, pairs: float, joint: float) -> dict[str, float]:
@@ -71,10 +71,8 @@ def test_the_open_world_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[st
     text = page(tmp_path, "open_world", capsys)
     # By H: coop (68.57 and 70), maple (67.25 and 69.86), zero-shot; by pairs maple is 9 and 7 above coop: mean 8,
     # s = sqrt(2), t(0.975, 1) = 12.706, so 12.706 * sqrt(2) / sqrt(2) to either side.
-    assert (
-        "2 of 3 rows stand elsewhere by OpenworldAUC than by H, by 1 place at most; maple is first and not coop, by "
-        in text
-    )
+    orders = "2 of 3 rows of the text prior generic stand elsewhere by OpenworldAUC than by H, by 1 place at most"
+    assert f"{orders}; maple is first and not coop, by " in text
     assert "by +8.0 [-4.7, +20.7] points of OpenworldAUC." in text
     h = (harmonic_mean(80, 60) + harmonic_mean(84, 60)) / 2
     assert cells(text, "H and", "coop") == [f"{h:.1f}", "43.0", "56.0", "1", "2", "+3.0 [-22.4, +28.4]"]
@@ -90,9 +88,8 @@ def test_one_seed_has_no_interval_and_the_first_is_ahead_of_the_second(
     store(tmp_path, "zeroshot", {1: open_world(60, 60, 40, 50)})
     store(tmp_path, "coop", {1: open_world(80, 60, 41, 55)})
     text = page(tmp_path, "open_world", capsys)
-    assert (
-        "None of 2 rows stands elsewhere by OpenworldAUC than by H; coop is first by both, ahead of zeroshot by" in text
-    )
+    orders = "None of 2 rows of the text prior generic stands elsewhere by OpenworldAUC than by H"
+    assert f"{orders}; coop is first by both, ahead of zeroshot by" in text
     assert "by +1.0 (one seed) points" in text
 
 
@@ -113,8 +110,9 @@ def test_calibration_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     text = page(tmp_path, "calibration", capsys)
     # Steps of coop 6 and 10, of maple 2 and 4, together 4 and 7, of zero-shot 1: 3 and 6, mean 4.5, s = 1.5 sqrt(2).
     half = 12.7062 * 1.5
-    wanted = f"by +4.5 [{4.5 - half:+.1f}, {4.5 + half:+.1f}] points against zeroshot, mean of 2 trained rows."
-    assert f"Training changes the step in ECE from base to new classes {wanted}" in text
+    interval = f"+4.5 [{4.5 - half:+.1f}, {4.5 + half:+.1f}]"
+    against = "points against zero-shot of the same text prior, mean of 2 trained rows."
+    assert f"Training changes the step in ECE from base to new classes by {interval} {against}" in text
     figures = ["3.0", "11.0", "3.3", "12.1", "0.300", "1.100", "0.030", "0.110"]
     assert cells(text, "As methods", "coop")[:8] == figures
     assert cells(text, "As methods", "coop")[8].startswith("+8.0 [")
@@ -138,6 +136,33 @@ def test_figures_after_the_temperature_stand_beside_and_count_once(
     assert cells(text, "After the temperature", "zeroshot")[8] == "+2.0 [+2.0, +2.0]"
     assert "In 2 of 8 runs T is the least there may be" in text
     assert text.count("| coop ") == 2
+
+
+def test_rows_are_compared_within_their_text_prior(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def figures(ece: float, pairs: float) -> dict[int, dict[str, float]]:
+        return {seed: {**calibrated(4, ece), **open_world(pairs, 60, pairs, 50)} for seed in (1, 2)}
+
+    store(tmp_path, "zeroshot", figures(5, 60), told="template")
+    store(tmp_path, "zeroshot", figures(9, 30), preset="generic")
+    store(tmp_path, "coop", figures(10, 40))
+    store(tmp_path, "promptsrc", figures(7, 70), told="ensemble")  # without zero-shot of its kind
+    text = page(tmp_path, "calibration", capsys)
+    assert "by +1.0 [+1.0, +1.0] points against zero-shot of the same text prior, mean of 1 trained row." in text
+    text = page(tmp_path, "open_world", capsys)
+    assert "None of 2 rows of the text prior generic stands" in text and "Rows compare within one." in text
+    assert "coop is first by both, ahead of zeroshot@generic by +10.0 [" in text
+    assert [cells(text, "H and", name)[4:] for name in ("coop", "zeroshot", "promptsrc")] == [
+        ["1", "+10.0 [+10.0, +10.0]"],
+        ["1", ""],
+        ["1", "–"],
+    ]
+
+
+def test_without_common_seeds_nothing_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store(tmp_path, "zeroshot", {1: calibrated(4, 5)})
+    store(tmp_path, "coop", {2: calibrated(3, 9)})
+    text = page(tmp_path, "calibration", capsys)
+    assert "Without zero-shot of its text prior on the same seeds there is no trained row to compare." in text
 
 
 @pytest.mark.parametrize("name", ["open_world", "calibration"])

@@ -19,6 +19,10 @@ from promptbench.show.tables.show import Question
 from promptbench.show.tables.table import Row, Seed
 
 PROTOCOL = "base2new"
+PRIORS = (
+    "Text prior: what a row was told of the words around class names. generic: nothing of a dataset; dataset: its "
+    "template; ensemble: several. Rows compare within one."
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,18 @@ class Averaged:
     def trained(self) -> bool:
         """Whether anything is learned."""
         return any(result.spec.recipe for result in self.row.results)
+
+    @cached_property
+    def text_prior(self) -> str:
+        """What it was told of the words around class names: `generic`, the `dataset`'s template, or an `ensemble`."""
+        told = {str(result.conditions.get("texts_told", "")) for result in self.row.results}
+        if "ensemble" in told:
+            return "ensemble"
+        return "dataset" if "template" in told or self.row.from_dataset else "generic"
+
+    def alike(self, others: Iterable[Averaged]) -> Averaged | None:
+        """The first of others that learns nothing and was told as much: zero-shot of the same text prior."""
+        return next((one for one in others if not one.trained and one.text_prior == self.text_prior), None)
 
     @cached_property
     def _metrics(self) -> dict[Seed, dict[str, Mapping[str, float]]]:
@@ -120,9 +136,9 @@ def number(value: float | None, digits: int = 1) -> str:
 
 
 def section(title: str, head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown under its title; the first column holds names."""
+    """A table in Markdown under its title; the first two columns hold words."""
     text = Texts(list(head), [[list(row) for row in body]], [])
-    return "\n".join(laid_out(title, text, names=1))
+    return "\n".join(laid_out(title, text, names=2))
 
 
 def conditions(source: Source, shown: Sequence[Averaged], left_out: Sequence[str]) -> str:
@@ -135,6 +151,8 @@ def conditions(source: Source, shown: Sequence[Averaged], left_out: Sequence[str
         f"seeds {seeds_text(seeds, ', ')}.",
         "Intervals: 95 %, Student's t over differences of seeds (ddof 1).",
     ]
+    if len({one.text_prior for one in shown}) > 1:
+        parts.append(PRIORS)
     if left_out:
         parts.append(f"Without these figures on every dataset: {', '.join(left_out)}.")
     if any(one.row.reconstructed for one in shown):

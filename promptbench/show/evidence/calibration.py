@@ -48,19 +48,20 @@ def page(question: Question) -> str:
 def before(shown: Sequence[Averaged]) -> str:
     """The table of figures as methods give their probabilities."""
     body = [
-        [one.label, *figures(one, ""), said(paired(one.by_seed("new/ece"), one.by_seed("base/ece")))] for one in shown
+        [one.label, one.text_prior, *figures(one, ""), said(paired(one.by_seed("new/ece"), one.by_seed("base/ece")))]
+        for one in shown
     ]
-    return section("As methods say it", ["method", *heads(), "ECE new − base"], body)
+    return section("As methods say it", ["method", "text prior", *heads(), "ECE new − base"], body)
 
 
 def after(fitted: Sequence[Averaged]) -> str:
     """The table of figures after the temperature."""
     steps = (paired(one.by_seed("new/ece" + SCALED), one.by_seed("base/ece" + SCALED)) for one in fitted)
     body = [
-        [one.label, *figures(one, SCALED), said(step), temperatures(one)]
+        [one.label, one.text_prior, *figures(one, SCALED), said(step), temperatures(one)]
         for one, step in zip(fitted, steps, strict=True)
     ]
-    return section("After the temperature", ["method", *heads(), "ECE new − base", "T"], body)
+    return section("After the temperature", ["method", "text prior", *heads(), "ECE new − base", "T"], body)
 
 
 def heads() -> list[str]:
@@ -95,29 +96,34 @@ def at_the_bound(fitted: Sequence[Averaged]) -> list[str]:
 
 def finding(shown: Sequence[Averaged], fitted: Sequence[Averaged]) -> str:
     """One sentence: how much more a training costs in calibration on new classes, and what a temperature mends."""
-    reference = next((one for one in shown if not one.trained), None)
-    trained = [one for one in shown if one.trained and one.by_seed("new/ece")]
+    trained = [one for one in shown if one.trained and not one.row.reconstructed and one.by_seed("new/ece")]
+    steps = [step for one in trained if (step := beyond(one, one.alike(shown)))]
     sentences = []
-    if reference is not None and trained:
-        step = mean_over([difference(one, "new/ece", "base/ece") for one in trained])
-        own = difference(reference, "new/ece", "base/ece")
-        gap = said(paired(step, own))
-        rows = f"{len(trained)} trained row{'s' * (len(trained) > 1)}"
+    if common := mean_over(steps):
+        rows = f"{len(steps)} trained row{'s' * (len(steps) > 1)}"
         sentences.append(
-            f"training changes the step in ECE from base to new classes by {gap} points against {reference.label}, "
-            f"mean of {rows}"
+            f"training changes the step in ECE from base to new classes by {said(paired_interval([*common.values()]))} "
+            f"points against zero-shot of the same text prior, mean of {rows}"
         )
     both = [one for one in fitted if one.by_seed("new/ece" + SCALED)]
-    if both:
-        changes = []
-        for half in HALVES:
-            change = mean_over([difference(one, f"{half}/ece{SCALED}", f"{half}/ece") for one in both])
-            changes.append(f"{said(paired_interval([*change.values()]))} points on {half} classes")
+    changes = []
+    for half in HALVES:
+        change = mean_over([difference(one, f"{half}/ece{SCALED}", f"{half}/ece") for one in both])
+        changes += [f"{said(paired_interval([*change.values()]))} points on {half} classes"] if change else []
+    if changes:
         sentences.append(f"the temperature of trained classes changes ECE by {' and '.join(changes)}")
     if not sentences:
-        return "Without zero-shot and a trained method that scores new classes there is nothing to compare."
+        return "Without zero-shot of its text prior on the same seeds there is no trained row to compare."
     text = "; ".join(sentences)
     return f"{text[:1].upper()}{text[1:]}."
+
+
+def beyond(one: Averaged, reference: Averaged | None) -> dict[Seed, float]:
+    """By how much ECE grows more from base to new classes than in a reference, seed by seed."""
+    if reference is None:
+        return {}
+    own, other = (difference(row, "new/ece", "base/ece") for row in (one, reference))
+    return {seed: own[seed] - other[seed] for seed in own if seed in other}
 
 
 def difference(one: Averaged, metric: str, other: str) -> dict[Seed, float]:
@@ -127,6 +133,6 @@ def difference(one: Averaged, metric: str, other: str) -> dict[Seed, float]:
 
 
 def mean_over(of_rows: Sequence[Mapping[Seed, float]]) -> dict[Seed, float]:
-    """The mean over rows, of the seeds that all have."""
-    common = set(of_rows[0]).intersection(*of_rows)
+    """The mean over rows, of the seeds that all have; nothing where there is none."""
+    common = set(of_rows[0]).intersection(*of_rows) if of_rows else set()
     return {seed: fmean(of_row[seed] for of_row in of_rows) for seed in sorted(common)}
