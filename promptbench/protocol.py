@@ -32,11 +32,16 @@ class Evaluation:
         selection: The images.
         names: The selection whose class names are shown to the method; None shows those of `selection`. It differs
             where base images meet base and new names together, or out-of-distribution images the names of the source.
+        same_classes: Whether images of another dataset than that of `names` are of its classes, as those of a shifted
+            version are; otherwise they are of none.
+        group: What its figures are averaged with, such as `near`; "" for no such average.
     """
 
     name: str
     selection: Selection
     names: Selection | None = None
+    same_classes: bool = False
+    group: str = ""
 
     @property
     def shown(self) -> Selection:
@@ -84,12 +89,14 @@ class Column(NamedTuple):
         title: What the table calls it.
         derived: Whether it follows from other columns, seed means and averages included, instead of being averaged.
         lower: Whether less is better.
+        help: What the figure is, where its name does not say it: a sentence that stands under the table.
     """
 
     key: str
     title: str
     derived: bool = False
     lower: bool = False
+    help: str = ""
 
 
 class Protocol(ABC):
@@ -98,12 +105,13 @@ class Protocol(ABC):
     Attributes:
         role: The suite's role whose datasets it runs over; `--dataset` replaces those.
         recipes_of: The protocol whose recipes it trains with; "" for its own.
-        scores: Names in `metrics.ood.SCORES` that are computed for every image evaluated.
+        scores: Names of the scores, one plugin each, that are computed for every image evaluated.
         metrics: What its table can show of an evaluation; the first unless the reader asks for another.
         several_shots: Whether it trains with each of the suite's `few_shots`, not with its `shots`.
         along: A field of the spec whose values are columns of the table instead of rows; "" for none.
         blocks_are: What the blocks of lines in its table are.
         averaged: Whether the table ends in averages over its blocks.
+        in_all: Whether `--protocol all` stands for it too.
     """
 
     plugin_kind: ClassVar[str] = "protocol"
@@ -115,6 +123,7 @@ class Protocol(ABC):
     along: ClassVar[str] = ""
     blocks_are: ClassVar[str] = "dataset"
     averaged: ClassVar[bool] = True
+    in_all: ClassVar[bool] = True
 
     @abstractmethod
     def plan(self, suite: Suite, seed: int) -> list[Plan]:

@@ -84,7 +84,9 @@ def add_list(parser: argparse.ArgumentParser, flag: str, **arguments: Any) -> No
 
 def add_plugin(parser: argparse.ArgumentParser) -> None:
     """`--plugin`."""
-    add_list(parser, "--plugin", metavar="FILE", help="Python files with methods, datasets or protocols of your own")
+    add_list(
+        parser, "--plugin", metavar="FILE", help="Python files with methods, datasets, protocols or scores of your own"
+    )
 
 
 def add_what(parser: argparse.ArgumentParser) -> None:
@@ -104,7 +106,10 @@ def add_what(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sampler", default="", metavar="S", help="coop, stratified, or file:PATH of a stored sample; default: coop"
     )
-    add_list(parser, "--set", metavar="M.FIELD=VALUE", help="a setting of a method, its recipe, or a dataset")
+    add_list(parser, "--set", metavar="M.FIELD=VALUE", help="a setting of a method, its recipe, a dataset or a score")
+    add_list(
+        parser, "--score", metavar="S", help="scores of images besides those of protocols that have some, such as ood"
+    )
     parser.add_argument(
         "--train-views",
         type=integer(1),
@@ -191,6 +196,7 @@ def request_of(options: argparse.Namespace, companions: bool = True) -> Request:
         sampler=options.sampler,
         settings=settings_of(options.set or ()),
         grid=grid_of(getattr(options, "points", None) or ()),
+        scores=options.score or (),
         train_views=options.train_views,
         backbone=options.backbone,
         threads=options.threads,

@@ -490,7 +490,7 @@ def validation_of(train: Selection, all_images: bool) -> Selection:
 
 
 def shown_names(
-    open_dataset: Callable[[str], Dataset], shown: Selection | None, chosen: SelectedImages
+    open_dataset: Callable[[str], Dataset], shown: Selection | None, chosen: SelectedImages, same_classes: bool = False
 ) -> tuple[ClassNames, list[int]]:
     """The class names that selected images are scored against, and each image's position among them.
 
@@ -498,6 +498,10 @@ def shown_names(
 
     Args:
         shown: The selection whose class names are shown; None for that of the images.
+        same_classes: Whether images of another dataset are of these classes; otherwise they are of none.
+
+    Raises:
+        UsageError: They are to be, and one is not.
     """
     if shown is None:
         return chosen.class_names, chosen.labels
@@ -505,6 +509,27 @@ def shown_names(
     labels = class_labels(dataset, shown.classes)
     names = dataset.class_names.select(labels)
     if dataset.name != chosen.dataset.name:
-        return names, [-1] * len(chosen.items)
+        return names, shared_positions(dataset, labels, chosen) if same_classes else [-1] * len(chosen.items)
     positions = {label: position for position, label in enumerate(labels)}
     return names, [positions.get(chosen.pool[index].label, -1) for index in chosen.chosen]
+
+
+def shared_positions(dataset: Dataset, labels: Sequence[int], chosen: SelectedImages) -> list[int]:
+    """The position of each image among the classes with these labels of another dataset, which has its class too.
+
+    Raises:
+        UsageError: It has not.
+    """
+    ids = {item.label: dataset.class_id(item) for item in dataset.items("test")}
+    positions = {ids[label]: position for position, label in enumerate(labels) if label in ids}
+    found = []
+    for index in chosen.chosen:
+        item = chosen.pool[index]
+        own = chosen.dataset.class_id(item)
+        if own not in positions:
+            raise UsageError(
+                f"The dataset '{chosen.dataset.name}' is to have classes of '{dataset.name}', but {item.class_name!r} "
+                f"({item.image}) is none of them."
+            )
+        found.append(positions[own])
+    return found

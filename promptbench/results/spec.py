@@ -63,6 +63,7 @@ class Spec:
         dataset_options: The dataset's own fields, resolved.
         evaluated: What is evaluated besides that dataset: name to plugin and its fields, resolved.
         dataset_plugin: The plugin of that dataset where it is not called the same; "" otherwise.
+        scores: Scores of images besides the protocol's: name to its settings, resolved, files by their content.
         trained_by: The protocol whose training is evaluated, where it is not this one's own.
         weights_hash: Digest of the backbone's weights.
         architecture: Digest of what the backbone computes with them; see `Backbone.architecture`.
@@ -98,6 +99,7 @@ class Spec:
     dataset_options: Mapping[str, Any] = decides(DATA, trains=True, by_dataset=True, default_factory=dict)
     dataset_plugin: str = decides(DATA, trains=True, later=True, by_dataset=True, default="")
     evaluated: Mapping[str, Any] = decides(DATA, later=True, by_dataset=True, default_factory=dict)
+    scores: Mapping[str, Any] = decides(SETTING, later=True, default_factory=dict)
     trained_by: str = decides(SETTING, later=True, default="")
     weights_hash: str = decides(
         MACHINE, trains=True, renews="made with other weights of '{backbone}' than today's", default=""

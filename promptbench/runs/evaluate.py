@@ -13,7 +13,7 @@ from promptbench.data.class_names import ClassNames
 from promptbench.data.features import EVALUATION_BATCH, FEATURE_BATCH, still_batches
 from promptbench.data.selection import SelectedImages, Selection, open_selection, shown_names
 from promptbench.method import Method, Prediction
-from promptbench.metrics.ood import SCORES, missing, scores_of
+from promptbench.metrics.ood import NEGATIVES, Score, cosines_with, missing, scores_of
 from promptbench.protocol import Outcome
 from promptbench.runs.plan import Run
 from promptbench.runs.session import Session
@@ -45,11 +45,10 @@ def evaluate(session: Session, run: Run, method: Method) -> Evaluated:
         FloatingPointError: If a score is infinite or NaN.
     """
     found = Evaluated()
-    scores = run.protocol.scores
-    reader = Reader(method, dense=any(SCORES[name].needs == "local" for name in scores))
+    reader = Reader(method, dense=run.reads_dense)
     for evaluation in run.plan.evaluations:
         chosen = open_selection(session.dataset, evaluation.selection, run.spec.data_seed)
-        shown, labels = shown_names(session.dataset, evaluation.names, chosen)
+        shown, labels = shown_names(session.dataset, evaluation.names, chosen, evaluation.same_classes)
         found.names[evaluation.name] = shown
         found.images[evaluation.name] = chosen
         reason = method.refusal(shown)
@@ -57,7 +56,7 @@ def evaluate(session: Session, run: Run, method: Method) -> Evaluated:
             found.notes[f"{evaluation.name}/"] = reason
             continue
         method.set_classes(shown)
-        outcome = reader.outcome(chosen, evaluation.selection, labels, scores)
+        outcome = reader.outcome(chosen, evaluation.selection, labels, run.scores)
         if not torch.isfinite(outcome.logits).all():
             raise FloatingPointError(f"scores of {evaluation.name} images are infinite or NaN")
         found.outcomes[evaluation.name] = outcome
@@ -78,35 +77,59 @@ class Reader:
         self.method, self.dense = method, dense
         self.keeps = method.encodes_images_apart and not method.frozen_image_tower and not dense
         self.known: dict[tuple[str, str], dict[str, Tensor]] = {}  # by dataset and split: image to its feature (D,)
+        self.negatives: dict[tuple[str, ClassNames, object], Tensor] = {}  # (N, D) by score, names and template
 
     @torch.no_grad()
     def outcome(
-        self, chosen: SelectedImages, selection: Selection, labels: list[int], scores: tuple[str, ...]
+        self, chosen: SelectedImages, selection: Selection, labels: list[int], scores: Mapping[str, Score]
     ) -> Outcome:
         """Logits and scores of the chosen images for the method's current classes, float32, on the CPU."""
         logits: list[Tensor] = []
         by_score: dict[str, list[Tensor]] = {}
         gaps: Mapping[str, str] = {}
-        for prediction in self.predictions(chosen, selection):
+        negative = {name: self.negative(score) for name, score in scores.items() if NEGATIVES in score.needs}
+        for prediction, features in self.predictions(chosen, selection, with_features=bool(negative)):
             logits.append(prediction.logits.float().cpu())
             if scores:
-                for name, values in scores_of(prediction, scores).items():
+                cosines = {name: cosines_with(features, texts) for name, texts in negative.items()}
+                for name, values in scores_of(prediction, scores, cosines).items():
                     by_score.setdefault(name, []).append(values.cpu())
                 gaps = missing(prediction, scores)
         return Outcome(
             torch.cat(logits), torch.tensor(labels), {name: torch.cat(v) for name, v in by_score.items()}, gaps
         )
 
-    def predictions(self, chosen: SelectedImages, selection: Selection) -> Iterator[Prediction]:
-        """What the method says of the chosen images, batch by batch, in order."""
+    def negative(self, score: Score) -> Tensor:
+        """Text features (N, D) of the negative labels of a score, made once for a list of class names."""
+        names = self.method.class_names
+        key = (score.name, names, names.template)
+        if key not in self.negatives:
+            self.negatives[key] = score.negative_features(names, self.method.backbone)
+        return self.negatives[key]
+
+    def predictions(
+        self, chosen: SelectedImages, selection: Selection, with_features: bool = False
+    ) -> Iterator[tuple[Prediction, Tensor]]:
+        """What the method says of the chosen images, batch by batch, in order, and their features (B, D).
+
+        Args:
+            with_features: Whether the features are wanted; otherwise they may be empty.
+        """
         device = self.method.backbone.device
         if self.keeps:
             text = self.method.text_features()
             for features in self.features(chosen, selection).split(FEATURE_BATCH):
-                yield self.method.classify(features.to(device), text)
+                yield self.method.classify(features.to(device), text), features.to(device)
             return
-        for images, _ in still_batches(self.method, chosen, EVALUATION_BATCH, self.dense):
-            yield self.method(images.to(device))
+        for batch, _ in still_batches(self.method, chosen, EVALUATION_BATCH, self.dense):
+            images = batch.to(device)
+            if not with_features:
+                yield self.method(images), torch.empty(0)
+            elif self.method.encodes_images_apart:  # as `forward` does it
+                encoded = self.method.encode_images(images)
+                yield self.method.classify(encoded, self.method.text_features()), encoded.cls
+            else:
+                yield self.method(images), self.method.encode_images(images).cls
 
     def features(self, chosen: SelectedImages, selection: Selection) -> Tensor:
         """Features (N, D) of the method's own image tower, on the CPU; images seen before are not encoded again."""

@@ -9,6 +9,7 @@ from typing import Any
 from promptbench import registry
 from promptbench.config import UsageError, build
 from promptbench.data.selection import FILE
+from promptbench.metrics.ood import open_scores
 from promptbench.protocol import Plan, Protocol
 from promptbench.recipe import Recipe, Settings
 from promptbench.results.result import Result
@@ -45,9 +46,11 @@ def evaluations_of(result: Result, protocols: Mapping[str, Protocol], suite: Sui
             protocol=protocol,
             recipe=transferred(spec.recipe) if protocol != spec.protocol else spec.recipe,
             evaluated=other_data(suite, plan),
+            scores={},
             trained_by=origin if method.sees_images() and train != replace(plan.train, sampler=spec.sampler) else "",
         )
-        runs.append(Run(other, replace(plan, train=train), method, settings, evaluated))
+        scores = open_scores(evaluated.scores)
+        runs.append(Run(other, replace(plan, train=train), method, settings, evaluated, scores))
     return runs
 
 

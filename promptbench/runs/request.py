@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from promptbench import registry
 from promptbench.config import LARGEST, UsageError, build, shown, to_mapping, unknown
 from promptbench.data.selection import FILE, SAMPLERS
+from promptbench.metrics.ood import Score, open_score, open_scores
 from promptbench.protocol import Plan, Protocol
 from promptbench.recipe import find_preset, parse_label
 from promptbench.suite import DatasetEntry, Suite, load_suite
@@ -64,6 +65,7 @@ class Request:
         suite: With datasets, shots, backbone and threads replaced where others are asked for.
         methods: In the order that tables show them.
         protocols: By name.
+        scores: Scores of images by name, for each protocol: its own and, where it has some, those asked for besides.
         seeds: (data seed, training seed) pairs.
         precision: One of `numerics.PRECISIONS`.
         device: `cpu`, `cuda` or `cuda:N`.
@@ -75,6 +77,7 @@ class Request:
     suite: Suite
     methods: tuple[ChosenMethod, ...]
     protocols: Mapping[str, Protocol]
+    scores: Mapping[str, Mapping[str, Score]]
     seeds: tuple[tuple[int, int], ...]
     precision: str
     device: str
@@ -102,6 +105,7 @@ class Request:
         sampler: str = "",
         settings: Values | None = None,
         grid: Mapping[str, Sequence[Any]] | None = None,
+        scores: str | Sequence[str] = (),
         train_views: int | None = None,
         backbone: str | None = None,
         threads: int | None = None,
@@ -124,8 +128,9 @@ class Request:
             shots: Training images per class; several for protocols that compare them.
             sampler: `coop`, `stratified`, or `file:PATH` of a stored sample, which may hold {dataset}, {shots} and
                 {seed}; "" for a preset's own or CoOp's.
-            settings: `method.field` or `dataset.field` to a value.
+            settings: `method.field`, `dataset.field` or `score.field` to a value.
             grid: `method.field` to values; a method runs with every combination.
+            scores: Scores of images besides those of the protocols that have some.
             train_views: Random views of a training image, drawn once; None for a new one every epoch.
             backbone: `mini`, or `ARCHITECTURE:TAG_OR_FILE`; the suite's if none.
             threads: CPU threads of a run; the suite's if none.
@@ -150,6 +155,8 @@ class Request:
         for one in protocols.values() if datasets else ():
             suite = suite.with_datasets(one.role, listed(datasets))
         suite, assignments = assign(suite, settings or {})
+        more = {name: open_score(name, assignments.pop(name, {})) for name in dict.fromkeys(listed(scores))}
+        check_scores(protocols, more, assignments)
         wanted = labels(suite if companions else replace(suite, companions=()), listed(methods))
         assignments |= views_of(assignments, wanted, train_views)
         points = grid_of(grid or {})
@@ -161,6 +168,9 @@ class Request:
             suite=suite,
             methods=tuple(chosen(label, of, sampler, assignments, points) for label, of in loaded.items()),
             protocols=protocols,
+            scores={
+                name: {**open_scores(one.scores), **(more if one.scores else {})} for name, one in protocols.items()
+            },
             seeds=pairs,
             precision=precision,
             device=device,
@@ -193,12 +203,29 @@ def device_for(wanted: str, precision: str, elsewhere: bool) -> str:
 
 
 def protocols_of(suite: Suite, words: Iterable[str]) -> dict[str, Protocol]:
-    """The protocols named, each once; `all` stands for those whose role the suite has."""
+    """The protocols named, each once; `all` stands for the usual ones whose role the suite has."""
     names: list[str] = []
     for word in words:
-        had = [name for name in registry.names("protocols") if registry.load("protocols", name).role in suite.roles]
-        names += had if word == "all" else [word]
+        names += usual_protocols(suite) if word == "all" else [word]
     return {name: registry.load("protocols", name)() for name in dict.fromkeys(names)}
+
+
+def usual_protocols(suite: Suite) -> list[str]:
+    """The protocols that `all` stands for."""
+    known = {name: registry.load("protocols", name) for name in registry.names("protocols")}
+    return [name for name, protocol in known.items() if protocol.in_all and protocol.role in suite.roles]
+
+
+def check_scores(protocols: Mapping[str, Protocol], more: Iterable[str], assignments: Iterable[str]) -> None:
+    """Raise a UsageError where scores are asked for that nothing computes, or one is set that nobody asked for."""
+    names = list(more)
+    if names and not any(protocol.scores for protocol in protocols.values()):
+        raise UsageError(
+            f"--score {names[0]}: {' and '.join(protocols)} has no scores of images; name another protocol."
+        )
+    for owner in assignments:
+        if owner in registry.names("scores"):
+            raise UsageError(f"--set {owner}.…: the score {owner} is not computed; ask for it with --score {owner}.")
 
 
 def shots_of(shots: Sequence[int], protocols: Mapping[str, Protocol]) -> dict[str, Any]:

@@ -261,11 +261,13 @@ def sentences_digest(names: ClassNames) -> str:
 
 
 def of_code(session: Session, run: Run) -> dict[str, str]:
-    """Digests of what the method, the datasets, training and evaluation do."""
+    """Digests of what the method, the datasets, the scores, training and evaluation do."""
     trained = modules_of(session.dataset(run.plan.train.dataset).plugin)
     evaluated = set(modules_of(type(run.protocol)))
     for evaluation in run.plan.evaluations:
         evaluated.update(modules_of(session.dataset(evaluation.selection.dataset).plugin))
+    for score in run.scores.values():
+        evaluated.update(modules_of(type(score)))
     try:
         return {
             "method_code": code_digest(*modules_of(run.method)),

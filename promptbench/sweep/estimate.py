@@ -35,7 +35,6 @@ from promptbench.data.dataset import Dataset, Item
 from promptbench.data.features import EVALUATION_BATCH, FEATURE_BATCH, Kept, kept_of, key, path_of, reads_features
 from promptbench.data.selection import SelectedImages, open_selection, shown_names
 from promptbench.method import Method, instantiate, show_training_images
-from promptbench.metrics.ood import SCORES
 from promptbench.recipe import Recipe
 from promptbench.results.result import find
 from promptbench.runs.plan import Run
@@ -305,14 +304,13 @@ class Forecast:
         run = calibration.run
         own = method.encodes_images_apart  # the classes make no difference to its images
         seen: set[tuple[str, str, str]] = set()
-        wide = any(SCORES[name].needs == "local" for name in run.protocol.scores)
         for evaluation in run.plan.evaluations:
             selection = evaluation.selection
             chosen = open_selection(self.session.dataset, selection, run.spec.data_seed)
             names, _ = shown_names(self.session.dataset, evaluation.names, chosen)
             if method.refusal(names):
                 continue
-            dense = wide or method.reads_dense
+            dense = run.reads_dense or method.reads_dense
             reads = reads_features(method, len(chosen.pool), dense)
             if reads:
                 self._encode(chosen, chosen.pool, kept_of(method, dense), calibration, found)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 HELP = "check a method in a file of your own, and say what fails"
 EXAMPLE = "promptbench check-plugin my_method.py --set depth=2"
-KINDS = ("methods", "datasets", "protocols")
+KINDS = ("methods", "datasets", "protocols", "scores")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Carry out `promptbench check-plugin`; returns the exit code, 1 where a check fails."""
     path = real_path_of(options.file)
-    examine = {"method": examine_method, "dataset": examine_dataset, "protocol": examine_protocol}
+    examine = {
+        "method": examine_method,
+        "dataset": examine_dataset,
+        "protocol": examine_nothing,
+        "score": examine_nothing,
+    }
     found = plugins_in(path)
     for kind in {cls.plugin_kind for cls in found} - {"method"}:
         if options.preset:
@@ -107,9 +112,9 @@ def examine_dataset(cls: type[Any], name: str, options: argparse.Namespace) -> I
     return (observe(check, dataset, cls) for check in OF_DATASETS)
 
 
-def examine_protocol(cls: type[Any], name: str, options: argparse.Namespace) -> Iterable[Outcome]:
-    """Of a protocol, only that it was found."""
-    print(f"The protocol {cls.__name__}, of which nothing is checked")
+def examine_nothing(cls: type[Any], name: str, options: argparse.Namespace) -> Iterable[Outcome]:
+    """Of a protocol or a score, only that it was found."""
+    print(f"The {cls.plugin_kind} {cls.__name__}, of which nothing is checked")
     return ()
 
 

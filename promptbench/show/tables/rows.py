@@ -27,6 +27,7 @@ with p of 3 points, or 10 among three or four seeds, whose median deviation says
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -49,7 +50,8 @@ NOT_SETTINGS = ("origin", "overrides", "source")
 BY_RECIPE = "by recipe"
 BY_DATASET = "by dataset"
 
-_OPENED = ("config", "recipe", "dataset_options")
+_SCORES = "scores."
+_OPENED = ("config", "recipe", "dataset_options", "scores")
 _SETTINGS = [item for item in fields_of(Spec, SETTING, MACHINE, DATA) if item.name not in _OPENED]
 _MET = tuple(item.name for item in _SETTINGS if item.metadata["renews"] and item.name != "plugin")
 _OF_SPEC = tuple(item.name for item in _SETTINGS if item.name not in _MET)
@@ -237,6 +239,8 @@ def _said(name: str, value: str) -> str:
     text = value[1:-1] if value.startswith('"') else value
     if value == "null":
         text = "none"
+    elif name.startswith(_SCORES):  # settings, which a digest tells apart
+        text = hashlib.sha256(value.encode()).hexdigest()[:8]
     return f"{_short(name)}={text if len(text) <= 24 else text[:8] + '...'}"
 
 
@@ -329,7 +333,7 @@ def _table(of: Sequence[Row], layout: TableLayout, notes: Sequence[str], dataset
         ranked=False,
         rows=tuple(of),
         lines=lines,
-        remarks=tuple(_remarks(of, sheets, blocks, columns, protocol)) + tuple(notes),
+        remarks=(*_remarks(of, sheets, blocks, columns, protocol), *_helps(columns), *notes),
     )
 
 
@@ -497,6 +501,11 @@ def _filled(columns: Sequence[Column], lines: Sequence[Line]) -> tuple[Column, .
     cells = {column.key: [line.cells[column.key] for line in lines if column.key in line.cells] for column in columns}
     kept = [column for column in columns if any(cell.values or cell.reason for cell in cells[column.key])]
     return tuple(kept or columns)
+
+
+def _helps(columns: Sequence[Column]) -> list[str]:
+    """What figures are whose names do not say it."""
+    return [sentence for sentence in dict.fromkeys(column.help for column in columns) if sentence]
 
 
 def _knowledge_remarks(rows: Sequence[Row]) -> Iterator[str]:
