@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from promptbench.data.selection import Selection
@@ -19,6 +19,8 @@ from promptbench.suite import Suite
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from promptbench.data.corruptions import Corruption
 
 Numbers = Mapping[str, float]
 
@@ -35,6 +37,7 @@ class Evaluation:
         same_classes: Whether images of another dataset than that of `names` are of its classes, as those of a shifted
             version are; otherwise they are of none.
         group: What its figures are averaged with, such as `near`; "" for no such average.
+        corruption: Of the images, after the crop; None leaves them as they are.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Evaluation:
     names: Selection | None = None
     same_classes: bool = False
     group: str = ""
+    corruption: Corruption | None = None
 
     @property
     def shown(self) -> Selection:
@@ -62,6 +66,17 @@ class Plan:
     dataset: str
     train: Selection
     evaluations: tuple[Evaluation, ...]
+
+    @property
+    def corruption(self) -> str:
+        """The corruptions that it evaluates under, such as `fog:3`, separated by spaces; "" for none."""
+        found = [str(evaluation.corruption) for evaluation in self.evaluations if evaluation.corruption]
+        return " ".join(dict.fromkeys(found))
+
+    def under(self, corruption: Corruption) -> Plan:
+        """The same with all images evaluated corrupted."""
+        changed = [replace(evaluation, corruption=corruption) for evaluation in self.evaluations]
+        return replace(self, evaluations=tuple(changed))
 
 
 @dataclass(frozen=True)
@@ -108,9 +123,11 @@ class Protocol(ABC):
         scores: Names of the scores, one plugin each, that are computed for every image evaluated.
         metrics: What its table can show of an evaluation; the first unless the reader asks for another.
         several_shots: Whether it trains with each of the suite's `few_shots`, not with its `shots`.
+        halves: Whether it trains on base classes, by each `split` of the suite.
         along: A field of the spec whose values are columns of the table instead of rows; "" for none.
         blocks_are: What the blocks of lines in its table are.
         averaged: Whether the table ends in averages over its blocks.
+        corrupts: Whether it corrupts images itself, by the suite's `corruptions`.
         in_all: Whether `--protocol all` stands for it too.
     """
 
@@ -120,9 +137,11 @@ class Protocol(ABC):
     scores: ClassVar[tuple[str, ...]] = ()
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "ece")
     several_shots: ClassVar[bool] = False
+    halves: ClassVar[bool] = False
     along: ClassVar[str] = ""
     blocks_are: ClassVar[str] = "dataset"
     averaged: ClassVar[bool] = True
+    corrupts: ClassVar[bool] = False
     in_all: ClassVar[bool] = True
 
     @abstractmethod

@@ -74,7 +74,8 @@ NAMES_ALLOWED = {
     "cli.flags": {"base2new"},
     "runs.request": {"base2new", "coop"},
     "results.papers": {"base2new", "cross_dataset", "domain_generalization", "few_shot", "imagenet", "ood"},
-    **dict.fromkeys(("show.plots", "plots"), {"base2new", "few_shot", "ood", "zeroshot"}),
+    **dict.fromkeys(("show.plots", "plots"), {"base2new", "few_shot", "ood", "robustness", "zeroshot"}),
+    "show.evidence": {"robustness", "zeroshot"},
     **dict.fromkeys(("data.selection", "results.spec", "runs.plan"), {"coop"}),
 }
 """Defaults, the protocols of papers' figures and of plots, and CoOp's rule of sampling, called like the method."""

@@ -103,9 +103,10 @@ def add_what(parser: argparse.ArgumentParser) -> None:
     )
     shots = "training images per class, several for few_shot alone; default: the suite's"
     parser.add_argument("--shots", nargs="+", type=integer(1), metavar="N", help=shots)
-    parser.add_argument(
-        "--sampler", default="", metavar="S", help="coop, stratified, or file:PATH of a stored sample; default: coop"
-    )
+    sampler = "coop, stratified, longtail:RHO, noise:RATE[:confusable], or file:PATH of a stored sample; default: coop"
+    parser.add_argument("--sampler", default="", metavar="S", help=sampler)
+    split = "halves of the classes in base2new: alphabetical, random:N; several run one after another"
+    add_list(parser, "--split", metavar="S", help=f"{split}; default: the suite's")
     add_list(parser, "--set", metavar="M.FIELD=VALUE", help="a setting of a method, its recipe, a dataset or a score")
     add_list(
         parser, "--score", metavar="S", help="scores of images besides those of protocols that have some, such as ood"
@@ -136,6 +137,12 @@ def add_places(parser: argparse.ArgumentParser, output: str = f"./{OUTPUT}") -> 
     """Where data are read and results written; `output` is said to be the default."""
     add_list(parser, "--data-root", metavar="DIR", help="folders that hold the datasets; default: PROMPTBENCH_DATA")
     parser.add_argument("--output", metavar="DIR", help=f"default: {output}")
+
+
+def add_corrupt(parser: argparse.ArgumentParser) -> None:
+    """`--corrupt`."""
+    said = "corrupt the images evaluated, such as fog:3, several for robustness alone; never those trained on"
+    add_list(parser, "--corrupt", metavar="KIND:SEVERITY", help=said)
 
 
 def add_evaluation(parser: argparse.ArgumentParser) -> None:
@@ -194,6 +201,8 @@ def request_of(options: argparse.Namespace, companions: bool = True) -> Request:
         train_seed=options.train_seed,
         shots=options.shots or (),
         sampler=options.sampler,
+        split=options.split or (),
+        corrupt=getattr(options, "corrupt", None) or (),
         settings=settings_of(options.set or ()),
         grid=grid_of(getattr(options, "points", None) or ()),
         scores=options.score or (),

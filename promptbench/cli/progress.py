@@ -189,11 +189,12 @@ def figures(result: Result) -> str:
 
 
 def headline(result: Result) -> dict[str, float]:
-    """The accuracies of a run, and what has no longer name."""
-    return {name: value for name, value in result.metrics.items() if "/" not in name or name.endswith("/accuracy")}
+    """The accuracies of a run, and what has no longer name; of a corruption the mean over its severities alone."""
+    shown = {name: value for name, value in result.metrics.items() if "/" not in name or name.endswith("/accuracy")}
+    return {name: value for name, value in shown.items() if ":" not in name}
 
 
 def title(run: Run) -> str:
     """`coop mini_shapes seed 1`."""
     data, train = run.spec.seeds
-    return f"{run.spec.label} {run.spec.dataset} seed {data if data == train else f'{data}/{train}'}"
+    return f"{run.spec.label} {run.spec.halved_dataset} seed {data if data == train else f'{data}/{train}'}"

@@ -46,6 +46,8 @@ SPLITS_READ = "splits_read"  # condition of a trial of `tune`: the splits of eac
 DATA_MET = (
     "split_source",
     "sample_size",
+    "effective_ratio",
+    "labels_changed",
     "images",
     "skipped",
 )
@@ -63,7 +65,9 @@ class Result:
 
     Attributes:
         conditions: What the run met and the spec does not say: `title`, `reconstructed` and `dense_scores` of the
-            method, `split_source`, `sample_size`, `transform`, `training_key`; by evaluation `images` (numbers) and
+            method, `split_source`, `sample_size`, `transform`, `training_key`; of long tails
+            `effective_ratio`, the images of the largest class over those of the smallest, and of wrong labels
+            `labels_changed`, how many images were trained on with one; by evaluation `images` (numbers) and
             `skipped` (unreadable ones); and `provenance`, which says for `config.<field>` and `recipe.<field>` where
             the value came from, as `show-config` prints it.
         metrics: `<evaluation>/<metric>` and what a protocol derives from them, in percent, finite.

@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Any, get_type_hints
 
 from promptbench.data.class_names import FROM_DATASET
+from promptbench.suite import ALPHABETICAL
 
 CONTEXT = "ctx_init"
 """The field of every method's Config that says what a learned context starts from."""
@@ -55,6 +56,7 @@ class Spec:
         recipe: Epochs, learning rate, batch and so on, resolved, with the recipe's `origin`.
         shots: Training images per class; None for all of them, 0 for a method that sees none.
         sampler: Rule that draws them, or `file:` and the digest of a stored sample.
+        split: Which classes are base and which new: `alphabetical`, as in the papers, or `random:N`.
         data_seed: Seed of the few-shot draw.
         train_seed: Seed of initialisation, order and augmentation.
         precision: Of the training, one of `numerics.PRECISIONS`; images are scored in float32.
@@ -65,6 +67,8 @@ class Spec:
         dataset_plugin: The plugin of that dataset where it is not called the same; "" otherwise.
         scores: Scores of images besides the protocol's: name to its settings, resolved, files by their content.
         trained_by: The protocol whose training is evaluated, where it is not this one's own.
+        corruption: What the images evaluated are corrupted by, such as `fog:3`, several separated by spaces; "" for
+            nothing.
         weights_hash: Digest of the backbone's weights.
         architecture: Digest of what the backbone computes with them; see `Backbone.architecture`.
         split_digest: Digest of the dataset's splits: paths, labels and names.
@@ -89,6 +93,7 @@ class Spec:
     recipe: Mapping[str, Any] = decides(SETTING, trains=True, default_factory=dict)
     shots: int | None = decides(SETTING, trains=True)
     sampler: str = decides(SETTING, trains=True, default="coop")
+    split: str = decides(SETTING, trains=True, later=True, default=ALPHABETICAL)
     data_seed: int = decides(SEED, trains=True)
     train_seed: int = decides(SEED, trains=True)
     backbone: str = decides(PLACE)
@@ -101,6 +106,7 @@ class Spec:
     evaluated: Mapping[str, Any] = decides(DATA, later=True, by_dataset=True, default_factory=dict)
     scores: Mapping[str, Any] = decides(SETTING, later=True, default_factory=dict)
     trained_by: str = decides(SETTING, later=True, default="")
+    corruption: str = decides(DATA, later=True, default="")
     weights_hash: str = decides(
         MACHINE, trains=True, renews="made with other weights of '{backbone}' than today's", default=""
     )
@@ -160,6 +166,11 @@ class Spec:
     def from_dataset(self) -> bool:
         """Whether its context starts from the words of the dataset trained on."""
         return bool(self.config.get(CONTEXT) == FROM_DATASET)
+
+    @property
+    def halved_dataset(self) -> str:
+        """The dataset, and how its classes are halved where not as in the papers: `dtd split random:1`."""
+        return self.dataset if self.split == ALPHABETICAL else f"{self.dataset} split {self.split}"
 
     @property
     def seeds(self) -> tuple[int, int]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from promptbench.data.batches import pixel_batches
 from promptbench.data.class_names import ClassNames
+from promptbench.data.corruptions import Corruption
 from promptbench.data.features import EVALUATION_BATCH, FEATURE_BATCH, still_batches
 from promptbench.data.selection import SelectedImages, Selection, open_selection, shown_names
 from promptbench.method import Method, Prediction
@@ -47,7 +48,8 @@ def evaluate(session: Session, run: Run, method: Method) -> Evaluated:
     found = Evaluated()
     reader = Reader(method, dense=run.reads_dense)
     for evaluation in run.plan.evaluations:
-        chosen = open_selection(session.dataset, evaluation.selection, run.spec.data_seed)
+        opened = open_selection(session.dataset, evaluation.selection, run.spec.data_seed)
+        chosen = replace(opened, corruption=evaluation.corruption)
         shown, labels = shown_names(session.dataset, evaluation.names, chosen, evaluation.same_classes)
         found.names[evaluation.name] = shown
         found.images[evaluation.name] = chosen
@@ -78,6 +80,7 @@ class Reader:
         self.keeps = method.encodes_images_apart and not method.frozen_image_tower and not dense
         self.known: dict[tuple[str, str], dict[str, Tensor]] = {}  # by dataset and split: image to its feature (D,)
         self.negatives: dict[tuple[str, ClassNames, object], Tensor] = {}  # (N, D) by score, names and template
+        self.corruption: Corruption | None = None  # of what is known
 
     @torch.no_grad()
     def outcome(
@@ -133,10 +136,14 @@ class Reader:
 
     def features(self, chosen: SelectedImages, selection: Selection) -> Tensor:
         """Features (N, D) of the method's own image tower, on the CPU; images seen before are not encoded again."""
+        if chosen.corruption != self.corruption:  # no evaluation comes back to an earlier one
+            self.known.clear()
+            self.corruption = chosen.corruption
         known = self.known.setdefault((selection.dataset, selection.split), {})
         new = [item for item in chosen.items if item.image not in known]
         if new:
-            batches = pixel_batches(self.method.backbone, chosen.dataset, new, batch=EVALUATION_BATCH)
+            backbone, corruption = self.method.backbone, chosen.corruption
+            batches = pixel_batches(backbone, chosen.dataset, new, batch=EVALUATION_BATCH, corruption=corruption)
             device = self.method.backbone.device
             features = torch.cat([self.method.encode_images(images.to(device)).cls.cpu() for images, _ in batches])
             known |= {item.image: feature for item, feature in zip(new, features, strict=True)}
@@ -148,6 +155,7 @@ def diagnostics(method: Method, chosen: SelectedImages) -> dict[str, float]:
     if not method.has_diagnostics:
         return {}
     first = chosen.items[:EVALUATION_BATCH]
-    ((images, _),) = pixel_batches(method.backbone, chosen.dataset, first, batch=EVALUATION_BATCH)
+    backbone, corruption = method.backbone, chosen.corruption
+    ((images, _),) = pixel_batches(backbone, chosen.dataset, first, batch=EVALUATION_BATCH, corruption=corruption)
     with torch.no_grad():
         return method.diagnostics(images.to(method.backbone.device))

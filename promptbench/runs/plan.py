@@ -10,14 +10,14 @@ from typing import Any
 
 from promptbench import registry
 from promptbench.clip.load import shape_of
-from promptbench.config import UsageError, path_of, to_mapping, unknown
-from promptbench.data.selection import FILE, SAMPLERS
+from promptbench.config import UsageError, path_of, to_mapping
+from promptbench.data.selection import FILE, sampler_of
 from promptbench.method import Method, fit_to_backbone
 from promptbench.metrics.ood import Score
 from promptbench.protocol import Plan, Protocol
 from promptbench.recipe import Recipe, Settings, resolve
 from promptbench.results.spec import Spec
-from promptbench.runs.request import ChosenMethod, Request, options_of, other_data
+from promptbench.runs.request import ChosenMethod, Request, options_of, other_data, plans_of
 from promptbench.training.numerics import check_method
 
 
@@ -52,7 +52,7 @@ def plan_runs(request: Request) -> list[Run]:
     runs: dict[str, Run] = {}
     for protocol in request.protocols:
         for seeds in request.seeds:
-            for plan in request.protocols[protocol].plan(request.suite, seeds[0]):
+            for plan in plans_of(request.protocols[protocol], request.suite, seeds[0], request.corruption):
                 for run in runs_of(request, protocol, plan, seeds, resolved):
                     runs.setdefault(run.spec.name, run)
     return list(runs.values())
@@ -128,6 +128,7 @@ def facts_of(request: Request, protocol: str, plan: Plan, chosen: ChosenMethod, 
         "dataset_plugin": "" if entry.dataset == entry.name else entry.dataset,
         "evaluated": other_data(suite, plan),
         "scores": {name: score.asked for name, score in more_scores(request, protocol).items()},
+        "corruption": plan.corruption,
         "deterministic": request.deterministic,
     }
 
@@ -148,9 +149,9 @@ def plan_run(
     seeds: tuple[int, int],
 ) -> Run:
     """One run with the settings of `settings_of` and what `facts_of` made of them."""
-    plan = with_sampler(plan, chosen.sampler, seeds[0])
-    sampler = named_sampler(plan.train.sampler) if chosen.method.sees_images() else "coop"
-    spec = Spec(**facts, sampler=sampler, data_seed=seeds[0], train_seed=seeds[1])
+    plan = with_sampler(plan, chosen.sampler if chosen.method.sees_images() else "coop", seeds[0])
+    sampler = named_sampler(plan.train.sampler)
+    spec = Spec(**facts, sampler=sampler, split=plan.train.halves, data_seed=seeds[0], train_seed=seeds[1])
     return Run(spec, plan, chosen.method, settings, protocol, scores)
 
 
@@ -168,8 +169,8 @@ def with_sampler(plan: Plan, sampler: str, seed: int) -> Plan:
             raise UsageError(
                 f"--sampler {sampler}: a path may hold {{dataset}}, {{shots}} and {{seed}}, and no other braces."
             ) from error
-    elif sampler not in SAMPLERS:
-        raise UsageError(f"{unknown('sampler', sampler, SAMPLERS)} A stored sample is file:PATH.")
+    else:
+        sampler_of(sampler)
     return replace(plan, train=replace(plan.train, sampler=sampler))
 
 

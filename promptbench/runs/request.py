@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptbench import registry
-from promptbench.config import LARGEST, UsageError, build, shown, to_mapping, unknown
-from promptbench.data.selection import FILE, SAMPLERS
+from promptbench.config import LARGEST, UsageError, shown, to_mapping, unknown
+from promptbench.data.corruptions import Corruption, corruptions_of
+from promptbench.data.dataset import config_of
+from promptbench.data.selection import FILE, sampler_of, seed_of_halves
 from promptbench.metrics.ood import Score, open_score, open_scores
 from promptbench.protocol import Plan, Protocol
 from promptbench.recipe import find_preset, parse_label
@@ -25,7 +27,7 @@ PROTOCOL = "base2new"  # where none is named
 SAMPLER = "coop"  # where neither the call nor a preset names one
 
 USUAL = {
-    **dict.fromkeys(("protocol", "datasets", "seeds", "shots"), ()),
+    **dict.fromkeys(("protocol", "datasets", "seeds", "shots", "split", "corrupt"), ()),
     **dict.fromkeys(("backbone", "threads"), None),
     **{"suite": "mini", "device": "auto", "sampler": "", "precision": "32", "deterministic": False},
 }
@@ -67,6 +69,7 @@ class Request:
         protocols: By name.
         scores: Scores of images by name, for each protocol: its own and, where it has some, those asked for besides.
         seeds: (data seed, training seed) pairs.
+        corruption: Of the images that protocols evaluate which do not corrupt them themselves.
         precision: One of `numerics.PRECISIONS`.
         device: `cpu`, `cuda` or `cuda:N`.
         deterministic: Whether torch is held to algorithms that always give the same bits.
@@ -79,6 +82,7 @@ class Request:
     protocols: Mapping[str, Protocol]
     scores: Mapping[str, Mapping[str, Score]]
     seeds: tuple[tuple[int, int], ...]
+    corruption: Corruption | None
     precision: str
     device: str
     deterministic: bool
@@ -103,6 +107,8 @@ class Request:
         train_seed: int | None = None,
         shots: int | Sequence[int] = (),
         sampler: str = "",
+        split: str | Sequence[str] = (),
+        corrupt: str | Sequence[str] = (),
         settings: Values | None = None,
         grid: Mapping[str, Sequence[Any]] | None = None,
         scores: str | Sequence[str] = (),
@@ -126,8 +132,12 @@ class Request:
             data_seed: Draws the few-shot sample, whatever the seeds.
             train_seed: Draws initial values and order, whatever the seeds.
             shots: Training images per class; several for protocols that compare them.
-            sampler: `coop`, `stratified`, or `file:PATH` of a stored sample, which may hold {dataset}, {shots} and
-                {seed}; "" for a preset's own or CoOp's.
+            sampler: `coop`, `stratified`, `longtail:RHO`, `noise:RATE`, `noise:RATE:confusable`, or `file:PATH` of a
+                stored sample, which may hold {dataset}, {shots} and {seed}; "" for a preset's own or CoOp's.
+            split: How base-to-new halves the classes, one after the other: `alphabetical`, `random:N`; the suite's
+                without any.
+            corrupt: `kind:severity`, of the images evaluated; several for protocols that compare them, in the place of
+                the suite's.
             settings: `method.field`, `dataset.field` or `score.field` to a value.
             grid: `method.field` to values; a method runs with every combination.
             scores: Scores of images besides those of the protocols that have some.
@@ -151,7 +161,9 @@ class Request:
         protocols = protocols_of(suite, listed(protocol) or (PROTOCOL,))
         suite = suite if backbone is None else replace(suite, backbone=backbone)
         suite = suite if threads is None else replace(suite, threads=threads)
-        suite = replace(suite, **shots_of(listed(shots), protocols))
+        suite = replace(suite, **shots_of(listed(shots), protocols), **split_of(listed(split), protocols))
+        corruptions = corruptions_for(listed(corrupt), protocols)
+        suite = replace(suite, corruptions=tuple(map(str, corruptions)) or suite.corruptions)
         for one in protocols.values() if datasets else ():
             suite = suite.with_datasets(one.role, listed(datasets))
         suite, assignments = assign(suite, settings or {})
@@ -172,6 +184,7 @@ class Request:
                 name: {**open_scores(one.scores), **(more if one.scores else {})} for name, one in protocols.items()
             },
             seeds=pairs,
+            corruption=corruptions[0] if corruptions else None,
             precision=precision,
             device=device,
             deterministic=deterministic,
@@ -203,7 +216,8 @@ def device_for(wanted: str, precision: str, elsewhere: bool) -> str:
 
 
 def protocols_of(suite: Suite, words: Iterable[str]) -> dict[str, Protocol]:
-    """The protocols named, each once; `all` stands for the usual ones whose role the suite has."""
+    """The protocols named, each once; `all` stands for those whose role the suite has, but for such as are asked for by
+    name alone."""
     names: list[str] = []
     for word in words:
         names += usual_protocols(suite) if word == "all" else [word]
@@ -228,6 +242,28 @@ def check_scores(protocols: Mapping[str, Protocol], more: Iterable[str], assignm
             raise UsageError(f"--set {owner}.…: the score {owner} is not computed; ask for it with --score {owner}.")
 
 
+def corruptions_for(texts: Sequence[str], protocols: Mapping[str, Protocol]) -> tuple[Corruption, ...]:
+    """What `--corrupt` names.
+
+    Raises:
+        UsageError: There is no such corruption, or several are given and a protocol evaluates under one.
+    """
+    if not texts:
+        return ()
+    found = corruptions_of(texts, "--corrupt")
+    single = [name for name, protocol in protocols.items() if not protocol.corrupts]
+    if len(found) > 1 and single:
+        said = " ".join(texts)
+        raise UsageError(f"--corrupt takes one kind:severity for the protocol {single[0]}, such as fog:3, not {said}.")
+    return found
+
+
+def plans_of(protocol: Protocol, suite: Suite, seed: int, corruption: Corruption | None) -> list[Plan]:
+    """What a protocol plans, with the images that it evaluates corrupted unless it does that itself."""
+    plans = protocol.plan(suite, seed)
+    return plans if corruption is None or protocol.corrupts else [plan.under(corruption) for plan in plans]
+
+
 def shots_of(shots: Sequence[int], protocols: Mapping[str, Protocol]) -> dict[str, Any]:
     """The fields of a suite that `--shots` replaces.
 
@@ -240,6 +276,19 @@ def shots_of(shots: Sequence[int], protocols: Mapping[str, Protocol]) -> dict[st
     if len(shots) > 1 and single:
         raise UsageError(f"--shots takes one number for the protocol {single[0]}, not {' '.join(map(str, shots))}.")
     return {"few_shots": tuple(shots), "shots": shots[0]}
+
+
+def split_of(split: Sequence[str], protocols: Mapping[str, Protocol]) -> dict[str, Any]:
+    """The field of a suite that `--split` replaces.
+
+    Raises:
+        UsageError: There is no such split, or no protocol halves the classes.
+    """
+    for halves in split:
+        seed_of_halves(halves)
+    if split and not any(protocol.halves for protocol in protocols.values()):
+        raise UsageError(f"--split halves the classes, which the protocol {', '.join(protocols)} does not.")
+    return {"split": tuple(dict.fromkeys(split))} if split else {}
 
 
 def assign(suite: Suite, settings: Values) -> tuple[Suite, dict[str, dict[str, Any]]]:
@@ -371,8 +420,8 @@ def check_sampler(sampler: str, seeds: Iterable[tuple[int, int]]) -> None:
     if sampler.startswith(FILE):
         if len(data_seeds) > 1 and "{seed}" not in sampler:
             raise UsageError(f"--sampler {sampler}: write {{seed}} in the path, or give one seed or --data-seed.")
-    elif sampler and sampler not in SAMPLERS:
-        raise UsageError(f"{unknown('sampler', sampler, SAMPLERS)} A stored sample is file:PATH.")
+    elif sampler:
+        sampler_of(sampler)
 
 
 def chosen(
@@ -413,6 +462,6 @@ def options_of(entry: DatasetEntry) -> dict[str, Any]:
     """The fields of a dataset's Config, resolved; those that are marked as `later`, younger than the names of runs, are
     there where they say something."""
     cls = registry.load("datasets", entry.dataset)
-    config = build(cls.Config, dict(entry.options), f"dataset '{entry.name}'")
+    config = config_of(cls, entry.options, f"dataset '{entry.name}'")
     younger = {item.name: item.default for item in fields(config) if item.metadata.get("later")}
     return {name: value for name, value in to_mapping(config).items() if name not in younger or value != younger[name]}

@@ -257,7 +257,7 @@ class Forecast:
             return found
         torch.set_num_threads(spec.threads)
         hold_to_bits(spec.deterministic)  # which features are kept by
-        train = open_selection(self.session.dataset, run.plan.train, spec.data_seed)
+        train = open_selection(self.session.dataset, run.plan.train, spec.data_seed, nearest=self.session.nearest)
         self.stopped = True
         backbone = self.session.backbone
         self.stopped = False
@@ -303,7 +303,7 @@ class Forecast:
         """Add the evaluations of a run."""
         run = calibration.run
         own = method.encodes_images_apart  # the classes make no difference to its images
-        seen: set[tuple[str, str, str]] = set()
+        seen: set[Any] = set()
         for evaluation in run.plan.evaluations:
             selection = evaluation.selection
             chosen = open_selection(self.session.dataset, selection, run.spec.data_seed)
@@ -313,10 +313,12 @@ class Forecast:
             dense = run.reads_dense or method.reads_dense
             reads = reads_features(method, len(chosen.pool), dense)
             if reads:
-                self._encode(chosen, chosen.pool, kept_of(method, dense), calibration, found)
+                kept = replace(kept_of(method, dense), corruption=evaluation.corruption)
+                self._encode(chosen, chosen.pool, kept, calibration, found)
             what = (*_method(run), selection.dataset if not reads else "", reads, dense)
             text, image = self._once(("scoring", *what), partial(calibration.scoring, chosen, reads, dense))
-            places = {(selection.dataset, selection.split, item.image) for item in chosen.items}
+            of = (selection.dataset, selection.split, evaluation.corruption)
+            places = {(*of, item.image) for item in chosen.items}
             new = len(places - seen) if own and not reads and not dense else len(places)
             seen |= places
             found.evaluation += text * len(names) + image * new * (1 if own else len(names))

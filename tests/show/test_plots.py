@@ -397,6 +397,20 @@ def test_the_text_of_the_data_is_sorted_and_rounded() -> None:
     assert str(rounded(-0.0)) == "0.0"
 
 
+def corrupted_run(method: str) -> Result:
+    """A run of the protocol robustness, of two kinds at two severities."""
+    corruptions = ("jpeg_compression:1", "jpeg_compression:5", "elastic_transform:1", "elastic_transform:5")
+    accuracies = dict.fromkeys(("clean", "average", "jpeg_compression", "elastic_transform", *corruptions), 50.0)
+    metrics = {**{f"{name}/accuracy": value for name, value in accuracies.items()}, "drop": 0.0}
+    facts = {
+        "protocol": "robustness",
+        "dataset": "mini_shapes",
+        "method": method,
+        "shots": 0 if method == "zeroshot" else 16,
+    }
+    return make(metrics, corruption=" ".join(corruptions), **facts)
+
+
 def pictures(tmp_path: Path) -> dict[str, dict[str, Any]]:
     """Data of every kind, with as many methods as there are and long names."""
     methods = ("zeroshot", "zeroshot@generic", "coop", "cocoop", "vpt", "ivlp", "maple", "promptsrc", "gallop", "dpl")
@@ -414,6 +428,7 @@ def pictures(tmp_path: Path) -> dict[str, dict[str, Any]]:
                     few_shot(number, 50.0 + place + number, **{k: v for k, v in one.items() if k != "shots"})
                 )
     results += [curve(value, 50 + value, seed=3) for value in (0.1, 0.2)]
+    results += [corrupted_run(method) for method in ("zeroshot", "maple", "gallop")]
     scores = [ood_run(method=method) for method in ("zeroshot", "maple", "gallop")]
     for run in scores:
         save(tmp_path, run, {"id": [0.5, 1.0], "far": [0.0, 0.6]})

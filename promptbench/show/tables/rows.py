@@ -5,7 +5,7 @@ seeds differ. From dataset to dataset they agree in everything but what the meth
 epochs here, 50 there). Where results of one method disagree, they become several rows, and the settings that set them
 apart stand behind the method's name. So do shots, sampler, precision, weights and split file where methods differ in
 them: what is compared is said. A setting may be asked for besides: then every value of it has a row of its own, and
-says so even where it is the only one.
+says so even where it is the only one. So do halves of the classes that are not the papers' (`split`).
 
 Rows of methods that started from the words of their dataset are apart from all others and stand behind them.
 
@@ -59,7 +59,7 @@ _TRANSFORM = "conditions.transform"
 _CONTEXT = f"config.{CONTEXT}"
 _BY_DATASET = {_TRANSFORM, *(item.name for item in _SETTINGS if item.metadata["by_dataset"])}
 _OF_SAMPLES = {"shots", "sampler"}
-_OF_ALL = {"precision", "weights_hash", "split_digest"}  # what is compared must agree in these
+_OF_ALL = {"precision", "weights_hash", "split_digest", "corruption"}  # what is compared must agree in these
 
 SEEDS = ("data_seed", "train_seed")
 SPREAD = "± is the population standard deviation over n seeds (ddof 0)."
@@ -120,7 +120,8 @@ def rows(results: Iterable[Result], methods: Sequence[str] = (), along: str = ""
     asked = {result.spec.label: name for result in ordered if group_by and (name := setting_named(result, group_by))}
     found = []
     for number, (from_dataset, method) in enumerate(kinds):
-        always = {asked.get(method, ""), _CONTEXT if from_dataset else ""} - {""}
+        halved = any(runs.loc[runs["kind"] == number, "split"] != Spec.split)  # otherwise than in the papers
+        always = {asked.get(method, ""), _CONTEXT if from_dataset else "", "split" if halved else ""} - {""}
         exact = everywhere[number] | always
         names = sorted(exact | across[number], key=lambda name: (name != asked.get(method), _short(name), name))
         apart = settings[runs["kind"] == number].reindex(columns=names)
@@ -237,11 +238,14 @@ def _said(name: str, value: str) -> str:
     if value in (BY_RECIPE, BY_DATASET):
         return f"{_short(name)} {value}"
     text = value[1:-1] if value.startswith('"') else value
-    if value == "null":
+    if value == "null" or (name == "corruption" and not text):
         text = "none"
-    elif name.startswith(_SCORES):  # settings, which a digest tells apart
-        text = hashlib.sha256(value.encode()).hexdigest()[:8]
-    return f"{_short(name)}={text if len(text) <= 24 else text[:8] + '...'}"
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    if name.startswith(_SCORES):  # settings, which a digest tells apart
+        text = digest[:8]
+    elif len(text) > 24:  # lists and mappings, such as class names, often begin alike
+        text = f"#{digest[:8]}" if text.startswith(("[", "{")) else f"{text[:8]}..."
+    return f"{_short(name)}={text}"
 
 
 def _natural(value: str) -> tuple[int, float, str]:
@@ -532,13 +536,29 @@ def _labels(rows: Sequence[Row], condition: str, value: str) -> list[str]:
 
 
 def _data_remarks(results: Sequence[Result]) -> Iterator[str]:
-    """Splits that are not the papers', and images that were left out."""
+    """Splits that are not the papers', and images that were left out or corrupted."""
     generated = {r.spec.dataset for r in results if str(r.conditions.get("split_source", "")).startswith("generated")}
     skipped = {result.spec.dataset for result in results if result.conditions.get("skipped")}
+    corrupted = dict.fromkeys(result.spec.corruption for result in results if result.spec.corruption)
     if generated:
         yield f"Split generated for want of a split file, so not the papers': {', '.join(sorted(generated))}."
     if skipped:
         yield f"Unreadable images were left out in runs on {', '.join(sorted(skipped))}."
+    if corrupted:
+        said = "; ".join(map(corruption_text, corrupted))
+        yield f"Test images are corrupted here, and are not ImageNet-C's files: {said}."
+
+
+def corruption_text(corruption: str) -> str:
+    """The corruptions of a spec, `fog:3 contrast:3`, with the severities said once where all kinds have the same."""
+    severities: dict[str, list[str]] = {}
+    for one in corruption.split():
+        kind, _, severity = one.partition(":")
+        severities.setdefault(kind, []).append(severity)
+    if len(set(map(tuple, severities.values()))) > 1:
+        return corruption
+    (same,) = set(map(tuple, severities.values()))
+    return f"{', '.join(severities)} at severity {', '.join(same)}"
 
 
 def _remarks(
