@@ -78,7 +78,8 @@ def run(
         on_error: `raise`, when everything else is done, or `record`: the result of a run that failed is missing, and a
             file `*.failed.json` says why.
         asked: The other arguments of `Request.of`: `shots`, `data_seed`, `train_seed`, `sampler`, `split`, `scores`,
-            `corrupt`, `train_views`, `backbone`, `threads`, `device`, `precision`, `deterministic`, `companions`.
+            `corrupt`, `train_views`, `backbone`, `threads`, `device`, `precision`, `deterministic`, `temperature`,
+            `companions`.
 
     Raises:
         UsageError: A name is unknown, a value does not fit, or data are missing.

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from promptbench.data.selection import Selection
-from promptbench.metrics.classification import accuracy, expected_calibration_error
+from promptbench.metrics.classification import CALIBRATION, accuracy, calibration
 from promptbench.suite import Suite
 
 if TYPE_CHECKING:
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from promptbench.data.corruptions import Corruption
 
 Numbers = Mapping[str, float]
+
+SCALED = "_scaled"
+"""What the name of a calibration metric ends in that was measured after the temperature."""
+NO_PERCENTAGE = {"nll": ("nats", "0 and more"), "brier": ("", "0 to 2"), "temperature": ("", "0.05 to 20.1")}
+"""Units and ranges of metrics that are not in percent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +93,16 @@ class Outcome:
         labels: (N,), int64, positions among the class names shown; -1 for an image of no such class.
         scores: (N,) each, larger for images that look in-distribution, by the names that the protocol asks for.
         missing: Why a score is not there, by its name.
+        classes: The dataset's own label of each class shown, K of them; without any, from 0 to K - 1.
+        temperature: What logits are divided by before calibration is measured again; None where none was fitted.
     """
 
     logits: Tensor
     labels: Tensor
     scores: Mapping[str, Tensor] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
+    classes: tuple[int, ...] = ()
+    temperature: float | None = None
 
 
 class Column(NamedTuple):
@@ -104,6 +113,10 @@ class Column(NamedTuple):
         title: What the table calls it.
         derived: Whether it follows from other columns, seed means and averages included, instead of being averaged.
         lower: Whether less is better.
+        unit: What its figures count; "" where they have none.
+        range: What they lie between.
+        digits: Decimals shown.
+        ranked: Whether tables may print the best in bold.
         help: What the figure is, where its name does not say it: a sentence that stands under the table.
     """
 
@@ -111,7 +124,28 @@ class Column(NamedTuple):
     title: str
     derived: bool = False
     lower: bool = False
+    unit: str = "%"
+    range: str = "0 to 100"
+    digits: int = 1
+    ranked: bool = True
     help: str = ""
+
+    @property
+    def direction(self) -> str:
+        """`higher is better` or `lower is better`."""
+        return f"{'lower' if self.lower else 'higher'} is better"
+
+
+def metric_column(key: str, title: str) -> Column:
+    """The column of a metric that every evaluation has, such as `base/nll`: its name says unit and direction."""
+    metric = key.rpartition("/")[2].removesuffix(SCALED)
+    unit, limits = NO_PERCENTAGE.get(metric, ("%", "0 to 100"))
+    return Column(key, title, lower=metric in CALIBRATION, unit=unit, range=limits, digits=digits_of(key))
+
+
+def digits_of(key: str) -> int:
+    """How many decimals of a metric are shown: more of one that is no percentage."""
+    return 3 if key.rpartition("/")[2].removesuffix(SCALED) in NO_PERCENTAGE else 1
 
 
 class Protocol(ABC):
@@ -135,7 +169,7 @@ class Protocol(ABC):
     role: ClassVar[str]
     recipes_of: ClassVar[str] = ""
     scores: ClassVar[tuple[str, ...]] = ()
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "ece")
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", *CALIBRATION, *(name + SCALED for name in CALIBRATION))
     several_shots: ClassVar[bool] = False
     halves: ClassVar[bool] = False
     along: ClassVar[str] = ""
@@ -158,8 +192,8 @@ class Protocol(ABC):
         metrics: dict[str, float] = {}
         for name, outcome in outcomes.items():
             if bool((outcome.labels >= 0).all()):
-                metrics[f"{name}/accuracy"] = accuracy(outcome.logits, outcome.labels)
-                metrics[f"{name}/ece"] = expected_calibration_error(outcome.logits, outcome.labels)
+                of_evaluation = {"accuracy": accuracy(outcome.logits, outcome.labels), **calibrations(outcome)}
+                metrics |= {f"{name}/{metric}": value for metric, value in of_evaluation.items()}
         return self.summarize(metrics), {}
 
     def summarize(self, metrics: Numbers) -> dict[str, float]:
@@ -179,6 +213,15 @@ class Protocol(ABC):
     def blocks(self, metric: str, dataset: str, along: int | None, metrics: Numbers) -> dict[str, Numbers]:
         """The figures that one run gives the table: block, to column key, to figure."""
         return {dataset: metrics}
+
+
+def calibrations(outcome: Outcome) -> dict[str, float]:
+    """How right its probabilities are, by the names in `CALIBRATION`, and after its temperature where it has one."""
+    found = calibration(outcome.logits, outcome.labels)
+    if outcome.temperature is None:
+        return found
+    scaled = calibration(outcome.logits, outcome.labels, outcome.temperature)
+    return found | {name + SCALED: value for name, value in scaled.items()}
 
 
 def mean_over(metrics: Numbers, evaluations: Sequence[str], metric: str) -> dict[str, float]:

@@ -75,10 +75,10 @@ NAMES_ALLOWED = {
     "runs.request": {"base2new", "coop"},
     "results.papers": {"base2new", "cross_dataset", "domain_generalization", "few_shot", "imagenet", "ood"},
     **dict.fromkeys(("show.plots", "plots"), {"base2new", "few_shot", "ood", "robustness", "zeroshot"}),
-    "show.evidence": {"robustness", "zeroshot"},
+    "show.evidence": {"base2new", "robustness", "zeroshot"},
     **dict.fromkeys(("data.selection", "results.spec", "runs.plan"), {"coop"}),
 }
-"""Defaults, the protocols of papers' figures and of plots, and CoOp's rule of sampling, called like the method."""
+"""Defaults, the protocols of papers' figures, plots and pages, and CoOp's rule of sampling, called like the method."""
 
 
 def name_of(path: Path) -> str:

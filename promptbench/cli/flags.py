@@ -148,6 +148,8 @@ def add_corrupt(parser: argparse.ArgumentParser) -> None:
 def add_evaluation(parser: argparse.ArgumentParser) -> None:
     """How images are read, what of them is kept, and who watches."""
     parser.add_argument("--save-predictions", action="store_true", help="keep the scores of every image evaluated")
+    temperature = "fit one on at most 4 validation images of each trained class; measure calibration after it, too"
+    parser.add_argument("--temperature", action="store_true", help=temperature)
     add_list(parser, "--logger", choices=tuple(LOGGERS), metavar="L", help=f"watch each run: {', '.join(LOGGERS)}")
     parser.add_argument(
         "--on-bad-image", default="error", choices=("error", "skip"), help="images that cannot be read; default: error"
@@ -212,6 +214,7 @@ def request_of(options: argparse.Namespace, companions: bool = True) -> Request:
         device=options.device,
         precision=options.precision,
         deterministic=options.deterministic,
+        temperature=getattr(options, "temperature", False),
         companions=companions,
         elsewhere=getattr(options, "executor", LOCAL) != LOCAL,
     )

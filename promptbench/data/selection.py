@@ -551,6 +551,7 @@ class SelectedImages:
         items: The chosen ones, labels counted from 0 within the selection.
         class_names: Names of those labels, with the dataset's template.
         skipped: Images that would be in the pool but cannot be read, where the dataset leaves such out.
+        classes: The dataset's own label of each class, in the order of `class_names`.
         corruption: Of these images, which are evaluated; None leaves them as they are.
     """
 
@@ -560,6 +561,7 @@ class SelectedImages:
     items: list[Item]
     class_names: ClassNames
     skipped: tuple[str, ...] = ()
+    classes: tuple[int, ...] = ()
     corruption: Corruption | None = None
 
     @property
@@ -597,7 +599,8 @@ def open_selection(
             f"The dataset '{dataset.name}' has no {selection.split} images of its {selection.classes} classes."
         )
     items = select(pool, labels)
-    return SelectedImages(dataset, pool, chosen, items, dataset.names_shown.select(labels), tuple(skipped))
+    names = dataset.names_shown.select(labels)
+    return SelectedImages(dataset, pool, chosen, items, names, tuple(skipped), tuple(sorted(wanted)))
 
 
 def images_of(dataset: Dataset, selection: Selection, seed: int, nearest: Nearest | None = None) -> list[Item]:
@@ -754,6 +757,14 @@ def validation_of(train: Selection, all_images: bool) -> Selection:
     Where a dataset has no validation images, they are training images that the sample leaves over; see `held_out`.
     """
     return replace(train, split="held_out" if all_images or train.shots is None else "few_held_out")
+
+
+def few_validation_of(train: Selection) -> Selection:
+    """`min(shots, 4)` validation images of each class of a training, and 4 where it takes all images.
+
+    Where a dataset has no validation images, they are training images that the sample leaves over; see `held_out`.
+    """
+    return replace(train, split="few_held_out")
 
 
 def shown_names(

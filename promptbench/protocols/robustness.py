@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from promptbench.data.corruptions import KINDS, corruptions_of
 from promptbench.data.selection import Selection
-from promptbench.protocol import Column, Evaluation, Outcome, Plan, Protocol, mean_over
+from promptbench.protocol import Column, Evaluation, Outcome, Plan, Protocol, mean_over, metric_column
 from promptbench.suite import Suite
 
 CLEAN = "clean"  # the evaluation on the images as they are
@@ -60,11 +60,12 @@ class Robustness(Protocol):
 
     def columns(self, metric: str, evaluations: Sequence[str], along: Sequence[int | None]) -> list[Column]:
         """Clean, the kinds, their mean, and the drop from clean to it; of another metric there is no drop."""
-        lower = metric == "ece"
         kinds = [kind for kind in KINDS if kind in by_kind(evaluations)]
         titles = {CLEAN: CLEAN, **dict(zip(kinds, kinds, strict=True)), "average": "mean of corrupted"}
-        found = [Column(f"{name}/{metric}", title, lower=lower) for name, title in titles.items()]
-        return found if lower else [*found, Column("drop", "drop (points)", lower=True)]
+        found = [metric_column(f"{name}/{metric}", title) for name, title in titles.items()]
+        if metric != self.metrics[0]:
+            return found
+        return [*found, Column("drop", "drop", lower=True, unit="points", range="-100 to 100")]
 
 
 def by_kind(evaluations: Iterable[str]) -> dict[str, list[str]]:

@@ -17,7 +17,7 @@ import json
 import lzma
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +137,16 @@ def _unpacked(path: Path) -> Iterator[Path]:
         with lzma.open(path) as packed, plain.open("wb") as file:
             shutil.copyfileobj(packed, file)
         yield plain
+
+
+def stored_predictions(folders: Iterable[Path], spec: Spec) -> dict[str, Predictions] | None:
+    """The predictions of a run, by evaluation, from the first of the folders that has them; None where none has.
+
+    Raises:
+        UsageError: As `load_predictions`.
+    """
+    paths = (predictions_path(folder, spec) for folder in folders)
+    return next((load_predictions(path) for path in paths if path.exists()), None)
 
 
 def _check(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Mapping[str, Any]]) -> None:

@@ -70,7 +70,9 @@ class Result:
             `labels_changed`, how many images were trained on with one; by evaluation `images` (numbers) and
             `skipped` (unreadable ones); and `provenance`, which says for `config.<field>` and `recipe.<field>` where
             the value came from, as `show-config` prints it.
-        metrics: `<evaluation>/<metric>` and what a protocol derives from them, in percent, finite.
+        metrics: `<evaluation>/<metric>` and what a protocol derives from them, finite, in percent but for `nll` (nats)
+            and `brier` (0 to 2); of a run that fits a `temperature`, that and what is measured after it, such as
+            `base/ece_scaled`.
         notes: Why a metric is not there, by its name or the first parts of it, such as `new/`.
         diagnostics: A method's own figures, `<evaluation>/<name>`.
         cost: `learned_parameters`, `train_seconds`, `eval_seconds`, `train_images_per_second`, and `peak_memory_mb`

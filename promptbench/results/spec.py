@@ -69,6 +69,7 @@ class Spec:
         trained_by: The protocol whose training is evaluated, where it is not this one's own.
         corruption: What the images evaluated are corrupted by, such as `fog:3`, several separated by spaces; "" for
             nothing.
+        temperature: Whether a temperature was fitted on validation images, and calibration measured after it too.
         weights_hash: Digest of the backbone's weights.
         architecture: Digest of what the backbone computes with them; see `Backbone.architecture`.
         split_digest: Digest of the dataset's splits: paths, labels and names.
@@ -76,7 +77,8 @@ class Spec:
         trained_names: Digest of the class names and the template trained with.
         class_names: Digest of the class names shown, by evaluation.
         templates: The words around them, by evaluation.
-        contents: Digest of the images scored, by evaluation: paths, labels and bytes.
+        contents: Digest of the images scored, by evaluation: paths, labels and bytes; `validation` are those that a
+            temperature was fitted on.
         method_code: Digest of what the method's module does, with all that it imports; see `versions.code_digest`.
         data_code: The same of the module of the dataset trained on.
         training_code: The same of the framework's training.
@@ -107,6 +109,7 @@ class Spec:
     scores: Mapping[str, Any] = decides(SETTING, later=True, default_factory=dict)
     trained_by: str = decides(SETTING, later=True, default="")
     corruption: str = decides(DATA, later=True, default="")
+    temperature: bool = decides(SETTING, later=True, default=False)
     weights_hash: str = decides(
         MACHINE, trains=True, renews="made with other weights of '{backbone}' than today's", default=""
     )

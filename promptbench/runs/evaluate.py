@@ -12,8 +12,15 @@ from promptbench.data.batches import pixel_batches
 from promptbench.data.class_names import ClassNames
 from promptbench.data.corruptions import Corruption
 from promptbench.data.features import EVALUATION_BATCH, FEATURE_BATCH, still_batches
-from promptbench.data.selection import SelectedImages, Selection, open_selection, shown_names
+from promptbench.data.selection import (
+    SelectedImages,
+    Selection,
+    few_validation_of,
+    open_selection,
+    shown_names,
+)
 from promptbench.method import Method, Prediction
+from promptbench.metrics.classification import fit_temperature
 from promptbench.metrics.ood import NEGATIVES, Score, cosines_with, missing, scores_of
 from promptbench.protocol import Outcome
 from promptbench.runs.plan import Run
@@ -30,6 +37,7 @@ class Evaluated:
         names: The class names shown.
         images: The images scored.
         diagnostics: The method's own figures, `<evaluation>/<name>`.
+        temperature: What its logits are divided by before calibration is measured again; None where none is asked for.
     """
 
     outcomes: dict[str, Outcome] = field(default_factory=dict)
@@ -37,6 +45,7 @@ class Evaluated:
     names: dict[str, ClassNames] = field(default_factory=dict)
     images: dict[str, SelectedImages] = field(default_factory=dict)
     diagnostics: dict[str, float] = field(default_factory=dict)
+    temperature: float | None = None
 
 
 def evaluate(session: Session, run: Run, method: Method) -> Evaluated:
@@ -47,6 +56,8 @@ def evaluate(session: Session, run: Run, method: Method) -> Evaluated:
     """
     found = Evaluated()
     reader = Reader(method, dense=run.reads_dense)
+    if run.spec.temperature:
+        found.temperature = temperature_of(session, run, reader)
     for evaluation in run.plan.evaluations:
         opened = open_selection(session.dataset, evaluation.selection, run.spec.data_seed)
         chosen = replace(opened, corruption=evaluation.corruption)
@@ -61,10 +72,27 @@ def evaluate(session: Session, run: Run, method: Method) -> Evaluated:
         outcome = reader.outcome(chosen, evaluation.selection, labels, run.scores)
         if not torch.isfinite(outcome.logits).all():
             raise FloatingPointError(f"scores of {evaluation.name} images are infinite or NaN")
+        classes = chosen.classes if evaluation.names is None else ()
+        outcome = replace(outcome, classes=classes, temperature=found.temperature)
         found.outcomes[evaluation.name] = outcome
         figures = diagnostics(method, chosen)
         found.diagnostics |= {f"{evaluation.name}/{name}": value for name, value in figures.items()}
     return found
+
+
+def temperature_of(session: Session, run: Run, reader: Reader) -> float:
+    """The temperature of a run: it fits a few validation images of the classes trained, among their names alone.
+
+    Raises:
+        FloatingPointError: If a score is infinite or NaN.
+    """
+    selection = few_validation_of(run.plan.train)
+    chosen = open_selection(session.dataset, selection, run.spec.data_seed, nearest=session.nearest)
+    reader.method.set_classes(chosen.class_names)
+    outcome = reader.outcome(chosen, selection, chosen.labels, {})
+    if not torch.isfinite(outcome.logits).all():
+        raise FloatingPointError("scores of validation images are infinite or NaN")
+    return fit_temperature(outcome.logits, outcome.labels)
 
 
 class Reader:

@@ -130,6 +130,7 @@ def facts_of(request: Request, protocol: str, plan: Plan, chosen: ChosenMethod, 
         "scores": {name: score.asked for name, score in more_scores(request, protocol).items()},
         "corruption": plan.corruption,
         "deterministic": request.deterministic,
+        "temperature": request.temperature,
     }
 
 

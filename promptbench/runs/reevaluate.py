@@ -21,11 +21,22 @@ from promptbench.suite import DatasetEntry, Suite
 
 
 def evaluations_of(
-    result: Result, protocols: Mapping[str, Protocol], suite: Suite, corruption: Corruption | None = None
+    result: Result,
+    protocols: Mapping[str, Protocol],
+    suite: Suite,
+    *,
+    corruption: Corruption | None = None,
+    temperature: bool = False,
 ) -> list[Run]:
     """The evaluations of other protocols, or under a corruption, for what a run trained: its images, settings, seeds.
 
-    `suite` comes from `suite_of`. An author's recipe of the run's own protocol is only transferred to another.
+    An author's recipe of the run's own protocol is only transferred to another.
+
+    Args:
+        result: The run's.
+        protocols: By name; its own may be among them.
+        suite: From `suite_of`.
+        temperature: Whether a temperature is fitted; it is, too, where the run has one.
 
     Raises:
         UsageError: The suite lacks the dataset, or the protocol never trains with that number of shots.
@@ -51,6 +62,7 @@ def evaluations_of(
             evaluated=other_data(suite, plan),
             scores={},
             corruption=plan.corruption,
+            temperature=temperature or spec.temperature,
             trained_by=origin if method.sees_images() and train != replace(plan.train, sampler=spec.sampler) else "",
         )
         scores = open_scores(evaluated.scores)

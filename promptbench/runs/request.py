@@ -73,6 +73,7 @@ class Request:
         precision: One of `numerics.PRECISIONS`.
         device: `cpu`, `cuda` or `cuda:N`.
         deterministic: Whether torch is held to algorithms that always give the same bits.
+        temperature: Whether a temperature is fitted on validation images, and calibration measured after it too.
         flags: The arguments that were given, such as `shots`, for whoever asks where a value came from.
         asked: The arguments that `Request.of` makes an equal request from, also in another process: plain values.
     """
@@ -86,6 +87,7 @@ class Request:
     precision: str
     device: str
     deterministic: bool
+    temperature: bool
     flags: frozenset[str]
     asked: Mapping[str, Any]
 
@@ -118,6 +120,7 @@ class Request:
         device: str = "auto",
         precision: str = "32",
         deterministic: bool = False,
+        temperature: bool = False,
         companions: bool = True,
         elsewhere: bool = False,
     ) -> Request:
@@ -147,6 +150,7 @@ class Request:
             device: `cpu`, `cuda`, `cuda:N`, or `auto`.
             precision: One of `numerics.PRECISIONS`.
             deterministic: Whether torch is held to algorithms that always give the same bits.
+            temperature: Whether a temperature is fitted on validation images, and calibration measured after it too.
             companions: Whether the suite's companions run too.
             elsewhere: Whether other machines do the runs, which may have a GPU where this one has none.
 
@@ -188,6 +192,7 @@ class Request:
             precision=precision,
             device=device,
             deterministic=deterministic,
+            temperature=temperature,
             flags=given,
             asked=asked,
         )

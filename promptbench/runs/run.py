@@ -40,6 +40,8 @@ def carried_out(session: Session, run: Run, work: Work) -> Result:
     found = evaluate(session, run, method)
     seconds = time.perf_counter() - began
     metrics, notes = run.protocol.measure(found.outcomes, run.plan)
+    if found.temperature is not None:
+        metrics = {**metrics, "temperature": found.temperature}
     work.check()
     if session.save_predictions:
         save_predictions(session.output, spec, found.outcomes, found.images, found.names)

@@ -122,7 +122,9 @@ def test_results_say_under_which_conditions_they_were_made(first: tuple[Path, An
     for result in results:
         spec, conditions = result.spec, result.conditions
         names = ("base", "new", "joint")
-        assert set(result.metrics) == {f"{name}/{metric}" for name in names for metric in ("accuracy", "ece")} | {"h"}
+        of_each = ("accuracy", "ece", "adaptive_ece", "nll", "brier")
+        measured = {f"{name}/{metric}" for name in names for metric in of_each}
+        assert set(result.metrics) == measured | {"h", "open_world_auc"}
         of_all = [spec.weights_hash, spec.split_digest, spec.architecture.partition(":")[2]]
         of_all += [*spec.class_names.values(), *spec.contents.values()]
         assert {len(digest) for digest in of_all} == {64}

@@ -180,7 +180,7 @@ def test_a_reader_tells_corrupted_images_from_clean_ones(label: str, tiny: pb.Ba
     method = pb.create_method(label, tiny, chosen.class_names)
 
     def logits(reader: Reader, corruption: Corruption | None) -> torch.Tensor:
-        return reader.outcome(replace(chosen, corruption=corruption), selection, chosen.labels, ()).logits
+        return reader.outcome(replace(chosen, corruption=corruption), selection, chosen.labels, {}).logits
 
     one = Reader(method)
     clean, foggy, back = (logits(one, corruption) for corruption in (None, FOG, None))

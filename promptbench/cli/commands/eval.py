@@ -47,7 +47,8 @@ def execute(options: argparse.Namespace) -> int:
     protocols = protocols_of(suite, options.protocol)
     corruptions = corruptions_for(options.corrupt or (), protocols)
     suite = replace(suite, corruptions=tuple(map(str, corruptions)) or suite.corruptions)
-    runs = evaluations_of(result, protocols, suite, corruptions[0] if corruptions else None)
+    corruption = corruptions[0] if corruptions else None
+    runs = evaluations_of(result, protocols, suite, corruption=corruption, temperature=options.temperature)
     output = options.output or folder_of(options.run)
     session = Session(place_of(options, output, device, may_train=False), suite)
     return print_results(partial(do, runs, session, Display()), session)

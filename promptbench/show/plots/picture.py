@@ -36,6 +36,8 @@ KINDS = (
     "cost",
     "critical-difference",
     "ood",
+    "open-world",
+    "reliability",
     "robustness",
     "ablation",
     "heatmap",
