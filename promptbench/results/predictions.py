@@ -145,8 +145,8 @@ def stored_predictions(folders: Iterable[Path], spec: Spec) -> dict[str, Predict
     Raises:
         UsageError: As `load_predictions`.
     """
-    paths = (predictions_path(folder, spec) for folder in folders)
-    return next((load_predictions(path) for path in paths if path.exists()), None)
+    paths = (find_predictions(folder, spec) for folder in folders)
+    return next((load_predictions(path) for path in paths if path), None)
 
 
 def _check(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Mapping[str, Any]]) -> None:

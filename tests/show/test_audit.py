@@ -57,7 +57,7 @@ def stored(folder: Path, results: Iterable[Result]) -> None:
 def folder(tmp_path: Path) -> Path:
     """Two methods on the same images, seed by seed, beside zero-shot; each was tuned in two trials."""
     for seed in (1, 2):
-        seeds = {"data_seed": seed, "train_seed": seed, "sample_digest": digest(f"i{seed}")}
+        seeds: dict[str, Any] = {"data_seed": seed, "train_seed": seed, "sample_digest": digest(f"i{seed}")}
         stored(tmp_path, [make(method=method, **seeds) for method in METHODS])
         stored(tmp_path, [make(method="zeroshot", **{**seeds, "sample_digest": ""}, shots=0, recipe={})])
     said = {"splits_read": {"birds": ["train", "val"]}}

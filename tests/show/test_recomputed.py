@@ -20,10 +20,20 @@ CALL = ("table", "--from-predictions", "--results")
 
 @pytest.fixture(scope="module")
 def output(birds: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Zero-shot from base to new classes, two templates, with predictions."""
+    """Zero-shot from base to new classes, two templates, with predictions and a temperature; halves are drawn."""
     folder = tmp_path_factory.mktemp("runs")
     what = ["--backbone", TINY, "--dataset", f"folder:{birds}", "--shots", "1", "--threads", "1", "--seeds", "1"]
-    call = ["run", "--method", "zeroshot", "zeroshot@generic", *what, "--save-predictions"]
+    call = [
+        "run",
+        "--method",
+        "zeroshot",
+        "zeroshot@generic",
+        *what,
+        "--save-predictions",
+        "--temperature",
+        "--split",
+        "random:2",
+    ]
     assert main([*call, "--output", str(folder)]) == 0
     return folder
 
@@ -58,6 +68,8 @@ def test_what_was_run_is_found_again_and_makes_the_same_table(output: Path, caps
     number = sum(len(result.metrics) for result in read_results(output))
     said = f"\nComputed again from stored predictions: {number} metrics of 2 results, no difference.\n"
     assert again == plain + said and number >= 12
+    metrics = read_results(output)[0].metrics
+    assert {"open_world_auc", "temperature", "new/ece_scaled", "joint/nll"} <= set(metrics)
 
 
 def test_a_metric_that_does_not_follow_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

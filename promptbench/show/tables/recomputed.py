@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from promptbench import registry
 from promptbench.config import UsageError
 from promptbench.data.selection import Selection
-from promptbench.protocol import Evaluation, Outcome, Plan, Protocol
+from promptbench.protocol import Evaluation, Outcome, Plan, Protocol, decimals_of
 from promptbench.results.result import Result, folder_of
 
 if TYPE_CHECKING:
     from promptbench.results.predictions import Predictions
 
 EXACT = 1e-6  # what machines differ by in a sum
-HALF = 0.25  # points that calibration may be off by where logits were rounded to half precision
-COUNTED = ("accuracy", "h")  # metrics of counts, which no rounding changes
+HALF = 0.25  # points that other metrics may be off by where logits were rounded to half precision, one image in a bin
+COUNTED = ("accuracy", "h", "drop")  # metrics of counts, which no rounding changes
+AS_STORED = ("temperature",)  # what a run found on images of which no predictions are kept
 SHOWN = 20  # differences in full
 
 
@@ -122,8 +123,20 @@ def measured_again(result: Result, stored: Mapping[str, Predictions]) -> dict[st
     names = dict.fromkeys([*stored, *result.conditions.get("images", {})])
     selection = Selection(dataset=result.spec.dataset, split="test")  # measures ask for names of evaluations alone
     evaluations = tuple(Evaluation(name=name, selection=selection) for name in names)
-    outcomes = {name: Outcome(kept.logits, kept.labels, kept.scores) for name, kept in stored.items()}
-    return protocol.measure(outcomes, Plan(dataset=result.spec.dataset, train=selection, evaluations=evaluations))[0]
+    kept = {name: result.metrics[name] for name in AS_STORED if name in result.metrics}
+    places = {name: place for place, name in enumerate(dict.fromkeys(_names(stored)))}
+    outcomes = {}
+    for name, of in stored.items():
+        classes = tuple(places[class_name] for class_name in of.class_names)
+        outcomes[name] = Outcome(of.logits, of.labels, of.scores, classes=classes, temperature=kept.get("temperature"))
+    plan = Plan(dataset=result.spec.dataset, train=selection, evaluations=evaluations)
+    return {**protocol.measure(outcomes, plan)[0], **kept}
+
+
+def _names(stored: Mapping[str, Predictions]) -> Iterator[str]:
+    """The class names shown, those of the evaluation with most of them first."""
+    for of_evaluation in sorted(stored.values(), key=lambda kept: -len(kept.class_names)):
+        yield from of_evaluation.class_names
 
 
 def differing(result: Result, found: Mapping[str, float], within: float) -> list[Difference]:
@@ -131,7 +144,10 @@ def differing(result: Result, found: Mapping[str, float], within: float) -> list
     differences = []
     for name, stored in result.metrics.items():
         value = found.get(name)
-        slack = EXACT if name.rpartition("/")[2] in COUNTED else within
+        counted = name.rpartition("/")[2] in COUNTED
+        slack = (
+            EXACT if counted else max(EXACT, within * 10 ** (1 - decimals_of(name)))
+        )  # less of what is no percentage
         if value is None or not math.isclose(value, stored, rel_tol=0.0, abs_tol=slack):
             differences.append(Difference(result.name, name, stored, value))
     return differences
