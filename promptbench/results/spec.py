@@ -64,6 +64,9 @@ class Spec:
         evaluated: What is evaluated besides that dataset: name to plugin and its fields, resolved.
         dataset_plugin: The plugin of that dataset where it is not called the same; "" otherwise.
         trained_by: The protocol whose training is evaluated, where it is not this one's own.
+        condition: `noise` where that stands in the place of what an image-conditional method makes prompts of, in
+            training and evaluation: a control.
+        prompts: `random` where such of the same norms stand in the place of the learned ones, at evaluation: a control.
         weights_hash: Digest of the backbone's weights.
         architecture: Digest of what the backbone computes with them; see `Backbone.architecture`.
         split_digest: Digest of the dataset's splits: paths, labels and names.
@@ -99,6 +102,8 @@ class Spec:
     dataset_plugin: str = decides(DATA, trains=True, later=True, by_dataset=True, default="")
     evaluated: Mapping[str, Any] = decides(DATA, later=True, by_dataset=True, default_factory=dict)
     trained_by: str = decides(SETTING, later=True, default="")
+    condition: str = decides(SETTING, trains=True, later=True, default="")
+    prompts: str = decides(SETTING, later=True, default="")
     weights_hash: str = decides(
         MACHINE, trains=True, renews="made with other weights of '{backbone}' than today's", default=""
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from promptbench.clip.controls import randomize
 from promptbench.data.batches import pixel_batches
 from promptbench.data.class_names import ClassNames
 from promptbench.data.features import EVALUATION_BATCH, FEATURE_BATCH, still_batches
@@ -44,6 +45,8 @@ def evaluate(session: Session, run: Run, method: Method) -> Evaluated:
     Raises:
         FloatingPointError: If a score is infinite or NaN.
     """
+    if run.spec.prompts:
+        randomize(method.prompts_learned(), run.spec.train_seed)
     found = Evaluated()
     scores = run.protocol.scores
     reader = Reader(method, dense=any(SCORES[name].needs == "local" for name in scores))

@@ -14,7 +14,7 @@ from promptbench.config import UsageError, path_of, to_mapping, unknown
 from promptbench.data.selection import FILE, SAMPLERS
 from promptbench.method import Method, fit_to_backbone
 from promptbench.protocol import Plan, Protocol
-from promptbench.recipe import Recipe, Settings, resolve
+from promptbench.recipe import Preset, Recipe, Settings, find_preset, resolve
 from promptbench.results.spec import Spec
 from promptbench.runs.request import ChosenMethod, Request, options_of, other_data
 from promptbench.training.numerics import check_method
@@ -120,7 +120,14 @@ def facts_of(request: Request, protocol: str, plan: Plan, chosen: ChosenMethod, 
         "dataset_plugin": "" if entry.dataset == entry.name else entry.dataset,
         "evaluated": other_data(suite, plan),
         "deterministic": request.deterministic,
+        **control_of(chosen),
     }
+
+
+def control_of(chosen: ChosenMethod) -> dict[str, str]:
+    """What stands in the place of images and of learned prompts, where the preset is a control."""
+    preset = find_preset(chosen.method, chosen.name, chosen.preset) if chosen.preset else Preset()
+    return {"condition": preset.condition, "prompts": preset.prompts}
 
 
 def plan_run(
