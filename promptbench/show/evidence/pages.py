@@ -8,7 +8,7 @@ from collections.abc import Callable
 from promptbench.config import unknown
 from promptbench.show.tables.show import Question
 
-PAGES: tuple[str, ...] = ("controls",)
+PAGES: tuple[str, ...] = ("controls", "sensitivity")
 """Their modules, which are imported when they are asked for."""
 
 
