@@ -101,6 +101,7 @@ class Protocol(ABC):
         scores: Names in `metrics.ood.SCORES` that are computed for every image evaluated.
         metrics: What its table can show of an evaluation; the first unless the reader asks for another.
         several_shots: Whether it trains with each of the suite's `few_shots`, not with its `shots`.
+        halves: Whether it trains on base classes, by each `split` of the suite.
         along: A field of the spec whose values are columns of the table instead of rows; "" for none.
         blocks_are: What the blocks of lines in its table are.
         averaged: Whether the table ends in averages over its blocks.
@@ -112,6 +113,7 @@ class Protocol(ABC):
     scores: ClassVar[tuple[str, ...]] = ()
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "ece")
     several_shots: ClassVar[bool] = False
+    halves: ClassVar[bool] = False
     along: ClassVar[str] = ""
     blocks_are: ClassVar[str] = "dataset"
     averaged: ClassVar[bool] = True

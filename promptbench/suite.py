@@ -18,6 +18,7 @@ import yaml
 
 from promptbench.config import LARGEST, UsageError, build, load_yaml, path_of, text_of, unknown
 
+ALPHABETICAL = "alphabetical"  # halves of the classes by the order of their labels, as in the papers
 MOST_THREADS = 1024  # of a run; many more bring the process down when they are started
 
 
@@ -56,6 +57,8 @@ class Suite:
         shots: Training images per class.
         few_shots: Those of protocols that compare several.
         seeds: Seeds of a run that names none.
+        split: How protocols that train on base classes halve the classes, one after the other: `alphabetical`, or
+            `random:N`, drawn with the seed N.
         threads: CPU threads of a run, part of its spec; None is all cores.
         companions: Labels of methods that always run beside those asked for.
         lineup: Labels of methods that run where none is asked for.
@@ -75,6 +78,7 @@ class Suite:
     shots: int = 16
     few_shots: tuple[int, ...] = (1, 2, 4, 8, 16)
     seeds: tuple[int, ...] = (1, 2, 3)
+    split: tuple[str, ...] = (ALPHABETICAL,)
     threads: int | None = None
     companions: tuple[str, ...] = ()
     lineup: tuple[str, ...] = ()
@@ -97,6 +101,10 @@ class Suite:
             raise UsageError(f"'shots' must be at most {LARGEST}, not {most}.")
         if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
             raise UsageError(f"'seeds' must be different integers from 0 on, not {list(self.seeds)}.")
+        if not self.split or len(set(self.split)) < len(self.split):
+            raise UsageError(
+                f"'split' must be different words such as alphabetical or random:1, not {list(self.split)}."
+            )
         for role, entries in self.roles.items():
             _check_role(role, entries)
         entries_by_name: dict[str, DatasetEntry] = {}

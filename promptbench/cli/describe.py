@@ -211,7 +211,7 @@ def describe_runs(runs: Sequence[Run], states: Sequence[str], more: Mapping[str,
     rows = []
     for run, state, *cells in zip(runs, states, *(more or {}).values(), strict=True):
         spec = run.spec
-        rows.append((state, spec.protocol, spec.dataset, spec.label, seeds_of(run), recipe_line(run), *cells))
+        rows.append((state, spec.protocol, spec.halved_dataset, spec.label, seeds_of(run), recipe_line(run), *cells))
     done, failed = states.count("done"), states.count("failed")
     again = f" ({failed} failed before)" if failed else ""
     return columns([header, *rows]) + f"\n\n{len(runs)} runs, {done} finished, {len(runs) - done} to do{again}"
@@ -285,6 +285,7 @@ def show_settings(run: Run, request: Request) -> str:
         ("shots", "all" if spec.shots is None else spec.shots, origin("shots")),
         ("seeds", seeds, origin("seeds")),
         ("sampler", spec.sampler, "--sampler" if "sampler" in request.flags else "default"),
+        *([("split", spec.split, origin("split"))] if request.protocols[spec.protocol].halves else []),
         ("precision", spec.precision, "--precision" if "precision" in request.flags else "default"),
         ("threads", spec.threads, threads),
         ("device", spec.device, "--device" if "device" in request.flags else "what this machine has"),

@@ -83,9 +83,10 @@ def add_what(parser: argparse.ArgumentParser) -> None:
     )
     shots = "training images per class, several for few_shot alone; default: the suite's"
     parser.add_argument("--shots", nargs="+", type=integer(1), metavar="N", help=shots)
-    parser.add_argument(
-        "--sampler", default="", metavar="S", help="coop, stratified, or file:PATH of a stored sample; default: coop"
-    )
+    sampler = "coop, stratified, longtail:RHO, noise:RATE[:confusable], or file:PATH of a stored sample; default: coop"
+    parser.add_argument("--sampler", default="", metavar="S", help=sampler)
+    split = "halves of the classes in base2new: alphabetical, random:N; several run one after another"
+    add_list(parser, "--split", metavar="S", help=f"{split}; default: the suite's")
     add_list(parser, "--set", metavar="M.FIELD=VALUE", help="a setting of a method, its recipe, or a dataset")
     parser.add_argument(
         "--train-views",
@@ -171,6 +172,7 @@ def request_of(options: argparse.Namespace, companions: bool = True) -> Request:
         train_seed=options.train_seed,
         shots=options.shots or (),
         sampler=options.sampler,
+        split=options.split or (),
         settings=settings_of(options.set or ()),
         grid=grid_of(getattr(options, "points", None) or ()),
         train_views=options.train_views,

@@ -196,4 +196,4 @@ def headline(result: Result) -> dict[str, float]:
 def title(run: Run) -> str:
     """`coop mini_shapes seed 1`."""
     data, train = run.spec.seeds
-    return f"{run.spec.label} {run.spec.dataset} seed {data if data == train else f'{data}/{train}'}"
+    return f"{run.spec.label} {run.spec.halved_dataset} seed {data if data == train else f'{data}/{train}'}"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from promptbench.config import UsageError
+import yaml
+
+from promptbench.config import UsageError, load_yaml, unknown
+from promptbench.data.splits import read_text
 
 GENERIC_TEMPLATE = "a photo of a {}."
 FROM_DATASET = "dataset"  # what a setting says that takes the template of the classes trained on
@@ -75,3 +79,57 @@ def refuse_same_names(names: Iterable[str], where: str) -> None:
                 f"{where}: the classes {first} {other[:80]!r} and {label} {name[:80]!r} read the same in a prompt; "
                 "rename one of them."
             )
+
+
+def read_names(path: Path) -> tuple[str, ...] | dict[str, str]:
+    """Other class names from a file: one a line, in the order of the classes, or from YAML also old names to new ones.
+
+    Raises:
+        UsageError: It cannot be read, or is YAML of something else.
+    """
+    text = read_text(path)
+    if path.suffix not in (".yaml", ".yml"):
+        return tuple(line.strip() for line in text.strip("\r\n").split("\n"))
+    try:
+        content = load_yaml(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise UsageError(f"{path}: this is no YAML ({str(error).partition(chr(10))[0]}).") from error
+    texts = [*content.keys(), *content.values()] if isinstance(content, Mapping) else content
+    if not isinstance(texts, list) or not all(isinstance(name, str) for name in texts):
+        raise UsageError(
+            f"{path} must be a list of class names or a mapping of old names to new ones, all of them text."
+        )
+    return dict(content) if isinstance(content, Mapping) else tuple(content)
+
+
+def renamed(names: ClassNames, others: Sequence[str] | Mapping[str, str], where: str) -> ClassNames:
+    """Class names with others in their places; `where` says whose names they are.
+
+    Args:
+        others: One for each class in their order, or new names by old ones, which are found as a prompt reads them.
+
+    Raises:
+        UsageError: There are too few or too many, an old name is unknown or named twice, or a new one is empty.
+    """
+    if isinstance(others, Mapping):
+        new = _by_old_name(names, others, where)
+    elif len(others) == len(names):
+        new = list(others)
+    else:
+        raise UsageError(f"{where}: there are {len(others)} names for {len(names)} classes; give one for each of them.")
+    empty = [old for old, name in zip(names, new, strict=True) if not as_read(name)]
+    if empty:
+        raise UsageError(f"{where}: the class {empty[0][:80]!r} gets an empty name; give every class a name.")
+    return ClassNames(new, names.template, names.dataset)
+
+
+def _by_old_name(names: Sequence[str], others: Mapping[str, str], where: str) -> list[str]:
+    known = set(map(as_read, names))
+    by_old: dict[str, str] = {}
+    for old, name in others.items():
+        if as_read(old) not in known:
+            raise UsageError(f"{where}: {unknown('class', old[:80], map(as_read, names))}")
+        if as_read(old) in by_old:
+            raise UsageError(f"{where}: the class {old[:80]!r} is renamed twice; leave one line out.")
+        by_old[as_read(old)] = name
+    return [by_old.get(as_read(name), name) for name in names]

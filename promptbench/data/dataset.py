@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +21,7 @@ from PIL import Image
 
 from promptbench import registry
 from promptbench.config import UsageError, build, path_of, unknown
-from promptbench.data.class_names import GENERIC_TEMPLATE, ClassNames, refuse_same_names
+from promptbench.data.class_names import GENERIC_TEMPLATE, ClassNames, read_names, refuse_same_names, renamed
 from promptbench.data.decode import find_unreadable, open_image
 from promptbench.data.layout import Layout
 from promptbench.data.splits import (
@@ -141,7 +141,17 @@ class Dataset:
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """A dataset has no settings unless it says so."""
+        """What every dataset can be told; others have more settings."""
+
+        class_names: str | tuple[str, ...] | Mapping[str, str] = field(
+            default="",
+            metadata={
+                "source": "other names of its classes, such as synonyms: a file, one a line in their order, or YAML "
+                "with lines `old name: new name`; '' for its own",
+                "later": True,
+                "renames": True,
+            },
+        )
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -280,6 +290,22 @@ class Dataset:
             refuse_same_names(names, f"The dataset {self.name!r}")
         return names
 
+    @cached_property
+    def names_shown(self) -> ClassNames:
+        """The class names that prompts are made of, in training and evaluation: its own, or those of its settings.
+
+        Raises:
+            UsageError: Those do not fit its classes, or two of them read the same in a prompt.
+        """
+        given = [getattr(self.config, name) for name in _renaming(self.config)]
+        if not any(given):
+            return self.class_names
+        where = f"The dataset {self.name!r}, class_names"
+        names = renamed(self.class_names, given[0], where)
+        if self.distinct_names:
+            refuse_same_names(names, where)
+        return names
+
     @property
     def template(self) -> str | tuple[str, ...]:
         """The words around a class name."""
@@ -356,8 +382,28 @@ def open_dataset(
         UsageError: The name or an option is unknown, or a value does not fit.
     """
     cls = registry.load("datasets", name)
-    config = build(cls.Config, dict(options or {}), where=f"dataset {name!r}")
+    config = config_of(cls, options or {}, where=f"dataset {name!r}")
     return cls(config, roots=data_roots(roots), alias=alias)  # type: ignore[no-any-return]
+
+
+def config_of(cls: type[Dataset], options: Mapping[str, Any], where: str) -> Any:
+    """The settings of a dataset from plain values; class names from a file are read, so that they and no path are part
+    of the settings, wherever the file lies and whatever it says later.
+
+    Raises:
+        UsageError: An option is unknown, a value does not fit, or the file cannot be read.
+    """
+    config = build(cls.Config, dict(options), where)
+    for name in _renaming(config):
+        given = getattr(config, name)
+        if isinstance(given, str) and given:
+            config = replace(config, **{name: read_names(path_of(given))})
+    return config
+
+
+def _renaming(config: Any) -> list[str]:
+    """The names of the settings that rename classes: one, or none where a dataset has its own way."""
+    return [item.name for item in fields(config) if item.metadata.get("renames")]
 
 
 def contents_digest(dataset: Dataset, items: Iterable[Item]) -> str:

@@ -10,6 +10,11 @@ Lafon et al., "GalLoP: Learning Global and Local Prompts for Vision-Language Mod
 https://github.com/MarcLafon/gallop. Its sample is stratified, not `shots` per class, so its figures are not on CoOp's
 images.
 
+Two more rules spoil CoOp's sample on purpose, by the data seed: `longtail:RHO` leaves most classes fewer images, and
+`noise:RATE` gives images wrong labels. Both speak of the classes trained on, base ones in base-to-new, so that a tail
+is as steep, and a label as wrong, as its name says whatever half is taken. Validation images stay CoOp's, with their
+true labels; so does all that is evaluated.
+
 What draws works on any named tuple with `label` and `image`, and reads no image.
 """
 
@@ -17,25 +22,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
-from promptbench.config import UsageError, path_of
+from promptbench.config import UsageError, path_of, unknown
 from promptbench.data.class_names import ClassNames, as_read
 from promptbench.data.splits import Item, read_text
 from promptbench.storage import unpickle
 from promptbench.storage.atomic import write_atomically
+from promptbench.suite import ALPHABETICAL
 
 if TYPE_CHECKING:
     from promptbench.data.dataset import Dataset
 
 FILE = "file:"  # what names a stored sample among the samplers
+LONGEST_SEED = 18  # digits
+CONFUSABLE = "confusable"  # noise that takes the nearest class
 HELD_OUT_SHOTS = 16  # drawn per class where a dataset has no validation images
 
 Split = Literal["train", "val", "test", "held_out", "few_held_out"]
@@ -138,11 +147,191 @@ SAMPLERS: Mapping[str, Callable[[Sequence[Any], int, int], list[Any]]] = Mapping
 """Rules that draw few-shot training items, by name; each takes the items, the shots and the seed."""
 
 
-def split_base_new(labels: Iterable[int]) -> tuple[list[int], list[int]]:
-    """The distinct labels, sorted, in two halves: base, the first `ceil(n / 2)`, and new, the rest."""
+class Trained(NamedTuple):
+    """The classes that a sample is drawn to train on.
+
+    Attributes:
+        labels: Theirs in the dataset, sorted.
+        nearest: Gives the position, for each of them, of the other one whose frozen text is nearest to its own; None
+            where there is no backbone to ask.
+    """
+
+    labels: Sequence[int]
+    nearest: Callable[[], Sequence[int]] | None = None
+
+
+@dataclass(frozen=True)
+class LongTail:
+    """Few classes have many training images, and many have few.
+
+    n_c = max(1, round(n_max RHO^(-pi(c) / (K - 1)))) for each of the K classes trained on, rounded half to even, pi a
+    permutation of them by the data seed, n_max the smaller of the shots and of the images of the smallest of them. The
+    images are drawn from those that CoOp draws at the same shots and seed. Other classes have none.
+
+    Attributes:
+        word: What names it: `longtail:RHO`.
+        ratio: RHO, of the largest to the smallest class, at least 1.
+    """
+
+    word: str
+    ratio: float
+
+    def __call__(self, items: Sequence[Item], shots: int, seed: int, trained: Trained) -> list[Item]:
+        """The training images.
+
+        Raises:
+            ValueError: The largest class would have fewer than RHO images, so that no class could have so few.
+        """
+        generator = random.Random(f"longtail/{seed}")
+        counts = self._counts(items, shots, trained.labels, generator)
+        sample = coop_sample(items, [], shots, seed)[0]
+        kept: set[int] = set()
+        for label, count in counts.items():
+            kept.update(generator.sample(places_of(sample, label), count))
+        return [item for place, item in enumerate(sample) if place in kept]
+
+    def _counts(
+        self, items: Sequence[Item], shots: int, labels: Sequence[int], generator: random.Random
+    ) -> dict[int, int]:
+        """How many images each class has, by label."""
+        sizes = Counter(item.label for item in items)
+        smallest = min(labels, key=sizes.__getitem__)
+        most = min(shots, sizes[smallest])
+        if most < self.ratio:
+            name = next((item.class_name for item in items if item.label == smallest), smallest)
+            few = f"more than {shots} shots" if most == shots else f"and {str(name)[:80]!r} has {most}"
+            raise ValueError(
+                f"{self.word} needs {math.ceil(self.ratio)} images of each class, {few}; take a smaller ratio."
+            )
+        places = generator.sample(range(len(labels)), len(labels))
+        steps = max(1, len(labels) - 1)
+        return {
+            label: max(1, round(most * self.ratio ** (-place / steps)))
+            for label, place in zip(labels, places, strict=True)
+        }
+
+
+@dataclass(frozen=True)
+class Noise:
+    """CoOp's training images, round(RATE n) of the n of each class trained on with another label, half to even.
+
+    Which images, is drawn by the data seed, and is the same for both kinds of labels.
+
+    Attributes:
+        word: What names it: `noise:RATE` or `noise:RATE:confusable`.
+        rate: From 0 to below 1.
+        confusable: Whether the other label is that of the nearest frozen text; otherwise it is drawn uniformly from
+            the other classes trained on.
+    """
+
+    word: str
+    rate: float
+    confusable: bool = False
+
+    def __call__(self, items: Sequence[Item], shots: int, seed: int, trained: Trained) -> list[Item]:
+        """The training images, with the names of the labels that they have now.
+
+        Raises:
+            ValueError: There is no other class, or no backbone to ask for the nearest text.
+        """
+        if len(trained.labels) < 2:
+            raise ValueError(f"{self.word} needs at least two classes to train on.")
+        if self.confusable and trained.nearest is None:
+            raise ValueError(
+                f"{self.word} needs a backbone to tell which class is nearest; give it to `run --sampler`."
+            )
+        sample = coop_sample(items, [], shots, seed)[0]
+        names = {item.label: item.class_name for item in items}
+        generator = random.Random(f"noise/{seed}")
+        for place in self._places(sample, trained.labels, generator):
+            label = self._other(sample[place].label, trained, generator)
+            sample[place] = sample[place]._replace(label=label, class_name=names[label])
+        return sample
+
+    def _places(self, sample: Sequence[Item], labels: Sequence[int], generator: random.Random) -> list[int]:
+        """Positions of the images whose labels change, class by class."""
+        places = []
+        for label in labels:
+            own = places_of(sample, label)
+            places += generator.sample(own, round(self.rate * len(own)))
+        return places
+
+    def _other(self, label: int, trained: Trained, generator: random.Random) -> int:
+        if self.confusable and trained.nearest is not None:
+            return trained.labels[trained.nearest()[trained.labels.index(label)]]
+        return generator.choice([other for other in trained.labels if other != label])
+
+
+def places_of(sample: Sequence[Labelled], label: int) -> list[int]:
+    """The positions of the items of a class."""
+    return [place for place, item in enumerate(sample) if item.label == label]
+
+
+def sampler_of(word: str) -> Callable[[Sequence[Any], int, int, Trained], list[Any]]:
+    """The rule of that name, which takes the items, the shots, the seed and the classes trained on.
+
+    Raises:
+        UsageError: There is none, or it cannot have that number.
+    """
+    name, colon, given = word.partition(":")
+    if word in SAMPLERS:
+        return lambda items, shots, seed, trained: SAMPLERS[word](items, shots, seed)
+    if name == "longtail":
+        ratio = _number(given, f"sampler {word!r}: write longtail:RHO, for instance longtail:10.")
+        if not 1 <= ratio < math.inf:
+            raise UsageError(f"sampler {word!r}: RHO is a number of at least 1, not {given}.")
+        return LongTail(word, ratio)
+    if name == "noise":
+        said, _, kind = given.partition(":")
+        usage = f"sampler {word!r}: write noise:RATE or noise:RATE:confusable, for instance noise:0.2."
+        rate = _number(said if kind in ("", CONFUSABLE) and not given.endswith(":") else "", usage)
+        if not 0 <= rate < 1:
+            raise UsageError(f"sampler {word!r}: RATE is a number from 0 to below 1, not {said}.")
+        return Noise(word, rate, kind == CONFUSABLE)
+    known = (*SAMPLERS, "longtail:RHO", "noise:RATE", f"noise:RATE:{CONFUSABLE}")
+    raise UsageError(f"{unknown('sampler', word, known)} A stored sample is file:PATH.")
+
+
+def spoils(sampler: str) -> bool:
+    """Whether a sampler makes a long tail or wrong labels of CoOp's sample."""
+    return not sampler.startswith(FILE) and isinstance(sampler_of(sampler), (LongTail, Noise))
+
+
+def _number(text: str, usage: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(usage) from None
+
+
+def split_base_new(labels: Iterable[int], halves: str = ALPHABETICAL) -> tuple[list[int], list[int]]:
+    """The distinct labels in two halves, each sorted: base, the first `ceil(n / 2)`, and new, the rest.
+
+    Args:
+        halves: First in which order: `alphabetical`, that of the labels, as in the papers, or `random:N`, that of
+            `random.Random(N).sample` of the sorted labels.
+    """
     ordered = sorted(set(labels))
+    seed = seed_of_halves(halves)
+    if seed is not None:
+        ordered = random.Random(seed).sample(ordered, len(ordered))
     middle = (len(ordered) + 1) // 2
-    return ordered[:middle], ordered[middle:]
+    return sorted(ordered[:middle]), sorted(ordered[middle:])
+
+
+def seed_of_halves(halves: str) -> int | None:
+    """The seed that draws halves of the classes; None where they are alphabetical.
+
+    Raises:
+        UsageError: They are neither.
+    """
+    kind, colon, seed = halves.partition(":")
+    if halves == ALPHABETICAL:
+        return None
+    if kind != "random" or not (seed.isascii() and seed.isdigit()) or len(seed) > LONGEST_SEED:
+        known = (ALPHABETICAL, "random:N")
+        raise UsageError(f"{unknown('split', halves, known)} N is an integer from 0 on, for instance random:1.")
+    return int(seed)
 
 
 def select(items: Iterable[L], labels: Iterable[int]) -> list[L]:
@@ -177,12 +366,13 @@ def write_sample(path: Path, header: Mapping[str, Any], items: Iterable[Item]) -
         raise UsageError(f"Cannot write the sample file {path}: {error.strerror}.") from error
 
 
-def read_sample(path: Path, items: Iterable[Item]) -> list[Item]:
+def read_sample(path: Path, items: Iterable[Item], wrong_labels: bool = False) -> list[Item]:
     """The dataset's own items that a sample file lists, in the file's order.
 
     Args:
         path: A file written by `write_sample`, or CoOp's `shot_{k}-seed_{s}.pkl`, of which "train" is taken.
         items: The images that the dataset has to offer, normally its training items.
+        wrong_labels: Whether an image may have the label of another class, which it then keeps.
 
     Raises:
         UsageError: The file is malformed, names an image twice or none at all, or does not fit the dataset; file and
@@ -197,7 +387,7 @@ def read_sample(path: Path, items: Iterable[Item]) -> list[Item]:
     if lines and not lines[-1]:
         lines.pop()
     listed = [_listed(line, _line(path, index)) for index, line in enumerate(lines)]
-    return own_items(listed, items, partial(_line, path))
+    return own_items(listed, items, partial(_line, path), wrong_labels)
 
 
 def read_header(path: Path) -> Mapping[str, Any]:
@@ -239,7 +429,9 @@ def _line(path: Path, index: int) -> str:
     return f"{path}, line {index + 2}"
 
 
-def own_items(listed: Sequence[Item], items: Iterable[Item], where: Callable[[int], str]) -> list[Item]:
+def own_items(
+    listed: Sequence[Item], items: Iterable[Item], where: Callable[[int], str], wrong_labels: bool = False
+) -> list[Item]:
     """The items of a dataset that `listed` ones stand for, in the order of `listed`.
 
     Their paths may be absolute, from another machine: an image is found by the longest end of its path that the
@@ -249,16 +441,21 @@ def own_items(listed: Sequence[Item], items: Iterable[Item], where: Callable[[in
         listed: Images as a file has them.
         items: The dataset's own.
         where: The place of a listed image, for errors.
+        wrong_labels: Whether an image may have the label of another class of the dataset, which it then keeps.
 
     Raises:
         UsageError: An image is unknown, ambiguous, listed twice, or of another class than in the dataset; or none is
             listed.
     """
+    items = list(items)
     finder = _Finder(items)
+    names = {item.label: item.class_name for item in items} if wrong_labels else {}
     places: dict[str, int] = {}
     found: list[Item] = []
     for index, item in enumerate(listed):
         own = finder.find(item.image, partial(where, index))
+        if item.label in names:
+            own = own._replace(label=item.label, class_name=names[item.label])
         if (own.label, own.class_name) != (item.label, item.class_name):
             _check_class(own, item, where(index))
         first = places.setdefault(own.image, index)
@@ -367,19 +564,28 @@ class SelectedImages:
         return [item.label for item in self.items]
 
 
-def open_selection(open_dataset: Callable[[str], Dataset], selection: Selection, seed: int) -> SelectedImages:
+Nearest = Callable[[ClassNames], Sequence[int]]
+"""Gives the position, for each class name, of the other one whose frozen text is nearest."""
+
+
+def open_selection(
+    open_dataset: Callable[[str], Dataset], selection: Selection, seed: int, *, nearest: Nearest | None = None
+) -> SelectedImages:
     """The images of a selection; `seed` draws the few-shot sample, over all classes, before a half is taken.
+
+    Args:
+        nearest: Asks a backbone, for samplers that need one.
 
     Raises:
         UsageError: If the dataset cannot be read, or nothing is left.
     """
     dataset = open_dataset(selection.dataset)
-    pool = images_of(dataset, selection, seed)
+    pool = images_of(dataset, selection, seed, nearest)
     skipped = [item.image for item in dataset.unreadable(pool)] if dataset.skip_unreadable else []
     if skipped:
         left_out = set(skipped)
         pool = [item for item in pool if item.image not in left_out]
-    labels = class_labels(dataset, selection.classes)
+    labels = class_labels(dataset, selection.classes, selection.halves)
     wanted = set(labels)
     chosen = [index for index, item in enumerate(pool) if item.label in wanted]
     if not chosen:
@@ -387,10 +593,10 @@ def open_selection(open_dataset: Callable[[str], Dataset], selection: Selection,
             f"The dataset '{dataset.name}' has no {selection.split} images of its {selection.classes} classes."
         )
     items = select(pool, labels)
-    return SelectedImages(dataset, pool, chosen, items, dataset.class_names.select(labels), tuple(skipped))
+    return SelectedImages(dataset, pool, chosen, items, dataset.names_shown.select(labels), tuple(skipped))
 
 
-def images_of(dataset: Dataset, selection: Selection, seed: int) -> list[Item]:
+def images_of(dataset: Dataset, selection: Selection, seed: int, nearest: Nearest | None = None) -> list[Item]:
     """The images of a split, or a few-shot sample of them, over all classes."""
     if selection.split == "held_out":
         return held_out(dataset, selection, seed)
@@ -398,39 +604,67 @@ def images_of(dataset: Dataset, selection: Selection, seed: int) -> list[Item]:
         return few_held_out(dataset, selection, seed)
     if selection.shots is None:
         return dataset.items(selection.split)
-    return few_shot_sample(dataset, selection.split, selection.shots, selection.sampler, seed)
+    return few_shot_sample(dataset, selection, selection.shots, seed, nearest)
 
 
-def few_shot_sample(dataset: Dataset, split: str, shots: int, sampler: str, seed: int) -> list[Item]:
-    """A few-shot sample over all classes, drawn by a sampler or read from `file:PATH`."""
+def few_shot_sample(
+    dataset: Dataset, selection: Selection, shots: int, seed: int, nearest: Nearest | None = None
+) -> list[Item]:
+    """A few-shot sample over all classes, drawn by the selection's sampler or read from its `file:PATH`."""
+    split, sampler = selection.split, selection.sampler
+    labels = class_labels(dataset, selection.classes, selection.halves)
     if sampler.startswith(FILE):
-        return stored_sample(path_of(sampler.removeprefix(FILE)), dataset, split, shots, seed)
+        return stored_sample(path_of(sampler.removeprefix(FILE)), dataset, split, shots, seed, labels)
+    trained = Trained(labels, nearest and partial(nearest, dataset.names_shown.select(labels)))
     try:
-        return SAMPLERS[sampler](dataset.few_shot_pool(split, sampler), shots, seed)
+        return sampler_of(sampler)(dataset.few_shot_pool(split, sampler), shots, seed, trained)
     except ValueError as error:
         raise UsageError(f"The dataset '{dataset.name}', {shots} shots: {error}") from error
 
 
-def stored_sample(path: Path, dataset: Dataset, split: str, shots: int, seed: int) -> list[Item]:
+def stored_sample(
+    path: Path, dataset: Dataset, split: str, shots: int, seed: int, trained: Collection[int]
+) -> list[Item]:
     """A few-shot sample from a file, in its order.
 
+    Args:
+        trained: Labels of the classes trained on.
+
     Raises:
-        UsageError: The file is no sample of this dataset, or says that it has other shots or another seed.
+        UsageError: The file is no sample of this dataset, or says that it has other shots or another seed, or its
+            wrong labels lead from classes that are trained on to others, or back.
     """
     header = read_header(path)
     for name, wanted in (("shots", shots), ("seed", seed)):
         if header.get(name, wanted) != wanted:
             raise UsageError(f"{path} is a sample with {name} {header[name]}, not {wanted}; name it with {{{name}}}.")
-    sample = read_sample(path, dataset.few_shot_pool(split, str(header.get("sampler", "coop"))))
+    pool = dataset.few_shot_pool(split, str(header.get("sampler", "coop")))
+    if str(header.get("sampler")).startswith("noise:"):
+        sample = read_sample(path, pool, wrong_labels=True)
+        _refuse_across(path, sample, pool, trained)
+        return sample
+    sample = read_sample(path, pool)
     most = max(Counter(item.label for item in sample).values(), default=0)
     if most > shots and header.get("sampler", "coop") == "coop":
         raise UsageError(f"{path} has {most} images of a class, more than {shots} shots.")
     return sample
 
 
+def _refuse_across(path: Path, sample: Iterable[Item], pool: Iterable[Item], trained: Collection[int]) -> None:
+    """Raises UsageError where a wrong label would bring an image of a class that is not trained on into training."""
+    true = {item.image: item.label for item in pool}
+    across = sum((true[item.image] in trained) != (item.label in trained) for item in sample)
+    if across:
+        raise UsageError(
+            f"{path} has {across} labels that lead from classes trained on to others, or back; draw it for the classes "
+            "trained on, with `data sample --classes base`."
+        )
+
+
 def held_out(dataset: Dataset, selection: Selection, seed: int) -> list[Item]:
     """Images to choose settings by: the validation split, or a draw of training images outside the few-shot sample."""
-    sample = few_shot_sample(dataset, "train", selection.shots or HELD_OUT_SHOTS, selection.sampler, seed)
+    drawn = replace(selection, split="train", sampler=_unspoilt(selection.sampler))
+    sample = few_shot_sample(dataset, drawn, selection.shots or HELD_OUT_SHOTS, seed)
     used = {item.image for item in sample}  # validation images too, where the sampler draws from them
     validation = [item for item in dataset.items("val") if item.image not in used]
     if validation:
@@ -442,20 +676,26 @@ def held_out(dataset: Dataset, selection: Selection, seed: int) -> list[Item]:
 def few_held_out(dataset: Dataset, selection: Selection, seed: int) -> list[Item]:
     """`min(shots, 4)` images of a class to choose settings by: those that CoOp draws after its training images."""
     shots = selection.shots or HELD_OUT_SHOTS
-    if selection.sampler == "coop" and dataset.items("val"):
+    if _unspoilt(selection.sampler) == "coop" and dataset.items("val"):
         return coop_sample(dataset.few_shot_pool("train", "coop"), dataset.items("val"), shots, seed)[1]
     return sample_few_shot(held_out(dataset, selection, seed), min(shots, VAL_SHOTS), random.Random(seed))
 
 
-def class_labels(dataset: Dataset, classes: str) -> list[int]:
-    """The dataset's labels that `all`, `base`, `new` or a half of a half, such as `base.new`, stands for."""
+def _unspoilt(sampler: str) -> str:
+    """The sampler whose images a sampler takes: CoOp's for what makes a long tail or wrong labels of them."""
+    return "coop" if spoils(sampler) else sampler
+
+
+def class_labels(dataset: Dataset, classes: str, halves: str = ALPHABETICAL) -> list[int]:
+    """The dataset's labels that `all`, `base`, `new` or a half of a half, such as `base.new`, stands for; `halves` as
+    `split_base_new` takes it, for each of them."""
     labels = list(range(len(dataset.class_names)))
     for half in classes.split("."):
         if half not in ("all", "base", "new"):
             raise ValueError(
                 f"classes are 'all', 'base', 'new' or halves of halves such as 'base.new', not {classes!r}"
             )
-        base, new = split_base_new(labels)
+        base, new = split_base_new(labels, halves)
         labels = {"all": labels, "base": base, "new": new}[half]
     return labels
 
@@ -468,10 +708,14 @@ class Selection:
         dataset: Name of an entry of the suite.
         split: One of the dataset's splits; `held_out` is its validation images or, where it has none, training images
             that the few-shot sample leaves over; `few_held_out` is at most four of a class of these.
-        classes: `all` classes, or the first (`base`) or second (`new`) half of the sorted labels, or a half of a half
-            (`base.new`). The labels of the images selected count from 0 in that order.
+        classes: `all` classes, or the first (`base`) or second (`new`) half of them, or a half of a half (`base.new`).
+            The labels of the images selected count from 0 in that order.
         shots: Images drawn per class, over all classes before `classes` is applied; None takes the whole split.
-        sampler: How they are drawn: a name in `selection.SAMPLERS`, or `file:PATH`.
+        sampler: How they are drawn: as `selection.sampler_of` names it, or `file:PATH`.
+        halves: Which classes are base and which new: `alphabetical` or `random:N`.
+
+    Raises:
+        UsageError: There are no such halves.
     """
 
     dataset: str
@@ -479,6 +723,23 @@ class Selection:
     classes: str = "all"
     shots: int | None = None
     sampler: str = "coop"
+    halves: str = ALPHABETICAL
+
+    def __post_init__(self) -> None:
+        seed_of_halves(self.halves)
+
+
+def sample_facts(selection: Selection, chosen: SelectedImages) -> dict[str, Any]:
+    """What a sampler other than CoOp's made of the training images: the `effective_ratio` of the largest to the
+    smallest class by their true labels, and how many `labels_changed`, where any did."""
+    if selection.sampler == "coop" or selection.shots is None:
+        return {}
+    true = {item.image: item.label for item in chosen.dataset.few_shot_pool(selection.split, selection.sampler)}
+    own = class_labels(chosen.dataset, selection.classes, selection.halves)
+    pairs = [(true.get(item.image, own[item.label]), own[item.label]) for item in chosen.items]
+    sizes = Counter(label for label, _ in pairs).values()
+    changed = sum(label != shown for label, shown in pairs)
+    return {"effective_ratio": max(sizes) / min(sizes), **({"labels_changed": changed} if changed else {})}
 
 
 def validation_of(train: Selection, all_images: bool) -> Selection:
@@ -502,8 +763,8 @@ def shown_names(
     if shown is None:
         return chosen.class_names, chosen.labels
     dataset = open_dataset(shown.dataset)
-    labels = class_labels(dataset, shown.classes)
-    names = dataset.class_names.select(labels)
+    labels = class_labels(dataset, shown.classes, shown.halves)
+    names = dataset.names_shown.select(labels)
     if dataset.name != chosen.dataset.name:
         return names, [-1] * len(chosen.items)
     positions = {label: position for position, label in enumerate(labels)}

@@ -6,6 +6,7 @@ Base test images are scored against the base class names only, new ones against 
 
     H = 2 * base * new / (base + new)
 
+Halves are the field's, by the order of the labels; `split: random:N` draws others, with the seed N.
 `joint` scores all test images against all names, as Zhou et al., "DeCoOp", ICML 2024, arXiv:2406.00345, report it.
 """
 
@@ -23,10 +24,14 @@ class Base2New(Protocol):
     """Few-shot training on base classes, test accuracy on base and on new classes, and their harmonic mean `h`."""
 
     role = "base2new"
+    halves = True
 
     def plan(self, suite: Suite, seed: int) -> list[Plan]:
-        """One run per dataset of the suite's role `base2new`."""
-        return [_plan(dataset, suite.shots) for dataset in suite.datasets("base2new")]
+        """One run per dataset of the suite's role `base2new` and split of its classes."""
+        plans = []
+        for dataset in suite.datasets("base2new"):
+            plans += [_plan(dataset, suite.shots, halves) for halves in suite.split]
+        return plans
 
     def summarize(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Adds `h` where both accuracies are there; a method that cannot score new classes has none."""
@@ -42,11 +47,11 @@ class Base2New(Protocol):
         return [base, new, *([] if lower else [Column("h", "H", derived=True)]), joint]
 
 
-def _plan(dataset: str, shots: int) -> Plan:
-    halves = {name: Selection(dataset=dataset, split="test", classes=name) for name in ("base", "new")}
-    tests = {**halves, "joint": Selection(dataset=dataset, split="test")}
+def _plan(dataset: str, shots: int, halves: str) -> Plan:
+    tests = {name: Selection(dataset=dataset, split="test", classes=name, halves=halves) for name in ("base", "new")}
+    tests["joint"] = Selection(dataset=dataset, split="test")
     return Plan(
         dataset=dataset,
-        train=Selection(dataset=dataset, split="train", classes="base", shots=shots),
+        train=Selection(dataset=dataset, split="train", classes="base", shots=shots, halves=halves),
         evaluations=tuple(Evaluation(name=name, selection=selection) for name, selection in tests.items()),
     )

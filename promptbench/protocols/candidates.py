@@ -8,6 +8,7 @@ they are scored against the names of that eighth, of its quarter, of all new cla
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from promptbench.data.selection import Selection
 from promptbench.protocol import Column, Evaluation, Plan, Protocol
@@ -22,21 +23,25 @@ class Candidates(Protocol):
 
     role = "candidates"
     recipes_of = "base2new"
+    halves = True
 
     def plan(self, suite: Suite, seed: int) -> list[Plan]:
-        """One run per dataset of the suite's role `candidates`."""
-        return [_plan(dataset, suite.shots) for dataset in suite.datasets("candidates")]
+        """One run per dataset of the suite's role `candidates` and split of its classes."""
+        plans = []
+        for dataset in suite.datasets("candidates"):
+            plans += [_plan(dataset, suite.shots, halves) for halves in suite.split]
+        return plans
 
     def columns(self, metric: str, evaluations: Sequence[str], along: Sequence[int | None]) -> list[Column]:
         """From few names to all."""
         return [Column(f"{name}/{metric}", title, lower=metric == "ece") for name, title in TITLES.items()]
 
 
-def _plan(dataset: str, shots: int) -> Plan:
-    images = Selection(dataset=dataset, split="test", classes=SHOWN["eighth"])
-    shown = {name: Selection(dataset=dataset, split="test", classes=classes) for name, classes in SHOWN.items()}
+def _plan(dataset: str, shots: int, halves: str) -> Plan:
+    images = Selection(dataset=dataset, split="test", classes=SHOWN["eighth"], halves=halves)
+    shown = {name: replace(images, classes=classes) for name, classes in SHOWN.items()}
     return Plan(
         dataset=dataset,
-        train=Selection(dataset=dataset, split="train", classes="base", shots=shots),
+        train=Selection(dataset=dataset, split="train", classes="base", shots=shots, halves=halves),
         evaluations=tuple(Evaluation(name=name, selection=images, names=names) for name, names in shown.items()),
     )

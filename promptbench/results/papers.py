@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from promptbench.config import UsageError, parse_assignment, unknown
 from promptbench.metrics.classification import harmonic_mean
+from promptbench.results.spec import Spec
 from promptbench.suite import load_suite
 
 if TYPE_CHECKING:
@@ -376,6 +377,10 @@ def _obstacles(result: Result, row: Published) -> Iterator[str]:
     yield "reconstructed without its authors' code" if result.conditions.get("reconstructed") else ""
     generated = str(result.conditions.get("split_source", "")).startswith("generated")
     yield "the split was generated here, without the papers' split file" if generated else ""
+    yield f"classes halved by {spec.split}, not as in the papers" if spec.split != Spec.split else ""
+    options = {spec.dataset: spec.dataset_options, **spec.evaluated}
+    renamed = [name for name, of_dataset in options.items() if of_dataset.get("class_names")]
+    yield f"other class names of {', '.join(renamed)}" if renamed else ""
     yield "unreadable images were left out" if result.conditions.get("skipped") else ""
     yield "the mini suite is no public benchmark" if spec.suite == "mini" else ""
     yield f"{spec.label} is not {row.method}" if spec.label not in row.labels else ""

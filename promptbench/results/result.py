@@ -43,6 +43,8 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _what_a_ru
 DATA_MET = (
     "split_source",
     "sample_size",
+    "effective_ratio",
+    "labels_changed",
     "images",
     "skipped",
 )
@@ -60,7 +62,9 @@ class Result:
 
     Attributes:
         conditions: What the run met and the spec does not say: `title`, `reconstructed` and `dense_scores` of the
-            method, `split_source`, `sample_size`, `transform`, `training_key`; by evaluation `images` (numbers) and
+            method, `split_source`, `sample_size`, `transform`, `training_key`; of samples that are not CoOp's
+            `effective_ratio`, the images of the largest class over those of the smallest, and `labels_changed`, how
+            many images were trained on with a wrong label; by evaluation `images` (numbers) and
             `skipped` (unreadable ones); and `provenance`, which says for `config.<field>` and `recipe.<field>` where
             the value came from, as `show-config` prints it.
         metrics: `<evaluation>/<metric>` and what a protocol derives from them, in percent, finite.

@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Any, get_type_hints
 
 from promptbench.data.class_names import FROM_DATASET
+from promptbench.suite import ALPHABETICAL
 
 CONTEXT = "ctx_init"
 """The field of every method's Config that says what a learned context starts from."""
@@ -55,6 +56,7 @@ class Spec:
         recipe: Epochs, learning rate, batch and so on, resolved, with the recipe's `origin`.
         shots: Training images per class; None for all of them, 0 for a method that sees none.
         sampler: Rule that draws them, or `file:` and the digest of a stored sample.
+        split: Which classes are base and which new: `alphabetical`, as in the papers, or `random:N`.
         data_seed: Seed of the few-shot draw.
         train_seed: Seed of initialisation, order and augmentation.
         precision: Of the training, one of `numerics.PRECISIONS`; images are scored in float32.
@@ -91,6 +93,7 @@ class Spec:
     recipe: Mapping[str, Any] = decides(SETTING, trains=True, default_factory=dict)
     shots: int | None = decides(SETTING, trains=True)
     sampler: str = decides(SETTING, trains=True, default="coop")
+    split: str = decides(SETTING, trains=True, later=True, default=ALPHABETICAL)
     data_seed: int = decides(SEED, trains=True)
     train_seed: int = decides(SEED, trains=True)
     backbone: str = decides(PLACE)
@@ -163,6 +166,11 @@ class Spec:
     def from_dataset(self) -> bool:
         """Whether its context starts from the words of the dataset trained on."""
         return bool(self.config.get(CONTEXT) == FROM_DATASET)
+
+    @property
+    def halved_dataset(self) -> str:
+        """The dataset, and how its classes are halved where not as in the papers: `dtd split random:1`."""
+        return self.dataset if self.split == ALPHABETICAL else f"{self.dataset} split {self.split}"
 
     @property
     def seeds(self) -> tuple[int, int]:

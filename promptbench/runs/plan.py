@@ -10,8 +10,8 @@ from typing import Any
 
 from promptbench import registry
 from promptbench.clip.load import shape_of
-from promptbench.config import UsageError, path_of, to_mapping, unknown
-from promptbench.data.selection import FILE, SAMPLERS
+from promptbench.config import UsageError, path_of, to_mapping
+from promptbench.data.selection import FILE, sampler_of
 from promptbench.method import Method, fit_to_backbone
 from promptbench.protocol import Plan, Protocol
 from promptbench.recipe import Preset, Recipe, Settings, find_preset, resolve
@@ -139,9 +139,9 @@ def plan_run(
     seeds: tuple[int, int],
 ) -> Run:
     """One run with the settings of `settings_of` and what `facts_of` made of them."""
-    plan = with_sampler(plan, chosen.sampler, seeds[0])
-    sampler = named_sampler(plan.train.sampler) if chosen.method.sees_images() else "coop"
-    spec = Spec(**facts, sampler=sampler, data_seed=seeds[0], train_seed=seeds[1])
+    plan = with_sampler(plan, chosen.sampler if chosen.method.sees_images() else "coop", seeds[0])
+    sampler = named_sampler(plan.train.sampler)
+    spec = Spec(**facts, sampler=sampler, split=plan.train.halves, data_seed=seeds[0], train_seed=seeds[1])
     return Run(spec, plan, chosen.method, settings, protocol)
 
 
@@ -159,8 +159,8 @@ def with_sampler(plan: Plan, sampler: str, seed: int) -> Plan:
             raise UsageError(
                 f"--sampler {sampler}: a path may hold {{dataset}}, {{shots}} and {{seed}}, and no other braces."
             ) from error
-    elif sampler not in SAMPLERS:
-        raise UsageError(f"{unknown('sampler', sampler, SAMPLERS)} A stored sample is file:PATH.")
+    else:
+        sampler_of(sampler)
     return replace(plan, train=replace(plan.train, sampler=sampler))
 
 

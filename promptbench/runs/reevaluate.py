@@ -52,12 +52,13 @@ def evaluations_of(result: Result, protocols: Mapping[str, Protocol], suite: Sui
 
 
 def suite_of(suite: Suite, spec: Spec) -> Suite:
-    """The suite with the backbone, the dataset and the number of shots of a run."""
+    """The suite with the backbone, the dataset, the number of shots and the halves of the classes of a run."""
     entry = DatasetEntry(
         name=spec.dataset, dataset=spec.dataset_plugin or spec.dataset, options=dict(spec.dataset_options)
     )
     shots = spec.shots or suite.shots
-    return replace(suite.with_entry(entry), backbone=spec.backbone, shots=shots, few_shots=(shots,))
+    suite = replace(suite.with_entry(entry), backbone=spec.backbone, shots=shots, few_shots=(shots,))
+    return replace(suite, split=(spec.split,))
 
 
 def plan_for(suite: Suite, protocol: Protocol, spec: Spec) -> Plan:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptbench import registry
-from promptbench.config import LARGEST, UsageError, build, shown, to_mapping, unknown
-from promptbench.data.selection import FILE, SAMPLERS
+from promptbench.config import LARGEST, UsageError, shown, to_mapping, unknown
+from promptbench.data.dataset import config_of
+from promptbench.data.selection import FILE, sampler_of, seed_of_halves
 from promptbench.protocol import Plan, Protocol
 from promptbench.recipe import find_preset, parse_label
 from promptbench.suite import DatasetEntry, Suite, load_suite
@@ -24,7 +25,7 @@ PROTOCOL = "base2new"  # where none is named
 SAMPLER = "coop"  # where neither the call nor a preset names one
 
 USUAL = {
-    **dict.fromkeys(("protocol", "datasets", "seeds", "shots"), ()),
+    **dict.fromkeys(("protocol", "datasets", "seeds", "shots", "split"), ()),
     **dict.fromkeys(("backbone", "threads"), None),
     **{"suite": "mini", "device": "auto", "sampler": "", "precision": "32", "deterministic": False},
 }
@@ -100,6 +101,7 @@ class Request:
         train_seed: int | None = None,
         shots: int | Sequence[int] = (),
         sampler: str = "",
+        split: str | Sequence[str] = (),
         settings: Values | None = None,
         grid: Mapping[str, Sequence[Any]] | None = None,
         train_views: int | None = None,
@@ -122,8 +124,10 @@ class Request:
             data_seed: Draws the few-shot sample, whatever the seeds.
             train_seed: Draws initial values and order, whatever the seeds.
             shots: Training images per class; several for protocols that compare them.
-            sampler: `coop`, `stratified`, or `file:PATH` of a stored sample, which may hold {dataset}, {shots} and
-                {seed}; "" for a preset's own or CoOp's.
+            sampler: `coop`, `stratified`, `longtail:RHO`, `noise:RATE`, `noise:RATE:confusable`, or `file:PATH` of a
+                stored sample, which may hold {dataset}, {shots} and {seed}; "" for a preset's own or CoOp's.
+            split: How base-to-new halves the classes, one after the other: `alphabetical`, `random:N`; the suite's
+                without any.
             settings: `method.field` or `dataset.field` to a value.
             grid: `method.field` to values; a method runs with every combination.
             train_views: Random views of a training image, drawn once; None for a new one every epoch.
@@ -146,7 +150,7 @@ class Request:
         protocols = protocols_of(suite, listed(protocol) or (PROTOCOL,))
         suite = suite if backbone is None else replace(suite, backbone=backbone)
         suite = suite if threads is None else replace(suite, threads=threads)
-        suite = replace(suite, **shots_of(listed(shots), protocols))
+        suite = replace(suite, **shots_of(listed(shots), protocols), **split_of(listed(split), protocols))
         for one in protocols.values() if datasets else ():
             suite = suite.with_datasets(one.role, listed(datasets))
         suite, assignments = assign(suite, settings or {})
@@ -213,6 +217,19 @@ def shots_of(shots: Sequence[int], protocols: Mapping[str, Protocol]) -> dict[st
     if len(shots) > 1 and single:
         raise UsageError(f"--shots takes one number for the protocol {single[0]}, not {' '.join(map(str, shots))}.")
     return {"few_shots": tuple(shots), "shots": shots[0]}
+
+
+def split_of(split: Sequence[str], protocols: Mapping[str, Protocol]) -> dict[str, Any]:
+    """The field of a suite that `--split` replaces.
+
+    Raises:
+        UsageError: There is no such split, or no protocol halves the classes.
+    """
+    for halves in split:
+        seed_of_halves(halves)
+    if split and not any(protocol.halves for protocol in protocols.values()):
+        raise UsageError(f"--split halves the classes, which the protocol {', '.join(protocols)} does not.")
+    return {"split": tuple(dict.fromkeys(split))} if split else {}
 
 
 def assign(suite: Suite, settings: Values) -> tuple[Suite, dict[str, dict[str, Any]]]:
@@ -344,8 +361,8 @@ def check_sampler(sampler: str, seeds: Iterable[tuple[int, int]]) -> None:
     if sampler.startswith(FILE):
         if len(data_seeds) > 1 and "{seed}" not in sampler:
             raise UsageError(f"--sampler {sampler}: write {{seed}} in the path, or give one seed or --data-seed.")
-    elif sampler and sampler not in SAMPLERS:
-        raise UsageError(f"{unknown('sampler', sampler, SAMPLERS)} A stored sample is file:PATH.")
+    elif sampler:
+        sampler_of(sampler)
 
 
 def chosen(
@@ -386,6 +403,6 @@ def options_of(entry: DatasetEntry) -> dict[str, Any]:
     """The fields of a dataset's Config, resolved; those that are marked as `later`, younger than the names of runs, are
     there where they say something."""
     cls = registry.load("datasets", entry.dataset)
-    config = build(cls.Config, dict(entry.options), f"dataset '{entry.name}'")
+    config = config_of(cls, entry.options, f"dataset '{entry.name}'")
     younger = {item.name: item.default for item in fields(config) if item.metadata.get("later")}
     return {name: value for name, value in to_mapping(config).items() if name not in younger or value != younger[name]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from promptbench.data.selection import SelectedImages
+from promptbench.data.selection import SelectedImages, sample_facts
 from promptbench.data.transforms import EVALUATION_TRANSFORM
 from promptbench.results.predictions import save_predictions
 from promptbench.results.result import Result, write_result
@@ -51,6 +51,7 @@ def carried_out(session: Session, run: Run, work: Work) -> Result:
             **({"texts_told": method.texts_told} if method.texts_told else {}),
             "split_source": train.dataset.split_source,
             "sample_size": len(train.items),
+            **sample_facts(run.plan.train, train),
             "transform": {"evaluation": EVALUATION_TRANSFORM, "training": training_transform_id(run)},
             "training_key": key if method.trains else "",
             "provenance": run.settings.provenance,

@@ -36,6 +36,7 @@ from torch.backends import opt_einsum  # which torch 2.4 does not import itself
 
 from promptbench.clip.backbone import ARCHITECTURE, Backbone
 from promptbench.clip.load import EMBEDDED, RANDOM, load_backbone, split_name
+from promptbench.clip.prompts import FrozenTexts
 from promptbench.config import UsageError, path_of
 from promptbench.data.class_names import ClassNames
 from promptbench.data.dataset import Dataset, contents_digest, open_dataset
@@ -166,6 +167,10 @@ class Session:
         """Whether the result of a run is there, and its predictions where they are wanted."""
         return self.place.is_finished(spec)
 
+    def nearest(self, names: ClassNames) -> list[int]:
+        """The position, for each class name, of the other one whose frozen text is nearest, looked up once."""
+        return once(self, ("nearest", names, names.template), lambda: nearest_texts(self.backbone, names))
+
     def dataset(self, name: str) -> Dataset:
         """A dataset of the suite, opened once."""
         if name not in self._datasets:
@@ -233,7 +238,11 @@ def of_evaluations(session: Session, run: Run) -> dict[str, Any]:
 
 def selected(session: Session, selection: Selection, seed: int) -> SelectedImages:
     """The images of a selection, opened once."""
-    return once(session, ("images", selection, seed), lambda: open_selection(session.dataset, selection, seed))
+
+    def opened() -> SelectedImages:
+        return open_selection(session.dataset, selection, seed, nearest=session.nearest)
+
+    return once(session, ("images", selection, seed), opened)
 
 
 def shown_by(session: Session, evaluation: Evaluation, chosen: SelectedImages, seed: int) -> ClassNames:
@@ -244,6 +253,15 @@ def shown_by(session: Session, evaluation: Evaluation, chosen: SelectedImages, s
 def contents_of(session: Session, selection: Selection, chosen: SelectedImages, seed: int) -> str:
     """The digest of selected images, computed once."""
     return once(session, ("contents", selection, seed), lambda: contents_digest(chosen.dataset, chosen.items))
+
+
+def nearest_texts(backbone: Backbone, names: ClassNames) -> list[int]:
+    """The position, for each of K class names, of the other one whose frozen text, in the templates of the dataset, has
+    the largest cosine with its own; the first of equal ones."""
+    templates = (names.template,) if isinstance(names.template, str) else names.template
+    texts = FrozenTexts(backbone, templates, names).features()  # (K, D)
+    cosines = (texts @ texts.T).fill_diagonal_(-torch.inf)
+    return cosines.argmax(dim=1).tolist()  # type: ignore[no-any-return]
 
 
 def names_digest(names: ClassNames) -> str:

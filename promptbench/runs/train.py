@@ -42,7 +42,7 @@ def prepared(session: Session, run: Run) -> tuple[SelectedImages, Method]:
     spec = run.spec
     torch.set_num_threads(spec.threads)
     hold_to_bits(spec.deterministic)
-    train = open_selection(session.dataset, run.plan.train, spec.data_seed)
+    train = open_selection(session.dataset, run.plan.train, spec.data_seed, nearest=session.nearest)
     backbone = session.backbone
     restart_peak_memory(session.device)  # what the first run takes to load the backbone is not the run's
     method = instantiate(

@@ -258,7 +258,7 @@ class Forecast:
             return found
         torch.set_num_threads(spec.threads)
         hold_to_bits(spec.deterministic)  # which features are kept by
-        train = open_selection(self.session.dataset, run.plan.train, spec.data_seed)
+        train = open_selection(self.session.dataset, run.plan.train, spec.data_seed, nearest=self.session.nearest)
         self.stopped = True
         backbone = self.session.backbone
         self.stopped = False

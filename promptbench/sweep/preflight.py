@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptbench.config import UsageError
-from promptbench.data.selection import open_selection, shown_names
+from promptbench.data.selection import open_selection, shown_names, spoils
 from promptbench.method import instantiate
 from promptbench.results.result import Result, predictions_path, read_result, result_path
 from promptbench.results.spec import Spec, fields_of
@@ -70,9 +70,9 @@ def check_images(session: Session, runs: Iterable[Run]) -> None:
                 continue
             seen.add(key)
             with left_to_the_run():
-                chosen = open_selection(session.dataset, selection, run.spec.data_seed)
+                chosen = open_selection(session.dataset, selection, run.spec.data_seed, nearest=session.nearest)
                 chosen.dataset.check(chosen.items)
-                if selection in trained and selection not in warned:
+                if selection in trained and selection not in warned and not spoils(selection.sampler):
                     warned.add(selection)
                     warn_of_few_images(chosen.class_names, chosen.labels, selection)
 
@@ -123,7 +123,7 @@ def make_prompts(session: Session, run: Run, backbone: Backbone) -> None:
         UsageError: They do not fit the backbone, or what it learns does not fit into memory.
     """
     spec = run.spec
-    train = open_selection(session.dataset, run.plan.train, spec.data_seed)
+    train = open_selection(session.dataset, run.plan.train, spec.data_seed, nearest=session.nearest)
     try:
         method = instantiate(run.method, run.settings.config, backbone, train.class_names, spec.train_seed)
     except (RuntimeError, MemoryError, OverflowError) as error:

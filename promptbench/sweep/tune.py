@@ -349,6 +349,7 @@ def conditions_of(specs: Sequence[Spec]) -> dict[str, Any]:
         "seeds": [list(seeds) for seeds in dict.fromkeys(spec.seeds for spec in specs)],
         "config": shared(spec.config for spec in specs),
         "recipe": shared(spec.recipe for spec in specs),
+        **({} if first.split == Spec.split else {"split": first.split}),
         **{name: getattr(first, name) for name in ("shots", "sampler", "backbone", "precision", "device", "threads")},
     }
 

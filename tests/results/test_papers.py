@@ -351,6 +351,9 @@ class TestMatches:
             ({"recipe": {}}, {}, "recipe unknown here, authors there"),
             ({}, {"sampler": ""}, "the source does not state how images were drawn"),
             ({"sampler": "coop"}, {"sampler": "stratified"}, "sampler coop here, stratified there"),
+            ({"split": "random:1"}, {}, "classes halved by random:1, not as in the papers"),
+            ({"dataset_options": {"class_names": ["a"]}}, {}, "other class names of dtd"),
+            ({"evaluated": {"sun397": {"class_names": {"a": "b"}}}}, {}, "other class names of sun397"),
             ({"config": {"n_ctx": 4}}, {"settings": {"n_ctx": 16}}, "other settings: n_ctx=4"),
         ],
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptbench.cli.flags import add_list, integer
-from promptbench.config import UsageError, path_of, unknown
+from promptbench.config import UsageError, path_of
 
 if TYPE_CHECKING:
     from promptbench.data.dataset import Dataset
@@ -42,7 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sample = _action(actions, _sample, "write a few-shot sample to a file", example, 1)
     sample.add_argument("--shots", type=integer(1), default=16, metavar="N", help="images per class; default: 16")
     sample.add_argument("--seed", type=integer(0), default=1, metavar="N", help="default: 1")
-    sample.add_argument("--sampler", default="coop", metavar="S", help="coop or stratified; default: coop")
+    sampler = "coop, stratified, longtail:RHO or noise:RATE; default: coop"
+    sample.add_argument("--sampler", default="coop", metavar="S", help=sampler)
+    classes = "whose images: all, or base for those that base-to-new trains on; default: all"
+    sample.add_argument("--classes", default="all", choices=("all", "base"), metavar="C", help=classes)
     sample.add_argument("-o", "--output", metavar="FILE", help="ends in .jsonl; default: ./NAME-SHOTS-SEED.jsonl")
 
 
@@ -174,21 +177,23 @@ def _conclude(names: Sequence[str], root: Path) -> int:
 
 def _sample(options: argparse.Namespace) -> int:
     """Writes a few-shot sample to a file."""
-    from promptbench.data.selection import SAMPLERS, digest, write_sample
+    from promptbench.data.selection import Trained, class_labels, digest, sampler_of, write_sample
 
-    if options.sampler not in SAMPLERS:
-        raise unknown("sampler", options.sampler, SAMPLERS)
+    draw = sampler_of(options.sampler)
     (dataset,) = _named(options.names, options.data_root)
     what = {"dataset": dataset.name, "shots": options.shots, "seed": options.seed, "sampler": options.sampler}
     try:
-        items = SAMPLERS[options.sampler](dataset.items("train"), options.shots, options.seed)
+        trained = class_labels(dataset, options.classes)
+        items = draw(dataset.items("train"), options.shots, options.seed, Trained(trained))
     except ValueError as error:
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"{dataset.name}: {error}") from error
+    items = [item for item in items if item.label in trained]
     if not items:
         raise UsageError(f"The dataset {dataset.name!r} has no training images to sample.")
-    marked = "" if options.sampler == "coop" else f"-{options.sampler}"
+    what |= {} if options.classes == "all" else {"classes": options.classes}
+    marked = "" if options.sampler == "coop" else f"-{options.sampler.replace(':', '-')}"
     path = path_of(options.output or f"{dataset.name}-{options.shots}-{options.seed}{marked}.jsonl")
     write_sample(path, {**what, "digest": digest(items), "split_digest": dataset.split_digest()}, items)
     classes = len({item.label for item in items})

@@ -5,7 +5,7 @@ seeds differ. From dataset to dataset they agree in everything but what the meth
 epochs here, 50 there). Where results of one method disagree, they become several rows, and the settings that set them
 apart stand behind the method's name. So do shots, sampler, precision, weights and split file where methods differ in
 them: what is compared is said. A setting may be asked for besides: then every value of it has a row of its own, and
-says so even where it is the only one.
+says so even where it is the only one. So do halves of the classes that are not the papers' (`split`).
 
 Rows of methods that started from the words of their dataset are apart from all others and stand behind them.
 
@@ -27,6 +27,7 @@ with p of 3 points, or 10 among three or four seeds, whose median deviation says
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -118,7 +119,8 @@ def rows(results: Iterable[Result], methods: Sequence[str] = (), along: str = ""
     asked = {result.spec.label: name for result in ordered if group_by and (name := setting_named(result, group_by))}
     found = []
     for number, (from_dataset, method) in enumerate(kinds):
-        always = {asked.get(method, ""), _CONTEXT if from_dataset else ""} - {""}
+        halved = any(runs.loc[runs["kind"] == number, "split"] != Spec.split)  # otherwise than in the papers
+        always = {asked.get(method, ""), _CONTEXT if from_dataset else "", "split" if halved else ""} - {""}
         exact = everywhere[number] | always
         names = sorted(exact | across[number], key=lambda name: (name != asked.get(method), _short(name), name))
         apart = settings[runs["kind"] == number].reindex(columns=names)
@@ -237,7 +239,10 @@ def _said(name: str, value: str) -> str:
     text = value[1:-1] if value.startswith('"') else value
     if value == "null":
         text = "none"
-    return f"{_short(name)}={text if len(text) <= 24 else text[:8] + '...'}"
+    if len(text) > 24:  # lists and mappings, such as class names, often begin alike
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        text = f"#{digest[:8]}" if text.startswith(("[", "{")) else f"{text[:8]}..."
+    return f"{_short(name)}={text}"
 
 
 def _natural(value: str) -> tuple[int, float, str]:

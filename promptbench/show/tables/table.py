@@ -11,6 +11,7 @@ from typing import Any
 
 from promptbench.protocol import Column, Protocol
 from promptbench.results.result import Result
+from promptbench.results.spec import Spec
 
 Seed = tuple[int, int]  # data seed, training seed
 Numbers = Mapping[str, float]
@@ -95,6 +96,11 @@ class Row:
     def from_dataset(self) -> bool:
         """Whether the method's context started from the words of the dataset trained on."""
         return any(result.spec.from_dataset for result in self.results)
+
+    @cached_property
+    def split(self) -> str:
+        """Which classes are base and which new."""
+        return next((result.spec.split for result in self.results), Spec.split)
 
     @cached_property
     def label(self) -> str:
@@ -254,10 +260,12 @@ class Table:
 
 
 def parts_of(group: Sequence[Line]) -> list[list[Line]]:
-    """The lines of a group, and apart from them those of methods that started from their dataset's words."""
-    generic = [line for line in group if not line.row.from_dataset]
-    from_dataset = [line for line in group if line.row.from_dataset]
-    return [part for part in (generic, from_dataset) if part]
+    """The lines of a group, and apart from them those of methods that started from their dataset's words; of both, each
+    split of the classes apart, for other classes are another task."""
+    parts: dict[tuple[bool, str], list[Line]] = {}
+    for line in group:
+        parts.setdefault((line.row.from_dataset, line.row.split), []).append(line)
+    return [parts[part] for part in sorted(parts, key=lambda part: (part[0], part[1] != Spec.split, part[1]))]
 
 
 def by_size(shots: Iterable[int | None]) -> tuple[int | None, ...]:
