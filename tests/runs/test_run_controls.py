@@ -11,7 +11,8 @@ import torch
 
 from promptbench.checkpoints.load import load
 from promptbench.cli.main import main
-from promptbench.results.result import read_results
+from promptbench.results.predictions import load_predictions
+from promptbench.results.result import predictions_path, read_results
 from promptbench.training.files import read_training
 
 
@@ -40,6 +41,10 @@ def test_random_prompts_share_the_training_and_noise_has_its_own(output: Path) -
     assert found["random"].losses == found[""].losses != found["noise"].losses
     said = {preset: (result.spec.condition, result.spec.prompts) for preset, result in found.items()}
     assert said == {"": ("", ""), "noise": ("noise", ""), "random": ("", "random")}
+    logits = {}
+    for preset, result in found.items():
+        logits[preset] = load_predictions(predictions_path(output, result.spec))["new"].logits
+    assert not torch.allclose(logits[""], logits["random"]) and not torch.allclose(logits[""], logits["noise"])
 
 
 @pytest.mark.slow

@@ -112,6 +112,14 @@ def test_rows_of_a_method_go_with_those_of_the_control_that_are_told_apart_alike
     ]
 
 
+def test_rows_of_other_halves_of_the_classes_go_with_those_of_the_same() -> None:
+    found = [one for label in BASE for one in (result(label, 80, 70), result(label, 70, 60, split="random:1"))]
+    assert [(one.method, one.control) for one in differences(found)] == [
+        ("cocoop (split=alphabetical)", "cocoop@noise (split=alphabetical)"),
+        ("cocoop (split=random:1)", "cocoop@noise (split=random:1)"),
+    ]
+
+
 PLUGIN = '''"""Mine: one word, learned.
 
 Unpublished, 2026. Code: none.

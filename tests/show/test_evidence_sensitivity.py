@@ -12,7 +12,6 @@ from scipy.stats import ttest_1samp
 from promptbench.cli.main import main
 from promptbench.metrics.classification import harmonic_mean
 from promptbench.results.result import Result, Spec, write_result
-from promptbench.show.evidence import sensitivity
 
 CONDITIONS = {
     **{"suite": "mini", "protocol": "base2new", "datasets": {"dtd": {}, "pets": {}}, "seeds": [[1, 1], [2, 2]]},
@@ -29,11 +28,19 @@ def search(label: str, *figures: float, judged_by: str = "h") -> dict[str, Any]:
     return {"label": label, **CONDITIONS, "trials": trials}
 
 
-def result(label: str, base: float, new: float, seeds: tuple[int, int] = (1, 1), dataset: str = "dtd") -> Result:
+def result(
+    label: str,
+    base: float,
+    new: float,
+    seeds: tuple[int, int] = (1, 1),
+    dataset: str = "dtd",
+    split: str = "alphabetical",
+) -> Result:
     method, _, preset = label.partition("@")
     usual: dict[str, Any] = {
         **{"suite": "mini", "protocol": "base2new", "shots": 16, "backbone": "mini", "threads": 1},
         **{"dataset": dataset, "method": method, "preset": preset, "data_seed": seeds[0], "train_seed": seeds[1]},
+        "split": split,
     }
     metrics = {"base/accuracy": base, "new/accuracy": new, "h": harmonic_mean(base, new)}
     return Result(spec=Spec(**usual), conditions={}, metrics=metrics, versions={}, commit="", created="")
@@ -107,21 +114,19 @@ def test_spreads_by_data_seed_by_training_seed_and_together(tmp_path: Path, caps
     assert f"Seeds move H by a standard deviation of +{both:.1f} [+{both:.1f}, +{both:.1f}] points" in text
 
 
-def test_halves_of_the_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_halves_of_the_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Alphabetical: base 82 and new 72 on average; random halves: H 80 and 78."""
-    halves = {"alphabetical": ((80, 70), (84, 74)), "random:1": ((80, 80), (80, 80)), "random:2": ((78, 78), (78, 78))}
-    found, of_result = [], {}
-    for number, (half, (dtd, pets)) in enumerate(halves.items()):
-        for dataset, (base, new) in (("dtd", dtd), ("pets", pets)):
-            one = result("coop", base, new, seeds=(number, number), dataset=dataset)
-            of_result[one.name] = half
-            found.append(one)
-    monkeypatch.setattr(sensitivity, "half_of", lambda one: of_result[one.name])
-    text = "\n".join(sensitivity.sections_of_halves(found))
+    halves = {"alphabetical": ((80, 70), (84, 74)), "random:1": ((80, 80), (80, 80)), "random:10": ((78, 78), (78, 78))}
+    for half, of_half in halves.items():
+        for dataset, (base, new) in zip(("dtd", "pets"), of_half, strict=True):
+            write_result(tmp_path, result("coop", base, new, dataset=dataset, split=half))
+    write_result(tmp_path, result("maple", 80, 80, split="random:1"))
+    assert main(["evidence", "sensitivity", "--results", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
     h = harmonic_mean(82, 72)
     low, high = ttest_1samp([h - 80, h - 78], 0).confidence_interval()
     difference = f"{h - 79:+.1f} [{low:+.1f}, {high:+.1f}]"
+    assert "alphabetical | random:1 | random:10 | mean of random" in text
     assert cells(text, "coop") == [["coop", f"{h:.1f}", "80.0", "78.0", "79.0", difference]]
-    assert "| method | alphabetical | random:1 | random:2 |" in text
-    monkeypatch.setattr(sensitivity, "half_of", lambda one: "alphabetical")
-    assert not list(sensitivity.sections_of_halves(found[:2]))
+    assert cells(text, "maple") == [["maple", "–", "80.0", "–", "80.0", "–"]]
+    assert "\n\nThe alphabetical halves have " in text

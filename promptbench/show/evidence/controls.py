@@ -173,8 +173,10 @@ def label_of(control: str, name: str) -> str:
 
 
 def belong(one: Row, other: Row) -> bool:
-    """Whether a row goes with a control's: both start from the words of their dataset or neither does, or the control
-    starts from none; and where both are told apart from others of their label, by the same."""
+    """Whether a row goes with a control's: of the same halves of the classes; both from the words of their dataset or
+    neither, or the control from none; and where both are told apart from others of their label, by the same."""
+    if one.split != other.split:
+        return False
     worded = any(CONTEXT in result.spec.config for result in other.results)
     if worded and one.from_dataset != other.from_dataset:
         return False

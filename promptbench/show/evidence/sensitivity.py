@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from statistics import fmean, median
@@ -28,9 +28,9 @@ from promptbench.show.tables.formats.texts import Texts, laid_out, rounded
 from promptbench.show.tables.rows import rows
 from promptbench.show.tables.show import Question, uncollected
 from promptbench.show.tables.table import Row
+from promptbench.suite import ALPHABETICAL
 
 H, BASE = "h", "pseudo_base"  # what a trial is judged by
-ALPHABETICAL = "alphabetical"  # halves of the classes in the papers
 NAN = "–"
 
 GRID = ("method", "points", "best", "median", "worst", "best - median", "best - worst", "best settings", "report")
@@ -220,28 +220,33 @@ def sections_of_halves(results: Sequence[Result]) -> Iterator[str]:
     """The lines of tables of H by halves of the classes, where results of others than the alphabetical ones are."""
     written = False
     for title, of_table in tables(results):
-        by_half: dict[str, list[Result]] = {}
-        for result in of_table:
-            by_half.setdefault(half_of(result), []).append(result)
-        halves = sorted(by_half, key=lambda half: (half != ALPHABETICAL, len(half), half))
-        if not set(halves) - {ALPHABETICAL}:
-            continue
-        written = True
-        figures = {half: {row.label: h_of(row) for row in rows(by_half[half])} for half in halves}
-        labels = dict.fromkeys(chain.from_iterable(figures.values()))
-        lines = [
-            line_of_halves(label, {half: of[label] for half, of in figures.items() if label in of}, halves)
-            for label in labels
-        ]
-        head = ["method", *halves, "mean of random", "alphabetical - random"]
-        yield from ("", *laid_out(f"Halves, H, {title}", Texts(head, [lines], []), 1))
+        halves = halves_of(of_table)
+        if set(halves) - {ALPHABETICAL}:
+            written = True
+            lines = [line_of_halves(label, found, halves) for label, found in by_half(of_table).items()]
+            head = ["method", *halves, "mean of random", "alphabetical - random"]
+            yield from ("", *laid_out(f"Halves, H, {title}", Texts(head, [lines], []), 1))
     if written:
         yield from chain.from_iterable(("", remark) for remark in OF_HALVES)
 
 
-def half_of(result: Result) -> str:
-    """Which classes are base ones: `alphabetical`, or `random:N`."""
-    return str(getattr(result.spec, "split", ALPHABETICAL))
+def halves_of(results: Iterable[Result]) -> list[str]:
+    """Which halves the results are of, the alphabetical ones first, drawn ones by their seed."""
+    return sorted({result.spec.split for result in results}, key=lambda half: (half != ALPHABETICAL, len(half), half))
+
+
+def by_half(results: Sequence[Result]) -> dict[str, dict[str, float]]:
+    """H of each row of one table by the halves of the classes."""
+    found: dict[str, dict[str, float]] = {}
+    for half in halves_of(results):
+        for row in rows([without_half(result) for result in results if result.spec.split == half]):
+            found.setdefault(row.label, {})[half] = h_of(row)
+    return found
+
+
+def without_half(result: Result) -> Result:
+    """The result as if it were of the alphabetical halves, so that its row is called as theirs."""
+    return replace(result, spec=replace(result.spec, split=ALPHABETICAL))
 
 
 def h_of(row: Row) -> float:
@@ -260,18 +265,22 @@ def h_of(row: Row) -> float:
 
 def line_of_halves(label: str, found: Mapping[str, float], halves: Sequence[str]) -> list[str]:
     """A line of the table of halves."""
-    random = [value for half, value in found.items() if half != ALPHABETICAL and not math.isnan(value)]
-    usual = found.get(ALPHABETICAL, math.nan)
-    mean = fmean(random) if random else math.nan
-    difference = NAN
-    if random and not math.isnan(usual):
-        difference = said(paired_interval([usual - value for value in random]))
-    return [label, *(or_nothing(found.get(half, math.nan)) for half in halves), or_nothing(mean), difference]
+    drawn = drawn_of(found)
+    mean = fmean(drawn) if drawn else math.nan
+    difference = alphabetical_minus_drawn(found)
+    said = NAN if difference is None else str(difference).replace("one seed", "one half")
+    return [label, *(or_nothing(found.get(half, math.nan)) for half in halves), or_nothing(mean), said]
 
 
-def said(interval: Interval) -> str:
-    """An interval over halves."""
-    return str(interval).replace("one seed", "one half")
+def drawn_of(found: Mapping[str, float]) -> list[float]:
+    """The figures of halves that were drawn."""
+    return [value for half, value in found.items() if half != ALPHABETICAL and not math.isnan(value)]
+
+
+def alphabetical_minus_drawn(found: Mapping[str, float]) -> Interval | None:
+    """H of the alphabetical halves minus that of each drawn one; None where one of the two is missing."""
+    usual, drawn = found.get(ALPHABETICAL, math.nan), drawn_of(found)
+    return None if math.isnan(usual) or not drawn else paired_interval([usual - value for value in drawn])
 
 
 def finding(grids: Sequence[Grid], results: Sequence[Result]) -> str:
@@ -293,7 +302,20 @@ def finding(grids: Sequence[Grid], results: Sequence[Result]) -> str:
     spreads = [spread_together(row)[0] for _, of_table in tables(results) for row in rows(of_table)]
     known = [spread for spread in spreads if not math.isnan(spread)]
     if not known:
-        return "The halves of the classes alone are varied here."
+        return finding_of_halves(results)
     return (
         f"Seeds move H by a standard deviation of {paired_interval(known)} points, mean and 95 % interval over methods."
     )
+
+
+def finding_of_halves(results: Sequence[Result]) -> str:
+    """One sentence: how much easier the papers' halves of the classes are than drawn ones."""
+    found = [
+        alphabetical_minus_drawn(of_row) for _, of_table in tables(results) for of_row in by_half(of_table).values()
+    ]
+    means = [one.mean for one in found if one is not None]
+    if not means:
+        return "No method has both the alphabetical halves of the classes and drawn ones here."
+    said = paired_interval(means) if len(means) > 1 else next(one for one in found if one is not None)
+    over = f"over {len(means)} methods and presets" if len(means) > 1 else "over the drawn halves of one method"
+    return f"The alphabetical halves have {said} H over drawn ones, mean and 95 % interval {over}."
