@@ -49,6 +49,15 @@ class ImageNetVariant(Dataset):
         wnids = subfolders(self.image_root) if self.own_classes else sorted(self.listed_names)
         return {wnid: name_of(wnid, self.listed_names, self.names_file) for wnid in wnids}
 
+    def class_id(self, item: Item) -> str:
+        """The wnid, for two classes may have one name."""
+        return self.wnids[item.label]
+
+    @cached_property
+    def wnids(self) -> list[str]:
+        """In label order."""
+        return list(self.classes())
+
     @property
     def names_file(self) -> Path:
         """Its own list of class names, or ImageNet's."""

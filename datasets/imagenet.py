@@ -73,6 +73,10 @@ class ImageNet(Dataset):
         self._items |= {name: tuple(items) for name, items in listed.items()}
         return self._items[split]
 
+    def class_id(self, item: Item) -> str:
+        """The wnid, for two classes may have one name."""
+        return self._class_folders[item.label]
+
     @property
     def _listing(self) -> Path:
         given = path_of(self.config.listing)

@@ -9,6 +9,8 @@ License: MIT.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from promptbench.data.dataset import DatasetInfo, Sources
 
 from ._imagenet import ImageNetVariant
@@ -37,6 +39,11 @@ class ImageNetV2(ImageNetVariant):
             "Have classnames.txt of `imagenet` in the folder imagenet beside {folder}, or copy it into {folder}.",
         ),
     )
+
+    @cached_property
+    def wnids(self) -> list[str]:
+        """In the order of the file."""
+        return list(self.listed_names)
 
     def classes(self) -> dict[str, str]:
         """The numbers 0, 1, ... with the names in the order of the file."""

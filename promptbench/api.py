@@ -59,7 +59,7 @@ def run(
         suite: A name, the path of a YAML file, or a suite.
         datasets: In the place of the suite's: names, or `folder:PATH` for images of your own.
         seeds: Different integers; the suite's without any.
-        settings: `method.field` or `dataset.field` to a value.
+        settings: `method.field`, `dataset.field` or `score.field` to a value.
         grid: `method.field` to values; a method runs with every combination.
         output: The folder for results and learned prompts.
         data_root: Folders that hold the datasets; without any those of PROMPTBENCH_DATA.
@@ -70,15 +70,16 @@ def run(
         save_predictions: Whether the scores of every image evaluated are kept.
         skip_unreadable: Whether images that cannot be read are left out; otherwise they are an error.
         loggers: Who watches each run: `csv`, `tensorboard`, `wandb`.
-        plugins: Python files with methods, datasets or protocols of your own.
+        plugins: Python files with methods, datasets, protocols or scores of your own.
         retry_failed: Whether runs that failed in an earlier call are tried again; None for those that did not end the
             process itself, twice.
         keep_outdated: Whether finished runs stand whose weights or whose method's code changed since.
         progress: Whether bars and a line for each run are shown, in a terminal or a notebook.
         on_error: `raise`, when everything else is done, or `record`: the result of a run that failed is missing, and a
             file `*.failed.json` says why.
-        asked: The other arguments of `Request.of`: `shots`, `data_seed`, `train_seed`, `sampler`, `split`,
-            `train_views`, `backbone`, `threads`, `device`, `precision`, `deterministic`, `companions`.
+        asked: The other arguments of `Request.of`: `shots`, `data_seed`, `train_seed`, `sampler`, `split`, `scores`,
+            `corrupt`, `train_views`, `backbone`, `threads`, `device`, `precision`, `deterministic`, `temperature`,
+            `companions`.
 
     Raises:
         UsageError: A name is unknown, a value does not fit, or data are missing.

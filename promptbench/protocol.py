@@ -10,17 +10,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from promptbench.data.selection import Selection
-from promptbench.metrics.classification import accuracy, expected_calibration_error
+from promptbench.metrics.classification import CALIBRATION, accuracy, calibration
 from promptbench.suite import Suite
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from promptbench.data.corruptions import Corruption
+
 Numbers = Mapping[str, float]
+
+SCALED = "_scaled"
+"""What the name of a calibration metric ends in that was measured after the temperature."""
+NO_PERCENTAGE = {"nll": ("nats", "0 and more"), "brier": ("", "0 to 2"), "temperature": ("", "0.05 to 20.1")}
+"""Units and ranges of metrics that are not in percent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +39,18 @@ class Evaluation:
         selection: The images.
         names: The selection whose class names are shown to the method; None shows those of `selection`. It differs
             where base images meet base and new names together, or out-of-distribution images the names of the source.
+        same_classes: Whether images of another dataset than that of `names` are of its classes, as those of a shifted
+            version are; otherwise they are of none.
+        group: What its figures are averaged with, such as `near`; "" for no such average.
+        corruption: Of the images, after the crop; None leaves them as they are.
     """
 
     name: str
     selection: Selection
     names: Selection | None = None
+    same_classes: bool = False
+    group: str = ""
+    corruption: Corruption | None = None
 
     @property
     def shown(self) -> Selection:
@@ -58,6 +72,17 @@ class Plan:
     train: Selection
     evaluations: tuple[Evaluation, ...]
 
+    @property
+    def corruption(self) -> str:
+        """The corruptions that it evaluates under, such as `fog:3`, separated by spaces; "" for none."""
+        found = [str(evaluation.corruption) for evaluation in self.evaluations if evaluation.corruption]
+        return " ".join(dict.fromkeys(found))
+
+    def under(self, corruption: Corruption) -> Plan:
+        """The same with all images evaluated corrupted."""
+        changed = [replace(evaluation, corruption=corruption) for evaluation in self.evaluations]
+        return replace(self, evaluations=tuple(changed))
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -68,12 +93,16 @@ class Outcome:
         labels: (N,), int64, positions among the class names shown; -1 for an image of no such class.
         scores: (N,) each, larger for images that look in-distribution, by the names that the protocol asks for.
         missing: Why a score is not there, by its name.
+        classes: The dataset's own label of each class shown, K of them; without any, from 0 to K - 1.
+        temperature: What logits are divided by before calibration is measured again; None where none was fitted.
     """
 
     logits: Tensor
     labels: Tensor
     scores: Mapping[str, Tensor] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
+    classes: tuple[int, ...] = ()
+    temperature: float | None = None
 
 
 class Column(NamedTuple):
@@ -84,12 +113,39 @@ class Column(NamedTuple):
         title: What the table calls it.
         derived: Whether it follows from other columns, seed means and averages included, instead of being averaged.
         lower: Whether less is better.
+        unit: What its figures count; "" where they have none.
+        range: What they lie between.
+        digits: Decimals shown.
+        ranked: Whether tables may print the best in bold.
+        help: What the figure is, where its name does not say it: a sentence that stands under the table.
     """
 
     key: str
     title: str
     derived: bool = False
     lower: bool = False
+    unit: str = "%"
+    range: str = "0 to 100"
+    digits: int = 1
+    ranked: bool = True
+    help: str = ""
+
+    @property
+    def direction(self) -> str:
+        """`higher is better` or `lower is better`."""
+        return f"{'lower' if self.lower else 'higher'} is better"
+
+
+def metric_column(key: str, title: str) -> Column:
+    """The column of a metric that every evaluation has, such as `base/nll`: its name says unit and direction."""
+    metric = key.rpartition("/")[2].removesuffix(SCALED)
+    unit, limits = NO_PERCENTAGE.get(metric, ("%", "0 to 100"))
+    return Column(key, title, lower=metric in CALIBRATION, unit=unit, range=limits, digits=digits_of(key))
+
+
+def digits_of(key: str) -> int:
+    """How many decimals of a metric are shown: more of one that is no percentage."""
+    return 3 if key.rpartition("/")[2].removesuffix(SCALED) in NO_PERCENTAGE else 1
 
 
 class Protocol(ABC):
@@ -98,25 +154,29 @@ class Protocol(ABC):
     Attributes:
         role: The suite's role whose datasets it runs over; `--dataset` replaces those.
         recipes_of: The protocol whose recipes it trains with; "" for its own.
-        scores: Names in `metrics.ood.SCORES` that are computed for every image evaluated.
+        scores: Names of the scores, one plugin each, that are computed for every image evaluated.
         metrics: What its table can show of an evaluation; the first unless the reader asks for another.
         several_shots: Whether it trains with each of the suite's `few_shots`, not with its `shots`.
         halves: Whether it trains on base classes, by each `split` of the suite.
         along: A field of the spec whose values are columns of the table instead of rows; "" for none.
         blocks_are: What the blocks of lines in its table are.
         averaged: Whether the table ends in averages over its blocks.
+        corrupts: Whether it corrupts images itself, by the suite's `corruptions`.
+        in_all: Whether `--protocol all` stands for it too.
     """
 
     plugin_kind: ClassVar[str] = "protocol"
     role: ClassVar[str]
     recipes_of: ClassVar[str] = ""
     scores: ClassVar[tuple[str, ...]] = ()
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "ece")
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", *CALIBRATION, *(name + SCALED for name in CALIBRATION))
     several_shots: ClassVar[bool] = False
     halves: ClassVar[bool] = False
     along: ClassVar[str] = ""
     blocks_are: ClassVar[str] = "dataset"
     averaged: ClassVar[bool] = True
+    corrupts: ClassVar[bool] = False
+    in_all: ClassVar[bool] = True
 
     @abstractmethod
     def plan(self, suite: Suite, seed: int) -> list[Plan]:
@@ -132,8 +192,8 @@ class Protocol(ABC):
         metrics: dict[str, float] = {}
         for name, outcome in outcomes.items():
             if bool((outcome.labels >= 0).all()):
-                metrics[f"{name}/accuracy"] = accuracy(outcome.logits, outcome.labels)
-                metrics[f"{name}/ece"] = expected_calibration_error(outcome.logits, outcome.labels)
+                of_evaluation = {"accuracy": accuracy(outcome.logits, outcome.labels), **calibrations(outcome)}
+                metrics |= {f"{name}/{metric}": value for metric, value in of_evaluation.items()}
         return self.summarize(metrics), {}
 
     def summarize(self, metrics: Numbers) -> dict[str, float]:
@@ -153,6 +213,15 @@ class Protocol(ABC):
     def blocks(self, metric: str, dataset: str, along: int | None, metrics: Numbers) -> dict[str, Numbers]:
         """The figures that one run gives the table: block, to column key, to figure."""
         return {dataset: metrics}
+
+
+def calibrations(outcome: Outcome) -> dict[str, float]:
+    """How right its probabilities are, by the names in `CALIBRATION`, and after its temperature where it has one."""
+    found = calibration(outcome.logits, outcome.labels)
+    if outcome.temperature is None:
+        return found
+    scaled = calibration(outcome.logits, outcome.labels, outcome.temperature)
+    return found | {name + SCALED: value for name, value in scaled.items()}
 
 
 def mean_over(metrics: Numbers, evaluations: Sequence[str], metric: str) -> dict[str, float]:

@@ -1,10 +1,11 @@
 """Which plugins exist, found by file name; nothing registers itself and nothing is imported to be listed.
 
-A plugin is a module with one public class that subclasses its contract (`Method`, `Dataset` or `Protocol`). Its name is
-the last part of the module's name. Plugins come from three places:
+A plugin is a module with one public class that subclasses its contract (`Method`, `Dataset`, `Protocol` or `Score`).
+Its name is the last part of the module's name. Plugins come from three places:
 
-* the packages `promptbench.methods`, `promptbench.datasets` and `promptbench.protocols`, by file name;
-* the entry-point groups of the same names, where installed packages announce theirs;
+* the packages `promptbench.methods`, `.datasets`, `.protocols` and `.metrics.scores`, by file name;
+* the entry-point groups `promptbench.methods`, `.datasets`, `.protocols` and `.scores`, where installed packages
+  announce theirs;
 * files given one by one with `add_file`, as `--plugin` does.
 """
 
@@ -30,8 +31,9 @@ from promptbench.config import UsageError, real_path_of, unknown
 
 _log = logging.getLogger(__name__)
 
-_CONTRACTS = {"methods": "Method", "datasets": "Dataset", "protocols": "Protocol"}
-_files: dict[str, dict[str, Path]] = {kind: {} for kind in _CONTRACTS}
+_CONTRACTS = {"methods": "Method", "datasets": "Dataset", "protocols": "Protocol", "scores": "Score"}
+_PACKAGES = {kind: f"promptbench.{kind}" for kind in _CONTRACTS} | {"scores": "promptbench.metrics.scores"}
+_files: dict[str, dict[str, Path]] = {}  # by kind
 
 
 class PluginFacts(NamedTuple):
@@ -61,7 +63,7 @@ class _Source(NamedTuple):
 
 
 def names(kind: str) -> tuple[str, ...]:
-    """The names of all plugins of a kind (`methods`, `datasets`, `protocols`), sorted."""
+    """The names of all plugins of a kind (`methods`, `datasets`, `protocols`, `scores`), sorted."""
     return tuple(sorted(_sources(kind)))
 
 
@@ -109,7 +111,7 @@ def source_digest(kind: str, name: str) -> str:
     Raises:
         UsageError: The name is unknown, or the file cannot be read.
     """
-    if _find(kind, name).module == f"promptbench.{kind}.{name}":
+    if _find(kind, name).module == f"{_PACKAGES[kind]}.{name}":
         return ""
     path = _path(kind, name)
     try:
@@ -143,7 +145,8 @@ def add_file(path: str | Path, kind: str = "") -> str:
 
     Args:
         path: A Python file.
-        kind: `methods`, `datasets` or `protocols`; "" for what its source says, a method where that says nothing.
+        kind: `methods`, `datasets`, `protocols` or `scores`; "" for what its source says, a method where that says
+            nothing.
 
     Raises:
         UsageError: There is no such file, its stem is no Python name, or another plugin of the kind has that name.
@@ -160,7 +163,7 @@ def add_file(path: str | Path, kind: str = "") -> str:
         if _path(kind, file.stem).resolve() != file:
             raise UsageError(f"{file.stem!r} is already one of the {kind} ({_path(kind, file.stem)}); rename {file}.")
         return file.stem
-    _files[kind][file.stem] = file
+    _files.setdefault(kind, {})[file.stem] = file
     return file.stem
 
 
@@ -190,18 +193,20 @@ def _sources(kind: str) -> dict[str, _Source]:
             _log.warning("The entry point %r of promptbench.%s is ignored: the name is taken.", entry.name, kind)
         else:
             found[entry.name] = _Source(entry.module, None)
-    return found | {name: _Source(f"promptbench_plugin.{kind}.{name}", path) for name, path in _files[kind].items()}
+    given = {name: _Source(f"promptbench_plugin.{kind}.{name}", path) for name, path in _files.get(kind, {}).items()}
+    return found | given
 
 
 @functools.cache
 def _built_in(kind: str) -> dict[str, _Source]:
     found = {}
-    spec = importlib.util.find_spec(f"promptbench.{kind}")
+    package = _PACKAGES[kind]
+    spec = importlib.util.find_spec(package)
     for folder in (spec and spec.submodule_search_locations) or ():
         for _, name, is_package in pkgutil.iter_modules([folder]):
             if not name.startswith("_"):
                 file = Path(folder, name, "__init__.py") if is_package else Path(folder, f"{name}.py")
-                found[name] = _Source(f"promptbench.{kind}.{name}", file)
+                found[name] = _Source(f"{package}.{name}", file)
     return found
 
 
@@ -291,7 +296,7 @@ def plugin_class(tree: ast.Module, contract: str, kind: str) -> ast.ClassDef | N
     for node in tree.body:
         if isinstance(node, ast.ImportFrom):
             module = node.module or ""
-            from_sibling = bool(node.level) or module.startswith(f"promptbench.{kind}.")
+            from_sibling = bool(node.level) or module.startswith(f"{_PACKAGES[kind]}.")
             for alias in node.names:
                 if from_sibling or (module.startswith("promptbench.") and alias.name in contracts):
                     contracts.add(alias.asname or alias.name)

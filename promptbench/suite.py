@@ -62,6 +62,7 @@ class Suite:
         threads: CPU threads of a run, part of its spec; None is all cores.
         companions: Labels of methods that always run beside those asked for.
         lineup: Labels of methods that run where none is asked for.
+        corruptions: `kind:severity`, or a kind for all severities, of protocols that corrupt images; () for their own.
         ranked: Whether tables may print the best in bold.
         roles: Role to datasets; a protocol names the roles it uses.
         recipe: Fields of the Recipe, for every method.
@@ -82,6 +83,7 @@ class Suite:
     threads: int | None = None
     companions: tuple[str, ...] = ()
     lineup: tuple[str, ...] = ()
+    corruptions: tuple[str, ...] = ()
     ranked: bool = True
     roles: Mapping[str, tuple[DatasetEntry, ...]]
     recipe: Mapping[str, object] = field(default_factory=dict)

@@ -17,7 +17,7 @@ import torch
 from promptbench import registry
 from promptbench.cli.main import main
 from promptbench.metrics.classification import accuracy
-from promptbench.metrics.ood import SCORES, detection
+from promptbench.metrics.ood import detection
 from promptbench.results.predictions import load_predictions
 from promptbench.results.result import Result, read_result, read_results
 from promptbench.runs.request import protocols_of
@@ -30,7 +30,7 @@ DATASETS = tuple(dict.fromkeys(entry.dataset for entry in SUITE.entries()))
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root with all 19 datasets."""
+    """A data root with all 22 datasets."""
     root = tmp_path_factory.mktemp("clip11")
     for name in DATASETS:
         make_fake.make(name, root)
@@ -63,9 +63,9 @@ def of(results: list[Result], protocol: str, method: str) -> list[Result]:
     return [result for result in results if (result.spec.protocol, result.spec.method) == (protocol, method)]
 
 
-def test_the_tree_is_that_of_all_19_datasets() -> None:
+def test_the_tree_is_that_of_all_22_datasets() -> None:
     public = {name for name in registry.names("datasets") if not name.startswith("mini_")} - {"folder"}
-    assert set(DATASETS) == public and len(DATASETS) == 19
+    assert set(DATASETS) == public and len(DATASETS) == 22
 
 
 @pytest.mark.slow
@@ -118,7 +118,7 @@ def test_stored_predictions_give_the_figures_again(method: str, results: list[Re
     assert accuracy(inside.logits, inside.labels) == result.metrics["id/accuracy"]
     for name in SUITE.datasets("ood"):
         assert (kept[name].labels == -1).all() and kept[name].class_names == inside.class_names
-        for score in SCORES:
+        for score in registry.load("protocols", "ood").scores:
             again = detection(inside.scores[score], kept[name].scores[score])
             assert {key: result.metrics[f"{name}/{score}/{key}"] for key in again} == again
     (half,) = (r for r in of(results, "base2new", method) if r.spec.dataset == "dtd")

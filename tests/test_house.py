@@ -19,7 +19,8 @@ from promptbench import registry
 
 REPOSITORY = Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "promptbench"
-PLUGINS = ("methods", "datasets", "protocols")
+PLUGINS = ("methods", "datasets", "protocols", "scores")
+PACKAGES = {"scores": "metrics.scores"}  # of kinds that are not called like their package
 
 DOWNWARDS = (
     "api",
@@ -66,16 +67,18 @@ HEAVY = {"torch", "torchvision", "torchmetrics", "open_clip", "pytorch_lightning
 
 KNOW_OPEN_CLIP = {"clip", "mini", "checks"}
 FOR_METHODS = {"method", "recipe", "config", "prompts", "clip", "data.class_names"}
+FOR_SCORES = {"metrics.ood", "clip", "config", "data.class_names"}
 FOR_DATASETS = {"data", "dataset", "config", "storage", "mini"}
 
 NAMES_ALLOWED = {
     "cli.flags": {"base2new"},
     "runs.request": {"base2new", "coop"},
     "results.papers": {"base2new", "cross_dataset", "domain_generalization", "few_shot", "imagenet", "ood"},
-    **dict.fromkeys(("show.plots", "plots"), {"base2new", "few_shot", "ood", "zeroshot"}),
+    **dict.fromkeys(("show.plots", "plots"), {"base2new", "few_shot", "ood", "robustness", "zeroshot"}),
+    "show.evidence": {"base2new", "robustness", "zeroshot"},
     **dict.fromkeys(("data.selection", "results.spec", "runs.plan"), {"coop"}),
 }
-"""Defaults, the protocols of papers' figures and of plots, and CoOp's rule of sampling, called like the method."""
+"""Defaults, the protocols of papers' figures, plots and pages, and CoOp's rule of sampling, called like the method."""
 
 
 def name_of(path: Path) -> str:
@@ -238,7 +241,8 @@ def test_few_rooms_know_open_clip(name: str) -> None:
 
 
 def plugins(kind: str) -> list[Path]:
-    folder = PACKAGE / kind if kind == "protocols" else REPOSITORY / kind
+    within = PACKAGE.joinpath(*PACKAGES.get(kind, kind).split("."))
+    folder = within if within.is_dir() else REPOSITORY / kind
     return [path for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]
 
 
@@ -252,10 +256,18 @@ def test_datasets_import_neither_methods_nor_runs(path: Path) -> None:
     assert not {name for name in own(path) if not stands_in(name, FOR_DATASETS)}
 
 
-@pytest.mark.parametrize("name", sorted(set(MODULES) - {name_of(path) for path in plugins("protocols")}))
+@pytest.mark.parametrize("path", plugins("scores"), ids=lambda path: path.stem)
+def test_scores_import_their_contract_alone(path: Path) -> None:
+    assert not {name for name in own(path) if not stands_in(name, FOR_SCORES)}
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(MODULES) - {name_of(path) for kind in ("protocols", "scores") for path in plugins(kind)})
+)
 def test_the_framework_names_and_imports_no_plugin(name: str) -> None:
     imported = imports(MODULES[name])
-    assert not {module for module in imported if module.startswith(tuple(f"promptbench.{kind}." for kind in PLUGINS))}
+    packages = tuple(f"promptbench.{PACKAGES.get(kind, kind)}." for kind in PLUGINS)
+    assert not {module for module in imported if module.startswith(packages)}
     if room_of(name) in {"mini", "checks", "commands", "verification"} | STILL_FLAT or name.startswith("cli.commands"):
         return  # the embedded sets, the authors' figures, and examples in helps are about plugins
     known = {plugin for kind in PLUGINS for plugin in registry.names(kind)}

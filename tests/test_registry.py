@@ -171,7 +171,7 @@ def test_installed_packages_bring_plugins_by_entry_points(tmp_path: Path, monkey
 def test_listing_imports_neither_torch_nor_a_plugin() -> None:
     code = (
         "import sys; from promptbench import registry as r\n"
-        "for kind in ('methods', 'datasets', 'protocols'):\n"
+        "for kind in ('methods', 'datasets', 'protocols', 'scores'):\n"
         "    [r.facts(kind, name) for name in r.names(kind)]\n"
         "sys.exit(any(m == 'torch' or m.startswith('promptbench.protocols.') for m in sys.modules))"
     )

@@ -51,6 +51,9 @@ def test_clip11_holds_the_eleven_datasets_of_the_field() -> None:
     assert len(clip11.datasets("base2new")) == len(set(clip11.datasets("base2new"))) == 11
     assert set(clip11.datasets("source")) | set(clip11.datasets("targets")) == set(clip11.datasets("base2new"))
     assert clip11.datasets("ood") == ("inaturalist", "sun", "places", "textures")
+    assert clip11.datasets("near_ood") == ("ssb_hard", "ninco")
+    assert clip11.datasets("far_ood") == ("inaturalist", "textures", "openimage_o")
+    assert clip11.datasets("shifted") == clip11.datasets("domains")
     assert clip11.ranked and not clip11.companions and not clip11.note
 
 

@@ -36,7 +36,7 @@ def our_evaluation(method: Method, names: ClassNames, chosen: SelectedImages) ->
     """Seconds, and what the method says of all images, as `evaluate.evaluate` asks it."""
     began = time.perf_counter()
     method.set_classes(names)
-    outcome = Reader(method).outcome(chosen, SELECTION, [0] * len(chosen.items), ())
+    outcome = Reader(method).outcome(chosen, SELECTION, [0] * len(chosen.items), {})
     return time.perf_counter() - began, outcome
 
 

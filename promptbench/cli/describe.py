@@ -30,6 +30,7 @@ def list_kind(kind: str, kinds: Sequence[str]) -> str:
         "methods": list_methods,
         "datasets": list_datasets,
         "protocols": list_protocols,
+        "scores": list_scores,
         "suites": list_suites,
         "backbones": list_backbones,
     }[kind]()
@@ -61,6 +62,15 @@ def list_datasets() -> str:
 def list_protocols() -> str:
     rows = [(name, registry.facts("protocols", name).summary) for name in registry.names("protocols")]
     return columns([("protocol", "what it does"), *rows])
+
+
+def list_scores() -> str:
+    rows = []
+    for name in registry.names("scores"):
+        facts = registry.facts("scores", name)
+        needs = facts.attributes.get("needs", ())
+        rows.append((name, facts.attributes.get("title", ""), " ".join(needs), paper_of(facts)))
+    return columns([("score", "title", "made of", "paper"), *rows])
 
 
 def list_suites() -> str:
@@ -97,19 +107,26 @@ def list_capabilities() -> str:
 
 
 def describe(name: str) -> str:
-    """A method, dataset, protocol or suite in full."""
+    """A method, dataset, protocol, score or suite in full."""
     plain, preset = parse_label(name)
-    for kind in ("methods", "datasets", "protocols"):
+    details = {
+        "methods": describe_method,
+        "datasets": describe_dataset,
+        "protocols": describe_protocol,
+        "scores": describe_score,
+    }
+    for kind in details:
         if plain in registry.names(kind):
             facts = registry.facts(kind, plain)
             if preset:
                 find_preset(registry.load(kind, plain), plain, preset)
-            details = {"methods": describe_method, "datasets": describe_dataset}.get(kind, describe_protocol)(plain)
-            return f"{plain}\n\n{facts.docstring.rstrip()}\n{details}".rstrip()
+            return f"{plain}\n\n{facts.docstring.rstrip()}\n{details[kind](plain)}".rstrip()
     if plain in suite_names():
         return describe_suite(load_suite(plain))
-    known = [name for kind in ("methods", "datasets", "protocols") for name in registry.names(kind)]
-    raise unknown("method, dataset, protocol or suite", name, [*known, *suite_names()])
+    known = [*suite_names()]
+    for kind in details:
+        known += registry.names(kind)
+    raise unknown("method, dataset, protocol, score or suite", name, known)
 
 
 def overrides_of(recipe: Any) -> str:
@@ -170,6 +187,17 @@ def describe_protocol(name: str) -> str:
         ("scores of images", ", ".join(cls.scores) or "none"),
     ]
     return "\nFacts\n" + columns(rows, indent="  ")
+
+
+def describe_score(name: str) -> str:
+    cls = registry.load("scores", name)
+    settings = "\n\n" + settings_of(cls, name) if describe_fields(cls.Config) else ""
+    rows = [
+        ("title", cls.title),
+        ("made of", ", ".join(cls.needs)),
+        ("direction", "larger for in-distribution images"),
+    ]
+    return "\nFacts\n" + columns(rows, indent="  ") + settings
 
 
 def describe_suite(suite: Suite) -> str:

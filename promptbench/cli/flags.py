@@ -84,7 +84,9 @@ def add_list(parser: argparse.ArgumentParser, flag: str, **arguments: Any) -> No
 
 def add_plugin(parser: argparse.ArgumentParser) -> None:
     """`--plugin`."""
-    add_list(parser, "--plugin", metavar="FILE", help="Python files with methods, datasets or protocols of your own")
+    add_list(
+        parser, "--plugin", metavar="FILE", help="Python files with methods, datasets, protocols or scores of your own"
+    )
 
 
 def add_what(parser: argparse.ArgumentParser) -> None:
@@ -105,7 +107,10 @@ def add_what(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sampler", default="", metavar="S", help=sampler)
     split = "halves of the classes in base2new: alphabetical, random:N; several run one after another"
     add_list(parser, "--split", metavar="S", help=f"{split}; default: the suite's")
-    add_list(parser, "--set", metavar="M.FIELD=VALUE", help="a setting of a method, its recipe, or a dataset")
+    add_list(parser, "--set", metavar="M.FIELD=VALUE", help="a setting of a method, its recipe, a dataset or a score")
+    add_list(
+        parser, "--score", metavar="S", help="scores of images besides those of protocols that have some, such as ood"
+    )
     parser.add_argument(
         "--train-views",
         type=integer(1),
@@ -134,9 +139,17 @@ def add_places(parser: argparse.ArgumentParser, output: str = f"./{OUTPUT}") -> 
     parser.add_argument("--output", metavar="DIR", help=f"default: {output}")
 
 
+def add_corrupt(parser: argparse.ArgumentParser) -> None:
+    """`--corrupt`."""
+    said = "corrupt the images evaluated, such as fog:3, several for robustness alone; never those trained on"
+    add_list(parser, "--corrupt", metavar="KIND:SEVERITY", help=said)
+
+
 def add_evaluation(parser: argparse.ArgumentParser) -> None:
     """How images are read, what of them is kept, and who watches."""
     parser.add_argument("--save-predictions", action="store_true", help="keep the scores of every image evaluated")
+    temperature = "fit one on at most 4 validation images of each trained class; measure calibration after it, too"
+    parser.add_argument("--temperature", action="store_true", help=temperature)
     add_list(parser, "--logger", choices=tuple(LOGGERS), metavar="L", help=f"watch each run: {', '.join(LOGGERS)}")
     parser.add_argument(
         "--on-bad-image", default="error", choices=("error", "skip"), help="images that cannot be read; default: error"
@@ -191,14 +204,17 @@ def request_of(options: argparse.Namespace, companions: bool = True) -> Request:
         shots=options.shots or (),
         sampler=options.sampler,
         split=options.split or (),
+        corrupt=getattr(options, "corrupt", None) or (),
         settings=settings_of(options.set or ()),
         grid=grid_of(getattr(options, "points", None) or ()),
+        scores=options.score or (),
         train_views=options.train_views,
         backbone=options.backbone,
         threads=options.threads,
         device=options.device,
         precision=options.precision,
         deterministic=options.deterministic,
+        temperature=getattr(options, "temperature", False),
         companions=companions,
         elsewhere=getattr(options, "executor", LOCAL) != LOCAL,
     )

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, cast
 
 from promptbench.cli.text import columns, reason, running_lines, summary
 from promptbench.experiment import RunsFailed
+from promptbench.protocol import digits_of
 from promptbench.results.result import predictions_path, read_result, result_path
 from promptbench.runs.listener import Quiet, Standing
 from promptbench.sweep.status import since
@@ -182,15 +183,17 @@ def bars_of(console: Console) -> Progress:
 
 def figures(result: Result) -> str:
     """`base 98.1  new 95.0  h 96.5  loss 0.123`."""
-    shown = [f"{name.removesuffix('/accuracy')} {value:.1f}" for name, value in headline(result).items()]
+    found = headline(result).items()
+    shown = [f"{name.removesuffix('/accuracy')} {value:.{digits_of(name)}f}" for name, value in found]
     if result.losses:
         shown.append(f"loss {sum(result.losses[-1].values()):.3f}")
     return "  ".join(shown)
 
 
 def headline(result: Result) -> dict[str, float]:
-    """The accuracies of a run, and what has no longer name."""
-    return {name: value for name, value in result.metrics.items() if "/" not in name or name.endswith("/accuracy")}
+    """The accuracies of a run, and what has no longer name; of a corruption the mean over its severities alone."""
+    shown = {name: value for name, value in result.metrics.items() if "/" not in name or name.endswith("/accuracy")}
+    return {name: value for name, value in shown.items() if ":" not in name}
 
 
 def title(run: Run) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence, Sized
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from promptbench.clip.image_tower import ImageFeatures, Images
 from promptbench.data.dataset import Dataset as ImageDataset
 from promptbench.data.dataset import Item
 from promptbench.data.transforms import SCALE, EvaluationTransform, Scale, TrainingTransform, view_generator
+
+if TYPE_CHECKING:
+    from promptbench.data.corruptions import Corruption
 
 SMALL = 64 * 64  # pixels; smaller images decode faster than a worker process passes them on
 MAX_WORKERS = 8
@@ -44,6 +47,7 @@ class Views(Dataset[tuple[Tensor, int]]):
         augment_seed: Draws the random views; None for the evaluation transform.
         views: Of each image; 0 for a new one every epoch.
         scale: Of the random crops.
+        corruption: Of the crop under the evaluation transform.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Views(Dataset[tuple[Tensor, int]]):
         augment_seed: int | None,
         views: int = 0,
         scale: Scale = SCALE,
+        corruption: Corruption | None = None,
     ) -> None:
         statistics = (backbone.resolution, backbone.mean, backbone.std)
         self.evaluation = EvaluationTransform(*statistics)
@@ -64,6 +69,7 @@ class Views(Dataset[tuple[Tensor, int]]):
         self.keep = keep
         self.augment_seed = augment_seed
         self.views = views
+        self.corruption = corruption
         self.decoded: dict[int, Image.Image] = {}
 
     def __len__(self) -> int:
@@ -78,7 +84,9 @@ class Views(Dataset[tuple[Tensor, int]]):
             self.decoded[position] = image
             self.keep -= size
         if self.augment_seed is None:
-            return self.evaluation(image), item.label
+            crop = self.evaluation.crop(image)
+            seen = self.corruption(crop, item.image) if self.corruption else crop
+            return self.evaluation.normalise(seen), item.label
         view = epoch % self.views if self.views else epoch
         return self.training(image, view_generator(self.augment_seed, item.image, view)), item.label
 
@@ -176,10 +184,15 @@ def count_batches(images: int, batch: int, drop_last: bool) -> int:
 
 
 def pixel_batches(
-    backbone: Backbone, dataset: ImageDataset, items: Sequence[Item], batch: int, dense: bool = False
+    backbone: Backbone,
+    dataset: ImageDataset,
+    items: Sequence[Item],
+    batch: int,
+    dense: bool = False,
+    corruption: Corruption | None = None,
 ) -> ImageLoader:
-    """The images under the evaluation transform, in order; `dense` asks for dense features of them."""
-    views = Views(backbone, dataset, items, keep=0, augment_seed=None)
+    """The images under the evaluation transform, or corrupted, in order; `dense` asks for dense features of them."""
+    views = Views(backbone, dataset, items, keep=0, augment_seed=None, corruption=corruption)
     loader = ImageLoader(
         views, batch_size=batch, num_workers=workers(backbone, dataset, views), generator=torch.Generator()
     )

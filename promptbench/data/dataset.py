@@ -315,6 +315,10 @@ class Dataset:
         """The image in RGB; see `open_image`."""
         return open_image(self.image_root / item.image)
 
+    def class_id(self, item: Item) -> str:
+        """What tells the class of an item from all others, in shifted versions of the dataset too: its name."""
+        return item.class_name
+
     def identity(self, item: Item) -> str:
         """A key of the image's bytes: it changes whenever they may have changed."""
         path = self.image_root / item.image

@@ -1,9 +1,10 @@
 """Features of a frozen image tower, encoded once and kept on disk.
 
 One file holds the features of one ordered list of images, or of N random views of each. Its name is a hash of
-everything that decides them: weights, transform, the identity of each image (path, size, time of change, inode),
-libraries, threads, device. They are always produced by `encode`, in fixed order and batches, so that cached and fresh
-features are bit-equal; dense ones are kept in half precision where a method says that it can bear it, and there alone.
+everything that decides them: weights, transform, corruption, the identity of each image (path, size, time of change,
+inode), libraries, threads, device. They are always produced by `encode`, in fixed order and batches, so that cached and
+fresh features are bit-equal; dense ones are kept in half precision where a method says that it can bear it, and there
+alone.
 
 Who evaluates or trains asks for batches of what a method reads, features or pixels, and knows no cache.
 """
@@ -14,10 +15,10 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import PIL
 import torch
@@ -34,6 +35,9 @@ from promptbench.storage.atomic import read_sealed, sealed, write_atomically, wr
 from promptbench.storage.cache import ABOUT, CLAIMS, GB, cache_dir, limit, make_room, touch
 from promptbench.storage.claims import alone
 from promptbench.storage.versions import library_versions
+
+if TYPE_CHECKING:
+    from promptbench.data.corruptions import Corruption
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +77,7 @@ class Kept:
         views: Random views of each image; 0 for the image under the evaluation transform.
         seed: Draws the views.
         scale: Of their random crops.
+        corruption: Of the image under the evaluation transform.
     """
 
     dense: bool = False
@@ -80,6 +85,7 @@ class Kept:
     views: int = 0
     seed: int = 0
     scale: Scale = SCALE
+    corruption: Corruption | None = None
 
     def size(self, backbone: Backbone, images: int) -> int:
         """Bytes of the features of so many images."""
@@ -155,7 +161,7 @@ def encode(backbone: Backbone, dataset: Dataset, items: Sequence[Item], kept: Ke
         drawn = {"seed": kept.seed, "views": kept.views, "scale": kept.scale}
         batches = view_batches(backbone, dataset, items, batch=BATCH, **drawn)  # type: ignore[arg-type]
     else:
-        batches = pixel_batches(backbone, dataset, items, batch=BATCH)
+        batches = pixel_batches(backbone, dataset, items, batch=BATCH, corruption=kept.corruption)
     cls = []
     dense, done = None, 0
     for images, _ in batches:
@@ -203,10 +209,12 @@ def key(
         conditions += ("deterministic",)
     if backbone.device.type == "cuda":
         conditions += (torch.cuda.get_device_name(backbone.device),)
+    if kept.corruption:
+        conditions += (kept.corruption.identity,)
     digest.update(repr(conditions).encode())
     for item in items:
         digest.update(dataset.identity(item).encode() + b"\0")
-        if kept.views:  # its views are drawn by its name
+        if kept.views or kept.corruption:  # which are drawn by its name
             digest.update(item.image.encode() + b"\0")
     return digest.hexdigest()
 
@@ -251,16 +259,19 @@ def read(path: Path, images: int) -> ImageFeatures | None:
 def still_batches(
     method: Reader, chosen: SelectedImages, batch: int, dense: bool = False
 ) -> Iterator[tuple[Images, Tensor]]:
-    """The chosen images in order under the evaluation transform: cached features for a frozen tower, else pixels.
+    """The chosen images, corrupted where they are to be, in order under the evaluation transform: cached features for a
+    frozen tower, else pixels.
 
     Nothing is read or encoded before somebody asks for the first batch.
     """
     dense = dense or method.reads_dense
     if reads_features(method, len(chosen.pool), dense):
         size = EVALUATION_BATCH if dense else FEATURE_BATCH
-        yield from feature_batches(method, chosen, kept_of(method, dense), size)
+        kept = replace(kept_of(method, dense), corruption=chosen.corruption)
+        yield from feature_batches(method, chosen, kept, size)
     else:
-        yield from pixel_batches(method.backbone, chosen.dataset, chosen.items, batch=batch, dense=dense)
+        backbone, corruption = method.backbone, chosen.corruption
+        yield from pixel_batches(backbone, chosen.dataset, chosen.items, batch, dense=dense, corruption=corruption)
 
 
 def reads_features(method: Reader, images: int, dense: bool) -> bool:

@@ -40,6 +40,7 @@ from promptbench.storage.atomic import write_atomically
 from promptbench.suite import ALPHABETICAL
 
 if TYPE_CHECKING:
+    from promptbench.data.corruptions import Corruption
     from promptbench.data.dataset import Dataset
 
 FILE = "file:"  # what names a stored sample among the samplers
@@ -558,6 +559,8 @@ class SelectedImages:
         items: The chosen ones, labels counted from 0 within the selection.
         class_names: Names of those labels, with the dataset's template.
         skipped: Images that would be in the pool but cannot be read, where the dataset leaves such out.
+        classes: The dataset's own label of each class, in the order of `class_names`.
+        corruption: Of these images, which are evaluated; None leaves them as they are.
     """
 
     dataset: Dataset
@@ -566,6 +569,8 @@ class SelectedImages:
     items: list[Item]
     class_names: ClassNames
     skipped: tuple[str, ...] = ()
+    classes: tuple[int, ...] = ()
+    corruption: Corruption | None = None
 
     @property
     def labels(self) -> list[int]:
@@ -602,7 +607,8 @@ def open_selection(
             f"The dataset '{dataset.name}' has no {selection.split} images of its {selection.classes} classes."
         )
     items = select(pool, labels)
-    return SelectedImages(dataset, pool, chosen, items, dataset.names_shown.select(labels), tuple(skipped))
+    names = dataset.names_shown.select(labels)
+    return SelectedImages(dataset, pool, chosen, items, names, tuple(skipped), tuple(sorted(wanted)))
 
 
 def images_of(dataset: Dataset, selection: Selection, seed: int, nearest: Nearest | None = None) -> list[Item]:
@@ -761,8 +767,16 @@ def validation_of(train: Selection, all_images: bool) -> Selection:
     return replace(train, split="held_out" if all_images or train.shots is None else "few_held_out")
 
 
+def few_validation_of(train: Selection) -> Selection:
+    """`min(shots, 4)` validation images of each class of a training, and 4 where it takes all images.
+
+    Where a dataset has no validation images, they are training images that the sample leaves over; see `held_out`.
+    """
+    return replace(train, split="few_held_out")
+
+
 def shown_names(
-    open_dataset: Callable[[str], Dataset], shown: Selection | None, chosen: SelectedImages
+    open_dataset: Callable[[str], Dataset], shown: Selection | None, chosen: SelectedImages, same_classes: bool = False
 ) -> tuple[ClassNames, list[int]]:
     """The class names that selected images are scored against, and each image's position among them.
 
@@ -770,6 +784,10 @@ def shown_names(
 
     Args:
         shown: The selection whose class names are shown; None for that of the images.
+        same_classes: Whether images of another dataset are of these classes; otherwise they are of none.
+
+    Raises:
+        UsageError: They are to be, and one is not.
     """
     if shown is None:
         return chosen.class_names, chosen.labels
@@ -777,6 +795,27 @@ def shown_names(
     labels = class_labels(dataset, shown.classes, shown.halves)
     names = dataset.names_shown.select(labels)
     if dataset.name != chosen.dataset.name:
-        return names, [-1] * len(chosen.items)
+        return names, shared_positions(dataset, labels, chosen) if same_classes else [-1] * len(chosen.items)
     positions = {label: position for position, label in enumerate(labels)}
     return names, [positions.get(chosen.pool[index].label, -1) for index in chosen.chosen]
+
+
+def shared_positions(dataset: Dataset, labels: Sequence[int], chosen: SelectedImages) -> list[int]:
+    """The position of each image among the classes with these labels of another dataset, which has its class too.
+
+    Raises:
+        UsageError: It has not.
+    """
+    ids = {item.label: dataset.class_id(item) for item in dataset.items("test")}
+    positions = {ids[label]: position for position, label in enumerate(labels) if label in ids}
+    found = []
+    for index in chosen.chosen:
+        item = chosen.pool[index]
+        own = chosen.dataset.class_id(item)
+        if own not in positions:
+            raise UsageError(
+                f"The dataset '{chosen.dataset.name}' is to have classes of '{dataset.name}', but {item.class_name!r} "
+                f"({item.image}) is none of them."
+            )
+        found.append(positions[own])
+    return found

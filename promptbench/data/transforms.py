@@ -62,11 +62,20 @@ class EvaluationTransform:
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """An RGB image of any size as float32 (3, R, R)."""
+        return self.normalise(self.crop(image))
+
+    def crop(self, image: Image.Image) -> Image.Image:
+        """The part of an RGB image that is scored, (R, R)."""
         from torchvision.transforms import InterpolationMode
         from torchvision.transforms import functional as F
 
         resized = F.resize(image, [self.resolution], interpolation=InterpolationMode.BICUBIC, antialias=True)
-        return _normalise(F.center_crop(resized, [self.resolution]), self.mean, self.std)
+        cropped: Image.Image = F.center_crop(resized, [self.resolution])
+        return cropped
+
+    def normalise(self, crop: Image.Image) -> torch.Tensor:
+        """What `crop` gave, or what became of it, as float32 (3, R, R)."""
+        return _normalise(crop, self.mean, self.std)
 
 
 @dataclass(frozen=True)

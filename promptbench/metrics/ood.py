@@ -1,55 +1,118 @@
 """Scores that tell images of known classes (in-distribution, ID) from others (OOD), and how well they do so.
 
-With s_c the cosine of image and class c, s_pc that of patch p and class c, and l_c the logit of class c:
+A score is one module of `promptbench.metrics.scores`, or a file of one's own, with one class. Every score is larger for
+in-distribution images: what papers and code have with the other sign, such as the energy, is negated where it is
+implemented.
 
-    MCM        max_c softmax_c(s)              at temperature 1
-    L-MCM      max_p max_c softmax_c(s_p)      at temperature 1, over all patches
-    GL-MCM     MCM + L-MCM
-    MSP        max_c softmax_c(l)              at the model's own temperature, which is part of its logits
-    MaxLogit   max_c l_c
-    energy     log sum_c exp(l_c)
-
-Every score is larger for in-distribution images. Papers and code that have MCM, L-MCM, GL-MCM or the energy with the
-other sign are negated here.
+Letters: B images, K classes, P patches, D joint dimension, N negative labels.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from promptbench.config import unknown
+from promptbench import registry
+from promptbench.clip.backbone import Backbone
+from promptbench.config import UsageError, build, path_of, text_of, to_mapping
+from promptbench.data.class_names import ClassNames
+from promptbench.data.selection import FILE
 from promptbench.method import Prediction
 
 _CHUNK = 2**20  # numbers whose exponentials are held at once
 _LEVEL = 0.95  # share of positives that FPR95 keeps
 _ABSENT = {"logits": "logits", "cosines": "unscaled cosines", "local": "cosines of the patches"}
+NEGATIVES = "negatives"
 
 
-@dataclass(frozen=True, kw_only=True)
 class Score:
-    """A score of images, larger for in-distribution ones.
+    """Base class of scores.
 
     Attributes:
-        name: As in the names of metrics.
         title: What tables call it.
-        needs: The part of a `Prediction` that it is computed from; `local` stands for the patches and `cosines`.
-        function: `function(logits, cosines, local)`: (B, K), (B, K), (B, P, K), any float dtype, those that it does not
-            need may be None; returns (B,) float32.
-        source: The paper.
+        files: The texts of the files that its settings name, by setting; "" where one names none.
+        needs: What `of` takes, in this order, any float dtype: `logits` (B, K), `cosines` (B, K) and `local` (B, P, K)
+            of a `Prediction`; `negatives` (B, N), the cosines of the images and the texts of `negative_features`.
+        of: Takes those and returns (B,) float32, larger for in-distribution images.
     """
 
-    name: str
-    title: str
-    needs: Literal["logits", "cosines", "local"]
-    function: Callable[..., Tensor]
-    source: str
+    plugin_kind: ClassVar[str] = "score"
+    title: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]]
+    of: Callable[..., Tensor]
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """A score has no settings unless it says so. A field that names a file has `file` in its metadata."""
+
+    def __init__(self, config: Any = None) -> None:
+        """Remembers the settings and reads the files that they name.
+
+        Args:
+            config: An instance of `Config`; its defaults without one.
+
+        Raises:
+            UsageError: A file cannot be read.
+        """
+        self.config: Any = config if config is not None else self.Config()
+        self.files = {item.name: self._read(item.name) for item in fields(self.config) if item.metadata.get("file")}
+
+    @property
+    def name(self) -> str:
+        """As in the names of metrics: the module's."""
+        return type(self).__module__.rpartition(".")[2]
+
+    def negative_features(self, names: ClassNames, backbone: Backbone) -> Tensor:
+        """Text features (N, D) of labels that are none of these classes, for a score that needs `negatives`."""
+        raise NotImplementedError(f"{type(self).__name__} needs negatives and defines no negative_features()")
+
+    def _read(self, setting: str) -> str:
+        """The text of the file that a setting names; "" where it names none."""
+        given = getattr(self.config, setting)
+        if not given:
+            return ""
+        try:
+            return text_of(path_of(given))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(f"score '{self.name}': {setting}: {given} cannot be read ({reason}).") from error
+
+    @cached_property
+    def asked(self) -> dict[str, Any]:
+        """Its settings as a spec names them, files by their content, wherever they lie."""
+        named = to_mapping(self.config)
+        for setting, text in self.files.items():
+            if text:
+                named[setting] = f"{FILE}{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        return named
+
+
+def open_score(name: str, settings: Mapping[str, Any] | None = None) -> Score:
+    """The score of that name.
+
+    Args:
+        name: As listed by `promptbench list scores`.
+        settings: Values of its `Config`.
+
+    Raises:
+        UsageError: The name or a setting is unknown, a value does not fit, or a file cannot be read.
+    """
+    cls = registry.load("scores", name)
+    return cls(build(cls.Config, dict(settings or {}), f"score '{name}'"))  # type: ignore[no-any-return]
+
+
+def open_scores(names: Iterable[str]) -> dict[str, Score]:
+    """Scores by name, with their default settings; raises as `open_score` does."""
+    return {name: open_score(name) for name in names}
 
 
 def max_softmax(scores: Tensor) -> Tensor:
@@ -77,82 +140,41 @@ def local_max_softmax(local: Tensor) -> Tensor:
     return max_softmax(local).amax(dim=1)
 
 
-_ALL = (
-    Score(
-        name="mcm",
-        title="MCM",
-        needs="cosines",
-        function=lambda logits, cosines, local: max_softmax(cosines),
-        source="Ming et al., NeurIPS 2022, arXiv:2211.13445",
-    ),
-    Score(
-        name="gl_mcm",
-        title="GL-MCM",
-        needs="local",
-        function=lambda logits, cosines, local: max_softmax(cosines) + local_max_softmax(local),
-        source="Miyai et al., IJCV 2025, arXiv:2304.04521",
-    ),
-    Score(
-        name="l_mcm",
-        title="L-MCM",
-        needs="local",
-        function=lambda logits, cosines, local: local_max_softmax(local),
-        source="Lafon et al. (GalLoP), ECCV 2024, arXiv:2407.01400",
-    ),
-    Score(
-        name="msp",
-        title="MSP",
-        needs="logits",
-        function=lambda logits, cosines, local: max_softmax(logits),
-        source="Hendrycks and Gimpel, ICLR 2017, arXiv:1610.02136",
-    ),
-    Score(
-        name="max_logit",
-        title="MaxLogit",
-        needs="logits",
-        function=lambda logits, cosines, local: logits.float().amax(dim=-1),
-        source="Hendrycks et al., ICML 2022, arXiv:1911.11132",
-    ),
-    Score(
-        name="energy",
-        title="Energy",
-        needs="logits",
-        function=lambda logits, cosines, local: logits.float().logsumexp(dim=-1),
-        source="Liu et al., NeurIPS 2020, arXiv:2010.03759",
-    ),
-)
-SCORES: Mapping[str, Score] = {score.name: score for score in _ALL}
-"""All scores by name, in the order of tables."""
-
-
-def missing(prediction: Prediction, names: Iterable[str]) -> dict[str, str]:
-    """The scores among `names` that a prediction cannot give, with the reason.
-
-    Raises:
-        UsageError: A name is not that of a score.
-    """
+def missing(prediction: Prediction, scores: Mapping[str, Score]) -> dict[str, str]:
+    """The scores that a prediction cannot give, with the reason, by name."""
     reasons = {}
-    for name in names:
-        if name not in SCORES:
-            raise unknown("score", name, SCORES)
-        needs = SCORES[name].needs
-        parts = ("cosines", "local") if needs == "local" else (needs,)
-        absent = [_ABSENT[part] for part in parts if getattr(prediction, part) is None]
+    for name, score in scores.items():
+        absent = [_ABSENT[part] for part in score.needs if part != NEGATIVES and getattr(prediction, part) is None]
         if absent:
-            reasons[name] = f"{SCORES[name].title} needs {absent[-1]}, which this method does not give"
+            reasons[name] = f"{score.title} needs {absent[-1]}, which this method does not give"
     return reasons
 
 
-def scores_of(prediction: Prediction, names: Iterable[str]) -> dict[str, Tensor]:
+def scores_of(
+    prediction: Prediction, scores: Mapping[str, Score], negatives: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """Scores (B,) float32 of a prediction by name, without those that `missing` names.
 
-    Raises:
-        UsageError: A name is not that of a score.
+    Args:
+        prediction: Of B images.
+        scores: By name.
+        negatives: Cosines (B, N) with the negative labels of each score that needs them, by its name.
     """
-    names = tuple(names)
-    absent = missing(prediction, names)
-    batch = (prediction.logits, prediction.cosines, prediction.local)
-    return {name: SCORES[name].function(*batch) for name in names if name not in absent}
+    absent = missing(prediction, scores)
+    found = {}
+    for name, score in scores.items():
+        if name not in absent:
+            parts = [
+                (negatives or {})[name] if part == NEGATIVES else getattr(prediction, part) for part in score.needs
+            ]
+            found[name] = score.of(*parts)
+    return found
+
+
+def cosines_with(images: Tensor, texts: Tensor) -> Tensor:
+    """Cosines (B, N) of image features (B, D) and text features (N, D), in float32 under any precision."""
+    with torch.autocast(images.device.type, enabled=False):
+        return F.normalize(images.float(), dim=-1) @ F.normalize(texts.float(), dim=-1).mT
 
 
 def detection(id_scores: Tensor, ood_scores: Tensor) -> dict[str, float]:

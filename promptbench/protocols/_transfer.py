@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from promptbench.data.selection import Selection
-from promptbench.protocol import Column, Evaluation, Outcome, Plan, Protocol, mean_over
+from promptbench.protocol import Column, Evaluation, Outcome, Plan, Protocol, mean_over, metric_column
 from promptbench.suite import Suite
 
 SOURCE = "source"  # the evaluation on the source's own test images
@@ -50,4 +50,4 @@ class Transfer(Protocol):
     def columns(self, metric: str, evaluations: Sequence[str], along: Sequence[int | None]) -> list[Column]:
         """Source, targets, average over targets."""
         names = [SOURCE, *(name for name in evaluations if name != SOURCE), "average"]
-        return [Column(f"{name}/{metric}", name, lower=metric == "ece") for name in names]
+        return [metric_column(f"{name}/{metric}", name) for name in names]

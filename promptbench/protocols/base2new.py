@@ -8,6 +8,8 @@ Base test images are scored against the base class names only, new ones against 
 
 Halves are the field's, by the order of the labels; `split: random:N` draws others, with the seed N.
 `joint` scores all test images against all names, as Zhou et al., "DeCoOp", ICML 2024, arXiv:2406.00345, report it.
+`open_world_auc` asks of pairs of a base and a new image whether both are recognised among the names of their half, and
+the base image seems to be the base one; see `metrics.classification.OpenWorld`.
 """
 
 from __future__ import annotations
@@ -15,9 +17,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from promptbench.data.selection import Selection
-from promptbench.metrics.classification import harmonic_mean
-from promptbench.protocol import Column, Evaluation, Plan, Protocol
+from promptbench.metrics.classification import OpenWorld, harmonic_mean, open_world
+from promptbench.protocol import Column, Evaluation, Outcome, Plan, Protocol, metric_column
 from promptbench.suite import Suite
+
+OPEN_WORLD = "open_world_auc"
+EVALUATIONS = ("base", "new", "joint")
 
 
 class Base2New(Protocol):
@@ -25,6 +30,7 @@ class Base2New(Protocol):
 
     role = "base2new"
     halves = True
+    metrics = (*Protocol.metrics, OPEN_WORLD)
 
     def plan(self, suite: Suite, seed: int) -> list[Plan]:
         """One run per dataset of the suite's role `base2new` and split of its classes."""
@@ -32,6 +38,16 @@ class Base2New(Protocol):
         for dataset in suite.datasets("base2new"):
             plans += [_plan(dataset, suite.shots, halves) for halves in suite.split]
         return plans
+
+    def measure(self, outcomes: Mapping[str, Outcome], plan: Plan) -> tuple[dict[str, float], dict[str, str]]:
+        """Adds `open_world_auc` where base, new and joint images are all scored."""
+        metrics, notes = super().measure(outcomes, plan)
+        missing = [name for name in EVALUATIONS if name not in outcomes]
+        if not missing:
+            metrics[OPEN_WORLD] = paired(*(outcomes[name] for name in EVALUATIONS)).auc()
+        elif {evaluation.name for evaluation in plan.evaluations}.issuperset(EVALUATIONS):
+            notes[OPEN_WORLD] = f"OpenworldAUC needs {' and '.join(missing)} images scored, which this method cannot do"
+        return metrics, notes
 
     def summarize(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Adds `h` where both accuracies are there; a method that cannot score new classes has none."""
@@ -41,10 +57,28 @@ class Base2New(Protocol):
         return derived
 
     def columns(self, metric: str, evaluations: Sequence[str], along: Sequence[int | None]) -> list[Column]:
-        """Base, new, H and joint; of another metric there is no H."""
-        lower = metric == "ece"
-        base, new, joint = (Column(f"{name}/{metric}", name, lower=lower) for name in ("base", "new", "joint"))
-        return [base, new, *([] if lower else [Column("h", "H", derived=True)]), joint]
+        """Base, new, H and joint; of another metric there is no H, and OpenworldAUC is one figure of all three."""
+        if metric == OPEN_WORLD:
+            return [Column(OPEN_WORLD, "OpenworldAUC")]
+        base, new, joint = (metric_column(f"{name}/{metric}", name) for name in EVALUATIONS)
+        return [base, new, *([] if metric != "accuracy" else [Column("h", "H", derived=True)]), joint]
+
+
+def paired(base: Outcome, new: Outcome, joint: Outcome) -> OpenWorld:
+    """Base and new images among the names of their half and, the same images in the same order, among all names.
+
+    Raises:
+        ValueError: The joint images are not the base and the new ones.
+    """
+    known = joint.classes or tuple(range(joint.logits.shape[1]))
+    own = set(base.classes or range(base.logits.shape[1]))
+    is_base = joint.labels.new_tensor([label in own for label in known]).bool()  # (K,)
+    of_base = is_base[joint.labels]  # (N,)
+    if int(of_base.sum()) != len(base.labels) or len(joint.labels) != len(base.labels) + len(new.labels):
+        raise ValueError("OpenworldAUC takes joint images that are those of base and new.")
+    columns = is_base.nonzero().flatten().tolist()
+    of_all = (joint.logits[of_base], joint.logits[~of_base])
+    return open_world((base.logits, base.labels), (new.logits, new.labels), of_all, columns)
 
 
 def _plan(dataset: str, shots: int, halves: str) -> Plan:

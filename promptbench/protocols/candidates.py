@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from promptbench.data.selection import Selection
-from promptbench.protocol import Column, Evaluation, Plan, Protocol
+from promptbench.protocol import Column, Evaluation, Plan, Protocol, metric_column
 from promptbench.suite import Suite
 
 SHOWN = {"eighth": "new.base.base", "quarter": "new.base", "half": "new", "whole": "all"}
@@ -34,7 +34,7 @@ class Candidates(Protocol):
 
     def columns(self, metric: str, evaluations: Sequence[str], along: Sequence[int | None]) -> list[Column]:
         """From few names to all."""
-        return [Column(f"{name}/{metric}", title, lower=metric == "ece") for name, title in TITLES.items()]
+        return [metric_column(f"{name}/{metric}", title) for name, title in TITLES.items()]
 
 
 def _plan(dataset: str, shots: int, halves: str) -> Plan:

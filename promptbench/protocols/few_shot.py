@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from promptbench.data.selection import Selection
-from promptbench.protocol import Column, Evaluation, Numbers, Plan, Protocol
+from promptbench.protocol import Column, Evaluation, Numbers, Plan, Protocol, metric_column
 from promptbench.suite import Suite
 
 
@@ -33,7 +33,7 @@ class FewShot(Protocol):
 
     def columns(self, metric: str, evaluations: Sequence[str], along: Sequence[int | None]) -> list[Column]:
         """One column per number of shots; 0 for methods that see no training image."""
-        return [Column(f"{shots}/{metric}", _title(shots), lower=metric == "ece") for shots in along]
+        return [metric_column(f"{shots}/{metric}", _title(shots)) for shots in along]
 
     def blocks(self, metric: str, dataset: str, along: int | None, metrics: Numbers) -> dict[str, Numbers]:
         """The figure of this number of shots."""

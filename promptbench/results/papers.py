@@ -36,7 +36,20 @@ COLUMNS = (
     *("method", "label", "protocol", "backbone", "shots", "dataset", "metric", "score", "value", "std", "n_seeds"),
     *("recipe", "sampler", "settings", "note", "source"),
 )
+LATER = ("selection", "by_dataset", "trials")
+"""Columns that a file may have after the others: how the settings of its figures were chosen."""
+
 RECIPES = ("", "paper", "authors")
+UNKNOWN = "unknown"
+SEARCHED: Mapping[str, str] = {
+    "few-shot validation": "a few validation images of each class",
+    "full validation": "all validation images",
+    "test": "test images",
+}
+"""Images beyond the shots that settings were chosen on; no figure of ours is judged against such a row."""
+
+SELECTIONS = ("none", "pseudo-new classes", *SEARCHED, UNKNOWN)
+BY_DATASET: Mapping[str, bool | None] = {"yes": True, "no": False, "": None}
 _SLACK = 1e-9  # of floating point, where printed digits are compared, and at a margin
 
 NO_VALUE, NOT_COMPARABLE = "no published value", "not comparable"
@@ -46,7 +59,9 @@ MIN_SEEDS = 3
 TRAINED_ON_DATASET = ("base2new", "few_shot")  # elsewhere the dataset of a figure is not the one trained on
 
 _ENTRY = re.compile(r"^@\w+\{([^,\s]+),.*?^\}", re.MULTILINE | re.DOTALL)
-_OURS = re.compile(r",\s*^\s*promptbench\s*=\s*\{([^}]*)\}", re.MULTILINE)  # a field that only this package reads
+_OURS = re.compile(r",\s*^\s*(promptbench|printed|figures)\s*=\s*\{([^}]*)\}", re.MULTILINE)  # only read here
+_YEAR = re.compile(r"^\s*year\s*=\s*\{(\d{4})\}", re.MULTILINE)
+_AND = re.compile(r"\s*\+\s*(?=\w)")  # between the methods of a combination; the pluses of PLOT++ are no such
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +86,9 @@ class Published:
         settings: Fields of the method's Config that the row's settings differ in from the recipe's.
         note: What is doubtful about the row.
         where: File and line.
+        selection: What the row's settings, or its epoch, were chosen on: one of `SELECTIONS`.
+        by_dataset: Whether they differ from dataset to dataset; None where the source does not say.
+        trials: How many settings were tried on each dataset; None where the source does not say.
     """
 
     method: str
@@ -91,6 +109,9 @@ class Published:
     note: str
     source: str
     where: str
+    selection: str = UNKNOWN
+    by_dataset: bool | None = None
+    trials: int | None = None
 
     @property
     def zero_shot(self) -> bool:
@@ -105,6 +126,16 @@ class Published:
     def secondary(self) -> bool:
         """Whether the source quotes others."""
         return "secondary" in self.source
+
+    @property
+    def same(self) -> tuple[str, ...]:
+        """Whose figure it is, equal for sources that write one method in several ways: `TPT+CoOp`, `CoOp + TPT`."""
+        return self.labels or _parts(self.method)
+
+    @property
+    def file(self) -> str:
+        """The name of its CSV file, which stands for its source."""
+        return Path(self.where.rpartition(", line ")[0]).stem
 
     @property
     def rounding(self) -> float:
@@ -140,18 +171,42 @@ def find(
 
 def bib_key(method: str) -> str:
     """Key in `papers.bib` of the paper behind a method, `maple` or `ivlp@maple`, or "" if it has none."""
-    keys = _bib_keys()
-    return keys.get(method) or keys.get(method.partition("@")[0], "")
+    keys = _bib_keys("promptbench")
+    return keys.get((method,)) or keys.get((method.partition("@")[0],), "")
+
+
+def bib_key_of(row: Published) -> str:
+    """Key in `papers.bib` of the paper behind the method of a row, whether it is one of ours or not; "" if none is."""
+    known = next(filter(None, map(bib_key, row.labels)), "")
+    return known or _bib_keys("printed").get(_parts(row.method), "")
+
+
+def bib_key_of_source(row: Published) -> str:
+    """Key in `papers.bib` of the paper that prints a row; "" where the source is none, such as a list."""
+    return _bib_keys("figures").get((row.file,), "")
+
+
+def year_of(key: str) -> int:
+    """The year of the paper with this key in `papers.bib`."""
+    found = _YEAR.search(_bibliography()[key])
+    assert found, key
+    return int(found[1])
+
+
+def _parts(method: str) -> tuple[str, ...]:
+    """The methods that one is made of, in alphabetical order."""
+    return tuple(sorted(_AND.split(method)))
 
 
 @cache
-def _bib_keys() -> Mapping[str, str]:
-    """The key of each method that an entry says it is the paper of."""
-    keys: dict[str, str] = {}
+def _bib_keys(field: str) -> Mapping[tuple[str, ...], str]:
+    """The key of each method or file that an entry names in one of the fields that are only read here."""
+    keys: dict[tuple[str, ...], str] = {}
     for key, entry in _bibliography().items():
-        methods = _OURS.search(entry)
-        if methods:
-            keys |= dict.fromkeys(methods[1].replace(",", " ").split(), key)
+        for name, listed in _OURS.findall(entry):
+            names = listed.split(";") if name == "printed" else listed.replace(",", " ").split()
+            if name == field:
+                keys |= dict.fromkeys((_parts(one.strip()) for one in names), key)
     return keys
 
 
@@ -172,8 +227,11 @@ def _read(file: Path) -> Iterator[Published]:
     try:
         with open(file, encoding="utf-8", newline="") as lines:
             reader = csv.DictReader(lines, strict=True)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise UsageError(f"{file}, line 1: the columns of published figures must be {','.join(COLUMNS)}.")
+            if tuple(reader.fieldnames or ()) not in (COLUMNS, (*COLUMNS, *LATER)):
+                raise UsageError(
+                    f"{file}, line 1: the columns of published figures must be {','.join(COLUMNS)}, and may go on with "
+                    f"{','.join(LATER)}."
+                )
             for cells in reader:
                 yield _row(cells, f"{file}, line {reader.line_num}")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -182,9 +240,10 @@ def _read(file: Path) -> Iterator[Published]:
 
 def _row(cells: Mapping[str | None, str | None], where: str) -> Published:
     """The published figure in one row of a file, checked by itself."""
-    text = {name: (cells[name] or "").strip() for name in COLUMNS}
+    text = {name: (cells.get(name) or "").strip() for name in (*COLUMNS, *LATER)}
     if None in cells or None in cells.values():
-        raise UsageError(f"{where}: a row has {len(COLUMNS)} cells; put those with commas in quotes.")
+        columns = sum(name is not None for name in cells)
+        raise UsageError(f"{where}: a row has {columns} cells; put those with commas in quotes.")
     for name in ("method", "dataset", "source"):
         if not text[name]:
             raise UsageError(f"{where}: {name!r} is empty; every figure says what it is of and where it was read.")
@@ -195,6 +254,11 @@ def _row(cells: Mapping[str | None, str | None], where: str) -> Published:
         raise UsageError(f"{where}: {unknown(kind, text['metric'], METRICS[text['protocol']])}")
     if text["recipe"] not in RECIPES:
         raise UsageError(f"{where}: 'recipe' must be paper, authors or empty, not {text['recipe']!r}.")
+    selection = text["selection"] or UNKNOWN
+    if selection not in SELECTIONS:
+        raise UsageError(f"{where}: {unknown('selection', selection, SELECTIONS)}")
+    if text["by_dataset"] not in BY_DATASET:
+        raise UsageError(f"{where}: 'by_dataset' must be yes, no or empty, not {text['by_dataset']!r}.")
     value = _number(text["value"], "value", where)
     if not 0 <= value <= 100:
         raise UsageError(f"{where}: 'value' must be in percent, from 0 to 100, not {text['value']}.")
@@ -217,6 +281,9 @@ def _row(cells: Mapping[str | None, str | None], where: str) -> Published:
         note=text["note"],
         source=text["source"],
         where=where,
+        selection=selection,
+        by_dataset=BY_DATASET[text["by_dataset"]],
+        trials=_whole(text["trials"], "trials", where),
     )
 
 
@@ -235,24 +302,19 @@ def _whole(text: str, name: str, where: str) -> int | None:
     return int(text) if text else None
 
 
-def _check_duplicates(rows: Sequence[Published]) -> None:
-    """Sources may print a figure with more or fewer digits; where they contradict each other, a note must say so."""
+def contradictions(rows: Sequence[Published]) -> Iterator[tuple[Published, Published]]:
+    """The pairs of rows that print one figure of one method differently, by more than their digits allow."""
     same: dict[tuple[object, ...], list[Published]] = {}
     for row in rows:
-        method = row.labels or row.method
-        setting = (method, row.protocol, row.backbone, row.shots, tuple(row.settings.items()))
+        setting = (row.same, row.protocol, row.backbone, row.shots, tuple(row.settings.items()))
         same.setdefault((*setting, row.dataset, row.metric, row.score), []).append(row)
     for one, other in chain.from_iterable(combinations(group, 2) for group in same.values()):
-        apart = abs(one.value - other.value) > one.rounding + other.rounding + _SLACK
-        if apart and not one.note and not other.note:
-            raise UsageError(
-                f"{other.where}: {other.method} has {other.value:.{other.digits}f} here and "
-                f"{one.value:.{one.digits}f} in {one.where}; correct one, or say in its note why they differ."
-            )
+        if abs(one.value - other.value) > one.rounding + other.rounding + _SLACK:
+            yield one, other
 
 
-def _check_harmonic_means(rows: Sequence[Published]) -> None:
-    """H must lie between those of base and new rounded down and up; else a note must say so."""
+def harmonic_contradictions(rows: Sequence[Published]) -> Iterator[tuple[Published, Published, Published]]:
+    """Base, new and H of one source, where H does not lie between those of base and new rounded down and up."""
     tables: dict[tuple[object, ...], dict[str, Published]] = {}
     for row in rows:
         if row.protocol == "base2new":
@@ -264,11 +326,28 @@ def _check_harmonic_means(rows: Sequence[Published]) -> None:
             low = harmonic_mean(max(base.value - base.rounding, 0), max(new.value - new.rounding, 0))
             high = harmonic_mean(base.value + base.rounding, new.value + new.rounding)
             slack = h.rounding + _SLACK
-            if not (low - slack <= h.value <= high + slack or h.note):
-                raise UsageError(
-                    f"{h.where}: the H of {base.value} and {new.value} is {harmonic_mean(base.value, new.value):.2f}, "
-                    f"not {h.value}; correct the row, or say in its note that the source is inconsistent."
-                )
+            if not low - slack <= h.value <= high + slack:
+                yield base, new, h
+
+
+def _check_duplicates(rows: Sequence[Published]) -> None:
+    """Sources may print a figure with more or fewer digits; where they contradict each other, a note must say so."""
+    for one, other in contradictions(rows):
+        if not one.note and not other.note:
+            raise UsageError(
+                f"{other.where}: {other.method} has {other.value:.{other.digits}f} here and "
+                f"{one.value:.{one.digits}f} in {one.where}; correct one, or say in its note why they differ."
+            )
+
+
+def _check_harmonic_means(rows: Sequence[Published]) -> None:
+    """H must follow from base and new; else a note must say so."""
+    for base, new, h in harmonic_contradictions(rows):
+        if not h.note:
+            raise UsageError(
+                f"{h.where}: the H of {base.value} and {new.value} is {harmonic_mean(base.value, new.value):.2f}, "
+                f"not {h.value}; correct the row, or say in its note that the source is inconsistent."
+            )
 
 
 @dataclass(frozen=True)
@@ -382,6 +461,7 @@ def _obstacles(result: Result, row: Published) -> Iterator[str]:
     renamed = [name for name, of_dataset in options.items() if of_dataset.get("class_names")]
     yield f"other class names of {', '.join(renamed)}" if renamed else ""
     yield "unreadable images were left out" if result.conditions.get("skipped") else ""
+    yield "images were corrupted here" if spec.corruption else ""
     yield "the mini suite is no public benchmark" if spec.suite == "mini" else ""
     yield f"{spec.label} is not {row.method}" if spec.label not in row.labels else ""
     yield f"protocol {spec.protocol}, not {row.protocol}" if spec.protocol != row.protocol else ""
@@ -390,6 +470,7 @@ def _obstacles(result: Result, row: Published) -> Iterator[str]:
         yield "the source does not state the backbone"
     elif not same_backbone(spec.backbone, row.backbone):
         yield f"backbone {spec.backbone} here, OpenAI's {row.backbone} there"
+    yield f"its settings were chosen on {SEARCHED[row.selection]}" if row.selection in SEARCHED else ""
     yield "the source does not state the settings, or no recipe has them" if not row.recipe else ""
     if not row.zero_shot:
         origin = str(spec.recipe.get("origin", ""))

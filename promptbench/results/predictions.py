@@ -2,9 +2,11 @@
 
     <folder>/predictions/<protocol>/<dataset>/<method[@preset]>-<hash>.safetensors
 
-By evaluation: the logits below their row's largest, in half precision (0 for the largest, so that accuracy is exact),
-the largest in float32, labels, scores. The images' paths, the class names and the run are in the file's metadata. The
-file is sealed; those of earlier versions are not, and name no run.
+By evaluation: logits as they were measured, in float32, so that every metric can be computed again to the last bit,
+labels, scores. The images' paths, the class names and the run are in the file's metadata. The file is sealed.
+
+Files of earlier versions hold how far logits are below their row's largest in half precision (0 for the largest, so
+that accuracy is exact, which calibration is not) and the largest in float32. The oldest are not sealed and name no run.
 
 Letters: N images, K classes.
 """
@@ -12,12 +14,15 @@ Letters: N images, K classes.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import lzma
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -28,6 +33,7 @@ from promptbench.results.result import predictions_path
 from promptbench.results.spec import Spec
 from promptbench.storage.atomic import read_sealed, sealed, write_atomically, write_sealed
 
+PACKED = ".xz"  # what the name of a file ends in that was compressed, as `xz` does
 _SCORE = "score."
 
 
@@ -38,9 +44,10 @@ class Predictions:
     Attributes:
         images: Their paths within the dataset, N of them.
         class_names: K of them.
-        logits: (N, K), float32; the distance to a row's largest is rounded to half precision.
+        logits: (N, K), float32.
         labels: (N,), int64; -1 for an image of none of the classes.
         scores: (N,) each, by name.
+        exact: Whether the logits are those that were measured, not rounded to half precision.
     """
 
     images: tuple[str, ...]
@@ -48,6 +55,7 @@ class Predictions:
     logits: Tensor
     labels: Tensor
     scores: Mapping[str, Tensor]
+    exact: bool = True
 
 
 def save_predictions(
@@ -67,10 +75,7 @@ def save_predictions(
     tensors: dict[str, Tensor] = {}
     about: dict[str, str] = {}
     for name, outcome in outcomes.items():
-        largest = outcome.logits.amax(dim=1, keepdim=True)
-        below = (outcome.logits - largest).clamp(min=torch.finfo(torch.float16).min)
-        tensors[f"{name}/largest"] = largest.squeeze(1).contiguous()
-        tensors[f"{name}/below"] = below.half()
+        tensors[f"{name}/logits"] = outcome.logits.float()
         tensors[f"{name}/labels"] = outcome.labels.int()
         tensors |= {f"{name}/{_SCORE}{score}": values for score, values in outcome.scores.items()}
         paths = [item.image for item in images[name].items]
@@ -82,6 +87,13 @@ def save_predictions(
     return path
 
 
+def find_predictions(folder: Path | str, spec: Spec) -> Path | None:
+    """The file with the predictions of this spec, as it was written or compressed by xz; None where there is none."""
+    plain = predictions_path(folder, spec)
+    places = (plain, plain.with_name(f"{plain.name}{PACKED}"))
+    return next((path for path in places if path.is_file()), None)
+
+
 def load_predictions(path: Path | str) -> dict[str, Predictions]:
     """The predictions of a run, by evaluation, in the order of the plan.
 
@@ -90,18 +102,51 @@ def load_predictions(path: Path | str) -> dict[str, Predictions]:
             its place says, or is damaged.
     """
     try:
-        tensors, said = read_sealed(path, unsealed=True)
+        with _unpacked(Path(path)) as plain:
+            tensors, said = read_sealed(plain, unsealed=True)
         about = {name: json.loads(text) for name, text in said.items()}
-        _check(Path(path), tensors, about)
+        _check(Path(str(path).removesuffix(PACKED)), tensors, about)
         ordered = sorted(about, key=lambda name: about[name].get("place", 0))  # metadata come in no order
         return {name: _of_evaluation(name, about[name], tensors) for name in ordered}
     except OSError as error:
         raise UsageError(f"The predictions {path} cannot be read ({error.strerror or error}).") from error
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (
+        lzma.LZMAError,
+        EOFError,
+        SafetensorError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
         raise UsageError(
             f"{path} holds no predictions of this run, or is damaged ({error}); remove it and run again with "
             "--save-predictions."
         ) from error
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[Path]:
+    """A file as it was written; of a compressed one a copy that is gone afterwards."""
+    if path.suffix != PACKED:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder, path.stem)
+        with lzma.open(path) as packed, plain.open("wb") as file:
+            shutil.copyfileobj(packed, file)
+        yield plain
+
+
+def stored_predictions(folders: Iterable[Path], spec: Spec) -> dict[str, Predictions] | None:
+    """The predictions of a run, by evaluation, from the first of the folders that has them; None where none has.
+
+    Raises:
+        UsageError: As `load_predictions`.
+    """
+    paths = (find_predictions(folder, spec) for folder in folders)
+    return next((load_predictions(path) for path in paths if path), None)
 
 
 def _check(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Mapping[str, Any]]) -> None:
@@ -117,10 +162,18 @@ def _check(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Mappin
 
 def _of_evaluation(name: str, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Predictions:
     start = f"{name}/{_SCORE}"
+    exact = f"{name}/logits" in tensors
+    logits = tensors[f"{name}/logits"] if exact else _of_half(name, tensors)
     return Predictions(
         images=tuple(facts["images"]),
         class_names=tuple(facts["class_names"]),
-        logits=tensors[f"{name}/below"].float() + tensors[f"{name}/largest"].unsqueeze(1),
+        logits=logits,
         labels=tensors[f"{name}/labels"].long(),
         scores={key.removeprefix(start): values for key, values in tensors.items() if key.startswith(start)},
+        exact=exact,
     )
+
+
+def _of_half(name: str, tensors: Mapping[str, Tensor]) -> Tensor:
+    """The logits (N, K) of a file of an earlier version."""
+    return tensors[f"{name}/below"].float() + tensors[f"{name}/largest"].unsqueeze(1)

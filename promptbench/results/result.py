@@ -40,6 +40,9 @@ def _what_a_run_is_made_of(document: dict[str, Any]) -> dict[str, Any]:
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _what_a_run_is_made_of}
 """Schema number to what turns a document of it into one of the next; one entry for each schema there has been."""
 
+OUTDATED = "outdated"  # folder in the output folder, of runs that were done again
+TUNING = "tuning"  # folder in the output folder, of what `tune` tried, laid out like that one
+SPLITS_READ = "splits_read"  # condition of a trial of `tune`: the splits of each dataset that were asked for
 DATA_MET = (
     "split_source",
     "sample_size",
@@ -67,7 +70,9 @@ class Result:
             `labels_changed`, how many images were trained on with one; by evaluation `images` (numbers) and
             `skipped` (unreadable ones); and `provenance`, which says for `config.<field>` and `recipe.<field>` where
             the value came from, as `show-config` prints it.
-        metrics: `<evaluation>/<metric>` and what a protocol derives from them, in percent, finite.
+        metrics: `<evaluation>/<metric>` and what a protocol derives from them, finite, in percent but for `nll` (nats)
+            and `brier` (0 to 2); of a run that fits a `temperature`, that and what is measured after it, such as
+            `base/ece_scaled`.
         notes: Why a metric is not there, by its name or the first parts of it, such as `new/`.
         diagnostics: A method's own figures, `<evaluation>/<name>`.
         cost: `learned_parameters`, `train_seconds`, `eval_seconds`, `train_images_per_second`, and `peak_memory_mb`

@@ -65,7 +65,14 @@ class Spec:
         dataset_options: The dataset's own fields, resolved.
         evaluated: What is evaluated besides that dataset: name to plugin and its fields, resolved.
         dataset_plugin: The plugin of that dataset where it is not called the same; "" otherwise.
+        scores: Scores of images besides the protocol's: name to its settings, resolved, files by their content.
         trained_by: The protocol whose training is evaluated, where it is not this one's own.
+        corruption: What the images evaluated are corrupted by, such as `fog:3`, several separated by spaces; "" for
+            nothing.
+        temperature: Whether a temperature was fitted on validation images, and calibration measured after it too.
+        condition: `noise` where that stands in the place of what an image-conditional method makes prompts of, in
+            training and evaluation: a control.
+        prompts: `random` where such of the same norms stand in the place of the learned ones, at evaluation: a control.
         weights_hash: Digest of the backbone's weights.
         architecture: Digest of what the backbone computes with them; see `Backbone.architecture`.
         split_digest: Digest of the dataset's splits: paths, labels and names.
@@ -73,7 +80,8 @@ class Spec:
         trained_names: Digest of the class names and the template trained with.
         class_names: Digest of the class names shown, by evaluation.
         templates: The words around them, by evaluation.
-        contents: Digest of the images scored, by evaluation: paths, labels and bytes.
+        contents: Digest of the images scored, by evaluation: paths, labels and bytes; `validation` are those that a
+            temperature was fitted on.
         method_code: Digest of what the method's module does, with all that it imports; see `versions.code_digest`.
         data_code: The same of the module of the dataset trained on.
         training_code: The same of the framework's training.
@@ -101,7 +109,12 @@ class Spec:
     dataset_options: Mapping[str, Any] = decides(DATA, trains=True, by_dataset=True, default_factory=dict)
     dataset_plugin: str = decides(DATA, trains=True, later=True, by_dataset=True, default="")
     evaluated: Mapping[str, Any] = decides(DATA, later=True, by_dataset=True, default_factory=dict)
+    scores: Mapping[str, Any] = decides(SETTING, later=True, default_factory=dict)
     trained_by: str = decides(SETTING, later=True, default="")
+    corruption: str = decides(DATA, later=True, default="")
+    temperature: bool = decides(SETTING, later=True, default=False)
+    condition: str = decides(SETTING, trains=True, later=True, default="")
+    prompts: str = decides(SETTING, later=True, default="")
     weights_hash: str = decides(
         MACHINE, trains=True, renews="made with other weights of '{backbone}' than today's", default=""
     )

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from promptbench.clip.controls import randomize
 from promptbench.data.batches import pixel_batches
 from promptbench.data.class_names import ClassNames
+from promptbench.data.corruptions import Corruption
 from promptbench.data.features import EVALUATION_BATCH, FEATURE_BATCH, still_batches
-from promptbench.data.selection import SelectedImages, Selection, open_selection, shown_names
+from promptbench.data.selection import (
+    SelectedImages,
+    Selection,
+    few_validation_of,
+    open_selection,
+    shown_names,
+)
 from promptbench.method import Method, Prediction
-from promptbench.metrics.ood import SCORES, missing, scores_of
+from promptbench.metrics.classification import fit_temperature
+from promptbench.metrics.ood import NEGATIVES, Score, cosines_with, missing, scores_of
 from promptbench.protocol import Outcome
 from promptbench.runs.plan import Run
 from promptbench.runs.session import Session
@@ -29,6 +38,7 @@ class Evaluated:
         names: The class names shown.
         images: The images scored.
         diagnostics: The method's own figures, `<evaluation>/<name>`.
+        temperature: What its logits are divided by before calibration is measured again; None where none is asked for.
     """
 
     outcomes: dict[str, Outcome] = field(default_factory=dict)
@@ -36,6 +46,7 @@ class Evaluated:
     names: dict[str, ClassNames] = field(default_factory=dict)
     images: dict[str, SelectedImages] = field(default_factory=dict)
     diagnostics: dict[str, float] = field(default_factory=dict)
+    temperature: float | None = None
 
 
 def evaluate(session: Session, run: Run, method: Method) -> Evaluated:
@@ -44,12 +55,16 @@ def evaluate(session: Session, run: Run, method: Method) -> Evaluated:
     Raises:
         FloatingPointError: If a score is infinite or NaN.
     """
+    if run.spec.prompts:
+        randomize(method.prompts_learned(), run.spec.train_seed)
     found = Evaluated()
-    scores = run.protocol.scores
-    reader = Reader(method, dense=any(SCORES[name].needs == "local" for name in scores))
+    reader = Reader(method, dense=run.reads_dense)
+    if run.spec.temperature:
+        found.temperature = temperature_of(session, run, reader)
     for evaluation in run.plan.evaluations:
-        chosen = open_selection(session.dataset, evaluation.selection, run.spec.data_seed)
-        shown, labels = shown_names(session.dataset, evaluation.names, chosen)
+        opened = open_selection(session.dataset, evaluation.selection, run.spec.data_seed)
+        chosen = replace(opened, corruption=evaluation.corruption)
+        shown, labels = shown_names(session.dataset, evaluation.names, chosen, evaluation.same_classes)
         found.names[evaluation.name] = shown
         found.images[evaluation.name] = chosen
         reason = method.refusal(shown)
@@ -57,13 +72,30 @@ def evaluate(session: Session, run: Run, method: Method) -> Evaluated:
             found.notes[f"{evaluation.name}/"] = reason
             continue
         method.set_classes(shown)
-        outcome = reader.outcome(chosen, evaluation.selection, labels, scores)
+        outcome = reader.outcome(chosen, evaluation.selection, labels, run.scores)
         if not torch.isfinite(outcome.logits).all():
             raise FloatingPointError(f"scores of {evaluation.name} images are infinite or NaN")
+        classes = chosen.classes if evaluation.names is None else ()
+        outcome = replace(outcome, classes=classes, temperature=found.temperature)
         found.outcomes[evaluation.name] = outcome
         figures = diagnostics(method, chosen)
         found.diagnostics |= {f"{evaluation.name}/{name}": value for name, value in figures.items()}
     return found
+
+
+def temperature_of(session: Session, run: Run, reader: Reader) -> float:
+    """The temperature of a run: it fits a few validation images of the classes trained, among their names alone.
+
+    Raises:
+        FloatingPointError: If a score is infinite or NaN.
+    """
+    selection = few_validation_of(run.plan.train)
+    chosen = open_selection(session.dataset, selection, run.spec.data_seed, nearest=session.nearest)
+    reader.method.set_classes(chosen.class_names)
+    outcome = reader.outcome(chosen, selection, chosen.labels, {})
+    if not torch.isfinite(outcome.logits).all():
+        raise FloatingPointError("scores of validation images are infinite or NaN")
+    return fit_temperature(outcome.logits, outcome.labels)
 
 
 class Reader:
@@ -78,42 +110,71 @@ class Reader:
         self.method, self.dense = method, dense
         self.keeps = method.encodes_images_apart and not method.frozen_image_tower and not dense
         self.known: dict[tuple[str, str], dict[str, Tensor]] = {}  # by dataset and split: image to its feature (D,)
+        self.negatives: dict[tuple[str, ClassNames, object], Tensor] = {}  # (N, D) by score, names and template
+        self.corruption: Corruption | None = None  # of what is known
 
     @torch.no_grad()
     def outcome(
-        self, chosen: SelectedImages, selection: Selection, labels: list[int], scores: tuple[str, ...]
+        self, chosen: SelectedImages, selection: Selection, labels: list[int], scores: Mapping[str, Score]
     ) -> Outcome:
         """Logits and scores of the chosen images for the method's current classes, float32, on the CPU."""
         logits: list[Tensor] = []
         by_score: dict[str, list[Tensor]] = {}
         gaps: Mapping[str, str] = {}
-        for prediction in self.predictions(chosen, selection):
+        negative = {name: self.negative(score) for name, score in scores.items() if NEGATIVES in score.needs}
+        for prediction, features in self.predictions(chosen, selection, with_features=bool(negative)):
             logits.append(prediction.logits.float().cpu())
             if scores:
-                for name, values in scores_of(prediction, scores).items():
+                cosines = {name: cosines_with(features, texts) for name, texts in negative.items()}
+                for name, values in scores_of(prediction, scores, cosines).items():
                     by_score.setdefault(name, []).append(values.cpu())
                 gaps = missing(prediction, scores)
         return Outcome(
             torch.cat(logits), torch.tensor(labels), {name: torch.cat(v) for name, v in by_score.items()}, gaps
         )
 
-    def predictions(self, chosen: SelectedImages, selection: Selection) -> Iterator[Prediction]:
-        """What the method says of the chosen images, batch by batch, in order."""
+    def negative(self, score: Score) -> Tensor:
+        """Text features (N, D) of the negative labels of a score, made once for a list of class names."""
+        names = self.method.class_names
+        key = (score.name, names, names.template)
+        if key not in self.negatives:
+            self.negatives[key] = score.negative_features(names, self.method.backbone)
+        return self.negatives[key]
+
+    def predictions(
+        self, chosen: SelectedImages, selection: Selection, with_features: bool = False
+    ) -> Iterator[tuple[Prediction, Tensor]]:
+        """What the method says of the chosen images, batch by batch, in order, and their features (B, D).
+
+        Args:
+            with_features: Whether the features are wanted; otherwise they may be empty.
+        """
         device = self.method.backbone.device
         if self.keeps:
             text = self.method.text_features()
             for features in self.features(chosen, selection).split(FEATURE_BATCH):
-                yield self.method.classify(features.to(device), text)
+                yield self.method.classify(features.to(device), text), features.to(device)
             return
-        for images, _ in still_batches(self.method, chosen, EVALUATION_BATCH, self.dense):
-            yield self.method(images.to(device))
+        for batch, _ in still_batches(self.method, chosen, EVALUATION_BATCH, self.dense):
+            images = batch.to(device)
+            if not with_features:
+                yield self.method(images), torch.empty(0)
+            elif self.method.encodes_images_apart:  # as `forward` does it
+                encoded = self.method.encode_images(images)
+                yield self.method.classify(encoded, self.method.text_features()), encoded.cls
+            else:
+                yield self.method(images), self.method.encode_images(images).cls
 
     def features(self, chosen: SelectedImages, selection: Selection) -> Tensor:
         """Features (N, D) of the method's own image tower, on the CPU; images seen before are not encoded again."""
+        if chosen.corruption != self.corruption:  # no evaluation comes back to an earlier one
+            self.known.clear()
+            self.corruption = chosen.corruption
         known = self.known.setdefault((selection.dataset, selection.split), {})
         new = [item for item in chosen.items if item.image not in known]
         if new:
-            batches = pixel_batches(self.method.backbone, chosen.dataset, new, batch=EVALUATION_BATCH)
+            backbone, corruption = self.method.backbone, chosen.corruption
+            batches = pixel_batches(backbone, chosen.dataset, new, batch=EVALUATION_BATCH, corruption=corruption)
             device = self.method.backbone.device
             features = torch.cat([self.method.encode_images(images.to(device)).cls.cpu() for images, _ in batches])
             known |= {item.image: feature for item, feature in zip(new, features, strict=True)}
@@ -125,6 +186,7 @@ def diagnostics(method: Method, chosen: SelectedImages) -> dict[str, float]:
     if not method.has_diagnostics:
         return {}
     first = chosen.items[:EVALUATION_BATCH]
-    ((images, _),) = pixel_batches(method.backbone, chosen.dataset, first, batch=EVALUATION_BATCH)
+    backbone, corruption = method.backbone, chosen.corruption
+    ((images, _),) = pixel_batches(backbone, chosen.dataset, first, batch=EVALUATION_BATCH, corruption=corruption)
     with torch.no_grad():
         return method.diagnostics(images.to(method.backbone.device))

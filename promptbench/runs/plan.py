@@ -13,22 +13,30 @@ from promptbench.clip.load import shape_of
 from promptbench.config import UsageError, path_of, to_mapping
 from promptbench.data.selection import FILE, sampler_of
 from promptbench.method import Method, fit_to_backbone
+from promptbench.metrics.ood import Score
 from promptbench.protocol import Plan, Protocol
-from promptbench.recipe import Recipe, Settings, resolve
+from promptbench.recipe import Preset, Recipe, Settings, find_preset, resolve
 from promptbench.results.spec import Spec
-from promptbench.runs.request import ChosenMethod, Request, options_of, other_data
+from promptbench.runs.request import ChosenMethod, Request, options_of, other_data, plans_of
 from promptbench.training.numerics import check_method
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its spec, what to train and evaluate, the settings with their origins, and who derives metrics."""
+    """One run: its spec, what to train and evaluate, the settings with their origins, who derives metrics, and the
+    scores of images by name."""
 
     spec: Spec
     plan: Plan
     method: type[Method]
     settings: Settings
     protocol: Protocol
+    scores: Mapping[str, Score]
+
+    @property
+    def reads_dense(self) -> bool:
+        """Whether a score is made of patches."""
+        return any("local" in score.needs for score in self.scores.values())
 
 
 def plan_runs(request: Request) -> list[Run]:
@@ -44,7 +52,7 @@ def plan_runs(request: Request) -> list[Run]:
     runs: dict[str, Run] = {}
     for protocol in request.protocols:
         for seeds in request.seeds:
-            for plan in request.protocols[protocol].plan(request.suite, seeds[0]):
+            for plan in plans_of(request.protocols[protocol], request.suite, seeds[0], request.corruption):
                 for run in runs_of(request, protocol, plan, seeds, resolved):
                     runs.setdefault(run.spec.name, run)
     return list(runs.values())
@@ -69,7 +77,7 @@ def runs_of(
             if key not in resolved:
                 settings = settings_of(request, protocol, plan, chosen, values)
                 resolved[key] = settings, facts_of(request, protocol, plan, chosen, settings)
-            yield plan_run(plan, chosen, request.protocols[protocol], *resolved[key], seeds)
+            yield plan_run(plan, chosen, request.protocols[protocol], request.scores[protocol], *resolved[key], seeds)
 
 
 def settings_of(
@@ -119,14 +127,31 @@ def facts_of(request: Request, protocol: str, plan: Plan, chosen: ChosenMethod, 
         "dataset_options": options_of(entry),
         "dataset_plugin": "" if entry.dataset == entry.name else entry.dataset,
         "evaluated": other_data(suite, plan),
+        "scores": {name: score.asked for name, score in more_scores(request, protocol).items()},
+        "corruption": plan.corruption,
         "deterministic": request.deterministic,
+        "temperature": request.temperature,
+        **control_of(chosen),
     }
+
+
+def more_scores(request: Request, protocol: str) -> dict[str, Score]:
+    """The scores of a protocol's runs that it does not ask for itself."""
+    own = request.protocols[protocol].scores
+    return {name: score for name, score in request.scores[protocol].items() if name not in own}
+
+
+def control_of(chosen: ChosenMethod) -> dict[str, str]:
+    """What stands in the place of images and of learned prompts, where the preset is a control."""
+    preset = find_preset(chosen.method, chosen.name, chosen.preset) if chosen.preset else Preset()
+    return {"condition": preset.condition, "prompts": preset.prompts}
 
 
 def plan_run(
     plan: Plan,
     chosen: ChosenMethod,
     protocol: Protocol,
+    scores: Mapping[str, Score],
     settings: Settings,
     facts: Mapping[str, Any],
     seeds: tuple[int, int],
@@ -135,7 +160,7 @@ def plan_run(
     plan = with_sampler(plan, chosen.sampler if chosen.method.sees_images() else "coop", seeds[0])
     sampler = named_sampler(plan.train.sampler)
     spec = Spec(**facts, sampler=sampler, split=plan.train.halves, data_seed=seeds[0], train_seed=seeds[1])
-    return Run(spec, plan, chosen.method, settings, protocol)
+    return Run(spec, plan, chosen.method, settings, protocol, scores)
 
 
 def with_sampler(plan: Plan, sampler: str, seed: int) -> Plan:

@@ -8,20 +8,35 @@ from typing import Any
 
 from promptbench import registry
 from promptbench.config import UsageError, build
+from promptbench.data.corruptions import Corruption
 from promptbench.data.selection import FILE
+from promptbench.metrics.ood import open_scores
 from promptbench.protocol import Plan, Protocol
 from promptbench.recipe import Recipe, Settings
 from promptbench.results.result import Result
 from promptbench.results.spec import Spec
 from promptbench.runs.plan import Run
-from promptbench.runs.request import other_data
+from promptbench.runs.request import other_data, plans_of
 from promptbench.suite import DatasetEntry, Suite
 
 
-def evaluations_of(result: Result, protocols: Mapping[str, Protocol], suite: Suite) -> list[Run]:
-    """The evaluations of other protocols for what a run trained: its images, its settings, its seeds.
+def evaluations_of(
+    result: Result,
+    protocols: Mapping[str, Protocol],
+    suite: Suite,
+    *,
+    corruption: Corruption | None = None,
+    temperature: bool = False,
+) -> list[Run]:
+    """The evaluations of other protocols, or under a corruption, for what a run trained: its images, settings, seeds.
 
-    `suite` comes from `suite_of`. An author's recipe of the run's own protocol is only transferred to another.
+    An author's recipe of the run's own protocol is only transferred to another.
+
+    Args:
+        result: The run's.
+        protocols: By name; its own may be among them.
+        suite: From `suite_of`.
+        temperature: Whether a temperature is fitted; it is, too, where the run has one.
 
     Raises:
         UsageError: The suite lacks the dataset, or the protocol never trains with that number of shots.
@@ -38,16 +53,20 @@ def evaluations_of(result: Result, protocols: Mapping[str, Protocol], suite: Sui
     train = replace(plan_for(suite, trained, spec).train, sampler=spec.sampler)
     runs = []
     for protocol, evaluated in protocols.items():
-        plan = plan_for(suite, evaluated, spec)
+        plan = plan_for(suite, evaluated, spec, corruption)
         other = replace(
             spec,
             suite=suite.name,
             protocol=protocol,
             recipe=transferred(spec.recipe) if protocol != spec.protocol else spec.recipe,
             evaluated=other_data(suite, plan),
+            scores={},
+            corruption=plan.corruption,
+            temperature=temperature or spec.temperature,
             trained_by=origin if method.sees_images() and train != replace(plan.train, sampler=spec.sampler) else "",
         )
-        runs.append(Run(other, replace(plan, train=train), method, settings, evaluated))
+        scores = open_scores(evaluated.scores)
+        runs.append(Run(other, replace(plan, train=train), method, settings, evaluated, scores))
     return runs
 
 
@@ -61,9 +80,10 @@ def suite_of(suite: Suite, spec: Spec) -> Suite:
     return replace(suite, split=(spec.split,))
 
 
-def plan_for(suite: Suite, protocol: Protocol, spec: Spec) -> Plan:
-    """What a protocol trains on and evaluates with the dataset of a run."""
-    (plan,) = protocol.plan(suite.with_datasets(protocol.role, [spec.dataset]), spec.data_seed)
+def plan_for(suite: Suite, protocol: Protocol, spec: Spec, corruption: Corruption | None = None) -> Plan:
+    """What a protocol trains on and evaluates, corrupted or not, with the dataset of a run."""
+    own = suite.with_datasets(protocol.role, [spec.dataset])
+    (plan,) = plans_of(protocol, own, spec.data_seed, corruption)
     return plan
 
 

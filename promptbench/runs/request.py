@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from promptbench import registry
 from promptbench.config import LARGEST, UsageError, shown, to_mapping, unknown
+from promptbench.data.corruptions import Corruption, corruptions_of
 from promptbench.data.dataset import config_of
 from promptbench.data.selection import FILE, sampler_of, seed_of_halves
+from promptbench.metrics.ood import Score, open_score, open_scores
 from promptbench.protocol import Plan, Protocol
 from promptbench.recipe import find_preset, parse_label
 from promptbench.suite import DatasetEntry, Suite, load_suite
@@ -25,7 +27,7 @@ PROTOCOL = "base2new"  # where none is named
 SAMPLER = "coop"  # where neither the call nor a preset names one
 
 USUAL = {
-    **dict.fromkeys(("protocol", "datasets", "seeds", "shots", "split"), ()),
+    **dict.fromkeys(("protocol", "datasets", "seeds", "shots", "split", "corrupt"), ()),
     **dict.fromkeys(("backbone", "threads"), None),
     **{"suite": "mini", "device": "auto", "sampler": "", "precision": "32", "deterministic": False},
 }
@@ -65,10 +67,13 @@ class Request:
         suite: With datasets, shots, backbone and threads replaced where others are asked for.
         methods: In the order that tables show them.
         protocols: By name.
+        scores: Scores of images by name, for each protocol: its own and, where it has some, those asked for besides.
         seeds: (data seed, training seed) pairs.
+        corruption: Of the images that protocols evaluate which do not corrupt them themselves.
         precision: One of `numerics.PRECISIONS`.
         device: `cpu`, `cuda` or `cuda:N`.
         deterministic: Whether torch is held to algorithms that always give the same bits.
+        temperature: Whether a temperature is fitted on validation images, and calibration measured after it too.
         flags: The arguments that were given, such as `shots`, for whoever asks where a value came from.
         asked: The arguments that `Request.of` makes an equal request from, also in another process: plain values.
     """
@@ -76,10 +81,13 @@ class Request:
     suite: Suite
     methods: tuple[ChosenMethod, ...]
     protocols: Mapping[str, Protocol]
+    scores: Mapping[str, Mapping[str, Score]]
     seeds: tuple[tuple[int, int], ...]
+    corruption: Corruption | None
     precision: str
     device: str
     deterministic: bool
+    temperature: bool
     flags: frozenset[str]
     asked: Mapping[str, Any]
 
@@ -102,14 +110,17 @@ class Request:
         shots: int | Sequence[int] = (),
         sampler: str = "",
         split: str | Sequence[str] = (),
+        corrupt: str | Sequence[str] = (),
         settings: Values | None = None,
         grid: Mapping[str, Sequence[Any]] | None = None,
+        scores: str | Sequence[str] = (),
         train_views: int | None = None,
         backbone: str | None = None,
         threads: int | None = None,
         device: str = "auto",
         precision: str = "32",
         deterministic: bool = False,
+        temperature: bool = False,
         companions: bool = True,
         elsewhere: bool = False,
     ) -> Request:
@@ -128,14 +139,18 @@ class Request:
                 stored sample, which may hold {dataset}, {shots} and {seed}; "" for a preset's own or CoOp's.
             split: How base-to-new halves the classes, one after the other: `alphabetical`, `random:N`; the suite's
                 without any.
-            settings: `method.field` or `dataset.field` to a value.
+            corrupt: `kind:severity`, of the images evaluated; several for protocols that compare them, in the place of
+                the suite's.
+            settings: `method.field`, `dataset.field` or `score.field` to a value.
             grid: `method.field` to values; a method runs with every combination.
+            scores: Scores of images besides those of the protocols that have some.
             train_views: Random views of a training image, drawn once; None for a new one every epoch.
             backbone: `mini`, or `ARCHITECTURE:TAG_OR_FILE`; the suite's if none.
             threads: CPU threads of a run; the suite's if none.
             device: `cpu`, `cuda`, `cuda:N`, or `auto`.
             precision: One of `numerics.PRECISIONS`.
             deterministic: Whether torch is held to algorithms that always give the same bits.
+            temperature: Whether a temperature is fitted on validation images, and calibration measured after it too.
             companions: Whether the suite's companions run too.
             elsewhere: Whether other machines do the runs, which may have a GPU where this one has none.
 
@@ -151,9 +166,13 @@ class Request:
         suite = suite if backbone is None else replace(suite, backbone=backbone)
         suite = suite if threads is None else replace(suite, threads=threads)
         suite = replace(suite, **shots_of(listed(shots), protocols), **split_of(listed(split), protocols))
+        corruptions = corruptions_for(listed(corrupt), protocols)
+        suite = replace(suite, corruptions=tuple(map(str, corruptions)) or suite.corruptions)
         for one in protocols.values() if datasets else ():
             suite = suite.with_datasets(one.role, listed(datasets))
         suite, assignments = assign(suite, settings or {})
+        more = {name: open_score(name, assignments.pop(name, {})) for name in dict.fromkeys(listed(scores))}
+        check_scores(protocols, more, assignments)
         wanted = labels(suite if companions else replace(suite, companions=()), listed(methods))
         assignments |= views_of(assignments, wanted, train_views)
         points = grid_of(grid or {})
@@ -165,10 +184,15 @@ class Request:
             suite=suite,
             methods=tuple(chosen(label, of, sampler, assignments, points) for label, of in loaded.items()),
             protocols=protocols,
+            scores={
+                name: {**open_scores(one.scores), **(more if one.scores else {})} for name, one in protocols.items()
+            },
             seeds=pairs,
+            corruption=corruptions[0] if corruptions else None,
             precision=precision,
             device=device,
             deterministic=deterministic,
+            temperature=temperature,
             flags=given,
             asked=asked,
         )
@@ -197,12 +221,52 @@ def device_for(wanted: str, precision: str, elsewhere: bool) -> str:
 
 
 def protocols_of(suite: Suite, words: Iterable[str]) -> dict[str, Protocol]:
-    """The protocols named, each once; `all` stands for those whose role the suite has."""
+    """The protocols named, each once; `all` stands for those whose role the suite has, but for such as are asked for by
+    name alone."""
     names: list[str] = []
     for word in words:
-        had = [name for name in registry.names("protocols") if registry.load("protocols", name).role in suite.roles]
-        names += had if word == "all" else [word]
+        names += usual_protocols(suite) if word == "all" else [word]
     return {name: registry.load("protocols", name)() for name in dict.fromkeys(names)}
+
+
+def usual_protocols(suite: Suite) -> list[str]:
+    """The protocols that `all` stands for."""
+    known = {name: registry.load("protocols", name) for name in registry.names("protocols")}
+    return [name for name, protocol in known.items() if protocol.in_all and protocol.role in suite.roles]
+
+
+def check_scores(protocols: Mapping[str, Protocol], more: Iterable[str], assignments: Iterable[str]) -> None:
+    """Raise a UsageError where scores are asked for that nothing computes, or one is set that nobody asked for."""
+    names = list(more)
+    if names and not any(protocol.scores for protocol in protocols.values()):
+        raise UsageError(
+            f"--score {names[0]}: {' and '.join(protocols)} has no scores of images; name another protocol."
+        )
+    for owner in assignments:
+        if owner in registry.names("scores"):
+            raise UsageError(f"--set {owner}.…: the score {owner} is not computed; ask for it with --score {owner}.")
+
+
+def corruptions_for(texts: Sequence[str], protocols: Mapping[str, Protocol]) -> tuple[Corruption, ...]:
+    """What `--corrupt` names.
+
+    Raises:
+        UsageError: There is no such corruption, or several are given and a protocol evaluates under one.
+    """
+    if not texts:
+        return ()
+    found = corruptions_of(texts, "--corrupt")
+    single = [name for name, protocol in protocols.items() if not protocol.corrupts]
+    if len(found) > 1 and single:
+        said = " ".join(texts)
+        raise UsageError(f"--corrupt takes one kind:severity for the protocol {single[0]}, such as fog:3, not {said}.")
+    return found
+
+
+def plans_of(protocol: Protocol, suite: Suite, seed: int, corruption: Corruption | None) -> list[Plan]:
+    """What a protocol plans, with the images that it evaluates corrupted unless it does that itself."""
+    plans = protocol.plan(suite, seed)
+    return plans if corruption is None or protocol.corrupts else [plan.under(corruption) for plan in plans]
 
 
 def shots_of(shots: Sequence[int], protocols: Mapping[str, Protocol]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from promptbench.data.corruptions import CORRUPTIONS
 from promptbench.data.selection import SelectedImages, sample_facts
 from promptbench.data.transforms import EVALUATION_TRANSFORM
 from promptbench.results.predictions import save_predictions
@@ -39,6 +40,8 @@ def carried_out(session: Session, run: Run, work: Work) -> Result:
     found = evaluate(session, run, method)
     seconds = time.perf_counter() - began
     metrics, notes = run.protocol.measure(found.outcomes, run.plan)
+    if found.temperature is not None:
+        metrics = {**metrics, "temperature": found.temperature}
     work.check()
     if session.save_predictions:
         save_predictions(session.output, spec, found.outcomes, found.images, found.names)
@@ -53,10 +56,12 @@ def carried_out(session: Session, run: Run, work: Work) -> Result:
             "sample_size": len(train.items),
             **sample_facts(run.plan.train, train),
             "transform": {"evaluation": EVALUATION_TRANSFORM, "training": training_transform_id(run)},
+            **({"corruptions": CORRUPTIONS} if spec.corruption else {}),
             "training_key": key if method.trains else "",
             "provenance": run.settings.provenance,
             **choice_conditions(session, run, method),
             **evaluation_conditions(found, train),
+            **session.conditions(),
         },
         metrics=metrics,
         notes={**found.notes, **notes},

@@ -40,7 +40,7 @@ from promptbench.clip.prompts import FrozenTexts
 from promptbench.config import UsageError, path_of
 from promptbench.data.class_names import ClassNames
 from promptbench.data.dataset import Dataset, contents_digest, open_dataset
-from promptbench.data.selection import SelectedImages, Selection, open_selection, shown_names
+from promptbench.data.selection import SelectedImages, Selection, few_validation_of, open_selection, shown_names
 from promptbench.protocol import Evaluation
 from promptbench.results.result import find, predictions_path
 from promptbench.results.spec import Spec
@@ -55,6 +55,7 @@ from promptbench.training.numerics import hold_to_bits
 Same = TypeVar("Same", bound="Session")
 
 TRAINING, EVALUATION = "promptbench.runs.train", "promptbench.runs.evaluate"  # whose code decides figures
+VALIDATION = "validation"  # what the images that a temperature is fitted on are called beside evaluations
 T = TypeVar("T")
 
 
@@ -167,6 +168,10 @@ class Session:
         """Whether the result of a run is there, and its predictions where they are wanted."""
         return self.place.is_finished(spec)
 
+    def conditions(self) -> dict[str, Any]:
+        """What the results of this session say of it besides."""
+        return {}
+
     def nearest(self, names: ClassNames) -> list[int]:
         """The position, for each class name, of the other one whose frozen text is nearest, looked up once."""
         return once(self, ("nearest", names, names.template), lambda: nearest_texts(self.backbone, names))
@@ -233,6 +238,10 @@ def of_evaluations(session: Session, run: Run) -> dict[str, Any]:
         shown = shown_by(session, evaluation, chosen, run.spec.data_seed)
         names[evaluation.name], templates[evaluation.name] = names_digest(shown), shown.template
         contents[evaluation.name] = contents_of(session, evaluation.selection, chosen, run.spec.data_seed)
+    if run.spec.temperature:
+        selection = few_validation_of(run.plan.train)
+        chosen = selected(session, selection, run.spec.data_seed)
+        contents[VALIDATION] = contents_of(session, selection, chosen, run.spec.data_seed)
     return {"class_names": names, "templates": templates, "contents": contents}
 
 
@@ -275,11 +284,13 @@ def sentences_digest(names: ClassNames) -> str:
 
 
 def of_code(session: Session, run: Run) -> dict[str, str]:
-    """Digests of what the method, the datasets, training and evaluation do."""
+    """Digests of what the method, the datasets, the scores, training and evaluation do."""
     trained = modules_of(session.dataset(run.plan.train.dataset).plugin)
     evaluated = set(modules_of(type(run.protocol)))
     for evaluation in run.plan.evaluations:
         evaluated.update(modules_of(session.dataset(evaluation.selection.dataset).plugin))
+    for score in run.scores.values():
+        evaluated.update(modules_of(type(score)))
     try:
         return {
             "method_code": code_digest(*modules_of(run.method)),

@@ -23,7 +23,7 @@ from promptbench.data.features import (
     shown_views,
     still_batches,
 )
-from promptbench.data.selection import SelectedImages, open_selection, validation_of
+from promptbench.data.selection import SelectedImages, few_validation_of, open_selection, validation_of
 from promptbench.data.transforms import EVALUATION_TRANSFORM, training_transform
 from promptbench.method import Method, instantiate, show_training_images, show_validation_images
 from promptbench.recipe import Recipe
@@ -45,7 +45,9 @@ def prepared(session: Session, run: Run) -> tuple[SelectedImages, Method]:
     train = open_selection(session.dataset, run.plan.train, spec.data_seed, nearest=session.nearest)
     backbone = session.backbone
     restart_peak_memory(session.device)  # what the first run takes to load the backbone is not the run's
-    method = instantiate(run.method, run.settings.config, backbone, train.class_names, spec.train_seed)
+    method = instantiate(
+        run.method, run.settings.config, backbone, train.class_names, spec.train_seed, condition=spec.condition
+    )
     show_training_images(method, shown_batches(method, train, spec.train_seed), spec.train_seed)
     return train, method
 
@@ -71,10 +73,13 @@ def validation_images(session: Session, run: Run, method: Method) -> SelectedIma
 
 
 def choice_conditions(session: Session, run: Run, method: Method) -> dict[str, Any]:
-    """Which validation images a method chose its settings by, and how many; nothing where it chose none."""
-    if not method.validates:
-        return {}
-    return {"chosen_on": method.validates, "chosen_on_images": len(validation_images(session, run, method).items)}
+    """Which validation images a method chose its settings by, or its temperature, and how many; nothing without."""
+    if method.validates:
+        return {"chosen_on": method.validates, "chosen_on_images": len(validation_images(session, run, method).items)}
+    if run.spec.temperature:
+        fitted_on = open_selection(session.dataset, few_validation_of(run.plan.train), run.spec.data_seed)
+        return {"chosen_on": "few", "chosen_on_images": len(fitted_on.items)}
+    return {}
 
 
 def training_path(session: Session, key: str) -> Path:

@@ -35,7 +35,6 @@ from promptbench.data.dataset import Dataset, Item
 from promptbench.data.features import EVALUATION_BATCH, FEATURE_BATCH, Kept, kept_of, key, path_of, reads_features
 from promptbench.data.selection import SelectedImages, open_selection, shown_names
 from promptbench.method import Method, instantiate, show_training_images
-from promptbench.metrics.ood import SCORES
 from promptbench.recipe import Recipe
 from promptbench.results.result import find
 from promptbench.runs.plan import Run
@@ -304,21 +303,22 @@ class Forecast:
         """Add the evaluations of a run."""
         run = calibration.run
         own = method.encodes_images_apart  # the classes make no difference to its images
-        seen: set[tuple[str, str, str]] = set()
-        wide = any(SCORES[name].needs == "local" for name in run.protocol.scores)
+        seen: set[Any] = set()
         for evaluation in run.plan.evaluations:
             selection = evaluation.selection
             chosen = open_selection(self.session.dataset, selection, run.spec.data_seed)
             names, _ = shown_names(self.session.dataset, evaluation.names, chosen)
             if method.refusal(names):
                 continue
-            dense = wide or method.reads_dense
+            dense = run.reads_dense or method.reads_dense
             reads = reads_features(method, len(chosen.pool), dense)
             if reads:
-                self._encode(chosen, chosen.pool, kept_of(method, dense), calibration, found)
+                kept = replace(kept_of(method, dense), corruption=evaluation.corruption)
+                self._encode(chosen, chosen.pool, kept, calibration, found)
             what = (*_method(run), selection.dataset if not reads else "", reads, dense)
             text, image = self._once(("scoring", *what), partial(calibration.scoring, chosen, reads, dense))
-            places = {(selection.dataset, selection.split, item.image) for item in chosen.items}
+            of = (selection.dataset, selection.split, evaluation.corruption)
+            places = {(*of, item.image) for item in chosen.items}
             new = len(places - seen) if own and not reads and not dense else len(places)
             seen |= places
             found.evaluation += text * len(names) + image * new * (1 if own else len(names))

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptbench.config import UsageError
-from promptbench.data.selection import open_selection, shown_names, spoils
+from promptbench.data.selection import few_validation_of, open_selection, shown_names, spoils
 from promptbench.method import instantiate
-from promptbench.results.result import Result, predictions_path, read_result, result_path
+from promptbench.results.result import OUTDATED, Result, predictions_path, read_result, result_path
 from promptbench.results.spec import Spec, fields_of
 from promptbench.runs.session import as_it_was, asked_by_signal, recognised
 from promptbench.storage.cache import limit
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OUTDATED = "outdated"  # folder in the output folder
 TOO_LARGE = re.compile("allocate|overflow|memory")  # in what torch says of a tensor's size
 
 
@@ -64,7 +63,8 @@ def check_images(session: Session, runs: Iterable[Run]) -> None:
     warned: set[Selection] = set()
     for run in runs:
         trained = (run.plan.train,) if run.method.sees_images() else ()
-        for selection in (*trained, *(evaluation.selection for evaluation in run.plan.evaluations)):
+        fitted = (few_validation_of(run.plan.train),) if run.spec.temperature else ()
+        for selection in (*trained, *fitted, *(evaluation.selection for evaluation in run.plan.evaluations)):
             key = (selection, run.spec.data_seed if selection.shots is not None else None)
             if key in seen:
                 continue

@@ -22,13 +22,14 @@ from promptbench.config import UsageError, overrides, parse_assignment
 from promptbench.data.dataset import Dataset, Item
 from promptbench.metrics.classification import harmonic_mean
 from promptbench.protocol import Evaluation, Plan
-from promptbench.results.result import find, read_result, stored_results
+from promptbench.results.result import SPLITS_READ, find, read_result, stored_results
 from promptbench.results.spec import Spec
 from promptbench.runs.listener import Listener, listening
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.request import ChosenMethod, Request
-from promptbench.runs.session import Session, as_it_was
+from promptbench.runs.session import Place, Session, as_it_was
 from promptbench.storage.atomic import check_room, write_atomically
+from promptbench.suite import Suite
 from promptbench.sweep.executors.contract import LOCAL, choose
 from promptbench.sweep.loop import (
     Job,
@@ -119,10 +120,16 @@ class Point:
 
 
 class WithoutTest:
-    """A dataset whose test images cannot be reached."""
+    """A dataset whose test images cannot be reached.
 
-    def __init__(self, dataset: Dataset) -> None:
+    Args:
+        dataset: Any.
+        read: Where the splits are noted whose images were asked for; None for nowhere.
+    """
+
+    def __init__(self, dataset: Dataset, read: set[str] | None = None) -> None:
         self._dataset = dataset
+        self._read = set() if read is None else read
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._dataset, name)
@@ -143,16 +150,25 @@ class WithoutTest:
         return hashlib.sha256(repr(rows).encode()).hexdigest()
 
     def _refuse_test(self, split: str) -> None:
+        self._read.add(split)
         if split not in SEEN:
             raise PermissionError(f"tuning may not read the {split} images of '{self._dataset.name}'")
 
 
 class TuningSession(Session):
-    """A session whose datasets have no test images."""
+    """A session whose datasets have no test images; results say which splits were asked for, so that others can see."""
+
+    def __init__(self, place: Place, suite: Suite) -> None:
+        super().__init__(place, suite)
+        self.read: dict[str, set[str]] = {}
 
     def dataset(self, name: str) -> Dataset:
         """Training and validation images of a dataset."""
-        return cast(Dataset, WithoutTest(super().dataset(name)))
+        return cast(Dataset, WithoutTest(super().dataset(name), self.read.setdefault(name, set())))
+
+    def conditions(self) -> dict[str, Any]:
+        """The splits of each dataset that were asked for until now."""
+        return {SPLITS_READ: {name: sorted(splits) for name, splits in self.read.items()}}
 
 
 @dataclass(frozen=True)
@@ -305,7 +321,20 @@ def search_of(label: str, points: Sequence[Point], session: Session) -> Search:
     """
     trials = [judge(point, session) for point in points]
     specs = [run.spec for run in runs_of(points)]
-    return Search(label, conditions_of(specs), tuple(sorted(trials, key=lambda trial: -trial.score)))
+    conditions = {**conditions_of(specs), **splits_read(specs, session)}
+    return Search(label, conditions, tuple(sorted(trials, key=lambda trial: -trial.score)))
+
+
+def splits_read(specs: Iterable[Spec], session: Session) -> dict[str, Any]:
+    """The splits of each dataset that trials asked for; nothing where one of them does not say."""
+    read: dict[str, set[str]] = {}
+    for result in stored_results(session.output, specs).values():
+        said = result.conditions.get(SPLITS_READ)
+        if said is None:
+            return {}
+        for name, splits in said.items():
+            read.setdefault(name, set()).update(splits)
+    return {SPLITS_READ: {name: sorted(splits) for name, splits in sorted(read.items())}}
 
 
 def judge(point: Point, session: Session) -> Trial:

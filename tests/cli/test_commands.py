@@ -122,7 +122,9 @@ def test_results_say_under_which_conditions_they_were_made(first: tuple[Path, An
     for result in results:
         spec, conditions = result.spec, result.conditions
         names = ("base", "new", "joint")
-        assert set(result.metrics) == {f"{name}/{metric}" for name in names for metric in ("accuracy", "ece")} | {"h"}
+        of_each = ("accuracy", "ece", "adaptive_ece", "nll", "brier")
+        measured = {f"{name}/{metric}" for name in names for metric in of_each}
+        assert set(result.metrics) == measured | {"h", "open_world_auc"}
         of_all = [spec.weights_hash, spec.split_digest, spec.architecture.partition(":")[2]]
         of_all += [*spec.class_names.values(), *spec.contents.values()]
         assert {len(digest) for digest in of_all} == {64}
@@ -413,7 +415,8 @@ def test_help_and_lists_are_fast_and_import_no_torch() -> None:
         "    try: main(words)\n"
         "    except SystemExit as left: assert not left.code\n"
         "took = time.perf_counter() - began\n"
-        "for kind in ('methods', 'datasets', 'protocols', 'suites', 'backbones'): assert main(['list', kind]) == 0\n"
+        "for kind in ('methods', 'datasets', 'protocols', 'scores', 'suites', 'backbones'):\n"
+        "    assert main(['list', kind]) == 0\n"
         "heavy = {'torch', 'torchvision', 'open_clip', 'pandas', 'numpy', 'pytorch_lightning', 'rich'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
         "print(took)"

@@ -25,7 +25,9 @@ from promptbench.data.class_names import ClassNames, refuse_same_names
 from promptbench.data.dataset import Dataset, DatasetInfo, Item, contents_digest, data_roots, open_dataset
 from promptbench.data.selection import Selection, class_labels, open_selection
 from promptbench.data.splits import read_class_names, read_split_json, subfolders
+from promptbench.runs.request import options_of
 from promptbench.storage import atomic, cache
+from promptbench.suite import DatasetEntry
 
 PUBLIC = tuple(make_fake.PLACES)
 MINI = tuple(name for name in registry.names("datasets") if name.startswith("mini_"))
@@ -52,6 +54,9 @@ TEMPLATES = {
     "sun": (1, "a photo of a {}."),
     "places": (1, "a photo of a {}."),
     "textures": (1, "a photo of a {}."),
+    "ssb_hard": (1, "a photo of a {}."),
+    "ninco": (1, "a photo of a {}."),
+    "openimage_o": (1, "a photo of a {}."),
 }
 
 
@@ -261,6 +266,28 @@ def test_a_folder_without_images_is_no_out_of_distribution_set(tmp_path: Path) -
     (tmp_path / "SUN" / "images" / "again").symlink_to(tmp_path / "SUN")
     with pytest.raises(UsageError, match=r"again/images is a link to a folder that it lies in"):
         opened("sun", tmp_path).items("test")
+
+
+def test_a_list_says_which_out_of_distribution_images_are_taken(root: Path, tmp_path: Path) -> None:
+    lines = ["openimage_o/images/openimage_o_4.jpg -1", "openimage_o/images/openimage_o_1.jpg -1", ""]
+    place = tmp_path / "benchmark_imglist" / "imagenet" / "test_openimage_o.txt"
+    place.parent.mkdir(parents=True)
+    place.write_text("\n".join(lines))
+    listing = "benchmark_imglist/imagenet/test_openimage_o.txt"
+    for named, roots in ((str(place), [root]), (listing, [root, tmp_path])):
+        taken = open_dataset("openimage_o", {"listing": named}, roots=roots).items("test")
+        assert taken == [Item(f"openimage_o_{index}.jpg", 0, "thing") for index in (4, 1)]
+    place.write_text("openimage_o/images/absent.jpg -1\n")
+    with pytest.raises(UsageError, match=r"test_openimage_o.txt, image 1: the dataset has no image .*absent.jpg"):
+        open_dataset("openimage_o", {"listing": str(place)}, roots=[root]).items("test")
+    with pytest.raises(UsageError, match="'openimage_o': the list nowhere.txt cannot be read as text"):
+        open_dataset("openimage_o", {"listing": "nowhere.txt"}, roots=[root]).items("test")
+
+
+def test_a_list_that_nobody_asked_for_changes_no_name() -> None:
+    assert options_of(DatasetEntry(name="sun", dataset="sun")) == {}
+    listed = DatasetEntry(name="sun", dataset="sun", options={"listing": "some.txt"})
+    assert options_of(listed) == {"listing": "some.txt"}
 
 
 def test_textures_are_found_in_dtd(root: Path, tmp_path: Path) -> None:

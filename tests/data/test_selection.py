@@ -100,6 +100,32 @@ def test_images_of_another_dataset_have_no_position(birds: Dataset, tmp_path: Pa
     assert tuple(names) == NAMES and positions == [-1] * len(tests.items)
 
 
+def test_images_of_a_shifted_version_have_the_positions_of_their_classes(birds: Dataset, tmp_path: Path) -> None:
+    make_fake.make_split_folders(tmp_path / "drawn", NEW)
+    drawn = open_dataset("folder", {"root": str(tmp_path / "drawn")}, alias="drawn")
+    tests = chosen(drawn, split="test")
+    shown = Selection(dataset="birds", split="test")
+    names, positions = shown_names(lambda _: birds, shown, tests, same_classes=True)
+    assert tuple(names) == NAMES
+    assert [names[position] for position in positions] == [item.class_name for item in tests.items]
+    with pytest.raises(UsageError, match=r"'birds' is to have classes of 'drawn', but '\w+' \(.*\) is none of them"):
+        shown_names(lambda _: drawn, Selection(dataset="drawn", split="test"), chosen(birds), same_classes=True)
+
+
+@pytest.mark.parametrize("name", make_fake.VARIANTS)
+def test_images_of_imagenets_variants_have_the_positions_of_their_wnids(name: str, tmp_path: Path) -> None:
+    for made in ("imagenet", name):
+        make_fake.make(made, tmp_path)
+    source, variant = (open_dataset(made, roots=[tmp_path]) for made in ("imagenet", name))
+    tests = chosen(variant, split="test")
+    names, positions = shown_names(lambda _: source, Selection(dataset="x", split="test"), tests, same_classes=True)
+    wnids = list(make_fake.IMAGENET)
+    folders = [item.image.partition("/")[0] for item in tests.items]
+    expected = [int(folder) if folder.isdigit() else wnids.index(folder) for folder in folders]
+    assert positions == expected and len(set(expected)) == len(make_fake.VARIANTS[name])
+    assert tuple(names) == tuple(make_fake.IMAGENET.values())  # two of which are alike
+
+
 def test_a_stored_sample_has_the_shots_and_the_seed_that_are_asked_for(birds: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "sample.jsonl"
     sample = selection.coop_sample(birds.items("train"), [], 2, seed=1)[0]

@@ -14,7 +14,7 @@ from closeness import close
 from torch import Tensor
 
 import promptbench as pb
-from promptbench.metrics.ood import scores_of
+from promptbench.metrics.ood import open_scores, scores_of
 
 CASE = "locoop_k4"
 LOGITS, FEATURES, TERM, GRADIENT, SCORE = 1e-4, 1e-5, 2e-5, 1e-4, 1e-6  # the gradient's of the largest entry
@@ -77,6 +77,6 @@ def test_the_term_equals_the_reference_for_every_number_of_classes(
 def test_scores_equal_the_reference_with_the_other_sign(
     make: Callable[..., Any], stored: Stored, golden_images: Tensor
 ) -> None:
-    scores = scores_of(make(4)(golden_images), ("mcm", "gl_mcm"))
+    scores = scores_of(make(4)(golden_images), open_scores(["mcm", "gl_mcm"]))
     close(-scores["mcm"], stored["score_MCM"], SCORE)
     close(-scores["gl_mcm"], stored["score_GL-MCM"], SCORE)

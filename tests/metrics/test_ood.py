@@ -13,12 +13,13 @@ from sklearn import metrics as sklearn
 from torch import Tensor
 
 import promptbench as pb
+from promptbench import registry
 from promptbench.config import UsageError
 from promptbench.method import Prediction
 from promptbench.metrics import ood
-from promptbench.metrics.ood import SCORES, detection, missing, scores_of
+from promptbench.metrics.ood import detection, missing, open_scores, scores_of
 
-ALL = list(SCORES)
+ALL = open_scores(["mcm", "gl_mcm", "l_mcm", "msp", "max_logit", "energy"])
 
 
 def plain(known: list[float], others: list[float]) -> dict[str, float]:
@@ -202,7 +203,7 @@ def test_scores_of_gallop_equal_the_authors_numbers() -> None:
     method = pb.create_method("gallop", backbone, golden_clip.CLASS_NAMES, n_global=4, n_local=4, topk=(2, 4, 6, 8))
     pb.load_official_checkpoint(method, GOLDEN / "gallop_g4l4-s7101")
     with torch.no_grad():
-        scores = scores_of(method(golden_clip.build_images()), ("mcm", "l_mcm", "gl_mcm"))
+        scores = scores_of(method(golden_clip.build_images()), open_scores(["mcm", "l_mcm", "gl_mcm"]))
     stored = np.load(GOLDEN / "gallop_g4l4-s7101.npz")
     for name, field in (("mcm", "score_MCM"), ("l_mcm", "score_L-MCM"), ("gl_mcm", "score_GL-MCM")):
         # Stored as the authors have them: larger for out-of-distribution images.
@@ -221,7 +222,7 @@ def test_scores_are_their_formulas_in_float64(prediction: Prediction) -> None:
         "energy": logits.exp().sum(dim=1).log(),
     }
     measured = scores_of(prediction, ALL)
-    assert list(measured) == list(expected) == ALL
+    assert list(measured) == list(expected) == list(ALL)
     for name, scores in measured.items():
         torch.testing.assert_close(scores, expected[name].float(), atol=1e-6, rtol=1e-6)
 
@@ -236,7 +237,7 @@ def test_scores_of_half_precision_are_computed_in_float32(prediction: Prediction
 
 def test_sure_images_are_not_tied_too_early() -> None:
     # At logits near 100 float32 steps by 8e-6, so a difference of logarithms would round both to 1.
-    scores = SCORES["msp"].function(torch.tensor([[100.0, 86.0], [100.0, 85.0]]), None, None)
+    scores = ALL["msp"].of(torch.tensor([[100.0, 86.0], [100.0, 85.0]]))
     assert scores[0] < scores[1] < 1
 
 
@@ -268,16 +269,20 @@ def test_scores_without_their_input_are_left_out_with_a_reason(
     partial = Prediction(**{**vars(prediction), **absent})
     assert list(missing(partial, ALL)) == left_out
     assert "".join(missing(partial, ALL).values()).startswith(reason)
-    assert list(scores_of(partial, iter(ALL))) == [name for name in ALL if name not in left_out]
-    assert list(scores_of(partial, ["msp", "mcm"] if not absent else [])) == (["msp", "mcm"] if not absent else [])
+    assert list(scores_of(partial, ALL)) == [name for name in ALL if name not in left_out]
+    wanted = ["msp", "mcm"] if not absent else []
+    assert list(scores_of(partial, open_scores(wanted))) == wanted
 
 
-def test_an_unknown_score_is_refused_with_the_nearest_one(prediction: Prediction) -> None:
-    for function in (missing, scores_of):
-        with pytest.raises(UsageError, match="Unknown score 'glmcm'. Did you mean 'gl_mcm'?"):
-            function(prediction, ["mcm", "glmcm"])
+def test_an_unknown_score_is_refused_with_the_nearest_one() -> None:
+    with pytest.raises(UsageError, match="Unknown score 'glmcm'. Did you mean 'gl_mcm'?"):
+        open_scores(["mcm", "glmcm"])
 
 
 def test_every_score_is_listed_under_its_own_name_with_a_paper() -> None:
-    assert ALL == ["mcm", "gl_mcm", "l_mcm", "msp", "max_logit", "energy"]
-    assert all(score.name == name and "arXiv:" in score.source for name, score in SCORES.items())
+    assert list(ALL) == list(registry.load("protocols", "ood").scores)
+    for name in registry.names("scores"):
+        facts = registry.facts("scores", name)
+        assert registry.load("scores", name).__module__ == f"promptbench.metrics.scores.{name}"
+        assert "arXiv:" in facts.docstring and facts.attributes["title"] and facts.attributes["needs"]
+    assert all(score.name == name for name, score in ALL.items())

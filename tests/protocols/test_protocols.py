@@ -5,7 +5,7 @@ import torch
 
 from promptbench import registry
 from promptbench.data.selection import Selection
-from promptbench.metrics.ood import SCORES, detection
+from promptbench.metrics.ood import detection, open_scores
 from promptbench.protocol import Column, Evaluation, Outcome, Protocol
 from promptbench.runs.request import protocols_of
 from promptbench.suite import DatasetEntry, Suite, load_suite, suite_names
@@ -116,10 +116,11 @@ def test_ood_measures_every_set_under_every_score_and_says_what_is_missing() -> 
     assert metrics["average/msp/auroc"] == pytest.approx(sum(areas) / 4)
     assert notes["sun/gl_mcm/"] == notes["average/gl_mcm/"] == "there are no patches"
     blocks = protocol.blocks("auroc", "imagenet", None, metrics)
-    assert list(blocks) == [score.title for score in SCORES.values()]
+    assert list(blocks) == [score.title for score in open_scores(protocol.scores).values()]
     assert blocks["MCM"]["sun/auroc"] == metrics["sun/mcm/auroc"] and "id/accuracy" in blocks["MSP"]
     columns = protocol.columns("auroc", ["id", "sun"], [])
-    assert columns[-1] == Column("average/fpr95", "average FPR95", lower=True)
+    assert columns[-1] == Column("average/fpr95", "average FPR95", lower=True, help=columns[-1].help)
+    assert columns[-1].help.startswith("FPR95: in-distribution images are positive;")
 
 
 def test_few_shot_lays_shots_along_the_columns() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import shutil
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def test_a_file_is_one_of_safetensors(output: Path) -> None:
     assert torch.equal(held[f"{name}/labels"].long(), kept[name].labels) and "sha256" in held
 
 
-@pytest.mark.parametrize("place", ["name of the seal", "metadata", "largest", "below", "labels", "seal", "end"])
+@pytest.mark.parametrize("place", ["name of the seal", "metadata", "logits", "labels", "seal", "end"])
 def test_a_damaged_file_is_one_sentence(
     place: str, output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,6 +83,36 @@ def test_a_file_of_another_run_is_noticed(output: Path, tmp_path: Path, capsys: 
     assert f"(they are of the run {name})" in said(tmp_path / "runs", other, capsys)
     shutil.copy(one, tmp_path / "elsewhere.safetensors")  # whose place says nothing
     assert load_predictions(tmp_path / "elsewhere.safetensors").keys() == load_predictions(one).keys()
+
+
+def test_logits_are_kept_to_the_last_bit(output: Path, tmp_path: Path) -> None:
+    """Also in a file that was compressed by xz; accuracy and calibration then follow exactly."""
+    path = stored(output)[0]
+    (name,) = kept = load_predictions(path)
+    assert kept[name].logits.dtype == torch.float32 and kept[name].exact
+    packed = tmp_path / "predictions" / path.relative_to(output / "predictions").with_suffix(".safetensors.xz")
+    packed.parent.mkdir(parents=True)
+    packed.write_bytes(lzma.compress(path.read_bytes()))
+    assert torch.equal(load_predictions(packed)[name].logits, kept[name].logits)
+    packed.write_bytes(packed.read_bytes()[:-40])
+    with pytest.raises(UsageError, match="or is damaged"):
+        load_predictions(packed)
+
+
+def test_logits_of_an_earlier_version_are_rounded(output: Path, tmp_path: Path) -> None:
+    """They lie below their row's largest in half precision, which is exact for the largest."""
+    path = stored(output)[0]
+    (name,) = kept = load_predictions(path)
+    tensors = load_file(path)
+    logits = tensors.pop(f"{name}/logits")
+    largest = logits.amax(dim=1)
+    del tensors["sha256"]
+    half = {f"{name}/largest": largest, f"{name}/below": (logits - largest[:, None]).half()}
+    with safe_open(path, framework="pt") as file:
+        save_file({**tensors, **half}, tmp_path / "old.safetensors", metadata=file.metadata())
+    old = load_predictions(tmp_path / "old.safetensors")[name]
+    assert not old.exact and torch.equal(old.logits.argmax(dim=1), kept[name].logits.argmax(dim=1))
+    assert torch.allclose(old.logits, kept[name].logits, atol=0.01) and not torch.equal(old.logits, kept[name].logits)
 
 
 def test_a_file_of_an_earlier_version_is_read(output: Path, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_dense_scores_from_the_cache_are_those_from_pixels(
     chosen = open_selection(session.dataset, inside.selection, 1)
 
     def outcome() -> Any:
-        return evaluate.Reader(method, dense=True).outcome(chosen, inside.selection, chosen.labels, run.protocol.scores)
+        return evaluate.Reader(method, dense=True).outcome(chosen, inside.selection, chosen.labels, run.scores)
 
     cached = outcome()
     assert list(cached.scores) == list(run.protocol.scores) and not cached.missing
@@ -176,7 +176,7 @@ def test_labels_are_places_among_the_names_that_are_shown(plan: Any) -> None:
     chosen = open_selection(session.dataset, evaluation.selection, 1)
     method = pb.create_method("zeroshot", session.backbone, chosen.class_names)
     moved = [label + 1 for label in chosen.labels]
-    outcome = evaluate.Reader(method).outcome(chosen, evaluation.selection, moved, ())
+    outcome = evaluate.Reader(method).outcome(chosen, evaluation.selection, moved, {})
     assert outcome.labels.tolist() == moved
 
 

@@ -21,7 +21,18 @@ from promptbench.config import UsageError
 from promptbench.metrics.classification import harmonic_mean
 from promptbench.results.result import Result, write_result
 from promptbench.results.spec import Spec, to_plain
-from promptbench.show.plots import ablation, base_new, cost, critical_difference, gain, ood, seeds, shots
+from promptbench.show.plots import (
+    ablation,
+    base_new,
+    cost,
+    critical_difference,
+    gain,
+    ood,
+    open_world,
+    reliability,
+    seeds,
+    shots,
+)
 from promptbench.show.plots.picture import (
     COLOURS,
     KINDS,
@@ -328,6 +339,126 @@ def test_few_datasets_and_many_rows_make_no_critical_difference(
     assert sentence in error and error.count("\n") == 1 and not (tmp_path / "x.png").exists()
 
 
+def save_halves(folder: Path, result: Result, halves: Mapping[str, Mapping[str, Any]]) -> None:
+    """Predictions by evaluation: logits, labels, and the paths and class names that they belong to."""
+    from promptbench.protocol import Outcome
+    from promptbench.results.predictions import save_predictions
+
+    outcomes = {name: Outcome(of["logits"], torch.tensor(of["labels"])) for name, of in halves.items()}
+    images: Any = {
+        name: SimpleNamespace(items=[SimpleNamespace(image=path) for path in of["images"]])
+        for name, of in halves.items()
+    }
+    save_predictions(folder, result.spec, outcomes, images, {name: of["names"] for name, of in halves.items()})
+
+
+def in_halves(seed: int, images: int = 40) -> dict[str, dict[str, Any]]:
+    """What a method may say of images of two base and two new classes, of which one name is there twice."""
+    generator = torch.Generator().manual_seed(seed)
+    names = ["crane", "robin", "crane", "wren"]
+    labels = torch.randint(0, 4, (images,), generator=generator)
+    logits = 3 * torch.eye(4)[labels] + 2 * torch.randn(images, 4, generator=generator)
+    order = torch.randperm(images, generator=generator)  # found again by their paths
+    paths = [f"{place}.jpg" for place in range(images)]
+    joint = {"logits": logits[order], "labels": labels[order].tolist(), "images": [paths[i] for i in order.tolist()]}
+    found: dict[str, dict[str, Any]] = {"joint": {**joint, "names": names}}
+    for half, own in (("base", [0, 1]), ("new", [2, 3])):
+        inside = [place for place, label in enumerate(labels.tolist()) if label in own]
+        found[half] = {
+            "logits": logits[inside][:, own],
+            "labels": [label % 2 for label in labels[inside].tolist()],
+            "images": [paths[place] for place in inside],
+            "names": [names[label] for label in own],
+        }
+    return found
+
+
+def by_definition(halves: Mapping[str, Mapping[str, Any]]) -> float:
+    """OpenworldAUC pair by pair, each image looked up among the joint ones."""
+    shares = halves["joint"]["logits"].double().softmax(dim=1)[:, :2].amax(dim=1).tolist()
+    r = dict(zip(halves["joint"]["images"], shares, strict=True))
+    right = {name: (of["logits"].argmax(1) == torch.tensor(of["labels"])).tolist() for name, of in halves.items()}
+    total = 0
+    for image, known in zip(halves["base"]["images"], right["base"], strict=True):
+        others = zip(halves["new"]["images"], right["new"], strict=True)
+        total += sum(known and its and r[image] > r[other] for other, its in others)
+    return 100 * total / (len(right["base"]) * len(right["new"]))
+
+
+def test_the_trade_off_is_averaged_over_datasets_and_its_area_is_the_metric(stored: Any, tmp_path: Path) -> None:
+    source = stored(BY_HAND)
+    with pytest.raises(NothingToShow, match="no predictions of base, new and joint images beside the base2new results"):
+        open_world.data(source)
+    expected: dict[str, list[float]] = {}
+    for place, result in enumerate(BY_HAND[:4]):
+        halves = in_halves(place)
+        save_halves(tmp_path, result, halves)
+        expected.setdefault(result.spec.dataset, []).append(by_definition(halves))
+    data = open_world.data(source)
+    (series,) = data["series"]
+    means = [sum(values) / 2 for values in expected.values()]
+    assert series["method"] == "maple" and data["left_out"] == ["zeroshot"]
+    assert series["auc"] == pytest.approx(sum(means) / 2)
+    below = torch.trapezoid(torch.tensor(series["base"]), torch.tensor(data["new"])).item() / 100
+    assert below == pytest.approx(series["auc"], abs=0.5)  # 201 steps
+    assert (data["new"][0], data["new"][-1], series["base"][-1]) == (0, 100, 0)
+    assert sorted(series["base"], reverse=True) == series["base"]
+
+
+def test_a_dataset_without_predictions_leaves_a_method_out(stored: Any, tmp_path: Path) -> None:
+    source = stored(BY_HAND)
+    for result in (*BY_HAND[:2], *BY_HAND[4:]):
+        save_halves(tmp_path, result, in_halves(1))
+    data = open_world.data(source)
+    assert [series["method"] for series in data["series"]] == ["zeroshot"] and data["left_out"] == ["maple"]
+
+
+def test_reliability_by_hand(stored: Any, tmp_path: Path) -> None:
+    # Confidences 0.7 right, 0.7 wrong, 0.99 right, of one run; 0.99 right of another: bins 10 and 14, counted from 0.
+    def halves(*shares: float, labels: Sequence[int]) -> dict[str, dict[str, Any]]:
+        first = torch.tensor(shares)
+        of = {"logits": torch.stack([first, 1 - first], dim=1).log(), "labels": labels, "names": ["a", "b"]}
+        return {"base": {**of, "images": [str(place) for place in range(len(shares))]}}
+
+    runs = [base2new(80, 60, seed=1), base2new(80, 60, seed=2)]
+    source = stored(runs)
+    with pytest.raises(NothingToShow, match="no predictions of base and new images beside the base2new results"):
+        reliability.data(source)
+    save_halves(tmp_path, runs[0], halves(0.7, 0.7, 0.99, labels=[0, 1, 0]))
+    with pytest.raises(NothingToShow):
+        reliability.data(source)  # one run of two
+    save_halves(tmp_path, runs[1], halves(0.99, labels=[0]))
+    (panel,) = reliability.data(source)["panels"]
+    assert panel["method"] == "maple" and list(panel["halves"]) == ["base"]
+    found = panel["halves"]["base"]
+    assert {place: count for place, count in enumerate(found["images"]) if count} == {10: 2, 14: 2}
+    assert (found["accuracy"][10], found["accuracy"][14]) == (50, 100)
+    assert (found["confidence"][10], found["confidence"][14]) == pytest.approx((70, 99), abs=0.1)
+    assert found["ece"] == pytest.approx(100 * (0.4 + 0.02) / 4, abs=0.1) and "ece_scaled" not in found
+
+
+def test_reliability_after_the_temperature_is_that_of_every_run(stored: Any, tmp_path: Path) -> None:
+    from promptbench.metrics.classification import expected_calibration_error
+
+    halves = in_halves(3)
+    run = make({"base/accuracy": 80.0, "new/accuracy": 60.0, "temperature": 2.5}, temperature=True)
+    save_halves(tmp_path, run, halves)
+    (panel,) = reliability.data(stored([run]))["panels"]
+    for half, found in panel["halves"].items():
+        logits, labels = halves[half]["logits"], torch.tensor(halves[half]["labels"])
+        assert found["ece"] == pytest.approx(expected_calibration_error(logits, labels), abs=0.1)
+        scaled = expected_calibration_error(logits, labels, temperature=2.5)
+        assert found["ece_scaled"] == pytest.approx(scaled, abs=0.1)
+
+
+def test_reliability_of_many_methods_is_refused(stored: Any, tmp_path: Path) -> None:
+    runs = [base2new(80, 60, method=method) for method in ("maple", "coop", "vpt", "ivlp")]
+    for run in runs:
+        save_halves(tmp_path, run, in_halves(1))
+    with pytest.raises(UsageError, match="of 4 methods are too many for a column; name at most 3 with --method"):
+        reliability.data(stored(runs))
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The result file of GalLoP, trained for a moment on coloured squares."""
@@ -397,6 +528,20 @@ def test_the_text_of_the_data_is_sorted_and_rounded() -> None:
     assert str(rounded(-0.0)) == "0.0"
 
 
+def corrupted_run(method: str) -> Result:
+    """A run of the protocol robustness, of two kinds at two severities."""
+    corruptions = ("jpeg_compression:1", "jpeg_compression:5", "elastic_transform:1", "elastic_transform:5")
+    accuracies = dict.fromkeys(("clean", "average", "jpeg_compression", "elastic_transform", *corruptions), 50.0)
+    metrics = {**{f"{name}/accuracy": value for name, value in accuracies.items()}, "drop": 0.0}
+    facts = {
+        "protocol": "robustness",
+        "dataset": "mini_shapes",
+        "method": method,
+        "shots": 0 if method == "zeroshot" else 16,
+    }
+    return make(metrics, corruption=" ".join(corruptions), **facts)
+
+
 def pictures(tmp_path: Path) -> dict[str, dict[str, Any]]:
     """Data of every kind, with as many methods as there are and long names."""
     methods = ("zeroshot", "zeroshot@generic", "coop", "cocoop", "vpt", "ivlp", "maple", "promptsrc", "gallop", "dpl")
@@ -414,11 +559,14 @@ def pictures(tmp_path: Path) -> dict[str, dict[str, Any]]:
                     few_shot(number, 50.0 + place + number, **{k: v for k, v in one.items() if k != "shots"})
                 )
     results += [curve(value, 50 + value, seed=3) for value in (0.1, 0.2)]
+    results += [corrupted_run(method) for method in ("zeroshot", "maple", "gallop")]
     scores = [ood_run(method=method) for method in ("zeroshot", "maple", "gallop")]
     for run in scores:
         save(tmp_path, run, {"id": [0.5, 1.0], "far": [0.0, 0.6]})
     for result in [*results, *scores]:
         write_result(tmp_path, result)
+        if result.spec.protocol == "base2new" and result.spec.label in ("zeroshot@generic", "promptsrc", "gallop"):
+            save_halves(tmp_path, result, in_halves(result.spec.data_seed))
     fields = ("dpl.strength_text", "dpl.strength_vision")
     data = {
         kind: module_of(kind).data(read_source([tmp_path], module_of(kind).PROTOCOL, fields=fields))

@@ -237,6 +237,12 @@ def test_a_figure_missing_in_places_is_not_averaged_over_the_rest() -> None:
             {"conditions": {"transform": {"a": True}}},
             ['maple (transform={"a": 1})', 'maple (transform={"a": true})'],
         ),
+        ({"scores": {}}, {"scores": {"neg": {"words": "file:a"}}}, ["maple (neg=none)", "maple (neg=bee325f9)"]),
+        (
+            {"scores": {"neg": {"words": "file:a"}}},
+            {"scores": {"neg": {"words": "file:b"}}},
+            ["maple (neg=bee325f9)", "maple (neg=3c92bf54)"],
+        ),
         ({"shots": 4}, {"shots": 16}, ["maple (shots=4)", "maple (shots=16)"]),
         ({"sampler": "coop"}, {"sampler": "strata"}, ["maple (sampler=coop)", "maple (sampler=strata)"]),
         ({"precision": "32"}, {"precision": "16"}, ["maple (precision=16)", "maple (precision=32)"]),

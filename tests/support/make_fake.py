@@ -22,7 +22,7 @@ OOD_IMAGES = 6
 
 LAYOUTS = ("coop", "gallop")
 
-# dataset: folder and image folder in CoOp's tree (for OOD sets in LoCoOp's), and in GalLoP's
+# dataset: folder and image folder in CoOp's tree (for OOD sets in LoCoOp's, or their own), and in GalLoP's or OpenOOD's
 PLACES = {
     "caltech101": (("caltech-101", "101_ObjectCategories"), ("dataset_suite/caltech101", "101_ObjectCategories")),
     "oxford_pets": (("oxford_pets", "images"), ("dataset_suite/oxford-iiit-pet", "images")),
@@ -46,6 +46,9 @@ PLACES = {
     "sun": (("SUN", "images"), ("ood_data/SUN", "images")),
     "places": (("Places", "images"), ("ood_data/Places", "images")),
     "textures": (("Texture", "images"), ("ood_data/dtd", "images")),
+    "ssb_hard": (("ssb_hard", ""), ("images_largescale/ssb_hard", "")),
+    "ninco": (("NINCO", "NINCO_OOD_classes"), ("images_largescale/ninco", "")),
+    "openimage_o": (("openimage_o", "images"), ("images_largescale/openimage_o", "images")),
 }
 
 
@@ -131,7 +134,8 @@ VARIANTS = {
     "imagenet_a": ["n01443537", "n07753592"],
     "imagenet_r": ["n01443537", "n03773504", "n07753592"],
 }
-OOD = ("inaturalist", "sun", "places", "textures")
+OOD = ("inaturalist", "sun", "places", "textures", "ssb_hard", "ninco", "openimage_o")
+WITH_FOLDERS = ("textures", "ssb_hard", "ninco")  # of those
 
 Rows = dict[str, list[tuple[str, int, str]]]
 
@@ -158,7 +162,7 @@ def make(name: str, root: Path, layout: str = "coop", annotations: bool = False)
             (base / SPLIT_JSON[name].split_file).write_text(json.dumps(rows), encoding="utf-8")
     elif name in OOD:
         for index in range(OOD_IMAGES):
-            write_image(images / (f"kind_{index % 2}" if name == "textures" else "") / f"{name}_{index}.jpg")
+            write_image(images / (f"kind_{index % 2}" if name in WITH_FOLDERS else "") / f"{name}_{index}.jpg")
     elif name == "imagenet":
         make_imagenet(base, images)
     elif name == "fgvc_aircraft":

@@ -107,7 +107,9 @@ def test_the_command_finds_the_better_setting_and_reads_no_test_image(
     out = capsys.readouterr().out
     assert "pseudo-new" in out and "best: lr: " in out
     assert opened and not [path for path in opened if f"{birds}/test/" in path]
-    assert {result.spec.suite for result in read_results(tmp_path / "out" / "tuning")} == {"mini.tune"}
+    tried = read_results(tmp_path / "out" / "tuning")
+    assert {result.spec.suite for result in tried} == {"mini.tune"}
+    assert all(result.conditions["splits_read"] == {"birds": ["train", "val"]} for result in tried)
     assert main.main(words) == 0  # finished points are not run again
     assert capsys.readouterr().out == out
 
@@ -126,6 +128,7 @@ def test_a_report_holds_every_trial_and_several_methods_are_tuned_apart(
     assert "coop, base2new, suite mini" in out and "\nvpt, base2new, suite mini" in out
     assert coop["recipe"]["epochs"] == 2 and "lr" not in coop["recipe"] and coop["config"]["ctx_init"]
     assert (coop["suite"], coop["protocol"], coop["shots"]) == ("mini", "base2new", 3)
+    assert coop["splits_read"] == {"birds": ["train", "val"]}
     assert list(coop["datasets"]) == ["birds"] and coop["seeds"] == [[1, 1], [2, 2]]
 
     results = read_results(tmp_path / "out" / "tuning")

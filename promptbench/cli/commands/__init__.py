@@ -8,9 +8,9 @@ from __future__ import annotations
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "run": ("run", "status", "eval", "tune"),
-    "show what is stored": ("table", "plot", "report", "evidence", "inspect", "diff", "results", "regenerate"),
+    "show what is stored": ("table", "plot", "report", "evidence", "inspect", "diff", "results", "regenerate", "audit"),
     "use what was trained": ("predict", "export"),
-    "find out": ("list", "describe", "show_config"),
+    "find out": ("list", "describe", "show_config", "literature"),
     "data and this installation": ("data", "mini", "cache", "verify", "check_plugin"),
 }
 """Modules as `--help` groups and orders them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 HELP = "check a method in a file of your own, and say what fails"
 EXAMPLE = "promptbench check-plugin my_method.py --set depth=2"
-KINDS = ("methods", "datasets", "protocols")
+KINDS = ("methods", "datasets", "protocols", "scores")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Carry out `promptbench check-plugin`; returns the exit code, 1 where a check fails."""
     path = real_path_of(options.file)
-    examine = {"method": examine_method, "dataset": examine_dataset, "protocol": examine_protocol}
+    examine = {
+        "method": examine_method,
+        "dataset": examine_dataset,
+        "protocol": examine_nothing,
+        "score": examine_nothing,
+    }
     found = plugins_in(path)
     for kind in {cls.plugin_kind for cls in found} - {"method"}:
         if options.preset:
@@ -84,16 +90,16 @@ def examine_method(cls: type[Any], name: str, options: argparse.Namespace) -> It
     from promptbench.checks.plugin.kit import examine, specimen
     from promptbench.clip.load import load_backbone
     from promptbench.method import fit_to_backbone
-    from promptbench.recipe import find_preset
+    from promptbench.recipe import Preset, find_preset
 
-    preset = find_preset(cls, name, options.preset).config if options.preset else {}
+    preset = find_preset(cls, name, options.preset) if options.preset else Preset()
     given = assigned(options.set or [], name)
-    settings = build(cls.Config, {**preset, **given}, f"method '{name}'")
+    settings = build(cls.Config, {**preset.config, **given}, f"method '{name}'")
     backbone = load_backbone(options.backbone)
     backbone.known_tokens = None  # the kit's class names are chosen for no backbone: no warnings about them
     config = fit_to_backbone(settings, backbone, explicit=given)
     print(f"The method {cls.__name__} on the backbone {backbone.name}", flush=True)
-    return examine(specimen(cls, backbone, config))
+    return examine(replace(specimen(cls, backbone, config), condition=preset.condition))
 
 
 def examine_dataset(cls: type[Any], name: str, options: argparse.Namespace) -> Iterable[Outcome]:
@@ -107,9 +113,9 @@ def examine_dataset(cls: type[Any], name: str, options: argparse.Namespace) -> I
     return (observe(check, dataset, cls) for check in OF_DATASETS)
 
 
-def examine_protocol(cls: type[Any], name: str, options: argparse.Namespace) -> Iterable[Outcome]:
-    """Of a protocol, only that it was found."""
-    print(f"The protocol {cls.__name__}, of which nothing is checked")
+def examine_nothing(cls: type[Any], name: str, options: argparse.Namespace) -> Iterable[Outcome]:
+    """Of a protocol or a score, only that it was found."""
+    print(f"The {cls.plugin_kind} {cls.__name__}, of which nothing is checked")
     return ()
 
 

@@ -6,7 +6,7 @@ import argparse
 
 from promptbench.cli.flags import add_plugin
 
-HELP = "describe a method, dataset, protocol or suite"
+HELP = "describe a method, dataset, protocol, score or suite"
 EXAMPLE = "promptbench describe maple"
 
 

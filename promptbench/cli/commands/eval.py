@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from functools import partial
 
-from promptbench.cli.flags import add_evaluation, add_list, add_places, add_plugin, place_of
+from promptbench.cli.flags import add_corrupt, add_evaluation, add_list, add_places, add_plugin, place_of
 from promptbench.config import UsageError
 from promptbench.training.numerics import resolve_device
 
@@ -18,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", required=True, metavar="RESULT", help="the result file of a run")
     add_list(parser, "--protocol", required=True, metavar="P", help="protocols, or all")
     parser.add_argument("--suite", metavar="S", help="a name or a YAML file; default: the run's")
+    add_corrupt(parser)
     add_places(parser, "where the run is")
     add_evaluation(parser)
     add_plugin(parser)
@@ -29,7 +31,7 @@ def execute(options: argparse.Namespace) -> int:
     from promptbench.experiment import do
     from promptbench.results.result import folder_of, read_result
     from promptbench.runs.reevaluate import evaluations_of, suite_of
-    from promptbench.runs.request import protocols_of
+    from promptbench.runs.request import corruptions_for, protocols_of
     from promptbench.runs.session import Session
     from promptbench.suite import load_suite
 
@@ -42,7 +44,11 @@ def execute(options: argparse.Namespace) -> int:
             "trained; `promptbench predict` scores images with it on a CPU."
         ) from error
     suite = suite_of(load_suite(options.suite or result.spec.suite), result.spec)
-    runs = evaluations_of(result, protocols_of(suite, options.protocol), suite)
+    protocols = protocols_of(suite, options.protocol)
+    corruptions = corruptions_for(options.corrupt or (), protocols)
+    suite = replace(suite, corruptions=tuple(map(str, corruptions)) or suite.corruptions)
+    corruption = corruptions[0] if corruptions else None
+    runs = evaluations_of(result, protocols, suite, corruption=corruption, temperature=options.temperature)
     output = options.output or folder_of(options.run)
     session = Session(place_of(options, output, device, may_train=False), suite)
     return print_results(partial(do, runs, session, Display()), session)

@@ -7,7 +7,7 @@ import argparse
 from promptbench.cli.flags import add_plugin
 from promptbench.config import UsageError
 
-KINDS = ("methods", "datasets", "protocols", "suites", "backbones")
+KINDS = ("methods", "datasets", "protocols", "scores", "suites", "backbones")
 HELP = f"list {', '.join(KINDS[:-1])} or {KINDS[-1]}"
 EXAMPLE = "promptbench list methods"
 

@@ -6,7 +6,16 @@ import argparse
 from functools import partial
 
 from promptbench.cli.describe import foreseen
-from promptbench.cli.flags import OUTPUT, add_evaluation, add_list, add_what, integer, request_of, session_of
+from promptbench.cli.flags import (
+    OUTPUT,
+    add_corrupt,
+    add_evaluation,
+    add_list,
+    add_what,
+    integer,
+    request_of,
+    session_of,
+)
 from promptbench.experiment import Where, run
 
 HELP = "train, evaluate, store results and print the table"
@@ -16,6 +25,7 @@ EXAMPLE = "promptbench run --method zeroshot coop maple --protocol base2new --se
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `promptbench run` to its parser."""
     add_what(parser)
+    add_corrupt(parser)
     add_evaluation(parser)
     add_list(parser, "--grid", dest="points", metavar="M.FIELD=V,V", help="run a method with every combination")
     parser.add_argument(

@@ -34,12 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Carry out `promptbench tune`: the points of the grid, best first, for each method."""
     from promptbench.cli.progress import Display
-    from promptbench.results.result import check_writable
+    from promptbench.results.result import TUNING, check_writable
     from promptbench.sweep.tune import TuningSession, check_report, parse_grid, tune, write_report
 
     grid = parse_grid(options.grid or [])
     request = request_of(options, companions=False)
-    output = path_of(options.output or OUTPUT) / "tuning"
+    output = path_of(options.output or OUTPUT) / TUNING
     check_writable(output)
     report = path_of(options.report) if options.report else None
     if report:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from promptbench import registry
 from promptbench.config import UsageError, unknown
-from promptbench.metrics.ood import SCORES
 from promptbench.results.predictions import Predictions, load_predictions
 from promptbench.results.result import Result, predictions_path
 from promptbench.show.plots.picture import finish, new_figure
@@ -33,9 +33,9 @@ def data(source: Source) -> dict[str, Any]:
 
     The run is the one with the first seed that has predictions.
     """
-    score = source.score or next(iter(SCORES))
-    if score not in SCORES:
-        raise unknown("score", score, SCORES)
+    score = source.score or registry.load("protocols", source.protocol).scores[0]
+    if score not in registry.names("scores"):
+        raise unknown("score", score, registry.names("scores"))
     table = source.table()
     chosen = [(line, found) for line in overall(table) if (found := _first_stored(source, line.results, score))]
     if not chosen:
@@ -54,7 +54,7 @@ def data(source: Source) -> dict[str, Any]:
         **facts,
         "seeds": shown,
         "n": dict.fromkeys(facts["n"], "1"),
-        "score": SCORES[score].title,
+        "score": registry.facts("scores", score).attributes["title"],
         "sets": _in_order(source, list(panels[0]["shares"])),
         "panels": panels,
     }

@@ -28,7 +28,20 @@ from promptbench.config import UsageError, unknown
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KINDS = ("shots", "base-new", "gain", "seeds", "cost", "critical-difference", "ood", "ablation", "heatmap")
+KINDS = (
+    "shots",
+    "base-new",
+    "gain",
+    "seeds",
+    "cost",
+    "critical-difference",
+    "ood",
+    "open-world",
+    "reliability",
+    "robustness",
+    "ablation",
+    "heatmap",
+)
 DIGITS = 6  # decimals of stored plot data: fewer than any machine gets right, more than any picture shows
 
 WIDTH = 3.3  # inches: a column of a two-column paper

@@ -37,7 +37,7 @@ class Source:
         column: Title or key of a column of the protocol's table; "" for the one that sums it up.
         baseline: The method that gains are over; "" for the suite's first companion.
         fields: Fields whose values an ablation runs along, `method.field`.
-        score: A name in `metrics.ood.SCORES`.
+        score: A name of `promptbench list scores`.
         image: File for a heat map; "" for the first test image of the run's dataset.
         class_name: The class of a heat map; "" for the one that the trained method sees.
     """

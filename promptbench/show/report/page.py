@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from promptbench import __version__
 from promptbench.config import UsageError
+from promptbench.protocol import digits_of
 from promptbench.results.result import DATA_MET, Result
 from promptbench.results.spec import DATA, MACHINE, SOURCE, Spec, fields_of
 from promptbench.show.plots.picture import KINDS, look, module_of, to_text
@@ -220,7 +221,7 @@ def facts(result: Result) -> list[Fact]:
         ("Diagnostics", result.diagnostics),
     ):
         found += [Fact(section, clean(name), _text(value)) for name, value in values.items()]
-    found += [Fact("Figures", clean(name), rounded(value)) for name, value in result.metrics.items()]
+    found += [Fact("Figures", clean(name), rounded(value, digits_of(name))) for name, value in result.metrics.items()]
     sections = list(dict.fromkeys(["Run", *SECTION.values(), *(fact.section for fact in found)]))
     return sorted(found, key=lambda fact: sections.index(fact.section))
 

@@ -50,7 +50,8 @@ NOT_SETTINGS = ("origin", "overrides", "source")
 BY_RECIPE = "by recipe"
 BY_DATASET = "by dataset"
 
-_OPENED = ("config", "recipe", "dataset_options")
+_SCORES = "scores."
+_OPENED = ("config", "recipe", "dataset_options", "scores")
 _SETTINGS = [item for item in fields_of(Spec, SETTING, MACHINE, DATA) if item.name not in _OPENED]
 _MET = tuple(item.name for item in _SETTINGS if item.metadata["renews"] and item.name != "plugin")
 _OF_SPEC = tuple(item.name for item in _SETTINGS if item.name not in _MET)
@@ -59,7 +60,7 @@ _CONTEXT = f"config.{CONTEXT}"
 _BY_DATASET = {_TRANSFORM, *(item.name for item in _SETTINGS if item.metadata["by_dataset"])}
 _NAMES_FOLLOW = ("split", "dataset_options.class_names")  # what the class names shown follow from
 _OF_SAMPLES = {"shots", "sampler"}
-_OF_ALL = {"precision", "weights_hash", "split_digest"}  # what is compared must agree in these
+_OF_ALL = {"precision", "weights_hash", "split_digest", "corruption"}  # what is compared must agree in these
 
 SEEDS = ("data_seed", "train_seed")
 SPREAD = "± is the population standard deviation over n seeds (ddof 0)."
@@ -240,10 +241,12 @@ def _said(name: str, value: str) -> str:
     if value in (BY_RECIPE, BY_DATASET):
         return f"{_short(name)} {value}"
     text = value[1:-1] if value.startswith('"') else value
-    if value == "null":
+    if value == "null" or (name == "corruption" and not text):
         text = "none"
-    if len(text) > 24:  # lists and mappings, such as class names, often begin alike
-        digest = hashlib.sha256(text.encode()).hexdigest()
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    if name.startswith(_SCORES):  # settings, which a digest tells apart
+        text = digest[:8]
+    elif len(text) > 24:  # lists and mappings, such as class names, often begin alike
         text = f"#{digest[:8]}" if text.startswith(("[", "{")) else f"{text[:8]}..."
     return f"{_short(name)}={text}"
 
@@ -337,7 +340,7 @@ def _table(of: Sequence[Row], layout: TableLayout, notes: Sequence[str], dataset
         ranked=False,
         rows=tuple(of),
         lines=lines,
-        remarks=tuple(_remarks(of, sheets, blocks, columns, protocol)) + tuple(notes),
+        remarks=(*_remarks(of, sheets, blocks, columns, protocol), *_helps(columns), *notes),
     )
 
 
@@ -507,6 +510,11 @@ def _filled(columns: Sequence[Column], lines: Sequence[Line]) -> tuple[Column, .
     return tuple(kept or columns)
 
 
+def _helps(columns: Sequence[Column]) -> list[str]:
+    """What figures are whose names do not say it."""
+    return [sentence for sentence in dict.fromkeys(column.help for column in columns) if sentence]
+
+
 def _knowledge_remarks(rows: Sequence[Row]) -> Iterator[str]:
     """What rows know besides their training images: words around the class names, and validation images."""
     told = _labels(rows, "texts_told", "template")
@@ -531,13 +539,29 @@ def _labels(rows: Sequence[Row], condition: str, value: str) -> list[str]:
 
 
 def _data_remarks(results: Sequence[Result]) -> Iterator[str]:
-    """Splits that are not the papers', and images that were left out."""
+    """Splits that are not the papers', and images that were left out or corrupted."""
     generated = {r.spec.dataset for r in results if str(r.conditions.get("split_source", "")).startswith("generated")}
     skipped = {result.spec.dataset for result in results if result.conditions.get("skipped")}
+    corrupted = dict.fromkeys(result.spec.corruption for result in results if result.spec.corruption)
     if generated:
         yield f"Split generated for want of a split file, so not the papers': {', '.join(sorted(generated))}."
     if skipped:
         yield f"Unreadable images were left out in runs on {', '.join(sorted(skipped))}."
+    if corrupted:
+        said = "; ".join(map(corruption_text, corrupted))
+        yield f"Test images are corrupted here, and are not ImageNet-C's files: {said}."
+
+
+def corruption_text(corruption: str) -> str:
+    """The corruptions of a spec, `fog:3 contrast:3`, with the severities said once where all kinds have the same."""
+    severities: dict[str, list[str]] = {}
+    for one in corruption.split():
+        kind, _, severity = one.partition(":")
+        severities.setdefault(kind, []).append(severity)
+    if len(set(map(tuple, severities.values()))) > 1:
+        return corruption
+    (same,) = set(map(tuple, severities.values()))
+    return f"{', '.join(severities)} at severity {', '.join(same)}"
 
 
 def _remarks(

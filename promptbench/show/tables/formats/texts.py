@@ -13,7 +13,7 @@ from itertools import chain, product
 from typing import NamedTuple
 
 from promptbench.metrics.statistics import LEVEL, Interval
-from promptbench.protocol import Column
+from promptbench.protocol import Column, digits_of
 from promptbench.results.spec import Spec
 from promptbench.show.tables.table import Cell, Comparison, Line, Seed, Table, Test
 
@@ -109,8 +109,8 @@ def texts(table: Table, markup: Markup, suffix: Callable[[Line], str] = lambda l
             cells = []
             for column in table.columns:
                 cell = line.cells.get(column.key)
-                text = markup.escape(figure(line, cell, footnotes))
-                place = ranks[column.key].get(rounded(cell.mean)) if cell and cell.mean is not None else None
+                text = markup.escape(figure(line, cell, footnotes, column.digits))
+                place = place_of(cell, column, ranks[column.key])
                 cells.append(text if place is None or not rival else markup.emphasis[place].format(text))
             group = markup.escape(line.group) if line is lines[0] else ""
             rows.append([group, markup.escape(line.label + marks(line)) + suffix(line), *cells, markup.escape(line.n)])
@@ -170,19 +170,26 @@ def competition(table: Table) -> Callable[[Line], bool]:
 def best_two(rivals: Sequence[Line], column: Column) -> dict[str, int]:
     """Places by the figure as shown, so that what reads the same is marked the same: 0, and 1 among three or more."""
     means = [cell.mean for line in rivals if (cell := line.cells.get(column.key)) and cell.mean is not None]
-    order = list(dict.fromkeys(map(rounded, sorted(means, reverse=not column.lower))))
+    ordered = sorted(means, reverse=not column.lower)
+    order = list(dict.fromkeys(rounded(mean, column.digits) for mean in ordered))
     places = min(2, len(means) - 1) if len(order) > 1 else 0
     return {text: place for place, text in enumerate(order[:places])}
 
 
-def figure(line: Line, cell: Cell | None, footnotes: dict[str, int]) -> str:
+def place_of(cell: Cell | None, column: Column, ranks: Mapping[str, int]) -> int | None:
+    """The place of a cell by `best_two`."""
+    return None if cell is None or cell.mean is None else ranks.get(rounded(cell.mean, column.digits))
+
+
+def figure(line: Line, cell: Cell | None, footnotes: dict[str, int], digits: int = 1) -> str:
     """The text of a cell; a reason that is new gets the next number."""
     if cell is None:
         return ""
     if cell.mean is None:
         return f"{cell.gap} [{footnotes.setdefault(cell.reason, len(footnotes) + 1)}]" if cell.reason else cell.gap
-    mean = signed(cell.mean) if line.versus else rounded(cell.mean)
-    return mean + (f" ± {rounded(cell.std)}" if cell.std is not None else "") + OUTLIER[0] * bool(cell.outliers)
+    mean = signed(cell.mean, digits) if line.versus else rounded(cell.mean, digits)
+    spread = f" ± {rounded(cell.std, digits)}" if cell.std is not None else ""
+    return mean + spread + OUTLIER[0] * bool(cell.outliers)
 
 
 def heading(table: Table) -> str:
@@ -293,14 +300,14 @@ def seeds_text(seeds: Collection[Seed], between: str) -> str:
     return between.join(str(data) if data == train else f"{data}/{train}" for data, train in seeds)
 
 
-def rounded(value: float) -> str:
-    """A figure as tables show it, with one decimal."""
-    return f"{value:.1f}"
+def rounded(value: float, digits: int = 1) -> str:
+    """A figure as tables show it, with one decimal if nothing else is said."""
+    return f"{value:.{digits}f}"
 
 
-def signed(value: float) -> str:
-    """A difference, one decimal, with its sign."""
-    return f"{value:+.1f}".replace("-", "−")
+def signed(value: float, digits: int = 1) -> str:
+    """A difference with its sign."""
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def clean(text: str) -> str:
@@ -391,7 +398,8 @@ def _table(title: str, text: Texts, tips: Sequence[Sequence[Sequence[str]]]) -> 
 def _tip(line: Line, key: str) -> str:
     """The attribute with the figure of every seed and the first runs behind it."""
     cell = line.cells.get(key, Cell())
-    values = [f"seed {seeds_text([seed], '')}: {rounded(value)}" for seed, value in cell.values.items()]
+    digits = digits_of(key)
+    values = [f"seed {seeds_text([seed], '')}: {rounded(value, digits)}" for seed, value in cell.values.items()]
     more = [f"and {len(cell.runs) - RUNS_SHOWN} more"] * (len(cell.runs) > RUNS_SHOWN)
     said = [*values, *cell.runs[:RUNS_SHOWN], *more]
     return f' title="{HTML.escape("; ".join(said))}"' if said else ""
