@@ -244,7 +244,7 @@ def _said(name: str, value: str) -> str:
     if value == "null" or (name == "corruption" and not text):
         text = "none"
     digest = hashlib.sha256(text.encode()).hexdigest()
-    if name.startswith(_SCORES):  # settings, which a digest tells apart
+    if name.startswith(_SCORES) and text != "none":  # settings, which a digest tells apart
         text = digest[:8]
     elif len(text) > 24:  # lists and mappings, such as class names, often begin alike
         text = f"#{digest[:8]}" if text.startswith(("[", "{")) else f"{text[:8]}..."
