@@ -95,6 +95,7 @@ class Outcome:
         missing: Why a score is not there, by its name.
         classes: The dataset's own label of each class shown, K of them; without any, from 0 to K - 1.
         temperature: What logits are divided by before calibration is measured again; None where none was fitted.
+        measured: Its own metrics where they were measured before its logits were thrown away; None otherwise.
     """
 
     logits: Tensor
@@ -103,6 +104,19 @@ class Outcome:
     missing: Mapping[str, str] = field(default_factory=dict)
     classes: tuple[int, ...] = ()
     temperature: float | None = None
+    measured: Mapping[str, float] | None = None
+
+    def metrics(self) -> Mapping[str, float]:
+        """Accuracy and calibration, by name; none where an image is of no class shown."""
+        if self.measured is not None:
+            return self.measured
+        if bool((self.labels < 0).any()):
+            return {}
+        return {"accuracy": accuracy(self.logits, self.labels), **calibrations(self)}
+
+    def without_logits(self) -> Outcome:
+        """The same, measured, without its logits: an evaluation of ImageNet has 200 MB of them."""
+        return replace(self, measured=self.metrics(), logits=self.logits.new_empty(0, self.logits.shape[1]))
 
 
 class Column(NamedTuple):
@@ -163,6 +177,8 @@ class Protocol(ABC):
         averaged: Whether the table ends in averages over its blocks.
         corrupts: Whether it corrupts images itself, by the suite's `corruptions`.
         in_all: Whether `--protocol all` stands for it too.
+        needs_logits: Whether `measure` looks at logits itself; otherwise those of one evaluation are gone before the
+            next.
     """
 
     plugin_kind: ClassVar[str] = "protocol"
@@ -177,6 +193,7 @@ class Protocol(ABC):
     averaged: ClassVar[bool] = True
     corrupts: ClassVar[bool] = False
     in_all: ClassVar[bool] = True
+    needs_logits: ClassVar[bool] = True
 
     @abstractmethod
     def plan(self, suite: Suite, seed: int) -> list[Plan]:
@@ -191,9 +208,7 @@ class Protocol(ABC):
         """
         metrics: dict[str, float] = {}
         for name, outcome in outcomes.items():
-            if bool((outcome.labels >= 0).all()):
-                of_evaluation = {"accuracy": accuracy(outcome.logits, outcome.labels), **calibrations(outcome)}
-                metrics |= {f"{name}/{metric}": value for metric, value in of_evaluation.items()}
+            metrics |= {f"{name}/{metric}": value for metric, value in outcome.metrics().items()}
         return self.summarize(metrics), {}
 
     def summarize(self, metrics: Numbers) -> dict[str, float]:

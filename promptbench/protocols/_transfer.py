@@ -21,6 +21,7 @@ class Transfer(Protocol):
 
     role = "source"
     averaged = False
+    needs_logits = False
     targets: ClassVar[str]
 
     def plan(self, suite: Suite, seed: int) -> list[Plan]:

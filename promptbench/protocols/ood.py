@@ -60,6 +60,7 @@ class OOD(Protocol):
     metrics: ClassVar[tuple[str, ...]] = ("auroc", "fpr95", "aupr", "fpr95_ood", "aupr_ood")
     blocks_are = "score"
     averaged = False
+    needs_logits = False
 
     def plan(self, suite: Suite, seed: int) -> list[Plan]:
         """One run per source."""

@@ -31,6 +31,7 @@ class Robustness(Protocol):
     role = "source"
     recipes_of = "domain_generalization"
     averaged = False
+    needs_logits = False
     corrupts = True
     in_all = False
 

@@ -77,7 +77,8 @@ def evaluate(session: Session, run: Run, method: Method) -> Evaluated:
             raise FloatingPointError(f"scores of {evaluation.name} images are infinite or NaN")
         classes = chosen.classes if evaluation.names is None else ()
         outcome = replace(outcome, classes=classes, temperature=found.temperature)
-        found.outcomes[evaluation.name] = outcome
+        kept = run.protocol.needs_logits or session.save_predictions
+        found.outcomes[evaluation.name] = outcome if kept else outcome.without_logits()
         figures = diagnostics(method, chosen)
         found.diagnostics |= {f"{evaluation.name}/{name}": value for name, value in figures.items()}
     return found

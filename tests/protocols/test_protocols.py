@@ -137,3 +137,23 @@ def test_candidates_are_the_same_images_against_more_names() -> None:
     assert len({evaluation.selection for evaluation in plan.evaluations}) == 1
     assert [e.shown.classes for e in plan.evaluations] == ["new.base.base", "new.base", "new", "all"]
     assert protocol.recipes_of == "base2new"
+
+
+@pytest.mark.parametrize("name", registry.names("protocols"))
+def test_what_needs_no_logits_measures_the_same_without_them(name: str) -> None:
+    protocol: Protocol = registry.load("protocols", name)()
+    if protocol.needs_logits:
+        pytest.skip("it looks at logits of several evaluations together")
+    (plan, *_) = protocol.plan(load_suite("mini"), seed=1)
+    generator = torch.Generator().manual_seed(1)
+    outcomes = {}
+    for evaluation in plan.evaluations:
+        logits = torch.randn(9, 3, generator=generator)
+        scores = {score: torch.randn(9, generator=generator) for score in protocol.scores}
+        outside = evaluation.names is not None and not evaluation.same_classes
+        labels = torch.full((9,), -1) if outside else torch.arange(9) % 3
+        outcomes[evaluation.name] = Outcome(logits, labels, scores, temperature=2.0)
+    metrics, notes = protocol.measure(outcomes, plan)
+    bare = {name: outcome.without_logits() for name, outcome in outcomes.items()}
+    assert all(outcome.logits.numel() == 0 for outcome in bare.values())
+    assert protocol.measure(bare, plan) == (metrics, notes) and len(metrics) > 5

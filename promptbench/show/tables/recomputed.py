@@ -145,9 +145,7 @@ def differing(result: Result, found: Mapping[str, float], within: float) -> list
     for name, stored in result.metrics.items():
         value = found.get(name)
         counted = name.rpartition("/")[2] in COUNTED
-        slack = (
-            EXACT if counted else max(EXACT, within * 10 ** (1 - digits_of(name)))
-        )  # less of what is no percentage
+        slack = EXACT if counted else max(EXACT, within * 10 ** (1 - digits_of(name)))  # less of what is no percentage
         if value is None or not math.isclose(value, stored, rel_tol=0.0, abs_tol=slack):
             differences.append(Difference(result.name, name, stored, value))
     return differences
