@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from promptbench import registry
 from promptbench.config import UsageError
 from promptbench.data.selection import Selection
-from promptbench.protocol import Evaluation, Outcome, Plan, Protocol, decimals_of
+from promptbench.protocol import Evaluation, Outcome, Plan, Protocol, digits_of
 from promptbench.results.result import Result, folder_of
 
 if TYPE_CHECKING:
@@ -144,10 +144,8 @@ def differing(result: Result, found: Mapping[str, float], within: float) -> list
     differences = []
     for name, stored in result.metrics.items():
         value = found.get(name)
-        counted = name.rpartition("/")[2] in COUNTED
-        slack = (
-            EXACT if counted else max(EXACT, within * 10 ** (1 - decimals_of(name)))
-        )  # less of what is no percentage
+        rounding = within * 10 ** (1 - digits_of(name))  # less of what is no percentage
+        slack = EXACT if name.rpartition("/")[2] in COUNTED else max(EXACT, rounding)
         if value is None or not math.isclose(value, stored, rel_tol=0.0, abs_tol=slack):
             differences.append(Difference(result.name, name, stored, value))
     return differences
