@@ -71,6 +71,7 @@ class CLAP(Method):
     presets: ClassVar = {
         "zs_lp": Preset(config={"constraint": "none"}, source="ZS-LP of the paper and of the authors' scripts")
     }
+    controls: ClassVar = {"": {"@zs_lp": "the constraint that holds prototypes at zero-shot CLIP"}}
 
     @dataclass(frozen=True, kw_only=True)
     class Config(MethodConfig):

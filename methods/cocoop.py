@@ -9,6 +9,10 @@ Code by the authors: https://github.com/KaiyangZhou/CoOp, trainers/cocoop.py
 with image tower f, text tower g, CLIP's logit scale s, the learned context v and the meta network h, whose one output
 is added to all n context tokens.
 
+The control `cocoop@noise` is trained and evaluated with noise in the place of f(x) / |f(x)|, of its mean and standard
+deviation: the same network with as many parameters, which is told nothing of the image. Were the noise there at
+evaluation alone, the network would be misled and not uninformed.
+
 Differs from it: everything learned stays in float32; images of a batch are encoded together, as many as fit the
 backbone's memory budget, where the authors loop over images; text is cut at the longest prompt, and an image's context
 is encoded once for all classes (equal to rounding).
@@ -38,6 +42,8 @@ class CoCoOp(Method):
     category = "text"
     parameters_vit_b16 = 35_360
     authors_half = ("",)  # all
+    learned_prompts = ("ctx",)
+    image_conditional = True
     frozen_image_tower = True
     recipes: ClassVar = {
         ("base2new", "*"): Recipe(epochs=10, lr=0.002, batch=1, origin="authors", source=SCRIPTS),
@@ -100,4 +106,4 @@ class CoCoOp(Method):
 
     def shift(self, image: Tensor) -> Tensor:
         """What is added to every context token, (B, d), for image features (B, D)."""
-        return self.meta_net(F.normalize(image, dim=-1))  # type: ignore[no-any-return]
+        return self.meta_net(self.condition(F.normalize(image, dim=-1)))  # type: ignore[no-any-return]

@@ -34,6 +34,7 @@ class CoOp(Method):
     category = "text"
     parameters_vit_b16 = 2048
     authors_half = ("ctx",)
+    learned_prompts = ("ctx",)
     frozen_image_tower = True
     recipes: ClassVar = {
         ("base2new", "imagenet"): Recipe(epochs=50, lr=0.002, batch=32, origin="authors", source=COCOOP),

@@ -84,6 +84,7 @@ class DPL(Method):
     reconstructed: ClassVar[bool] = True
     category = "decoupled attention"
     parameters_vit_b16 = 46_197
+    learned_prompts = ("text_prompts", "visual_prompts", "visual.prompts")
     recipes: ClassVar = {
         ("*", "*"): Recipe(epochs=20, lr=0.0025, batch=4, origin="ours", source=f"{CONTROL}; DPL's own is not known"),
     }
@@ -108,6 +109,18 @@ class DPL(Method):
         "step5": Preset(config=STEP5, source="step4, text prompts read the class's name"),
         "step6": Preset(config=STEP6, source="step5, patches read visual prompts through learned gates"),
         "step7": Preset(source="step6, a smaller rate for the visual prompts: DPL-R, the default"),
+    }
+    controls: ClassVar = {
+        "": {
+            "ivlp@promptsrc": "decoupled attention in both towers",
+            "@control-gated": "decoupled attention in the text tower",
+            "@beta-off": "what prompts read of the class's name",
+            "@other-sentence": "whose name prompts read",
+        },
+        "@text": {
+            "@text-control": "decoupled attention in the text tower, without visual prompts",
+            "@text-other-sentence": "whose name prompts read",
+        },
     }
 
     @dataclass(frozen=True, kw_only=True)

@@ -69,6 +69,7 @@ class GalLoP(Method):
     category = "global-local"
     parameters_vit_b16 = 606_208
     authors_half = None  # automatic mixed precision
+    learned_prompts = ("global_prompt", "local_prompts")
     dense_scores = True
     frozen_image_tower = True
     reads_dense = True

@@ -43,6 +43,7 @@ class IVLP(Method):
     category = "independent"
     parameters_vit_b16 = 30_720
     authors_half = ("ctx",)
+    learned_prompts = ("ctx", "text_prompts", "visual_prompts")
     recipes: ClassVar = {
         ("base2new", "*"): Recipe(epochs=5, lr=0.0035, batch=4, origin="authors", source=MAPLE),
         ("cross_dataset", "*"): Recipe(epochs=2, lr=0.0035, batch=4, origin="authors", source=CROSS),

@@ -50,6 +50,7 @@ class KgCoOp(Method):
     category = "regularised text"
     parameters_vit_b16 = 2048
     authors_half = ("ctx",)
+    learned_prompts = ("ctx",)
     official_unused = ("bias_vectors", "meta_net.")
     frozen_image_tower = True
     authors_templates: ClassVar = {"dtd": "a photo of a {}, a type of texture."}

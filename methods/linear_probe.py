@@ -10,12 +10,14 @@ with the image tower's features f as they are, not normalised, solved by L-BFGS 
 that it has not seen cannot be scored.
 
 Differs from it: C is fixed; the authors search for it on validation images, which the few-shot protocols do not have.
+As nothing of it is chosen on validation images, it is the control of whatever claims to do without them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +36,7 @@ class LinearProbe(Method):
     transfers = "subset"
     transfers_reason = "a linear probe has weights for the classes it was fitted on only"
     frozen_image_tower = True
+    baseline: ClassVar = {"": "the class names; nothing of it is chosen on validation images"}
 
     @dataclass(frozen=True, kw_only=True)
     class Config(MethodConfig):

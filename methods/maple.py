@@ -34,6 +34,7 @@ class MaPLe(Method):
     category = "multi-modal"
     parameters_vit_b16 = 3_555_072
     authors_half = ("ctx", "proj.")
+    learned_prompts = ("ctx", "compound_prompts_text")
     recipes: ClassVar = {
         ("base2new", "*"): Recipe(epochs=5, lr=0.0035, batch=4, origin="authors", source=BASE2NEW),
         ("cross_dataset", "*"): Recipe(

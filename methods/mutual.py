@@ -70,6 +70,8 @@ class Mutual(Method):
     reconstructed = True
     category = "multi-modal, per image"
     parameters_vit_b16 = 196_364
+    learned_prompts = ("ctx", "visual.prompts")
+    image_conditional = True
     recipes: ClassVar = {("*", "*"): Recipe(epochs=10, lr=0.002, batch=1, origin="transferred", source=COCOOP)}
     presets: ClassVar = {
         "cocoop": Preset(config=TIED | NO_TVP, source="CoCoOp: neither FTP nor TVP"),
@@ -88,6 +90,18 @@ class Mutual(Method):
         "tvp-mean": Preset(config={"tvp_text": "mean"}, source="control: TVP reads all texts alike"),
         "tvp-zeroed": Preset(config={"tvp_text": "zeroed"}, source="control: TVP reads no text"),
         "second": Preset(config={"answer": "second"}, source="control: pass 2 alone answers"),
+    }
+    controls: ClassVar = {
+        "": {
+            "@matched": "FTP and TVP, for as many parameters in one network",
+            "@tvp-noise": "what the text says to TVP",
+            "@tvp-other-image": "whose text TVP reads",
+            "@tvp-mean": "which classes' texts TVP reads",
+            "@tvp-zeroed": "the text of TVP",
+            "@second": "pass 1's half of the answer",
+        },
+        "@ftp": {"@ftp-noise": "what the image says to FTP", "@cocoop": "a network of its own for each token"},
+        "@tvp": {"@cocoop-visual": "the text of TVP", "@cocoop": "TVP"},
     }
 
     @dataclass(frozen=True, kw_only=True)
@@ -204,7 +218,7 @@ class Mutual(Method):
 
     def semantics(self, image: Tensor) -> Tensor:
         """What is added to each of n context tokens, (B, n, d), or to all, (B, 1, d), for image features (B, D)."""
-        x = F.normalize(image, dim=-1)
+        x = self.condition(F.normalize(image, dim=-1))
         if self.config.ftp_image == "noise":
             x = self.noise_like(x)
         common, *own = (net(x).unsqueeze(1) for net in self.ftp)
@@ -216,7 +230,8 @@ class Mutual(Method):
         if source == "zeroed":
             return None
         with torch.autocast(image.device.type, enabled=False):
-            x, texts = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
+            x = self.condition(F.normalize(image.float(), dim=-1))
+            texts = F.normalize(text.float(), dim=-1)
             read = texts.mean(dim=1) if source == "mean" else nearest(x, texts)
         if source == "other-image":
             return read.roll(len(read) // 2, dims=0)  # far off: images of a test set come class by class

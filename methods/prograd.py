@@ -64,6 +64,7 @@ class ProGrad(Method):
     category = "regularised text"
     parameters_vit_b16 = 8192
     authors_half = ("ctx",)
+    learned_prompts = ("ctx",)
     frozen_image_tower = True
     guides = ("kl",)
     authors_templates: ClassVar = {

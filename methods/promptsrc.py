@@ -60,6 +60,7 @@ class PromptSRC(Method):
     category = "independent, regularised"
     parameters_vit_b16 = 46_080
     authors_half = ("ctx",)
+    learned_prompts = ("ctx", "text_prompts", "visual_prompts")
     recipes: ClassVar = {
         ("base2new", "*"): recipe("authors", BASE2NEW),
         ("cross_dataset", "*"): recipe("authors", CROSS, **SHALLOWER),

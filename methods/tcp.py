@@ -88,6 +88,7 @@ class TCP(Method):
     category = "class-aware text"
     parameters_vit_b16 = 331_904
     authors_half = ("",)  # all
+    learned_prompts = ("ctx",)
     frozen_image_tower = True
     authors_templates: ClassVar = {
         "fgvc_aircraft": "a photo of an aircraft {}.",

@@ -35,6 +35,7 @@ class VPT(Method):
 
     category = "visual"
     parameters_vit_b16 = 73_728
+    learned_prompts = ("visual_prompts",)
     recipes: ClassVar = {
         ("base2new", "*"): Recipe(epochs=5, lr=0.0025, batch=4, origin="authors", source=BASE2NEW),
         ("cross_dataset", "*"): Recipe(epochs=2, lr=0.0025, batch=4, origin="authors", source=CROSS),

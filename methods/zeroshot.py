@@ -46,6 +46,7 @@ class ZeroShot(Method):
         "ensemble": Preset(config={"template": "ensemble"}, source="CoOp's ZeroshotCLIP2 on all but ImageNet"),
         "seven": Preset(config={"template": "seven"}, source="CoOp's ZeroshotCLIP2 on ImageNet"),
     }
+    baseline: ClassVar = {"@ensemble": "all that is learned, in the place of which are several templates"}
 
     @dataclass(frozen=True, kw_only=True)
     class Config(MethodConfig):

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from promptbench import registry
 from promptbench.clip import prompts
 from promptbench.clip.backbone import Backbone
+from promptbench.clip.controls import noise_like
 from promptbench.clip.image_tower import ImageFeatures, Images
 from promptbench.config import UsageError, build
 from promptbench.data.class_names import FROM_DATASET, ClassNames
 from promptbench.data.transforms import SCALE
-from promptbench.recipe import Preset, Recipe, find_preset, parse_label
+from promptbench.recipe import CONTROLS, NOISE, RANDOM, Preset, Recipe, find_preset, parse_label
 
 __all__ = ["ImageFeatures", "Images", "Method", "MethodConfig", "Prediction", "Preset", "Recipe", "create_method"]
 
@@ -106,6 +107,14 @@ class Method(nn.Module):
         authors_half: Learned tensors, by the beginnings of their names, that the authors' code keeps in half precision,
             which `--precision authors` does too; None where it trains with `16-mixed`.
         official_unused: Beginnings of names in the authors' checkpoints that stand for nothing learned here.
+        learned_prompts: Learned tensors that are prompts (..., n, d), by the beginnings of their names; such a method
+            has the preset `random`, which evaluates what it learned with random prompts of the same norms.
+        image_conditional: True where it makes prompts from an image, by way of `self.condition`; such a method has the
+            preset `noise`, which is trained and evaluated on noise in the place of the image.
+        controls: Of itself, "", or of a preset, `@ftp`: its controls, and what each takes away, half a sentence. A
+            control is a preset, `@ftp-noise`, or another method's label; `noise` and `random` need no entry. They are
+            literals, which `promptbench evidence controls` reads.
+        baseline: Of itself, "", or of a preset: what every other method has and it has not; so it is a control of all.
         half_dense: True where dense features may be cached in half precision, which changes their last digits.
         texts_told: Whether it has been told a dataset's template, or several; "" where it knows of none.
         encodes_images_apart: True where it leaves `forward` as it is, so that image features know nothing of the
@@ -130,6 +139,10 @@ class Method(nn.Module):
     half_dense: ClassVar[bool] = False
     authors_half: ClassVar[tuple[str, ...] | None] = ()
     official_unused: ClassVar[tuple[str, ...]] = ()
+    learned_prompts: ClassVar[tuple[str, ...]] = ()
+    image_conditional: ClassVar[bool] = False
+    controls: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    baseline: ClassVar[Mapping[str, str]] = {}
     transfers: bool | Literal["subset"] = True
     transfers_reason: str = ""
     authors_templates: ClassVar[Mapping[str, str | tuple[str, ...]]] = {}
@@ -152,6 +165,8 @@ class Method(nn.Module):
         cls.prepares = cls.prepare is not Method.prepare
         cls.combines_gradients = cls.combine_gradients is not Method.combine_gradients
         cls.has_diagnostics = cls.diagnostics is not Method.diagnostics
+        has = {NOISE: cls.image_conditional, RANDOM: bool(cls.learned_prompts)}
+        cls.presets = {**cls.presets, **{name: CONTROLS[name] for name in has if has[name] and name not in cls.presets}}
 
     def __init__(self, config: MethodConfig, backbone: Backbone) -> None:
         super().__init__()
@@ -159,6 +174,7 @@ class Method(nn.Module):
         self.__dict__["backbone"] = backbone  # past nn.Module's registration: frozen weights are not part of a method
         self.class_names = self.trained_names = ClassNames(())
         self.texts_told: Literal["", "template", "ensemble"] = ""
+        self.told: str = ""  # in the place of images
         self._text_features: tuple[tuple[int, ...], Tensor] | None = None
 
     backbone: Backbone
@@ -297,6 +313,10 @@ class Method(nn.Module):
         """Groups for the optimiser; a group may override `lr` (as a factor `lr_scale`) and `weight_decay`."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
+    def prompts_learned(self) -> dict[str, nn.Parameter]:
+        """The learned tensors that are prompts, by name."""
+        return {name: tensor for name, tensor in self.named_parameters() if name.startswith(self.learned_prompts)}
+
     def official_parameters(self) -> dict[str, nn.Parameter]:
         """Name in a checkpoint of the authors' code -> the parameter it fills."""
         return dict(self.named_parameters())
@@ -335,6 +355,11 @@ class Method(nn.Module):
             self._text_features = ((precision, ALWAYS), features)
         return features
 
+    def condition(self, features: Tensor) -> Tensor:
+        """What an image-conditional method makes prompts from: features (B, D) of images as they are, or in a control
+        noise of their mean and standard deviation, another one in each step of the training."""
+        return noise_like(features, fresh=self.training) if self.told == NOISE else features
+
     def classify(self, image: ImageFeatures | Tensor, text: Tensor) -> Prediction:
         """Scaled cosines of image features, (B, D) if a tensor, and text features (K, D) or (B, K, D)."""
         image, local = (image.cls, image.local) if isinstance(image, ImageFeatures) else (image, None)
@@ -364,7 +389,8 @@ def create_method(
     cls = registry.load("methods", plugin)
     values = {**(find_preset(cls, plugin, preset).config if preset else {}), **config}
     resolved = fit_to_backbone(build(cls.Config, values, f"method '{name}'"), backbone, explicit=config)
-    return instantiate(cls, resolved, backbone, class_names, seed)
+    condition = find_preset(cls, plugin, preset).condition if preset else ""
+    return instantiate(cls, resolved, backbone, class_names, seed, condition)
 
 
 def fit_to_backbone(config: MethodConfig, backbone: Any, explicit: Collection[str]) -> MethodConfig:
@@ -444,17 +470,24 @@ def worded(config: MethodConfig, backbone: Backbone, class_names: Sequence[str])
 
 
 def instantiate(
-    cls: type[Method], config: MethodConfig, backbone: Backbone, class_names: Sequence[str], seed: int
+    cls: type[Method],
+    config: MethodConfig,
+    backbone: Backbone,
+    class_names: Sequence[str],
+    seed: int,
+    condition: str = "",
 ) -> Method:
     """`cls` with a resolved config, in evaluation mode, its initial values drawn from `seed` alone.
 
-    `class_names` are those of its training, whose template it may start from; set others afterwards.
+    `class_names` are those of its training, whose template it may start from; set others afterwards. `condition` is
+    what a preset says that it is told in the place of images.
     """
     config = worded(config, backbone, class_names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         method = cls(config, backbone)
         method.set_classes(class_names)
+    method.told = condition
     return method.to(backbone.device).eval()
 
 

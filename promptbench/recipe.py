@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, replace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from promptbench.config import UsageError, build, describe_fields, typed, unknown
 from promptbench.data.transforms import SCALE
@@ -151,13 +151,28 @@ class Preset:
         config: Fields of the method's Config.
         recipe: Fields of its Recipe.
         sampler: The few-shot sampler, unless the command line names another; "" for the usual one.
+        condition: `noise` for a control that tells an image-conditional method nothing of its images, in training and
+            evaluation: the same network stays, what it reads of an image goes.
+        prompts: `random` for a control that evaluates the same training as the method, with random prompts of the
+            norms of the learned ones.
         source: Where it comes from; shown by `describe`.
     """
 
     config: Mapping[str, object] = field(default_factory=dict)
     recipe: Mapping[str, object] = field(default_factory=dict)
     sampler: str = ""
+    condition: Literal["", "noise"] = ""
+    prompts: Literal["", "random"] = ""
     source: str = ""
+
+
+NOISE: Final = "noise"
+RANDOM: Final = "random"
+CONTROLS: Mapping[str, Preset] = {
+    NOISE: Preset(condition=NOISE, source="control: trained and evaluated on noise in the place of the image"),
+    RANDOM: Preset(prompts=RANDOM, source="control: the method's training, with random prompts of the learned norms"),
+}
+"""Presets that every method has which is image-conditional, or which learns prompts."""
 
 
 class _Part(NamedTuple):

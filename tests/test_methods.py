@@ -162,6 +162,35 @@ class Unlearned(Plain):
     trains = False
 
 
+class Misnamed(Plain):
+    learned_prompts = ("context",)
+
+
+class OfAnotherWidth(Plain):
+    learned_prompts = ("shift",)
+
+    def __init__(self, config: pb.MethodConfig, backbone: pb.Backbone) -> None:
+        super().__init__(config, backbone)
+        self.shift = nn.Parameter(torch.zeros(1, 3))
+
+
+class Remembering(Stale):
+    learned_prompts = ("ctx",)
+
+
+class Deaf(Plain):
+    image_conditional = True
+
+
+class WithoutControl(Plain):
+    controls = {"": {"@none": "nothing", "unknown_method": "nothing"}}
+
+
+class Speechless(Plain):
+    presets = {"less": pb.Preset()}
+    controls = {"": {"@less": " "}}
+
+
 BROKEN: dict[type[pb.Method], str] = {
     Buffered: "state_is_what_is_learned",
     Unreached: "gradients_reach_everything_learned",
@@ -178,6 +207,12 @@ BROKEN: dict[type[pb.Method], str] = {
     Unrefusing: "other_classes",
     Miscounted: "parameters_on_vit_b16",
     Unlearned: "state_is_what_is_learned",
+    Misnamed: "learned_prompts_are_tokens",
+    OfAnotherWidth: "learned_prompts_are_tokens",
+    Remembering: "learned_prompts_are_tokens",
+    Deaf: "noise_reaches_what_reads_images",
+    WithoutControl: "controls_are_there",
+    Speechless: "controls_are_there",
 }
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from promptbench import registry
 from promptbench.checkpoints import hub
 from promptbench.clip.backbone import Backbone
+from promptbench.clip.controls import randomize
 from promptbench.clip.load import load_backbone
 from promptbench.config import UsageError, build, path_of
 from promptbench.data.class_names import GENERIC_TEMPLATE, ClassNames, refuse_same_names
@@ -168,9 +169,11 @@ def load(run: str | os.PathLike[str], *, device: str = "auto", backbone: str = "
     check_weights(source, frozen)
     config = build(cls.Config, source.spec.config, source.place)
     names = source.trained_on or ClassNames(["object"], template=source.trained_on.template)  # until others are given
-    method = instantiate(cls, config, frozen, names, source.spec.train_seed)
+    method = instantiate(cls, config, frozen, names, source.spec.train_seed, source.spec.condition)
     if source.training is not None:
         fill(method, source.training)
+    if source.spec.prompts:
+        randomize(method.prompts_learned(), source.spec.train_seed)
     transform = EvaluationTransform(frozen.resolution, mean=frozen.mean, std=frozen.std)
     return Trained(
         method, source.shown, source.spec, source.result, transform, source.trained_on, training=source.training
@@ -301,7 +304,7 @@ def of_training(path: Path) -> Source:
         if about.get("format", FORMAT) != FORMAT:
             raise UsageError(f"{path} was written by a newer promptbench ({about['format']}); update promptbench.")
         check_metadata(about)
-        spec = Spec.stored(json.loads(about["spec"]))
+        spec = replace(Spec.stored(json.loads(about["spec"])), prompts="")  # the file holds the learned ones
         names = _class_names(json.loads(about["classes"]))
         return Source(str(path), spec, None, path, names, names, json.loads(about.get("weights_hash", '""')))
     except OSError as error:

@@ -187,9 +187,10 @@ class LongTail:
         generator = random.Random(f"longtail/{seed}")
         counts = self._counts(items, shots, trained.labels, generator)
         sample = coop_sample(items, [], shots, seed)[0]
+        places = places_by_label(sample)
         kept: set[int] = set()
         for label, count in counts.items():
-            kept.update(generator.sample(places_of(sample, label), count))
+            kept.update(generator.sample(places[label], count))
         return [item for place, item in enumerate(sample) if place in kept]
 
     def _counts(
@@ -245,28 +246,35 @@ class Noise:
         sample = coop_sample(items, [], shots, seed)[0]
         names = {item.label: item.class_name for item in items}
         generator = random.Random(f"noise/{seed}")
+        others = self._others(trained)
         for place in self._places(sample, trained.labels, generator):
-            label = self._other(sample[place].label, trained, generator)
+            label = generator.choice(others[sample[place].label])
             sample[place] = sample[place]._replace(label=label, class_name=names[label])
         return sample
 
     def _places(self, sample: Sequence[Item], labels: Sequence[int], generator: random.Random) -> list[int]:
         """Positions of the images whose labels change, class by class."""
+        by_label = places_by_label(sample)
         places = []
         for label in labels:
-            own = places_of(sample, label)
+            own = by_label.get(label, [])
             places += generator.sample(own, round(self.rate * len(own)))
         return places
 
-    def _other(self, label: int, trained: Trained, generator: random.Random) -> int:
+    def _others(self, trained: Trained) -> dict[int, list[int]]:
+        """The labels that an image of each class may get."""
+        labels = trained.labels
         if self.confusable and trained.nearest is not None:
-            return trained.labels[trained.nearest()[trained.labels.index(label)]]
-        return generator.choice([other for other in trained.labels if other != label])
+            return {label: [labels[other]] for label, other in zip(labels, trained.nearest(), strict=True)}
+        return {label: [other for other in labels if other != label] for label in labels}
 
 
-def places_of(sample: Sequence[Labelled], label: int) -> list[int]:
-    """The positions of the items of a class."""
-    return [place for place, item in enumerate(sample) if item.label == label]
+def places_by_label(sample: Sequence[Labelled]) -> dict[int, list[int]]:
+    """The positions of the items of each class."""
+    places: dict[int, list[int]] = {}
+    for place, item in enumerate(sample):
+        places.setdefault(item.label, []).append(place)
+    return places
 
 
 def sampler_of(word: str) -> Callable[[Sequence[Any], int, int, Trained], list[Any]]:

@@ -70,6 +70,9 @@ class Spec:
         corruption: What the images evaluated are corrupted by, such as `fog:3`, several separated by spaces; "" for
             nothing.
         temperature: Whether a temperature was fitted on validation images, and calibration measured after it too.
+        condition: `noise` where that stands in the place of what an image-conditional method makes prompts of, in
+            training and evaluation: a control.
+        prompts: `random` where such of the same norms stand in the place of the learned ones, at evaluation: a control.
         weights_hash: Digest of the backbone's weights.
         architecture: Digest of what the backbone computes with them; see `Backbone.architecture`.
         split_digest: Digest of the dataset's splits: paths, labels and names.
@@ -110,6 +113,8 @@ class Spec:
     trained_by: str = decides(SETTING, later=True, default="")
     corruption: str = decides(DATA, later=True, default="")
     temperature: bool = decides(SETTING, later=True, default=False)
+    condition: str = decides(SETTING, trains=True, later=True, default="")
+    prompts: str = decides(SETTING, later=True, default="")
     weights_hash: str = decides(
         MACHINE, trains=True, renews="made with other weights of '{backbone}' than today's", default=""
     )

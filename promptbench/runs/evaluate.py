@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from promptbench.clip.controls import randomize
 from promptbench.data.batches import pixel_batches
 from promptbench.data.class_names import ClassNames
 from promptbench.data.corruptions import Corruption
@@ -54,6 +55,8 @@ def evaluate(session: Session, run: Run, method: Method) -> Evaluated:
     Raises:
         FloatingPointError: If a score is infinite or NaN.
     """
+    if run.spec.prompts:
+        randomize(method.prompts_learned(), run.spec.train_seed)
     found = Evaluated()
     reader = Reader(method, dense=run.reads_dense)
     if run.spec.temperature:

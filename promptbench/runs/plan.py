@@ -15,7 +15,7 @@ from promptbench.data.selection import FILE, sampler_of
 from promptbench.method import Method, fit_to_backbone
 from promptbench.metrics.ood import Score
 from promptbench.protocol import Plan, Protocol
-from promptbench.recipe import Recipe, Settings, resolve
+from promptbench.recipe import Preset, Recipe, Settings, find_preset, resolve
 from promptbench.results.spec import Spec
 from promptbench.runs.request import ChosenMethod, Request, options_of, other_data, plans_of
 from promptbench.training.numerics import check_method
@@ -131,6 +131,7 @@ def facts_of(request: Request, protocol: str, plan: Plan, chosen: ChosenMethod, 
         "corruption": plan.corruption,
         "deterministic": request.deterministic,
         "temperature": request.temperature,
+        **control_of(chosen),
     }
 
 
@@ -138,6 +139,12 @@ def more_scores(request: Request, protocol: str) -> dict[str, Score]:
     """The scores of a protocol's runs that it does not ask for itself."""
     own = request.protocols[protocol].scores
     return {name: score for name, score in request.scores[protocol].items() if name not in own}
+
+
+def control_of(chosen: ChosenMethod) -> dict[str, str]:
+    """What stands in the place of images and of learned prompts, where the preset is a control."""
+    preset = find_preset(chosen.method, chosen.name, chosen.preset) if chosen.preset else Preset()
+    return {"condition": preset.condition, "prompts": preset.prompts}
 
 
 def plan_run(

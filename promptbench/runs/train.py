@@ -45,7 +45,9 @@ def prepared(session: Session, run: Run) -> tuple[SelectedImages, Method]:
     train = open_selection(session.dataset, run.plan.train, spec.data_seed, nearest=session.nearest)
     backbone = session.backbone
     restart_peak_memory(session.device)  # what the first run takes to load the backbone is not the run's
-    method = instantiate(run.method, run.settings.config, backbone, train.class_names, spec.train_seed)
+    method = instantiate(
+        run.method, run.settings.config, backbone, train.class_names, spec.train_seed, condition=spec.condition
+    )
     show_training_images(method, shown_batches(method, train, spec.train_seed), spec.train_seed)
     return train, method
 

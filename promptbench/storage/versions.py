@@ -195,7 +195,8 @@ def _import_statements(tree: ast.AST) -> Iterator[tuple[int, str, str]]:
 
 
 class Bare(ast.NodeTransformer):
-    """Drops what is only there to be read: docstrings, annotations, what an error says, what is called a source."""
+    """Drops what is only there to be read: docstrings, annotations, what an error says, what is called a source, and
+    what a method says of its controls."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
@@ -211,6 +212,9 @@ class Bare(ast.NodeTransformer):
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
         """The fields of a dataclass are those that have an annotation; which one says nothing to them."""
+        of_class = "ClassVar" in ast.dump(node.annotation)
+        if of_class and isinstance(node.target, ast.Name) and node.target.id in ("controls", "baseline"):
+            return ast.Pass()
         keeps = ("ClassVar", "InitVar", "KW_ONLY")
         if not any(word in ast.dump(node.annotation) for word in keeps):
             node.annotation = ast.Constant(None)

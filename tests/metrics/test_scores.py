@@ -234,3 +234,22 @@ def test_the_command_computes_neglabel_and_notes_the_words(nouns: str, words: st
     assert negatives(str(copy)).asked == negatives(nouns).asked
     copy.write_text("other\n")
     assert negatives(str(copy)).asked != negatives(nouns).asked
+
+
+@pytest.mark.slow
+def test_negative_labels_change_no_other_figure_of_any_kind_of_method(nouns: str, words: str, tmp_path: Path) -> None:
+    """Learned image features, text that depends on the image, and no text at all, which has no cosines."""
+    methods = ("--method", "maple", "cocoop", "linear_probe", "--shots", "2")
+    methods += ("--set", "maple.epochs=1", "cocoop.epochs=1")
+    for output, more in (("plain", ()), ("more", ("--score", "neglabel", "--set", f"neglabel.words={nouns}"))):
+        call = ["run", "--protocol", "ood", *words.split(), *methods, *more, "--output", str(tmp_path / output)]
+        assert main(call) == 0
+    plain, more_of = (
+        {result.spec.method: result for result in read_results(tmp_path / of)} for of in ("plain", "more")
+    )
+    for method, before in plain.items():
+        after = more_of[method]
+        assert {name: after.metrics[name] for name in before.metrics} == before.metrics
+        assert ("owls/neglabel/auroc" in after.metrics) == (method != "linear_probe")
+    reason = more_of["linear_probe"].notes["owls/neglabel/"]
+    assert reason == "NegLabel needs unscaled cosines, which this method does not give"

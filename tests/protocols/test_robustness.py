@@ -75,7 +75,7 @@ def test_a_kind_is_the_mean_of_its_severities_and_the_drop_that_of_kinds() -> No
     assert (metrics["snow/accuracy"], metrics["fog/accuracy"], metrics["average/accuracy"]) == (50, 50, 50)
     assert metrics["drop"] == 50 and "average/ece" in metrics and not notes
     found = Robustness().columns("accuracy", sorted(rights), [])
-    assert [column.title for column in found] == ["clean", "snow", "fog", "mean of corrupted", "drop (points)"]
+    assert [column.title for column in found] == ["clean", "snow", "fog", "mean of corrupted", "drop"]
     assert [column.lower for column in found] == [False, False, False, False, True]
     assert "drop" not in [column.key for column in Robustness().columns("ece", sorted(rights), [])]
 
@@ -106,7 +106,7 @@ def test_the_protocol_through_the_command(run: Any, tmp_path: Path, capsys: pyte
     assert metrics["average/accuracy"] == pytest.approx(mean)
     assert metrics["drop"] == pytest.approx(metrics["clean/accuracy"] - mean)
     said = capsys.readouterr().out
-    assert "| gaussian_noise | contrast | mean of corrupted | drop (points) |" in said
+    assert "| gaussian_noise | contrast | mean of corrupted | drop |" in said
     assert "not ImageNet-C's files: gaussian_noise:5 contrast:1" in said
     assert main(["plot", "robustness", "--results", str(tmp_path), "-o", str(tmp_path / "robustness.png")]) == 0
 

@@ -25,9 +25,11 @@ from promptbench.checks.plugin.subject import (
     vit_b16,
     weights_of,
 )
+from promptbench.clip.controls import randomize
 from promptbench.clip.image_tower import Images
 from promptbench.data.class_names import ClassNames
 from promptbench.method import Method, Prediction, fit_to_backbone, worded
+from promptbench.recipe import NOISE
 
 ROUNDING = 1e-4  # of logits up to 100, when the same image comes in another batch
 TEMPLATES = ("itap of my {}, indoors.", ("a photo of a {}.", "art of the {}."))
@@ -296,6 +298,36 @@ def wrong_with_other_classes(method: Method, images: torch.Tensor, names: Sequen
     method.set_classes(names[:1])
     if tuple(predict(method, images).logits.shape) != (len(images), 1):
         yield "a single class cannot be scored; squeeze no axis of classes"
+
+
+def check_noise_reaches_what_reads_images(specimen: Specimen) -> Iterator[str]:
+    """In the control `noise`, what it makes prompts from is noise."""
+    if not specimen.cls.image_conditional:
+        raise NotConcerned("it makes no prompts from images, or does not say so by `image_conditional`")
+    images = specimen.images()
+    own, told = (predict(replace(specimen, condition=of).moved(), images) for of in ("", NOISE))
+    if torch.equal(own.logits, told.logits):
+        yield "noise gives the same logits; make prompts from self.condition(features), which the control replaces"
+
+
+def check_learned_prompts_are_tokens(specimen: Specimen) -> Iterator[str]:
+    """Its learned prompts are tokens of a tower, and others give other logits."""
+    if not specimen.cls.learned_prompts:
+        raise NotConcerned("it learns no prompts, or does not name them in `learned_prompts`")
+    method, images = specimen.moved(), specimen.images()
+    found = method.prompts_learned()
+    if not found:
+        yield f"`learned_prompts` names {some(specimen.cls.learned_prompts)}, and no learned tensor begins so"
+        return
+    widths = {specimen.backbone.text_width, specimen.backbone.vision_width}
+    others = [name for name, tensor in found.items() if tensor.dim() < 2 or tensor.shape[-1] not in widths]
+    if others:
+        yield f"`learned_prompts` names {some(others)}, whose rows have no tower's width; name prompts alone"
+        return
+    before = predict(method, images).logits
+    randomize(found, seed=1)
+    if torch.equal(predict(method, images).logits, before):
+        yield "random prompts give the same logits; keep nothing that was made of the learned ones"
 
 
 def check_image_features_know_no_classes(specimen: Specimen) -> Iterator[str]:

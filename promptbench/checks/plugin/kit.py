@@ -109,6 +109,7 @@ CHECKS: tuple[Check, ...] = (
     source.check_category_and_recipes_are_declared,
     source.check_config_survives_yaml,
     source.check_recipes_and_presets_resolve,
+    source.check_controls_are_there,
     behaviour.check_it_can_be_made_and_asked,
     behaviour.check_seed_alone_decides_the_first_values,
     behaviour.check_state_is_what_is_learned,
@@ -125,6 +126,8 @@ CHECKS: tuple[Check, ...] = (
     behaviour.check_half_precision_tensors_load,
     behaviour.check_other_classes,
     behaviour.check_datasets_with_templates_of_their_own,
+    behaviour.check_noise_reaches_what_reads_images,
+    behaviour.check_learned_prompts_are_tokens,
     behaviour.check_image_features_know_no_classes,
     behaviour.check_cached_features_equal_fresh_ones,
 )
@@ -143,5 +146,7 @@ NEEDS: dict[Check, tuple[Check, ...]] = {
     behaviour.check_half_precision_tensors_load: (SAME,),
     behaviour.check_other_classes: (SAME,),
     behaviour.check_datasets_with_templates_of_their_own: (LOSS,),
+    behaviour.check_noise_reaches_what_reads_images: (SAME,),
+    behaviour.check_learned_prompts_are_tokens: (SAME,),
     behaviour.check_cached_features_equal_fresh_ones: (SAME, LOSS),
 }

@@ -11,11 +11,12 @@ from itertools import product
 
 import yaml
 
+from promptbench import registry
 from promptbench.checks.plugin.subject import NotConcerned, Specimen, some
 from promptbench.config import UsageError, build, to_mapping
 from promptbench.data.dataset import Dataset, DatasetInfo
 from promptbench.method import MethodConfig
-from promptbench.recipe import resolve
+from promptbench.recipe import parse_label, resolve
 
 FRAMEWORK = ("checkpoints", "checks", "cli", "experiment", "results", "runs", "show", "sweep", "training")
 PLACING = ("bfloat16", "cpu", "cuda", "half", "to")
@@ -139,6 +140,31 @@ def check_recipes_and_presets_resolve(specimen: Specimen) -> Iterator[str]:
             else:
                 failures += lost_in_yaml(config, f"the settings of {label} for {protocol}, {dataset}")
     yield from dict.fromkeys(failures)
+
+
+def check_controls_are_there(specimen: Specimen) -> Iterator[str]:
+    """Its controls are presets or methods, and say what they take away."""
+    cls = specimen.cls
+    said = [(name, control, takes) for name, of in cls.controls.items() for control, takes in of.items()]
+    tree = ast.parse(inspect.getsource(sys.modules[cls.__module__]))
+    read = registry.literals(registry.plugin_class(tree, "Method", "methods"))
+    for name in {"controls", "baseline"} & vars(cls).keys():
+        if read.get(name, {}) != getattr(cls, name):
+            yield f"`{name}` cannot be read without importing the file; write it as literals alone"
+    own = {name for name, _, _ in said} | {control for _, control, _ in said if control.startswith("@")}
+    if not said and not cls.baseline:
+        raise NotConcerned("it declares none of its own")
+    for name in sorted({*own, *cls.baseline} - {"", *(f"@{preset}" for preset in cls.presets)}):
+        yield f"its controls name {name!r}, and it has no such preset; write '@preset', or '' for the method itself"
+    for control in sorted({control for _, control, _ in said} - own):
+        plugin, preset = parse_label(control)
+        if plugin not in registry.names("methods"):
+            yield f"the control '{control}' is no method; write a method's label, or '@preset' for one of its own"
+        elif preset and preset not in registry.load("methods", plugin).presets:
+            yield f"the control '{control}' names no preset of {plugin}; write one that it has"
+    empty = [control for control, takes in (*cls.baseline.items(), *(pair[1:] for pair in said)) if not takes.strip()]
+    if empty:
+        yield f"{some(empty)} does not say what it takes away; write half a sentence"
 
 
 def check_facts_are_filled_in(dataset: Dataset) -> Iterator[str]:

@@ -39,12 +39,14 @@ class Specimen:
         backbone: A small one does.
         config: An instance of its `Config`.
         class_names: Those that it is made for.
+        condition: What it is told in the place of images, in a control.
     """
 
     cls: type[Method]
     backbone: Backbone
     config: MethodConfig
     class_names: Sequence[str] = CLASSES
+    condition: str = ""
 
     def fresh(self) -> Specimen:
         """The same on a copy of the backbone, so that whatever a method does to it ends with one check."""
@@ -53,7 +55,7 @@ class Specimen:
 
     def make(self, seed: int = 0) -> Method:
         """The method as a run makes it: instantiated, then shown its training images."""
-        method = instantiate(self.cls, self.config, self.backbone, self.class_names, seed)
+        method = instantiate(self.cls, self.config, self.backbone, self.class_names, seed, self.condition)
         images, labels = batch(self.backbone)
         show_training_images(method, [(Images(images), labels)] * max(1, method.shown_views), seed)
         return method

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,16 +90,16 @@ def examine_method(cls: type[Any], name: str, options: argparse.Namespace) -> It
     from promptbench.checks.plugin.kit import examine, specimen
     from promptbench.clip.load import load_backbone
     from promptbench.method import fit_to_backbone
-    from promptbench.recipe import find_preset
+    from promptbench.recipe import Preset, find_preset
 
-    preset = find_preset(cls, name, options.preset).config if options.preset else {}
+    preset = find_preset(cls, name, options.preset) if options.preset else Preset()
     given = assigned(options.set or [], name)
-    settings = build(cls.Config, {**preset, **given}, f"method '{name}'")
+    settings = build(cls.Config, {**preset.config, **given}, f"method '{name}'")
     backbone = load_backbone(options.backbone)
     backbone.known_tokens = None  # the kit's class names are chosen for no backbone: no warnings about them
     config = fit_to_backbone(settings, backbone, explicit=given)
     print(f"The method {cls.__name__} on the backbone {backbone.name}", flush=True)
-    return examine(specimen(cls, backbone, config))
+    return examine(replace(specimen(cls, backbone, config), condition=preset.condition))
 
 
 def examine_dataset(cls: type[Any], name: str, options: argparse.Namespace) -> Iterable[Outcome]:

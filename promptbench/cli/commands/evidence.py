@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from promptbench.cli.flags import add_asked, asked_of
+from promptbench.cli.flags import add_asked, add_plugin, asked_of
 from promptbench.config import UsageError, path_of
 
 HELP = "print a page of evidence from stored results"
@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `promptbench evidence` to its parser."""
     parser.add_argument("page", metavar="PAGE", help="calibration, controls, open_world, robustness, sensitivity")
     add_asked(parser)
+    add_plugin(parser)
     parser.add_argument("-o", dest="file", metavar="FILE", help="write the page there instead of printing it")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from promptbench.config import unknown
 from promptbench.show.tables.show import Question
 
-PAGES: tuple[str, ...] = ("calibration", "open_world", "robustness")
+PAGES: tuple[str, ...] = ("calibration", "controls", "open_world", "robustness", "sensitivity")
 """Their modules, which are imported when they are asked for."""
 
 

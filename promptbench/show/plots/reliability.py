@@ -113,7 +113,8 @@ def draw(data: dict[str, Any]) -> Figure:
         grid[2 * place + 1][0].set_ylabel("images\n(%)")
     for axes in grid[-1]:
         axes.set_xlabel("confidence (%)")
-    said = [f"Images of {len(data['datasets'])} datasets together."] if len(data["datasets"]) > 1 else []
+    pooled = f"Images of {len(data['datasets'])} datasets together, where tables average runs."
+    said = [pooled] if len(data["datasets"]) > 1 else []
     said.append(f"ECE (%) over {BINS} bins.")
     halves = chain.from_iterable(panel["halves"].values() for panel in panels)
     if any("ece_scaled" in half for half in halves):
