@@ -37,6 +37,7 @@ and the networks learned which base class a text was of, which says nothing of n
 Pass 2 alone answers worse than both together (`second`). On rendered images (results/mini/ablation_mutual) the text so
 written carries what pass 1 thinks of the image into pass 2, and gains no more than none does (`tvp-zeroed`): that texts
 guide what the image tower attends to showed no effect.
+The control `noise` makes noise of all that is read of the image, in training too, `ftp-noise` of what FTP reads alone.
 """
 
 from __future__ import annotations

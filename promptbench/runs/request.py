@@ -184,9 +184,7 @@ class Request:
             suite=suite,
             methods=tuple(chosen(label, of, sampler, assignments, points) for label, of in loaded.items()),
             protocols=protocols,
-            scores={
-                name: {**open_scores(one.scores), **(more if one.scores else {})} for name, one in protocols.items()
-            },
+            scores={name: scores_of(one, more) for name, one in protocols.items()},
             seeds=pairs,
             corruption=corruptions[0] if corruptions else None,
             precision=precision,
@@ -233,6 +231,11 @@ def usual_protocols(suite: Suite) -> list[str]:
     """The protocols that `all` stands for."""
     known = {name: registry.load("protocols", name) for name in registry.names("protocols")}
     return [name for name, protocol in known.items() if protocol.in_all and protocol.role in suite.roles]
+
+
+def scores_of(protocol: Protocol, more: Mapping[str, Score]) -> dict[str, Score]:
+    """The scores of images of a protocol that has some, and those asked for besides."""
+    return {**open_scores(protocol.scores), **more} if protocol.scores else {}
 
 
 def check_scores(protocols: Mapping[str, Protocol], more: Iterable[str], assignments: Iterable[str]) -> None:

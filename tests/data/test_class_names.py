@@ -128,6 +128,7 @@ def test_names_decide_the_run_and_no_path_is_recorded(
     capsys.readouterr()
     assert main(["table", "--results", str(tmp_path / "runs")]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if "class_names=" in line]
+    assert all(row.count("class_names=") == 1 for row in rows if row.startswith("|"))
     assert len(set(rows)) == 3 and sum("class_names=none" in row for row in rows) == 1
 
 

@@ -140,4 +140,5 @@ def splits_shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """The splits that the rows of the table name, from top to bottom."""
     assert main(["table", "--results", str(folder / "runs")]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|") and "split=" in line]
+    assert not any("class_names" in line for line in lines)  # they follow from the split
     return [line.split("|")[2].partition("split=")[2].partition(")")[0] for line in lines]

@@ -58,6 +58,7 @@ _OF_SPEC = tuple(item.name for item in _SETTINGS if item.name not in _MET)
 _TRANSFORM = "conditions.transform"
 _CONTEXT = f"config.{CONTEXT}"
 _BY_DATASET = {_TRANSFORM, *(item.name for item in _SETTINGS if item.metadata["by_dataset"])}
+_NAMES_FOLLOW = ("split", "dataset_options.class_names")  # what the class names shown follow from
 _OF_SAMPLES = {"shots", "sampler"}
 _OF_ALL = {"precision", "weights_hash", "split_digest", "corruption"}  # what is compared must agree in these
 
@@ -202,6 +203,8 @@ def _telling_apart(
     of_samples = _several(settings[drawn], [one[drawn] for one in cell])
     unlike = _named(of_samples.any(), _OF_SAMPLES) | _named(_several(settings, cell).any(), _OF_ALL)
     within = _several(settings, [kind, *cell]).groupby(level=0).any()
+    asked_for = [settings[name] for name in _NAMES_FOLLOW if name in settings]  # which already tell rows apart
+    within["class_names"] = _several(settings[["class_names"]], [kind, *cell, *asked_for]).groupby(level=0).any()
     across = _several(settings, [kind]) & _several(shared, [kind])
     return (
         {number: _named(within.loc[number], settings.columns) | unlike for number in within.index},
@@ -241,7 +244,7 @@ def _said(name: str, value: str) -> str:
     if value == "null" or (name == "corruption" and not text):
         text = "none"
     digest = hashlib.sha256(text.encode()).hexdigest()
-    if name.startswith(_SCORES):  # settings, which a digest tells apart
+    if name.startswith(_SCORES) and text != "none":  # settings, which a digest tells apart
         text = digest[:8]
     elif len(text) > 24:  # lists and mappings, such as class names, often begin alike
         text = f"#{digest[:8]}" if text.startswith(("[", "{")) else f"{text[:8]}..."
