@@ -13,8 +13,8 @@ from promptbench.results.result import (
     Result,
     check_writable,
     failure_path,
+    find_predictions,
     has_died,
-    predictions_path,
     stored_results,
 )
 from promptbench.runs.listener import listening
@@ -154,7 +154,7 @@ def finish(
     output = start.session.output
 
     def lacks_something(one: Run, there: Mapping[str, Result]) -> bool:
-        predictions = start.session.save_predictions and not predictions_path(output, one.spec).exists()
+        predictions = start.session.save_predictions and find_predictions(output, one.spec) is None
         return predictions or one.spec.name not in there
 
     def stays_failed(one: Run) -> bool:

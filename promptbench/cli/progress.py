@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, cast
 from promptbench.cli.text import columns, reason, running_lines, summary
 from promptbench.experiment import RunsFailed
 from promptbench.protocol import digits_of
-from promptbench.results.result import predictions_path, read_result, result_path
+from promptbench.results.result import find_predictions, read_result, result_path
 from promptbench.runs.listener import Quiet, Standing
 from promptbench.sweep.status import since
 
@@ -95,7 +95,7 @@ class Display:
     def stands(self, standing: Standing) -> None:
         """Who is at what, and a line for each run that has ended."""
         for name, run in list(self.runs.items()):
-            if name in standing.done and (name not in self.half or predictions_path(self.output, run.spec).exists()):
+            if name in standing.done and (name not in self.half or find_predictions(self.output, run.spec)):
                 result = read_result(result_path(self.output, run.spec))
                 seconds = sum(result.cost.get(key) or 0.0 for key in ("train_seconds", "eval_seconds"))
                 self.close(run, f"{figures(result)} ({seconds:.1f} s)")

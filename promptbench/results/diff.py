@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from promptbench import registry
 from promptbench.config import UsageError, unknown
 from promptbench.protocol import Column, Protocol
-from promptbench.results.result import DATA_MET, Result, predictions_path, read_results
+from promptbench.results.result import DATA_MET, Result, find_predictions, read_results
 from promptbench.results.spec import SEED, Spec, fields_of
 
 if TYPE_CHECKING:
@@ -292,7 +292,7 @@ def _recognised(paths: Sequence[Path]) -> dict[str, tuple[list[str], NDArray[flo
 
 def _stored(place: Path, spec: Spec) -> Path | None:
     """The predictions of a run beside its result, wherever between the output folder and the file `place` is."""
-    return next((path for folder in _holders(place) if (path := predictions_path(folder, spec)).exists()), None)
+    return next((path for folder in _holders(place) if (path := find_predictions(folder, spec))), None)
 
 
 @cache

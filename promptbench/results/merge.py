@@ -26,6 +26,7 @@ from promptbench.results.result import (
     Result,
     check_writable,
     failure_path,
+    find_predictions,
     predictions_path,
     read_result,
     result_path,
@@ -229,11 +230,11 @@ def _merge_training(agreeing: Sequence[_Found], output: Path, merged: Merged) ->
 
 def _merge_predictions(agreeing: Sequence[_Found], output: Path, merged: Merged) -> None:
     """Copies the predictions of the first version that has some."""
-    target = predictions_path(output, agreeing[0].result.spec)
+    spec = agreeing[0].result.spec
     for found in agreeing:
-        source = predictions_path(found.folder, found.result.spec)
-        if source.is_file() and not target.exists():
-            _copy(source, target, "predictions", merged)
+        source = find_predictions(found.folder, found.result.spec)
+        if source is not None and find_predictions(output, spec) is None:
+            _copy(source, predictions_path(output, spec).parent / source.name, "predictions", merged)
 
 
 def _merge_failures(sources: Iterable[Path], output: Path, runs: set[str], merged: Merged) -> None:

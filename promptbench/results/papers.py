@@ -86,7 +86,7 @@ class Published:
         settings: Fields of the method's Config that the row's settings differ in from the recipe's.
         note: What is doubtful about the row.
         where: File and line.
-        selection: What the row's settings, or its epoch, were chosen on: one of `SELECTIONS`.
+        chosen_on: What the row's settings, or its epoch, were chosen on: one of `SELECTIONS`.
         by_dataset: Whether they differ from dataset to dataset; None where the source does not say.
         trials: How many settings were tried on each dataset; None where the source does not say.
     """
@@ -109,7 +109,7 @@ class Published:
     note: str
     source: str
     where: str
-    selection: str = UNKNOWN
+    chosen_on: str = UNKNOWN
     by_dataset: bool | None = None
     trials: int | None = None
 
@@ -281,7 +281,7 @@ def _row(cells: Mapping[str | None, str | None], where: str) -> Published:
         note=text["note"],
         source=text["source"],
         where=where,
-        selection=selection,
+        chosen_on=selection,
         by_dataset=BY_DATASET[text["by_dataset"]],
         trials=_whole(text["trials"], "trials", where),
     )
@@ -470,7 +470,7 @@ def _obstacles(result: Result, row: Published) -> Iterator[str]:
         yield "the source does not state the backbone"
     elif not same_backbone(spec.backbone, row.backbone):
         yield f"backbone {spec.backbone} here, OpenAI's {row.backbone} there"
-    yield f"its settings were chosen on {SEARCHED[row.selection]}" if row.selection in SEARCHED else ""
+    yield f"its settings were chosen on {SEARCHED[row.chosen_on]}" if row.chosen_on in SEARCHED else ""
     yield "the source does not state the settings, or no recipe has them" if not row.recipe else ""
     if not row.zero_shot:
         origin = str(spec.recipe.get("origin", ""))

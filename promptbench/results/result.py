@@ -40,6 +40,7 @@ def _what_a_run_is_made_of(document: dict[str, Any]) -> dict[str, Any]:
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _what_a_run_is_made_of}
 """Schema number to what turns a document of it into one of the next; one entry for each schema there has been."""
 
+PACKED = ".xz"  # what the name of a file with predictions ends in that was compressed, as `xz` does
 OUTDATED = "outdated"  # folder in the output folder, of runs that were done again
 TUNING = "tuning"  # folder in the output folder, of what `tune` tried, laid out like that one
 SPLITS_READ = "splits_read"  # condition of a trial of `tune`: the splits of each dataset that were asked for
@@ -274,6 +275,13 @@ def failure_path(folder: Path | str, spec: Spec) -> Path:
 def predictions_path(folder: Path | str, spec: Spec) -> Path:
     """Where the predictions of this spec are or would be."""
     return Path(folder) / "predictions" / f"{spec.name}.safetensors"
+
+
+def find_predictions(folder: Path | str, spec: Spec) -> Path | None:
+    """The file with the predictions of this spec, as it was written or compressed; None where there is none."""
+    plain = predictions_path(folder, spec)
+    places = (plain, plain.with_name(f"{plain.name}{PACKED}"))
+    return next((path for path in places if path.is_file()), None)
 
 
 def check_writable(folder: Path | str) -> None:

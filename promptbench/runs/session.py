@@ -42,7 +42,7 @@ from promptbench.data.class_names import ClassNames
 from promptbench.data.dataset import Dataset, contents_digest, open_dataset
 from promptbench.data.selection import SelectedImages, Selection, few_validation_of, open_selection, shown_names
 from promptbench.protocol import Evaluation
-from promptbench.results.result import find, predictions_path
+from promptbench.results.result import find, find_predictions
 from promptbench.results.spec import Spec
 from promptbench.runs.listener import Quiet
 from promptbench.runs.plan import Run
@@ -91,7 +91,7 @@ class Place:
         """Whether the result of a run is there, and its predictions where they are wanted."""
         if find(self.output, spec) is None:
             return False
-        return not self.save_predictions or predictions_path(self.output, spec).exists()
+        return not self.save_predictions or find_predictions(self.output, spec) is not None
 
 
 class Session:

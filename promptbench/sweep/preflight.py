@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from promptbench.config import UsageError
 from promptbench.data.selection import few_validation_of, open_selection, shown_names, spoils
 from promptbench.method import instantiate
-from promptbench.results.result import OUTDATED, Result, predictions_path, read_result, result_path
+from promptbench.results.result import OUTDATED, Result, find_predictions, read_result, result_path
 from promptbench.results.spec import Spec, fields_of
 from promptbench.runs.session import as_it_was, asked_by_signal, recognised
 from promptbench.storage.cache import limit
@@ -235,9 +235,10 @@ def _move(output: Path, spec: Spec) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         number = next(n for n in itertools.count(1) if not list(folder.glob(f"{stem}.{n}.*")))
-        for path in (predictions_path(output, spec), result_path(output, spec)):
-            if path.exists():
-                os.rename(path, folder / f"{stem}.{number}{path.suffix}")
+        for path in (find_predictions(output, spec), result_path(output, spec)):
+            if path is not None and path.exists():
+                kind = path.name.removeprefix(stem)  # `.json`, `.safetensors`, or that and how it was packed
+                os.rename(path, folder / f"{stem}.{number}{kind}")
     except OSError as error:
         raise UsageError(
             f"The outdated result {result_path(output, spec)} cannot be moved to {folder} ({error.strerror}); name "

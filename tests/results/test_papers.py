@@ -263,11 +263,11 @@ class TestHowSettingsWereChosen:
         columns = (*COLUMNS, *LATER)
         searched = line(columns, selection="full validation", by_dataset="yes", trials="4000")
         (row,) = load(written(tmp_path, searched, header=",".join(columns)))
-        assert (row.selection, row.by_dataset, row.trials) == ("full validation", True, 4000)
+        assert (row.chosen_on, row.by_dataset, row.trials) == ("full validation", True, 4000)
 
     def test_it_is_unknown_where_a_file_does_not(self, tmp_path: Path) -> None:
         (row,) = load(written(tmp_path, line()))
-        assert (row.selection, row.by_dataset, row.trials) == ("unknown", None, None)
+        assert (row.chosen_on, row.by_dataset, row.trials) == ("unknown", None, None)
 
 
 class TestCompare:
@@ -413,7 +413,7 @@ class TestMatches:
         ],
     )
     def test_rows_searched_on_other_images_are_never_judged_against(self, selection: str, reason: str) -> None:
-        assert matches(make_result(), make_row(selection=selection)) == (not reason, reason)
+        assert matches(make_result(), make_row(chosen_on=selection)) == (not reason, reason)
 
     def test_a_reconstruction_never_compares(self) -> None:
         result = make_result({"reconstructed": True})

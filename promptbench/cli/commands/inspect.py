@@ -27,10 +27,11 @@ def execute(options: argparse.Namespace) -> int:
     """Carry out `promptbench inspect`: a block per evaluation whose images have classes."""
     from promptbench.cli.text import columns
     from promptbench.results.predictions import load_predictions
-    from promptbench.results.result import folder_of, predictions_path, read_result
+    from promptbench.results.result import find_predictions, folder_of, predictions_path, read_result
 
     result = read_result(options.run)
-    kept = load_predictions(predictions_path(folder_of(options.run), result.spec))
+    folder = folder_of(options.run)
+    kept = load_predictions(find_predictions(folder, result.spec) or predictions_path(folder, result.spec))
     for name, predictions in kept.items():
         if bool((predictions.labels >= 0).all()):
             print(f"{name}, {len(predictions.images)} images, {len(predictions.class_names)} classes\n")

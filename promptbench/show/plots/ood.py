@@ -12,7 +12,7 @@ from torch import Tensor
 from promptbench import registry
 from promptbench.config import UsageError, unknown
 from promptbench.results.predictions import Predictions, load_predictions
-from promptbench.results.result import Result, predictions_path
+from promptbench.results.result import Result, find_predictions
 from promptbench.show.plots.picture import finish, new_figure
 from promptbench.show.plots.source import NothingToShow, Source, about, overall
 from promptbench.show.plots.source import name as name_of
@@ -66,8 +66,8 @@ def _first_stored(
     """The result with the first seeds whose predictions are there and have the score."""
     for result in sorted(results, key=lambda result: result.spec.seeds):
         for folder in source.folders:
-            path = predictions_path(folder, result.spec)
-            if path.exists():
+            path = find_predictions(folder, result.spec)
+            if path:
                 found = load_predictions(path)
                 if INSIDE in found and all(score in of_set.scores for of_set in found.values()):
                     return result, found

@@ -11,13 +11,13 @@ from promptbench import registry
 from promptbench.config import UsageError
 from promptbench.data.selection import Selection
 from promptbench.protocol import Evaluation, Outcome, Plan, Protocol, digits_of
-from promptbench.results.result import Result, folder_of
+from promptbench.results.result import Result, find_predictions, folder_of
 
 if TYPE_CHECKING:
     from promptbench.results.predictions import Predictions
 
 EXACT = 1e-6  # what machines differ by in a sum
-HALF = 0.25  # points that other metrics may be off by where logits were rounded to half precision, one image in a bin
+HALF = 2  # images whose weight other percentages may be off by where logits were rounded to half precision
 COUNTED = ("accuracy", "h", "drop")  # metrics of counts, which no rounding changes
 AS_STORED = ("temperature",)  # what a run found on images of which no predictions are kept
 SHOWN = 20  # differences in full
@@ -71,7 +71,8 @@ class Recomputed:
         lines += [f"... and {count - SHOWN} more"] if count > SHOWN else []
         if self.rounded:
             lines.append(
-                f"With logits in half precision: {self.rounded}; their accuracy is exact, other metrics within {HALF}."
+                f"With logits in half precision: {self.rounded}; their accuracy is exact, other metrics are off by "
+                f"less than {HALF} images count for."
             )
         if self.without:
             names = ", ".join([*self.without[:3], *(["..."] if len(self.without) > 3 else [])])
@@ -96,7 +97,8 @@ def recomputed(results: Iterable[Result]) -> Recomputed:
             continue
         exact = all(of_evaluation.exact for of_evaluation in stored.values())
         found = measured_again(result, stored)
-        differences += differing(result, found, EXACT if exact else HALF)
+        fewest = min(len(of_evaluation.labels) for of_evaluation in stored.values())
+        differences += differing(result, found, EXACT if exact else 100 * HALF / fewest)
         metrics += len(result.metrics)
         rounded += not exact
         again.append(replace(result, metrics=found))
@@ -107,7 +109,7 @@ def recomputed(results: Iterable[Result]) -> Recomputed:
 
 def predictions_of(result: Result) -> dict[str, Predictions] | None:
     """The predictions beside a result, by evaluation; None where there are none."""
-    from promptbench.results.predictions import find_predictions, load_predictions
+    from promptbench.results.predictions import load_predictions
 
     assert result.path is not None  # it was read from there
     try:
@@ -144,8 +146,8 @@ def differing(result: Result, found: Mapping[str, float], within: float) -> list
     differences = []
     for name, stored in result.metrics.items():
         value = found.get(name)
-        counted = name.rpartition("/")[2] in COUNTED
-        slack = EXACT if counted else max(EXACT, within * 10 ** (1 - digits_of(name)))  # less of what is no percentage
+        rounding = within * 10 ** (1 - digits_of(name))  # less of what is no percentage, from 0 to 1 or so
+        slack = EXACT if name.rpartition("/")[2] in COUNTED else max(EXACT, rounding)
         if value is None or not math.isclose(value, stored, rel_tol=0.0, abs_tol=slack):
             differences.append(Difference(result.name, name, stored, value))
     return differences
