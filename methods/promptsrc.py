@@ -106,6 +106,7 @@ class PromptSRC(Method):
 
     def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(config, backbone)
+        self.texts_told = "ensemble" if config.teacher == "imagenet" else "dataset"
         self.words = prompts.words_for(config.ctx_init, config.n_ctx_text)
         n = prompts.length_of(backbone, self.words) if config.n_ctx_text is None else config.n_ctx_text
         text, vision = backbone.text_width, backbone.vision_width

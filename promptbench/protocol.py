@@ -84,12 +84,25 @@ class Column(NamedTuple):
         title: What the table calls it.
         derived: Whether it follows from other columns, seed means and averages included, instead of being averaged.
         lower: Whether less is better.
+        unit: What its figures count; "" where they have none.
+        range: What they lie between.
+        digits: Decimals shown.
+        ranked: Whether tables may print the best in bold.
     """
 
     key: str
     title: str
     derived: bool = False
     lower: bool = False
+    unit: str = "%"
+    range: str = "0 to 100"
+    digits: int = 1
+    ranked: bool = True
+
+    @property
+    def direction(self) -> str:
+        """`higher is better` or `lower is better`."""
+        return f"{'lower' if self.lower else 'higher'} is better"
 
 
 class Protocol(ABC):

@@ -235,6 +235,9 @@ def add_tables(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--delta", default="", metavar="ROW", help="add the differences to this method or row")
     parser.add_argument("--per-seed", action="store_true", help="a line per seed instead of the mean")
     parser.add_argument("--with-published", action="store_true", help="papers' figures beside ours, and verdicts")
+    selection = "only rows whose settings were chosen so: none, pseudo-new classes, few-shot validation, ..."
+    parser.add_argument("--selection", default="", metavar="KIND", help=selection)
+    parser.add_argument("--cost", action="store_true", help="parameters, seconds, milliseconds an image and memory too")
     parser.add_argument("--format", default="md", metavar="F", help=f"{', '.join(FORMATS)}; default: md")
     parser.add_argument(
         "--layout", default=LAYOUTS[0], metavar="L", help="of LaTeX: paper (panels, wide rows) or plain; default: paper"
@@ -261,6 +264,8 @@ def question_of(options: argparse.Namespace) -> Question:
         sort=options.sort,
         delta=options.delta,
         published=options.with_published,
+        selection=options.selection,
+        cost=options.cost,
         plain=options.layout == "plain",
         cite=options.cite,
     )

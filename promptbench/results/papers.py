@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptbench.config import UsageError, parse_assignment, unknown
+from promptbench.data.class_names import FROM_DATASET
 from promptbench.metrics.classification import harmonic_mean
+from promptbench.results.knowledge import Choice, text_prior
+from promptbench.results.spec import CONTEXT
 from promptbench.suite import load_suite
 
 if TYPE_CHECKING:
@@ -36,6 +39,11 @@ COLUMNS = (
     *("recipe", "sampler", "settings", "note", "source"),
 )
 RECIPES = ("", "paper", "authors")
+_CHOSEN_ON = {
+    "test": re.compile(r"\b(chosen|searched|best)\b[^;]*\btest\b"),
+    "full validation": re.compile(r"\b(chosen|searched|best)\b[^;]*\bvalidation\b"),
+}  # what a note says of settings, the first that it does
+_ONE_TEMPLATE = re.compile(r'template "[^"]*" for all datasets')
 _SLACK = 1e-9  # of floating point, where printed digits are compared, and at a margin
 
 NO_VALUE, NOT_COMPARABLE = "no published value", "not comparable"
@@ -94,6 +102,22 @@ class Published:
     @property
     def zero_shot(self) -> bool:
         return self.shots == 0
+
+    @property
+    def selection(self) -> Choice:
+        """How its settings were chosen, as far as its note says."""
+        kind = next((kind for kind, said in _CHOSEN_ON.items() if said.search(self.note)), "unknown")
+        return Choice(kind, by_dataset=kind != "unknown" or "per dataset" in self.note)
+
+    @property
+    def text_prior(self) -> str:
+        """What was told of the words around class names, as far as recipe, settings and note say."""
+        words = self.settings.get(CONTEXT)
+        if "seven templates" in self.note:
+            return "ensemble"
+        if words == FROM_DATASET or (self.zero_shot and self.recipe):
+            return "dataset"
+        return "unknown" if words is None and not _ONE_TEMPLATE.search(self.note) else "generic"
 
     @property
     def average(self) -> bool:
@@ -394,6 +418,9 @@ def _obstacles(result: Result, row: Published) -> Iterator[str]:
         yield "the source does not state how images were drawn" if not row.sampler else ""
         yield f"sampler {spec.sampler} here, {row.sampler} there" if spec.sampler != row.sampler else ""
     yield _other_settings(result, row)
+    told = text_prior(result)
+    if "unknown" not in (told, row.text_prior):
+        yield f"text prior {told} here, {row.text_prior} there" if told != row.text_prior else ""
 
 
 def same_backbone(ours: str, theirs: str) -> bool:

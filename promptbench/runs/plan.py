@@ -14,7 +14,7 @@ from promptbench.config import UsageError, path_of, to_mapping, unknown
 from promptbench.data.selection import FILE, SAMPLERS
 from promptbench.method import Method, fit_to_backbone
 from promptbench.protocol import Plan, Protocol
-from promptbench.recipe import Recipe, Settings, resolve
+from promptbench.recipe import CHOICE, Recipe, Settings, resolve
 from promptbench.results.spec import Spec
 from promptbench.runs.request import ChosenMethod, Request, options_of, other_data
 from promptbench.training.numerics import check_method
@@ -189,7 +189,7 @@ def decisive(recipe: Recipe | None) -> dict[str, Any]:
     for item in fields(Recipe):
         if item.metadata.get("later") and recipe is not None and getattr(recipe, item.name) == item.default:
             del values[item.name]
-    prose = ("source", "overrides", "epochs_at", "overrides_at")  # what the last three say is in the settings
+    prose = ("source", *CHOICE, "overrides", "epochs_at", "overrides_at")  # what the last three say is in the settings
     return {name: value for name, value in values.items() if name not in prose}
 
 

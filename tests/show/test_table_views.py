@@ -88,7 +88,7 @@ class TestOutliers:
         text = shown(results)
         assert "| 76.4 ± 15.2! | 60.0 ± 0.0 |" in text
         assert re.search(r"^! a seed lies farther .*: maple on dtd, base: seed 1 54\.9\.$", text, re.MULTILINE)
-        assert [row[2] for row in rows(results, per_seed=True)] == ["54.9!", "87.0", "87.2"]
+        assert [row[4] for row in rows(results, per_seed=True)] == ["54.9!", "87.0", "87.2"]
 
     def test_nothing_is_flagged_among_two(self) -> None:
         assert "!" not in shown([pair(base, 60, seed=seed) for seed, base in ((1, 54.9), (2, 87.0))])
@@ -101,7 +101,7 @@ class TestPerSeed:
         text = shown(results, per_seed=True)
         assert "±" not in text and "**" not in text and "**" in shown(results)
         found = [row for row in rows(results, per_seed=True) if row[1] == "maple"]
-        assert [row[2] for row in found[:4]] == ["71.0", "72.0", "71.0", "72.0"] and found[0][-1] == "1"
+        assert [row[4] for row in found[:4]] == ["71.0", "72.0", "71.0", "72.0"] and found[0][-1] == "1"
         average = [line for line in lines(results, per_seed=True) if line["kind"] == "average"]
         assert [(line["method"], line["seeds"], float(line["h"])) for line in average[2:]] == [
             ("maple", str(seed), pytest.approx(harmonic_mean(70 + seed, 60))) for seed in (1, 2)

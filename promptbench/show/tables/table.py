@@ -10,6 +10,9 @@ from itertools import chain
 from typing import Any
 
 from promptbench.protocol import Column, Protocol
+from promptbench.results.frame import ENCODE
+from promptbench.results.knowledge import TEXT_PRIORS, Choice, heaviest, most_told, selection_of, text_prior
+from promptbench.results.papers import Published
 from promptbench.results.result import Result
 
 Seed = tuple[int, int]  # data seed, training seed
@@ -97,6 +100,16 @@ class Row:
         return any(result.spec.from_dataset for result in self.results)
 
     @cached_property
+    def by_dataset(self) -> bool:
+        """Whether the settings were seen to differ from dataset to dataset."""
+        seen: dict[int | None, set[str]] = {}
+        for result in self.results:
+            if "selection" not in result.conditions:  # which would say it
+                recipe = {name: value for name, value in result.spec.recipe.items() if name != "origin"}
+                seen.setdefault(result.spec.shots, set()).add(ENCODE([result.spec.config, recipe]))
+        return any(len(settings) > 1 for settings in seen.values())
+
+    @cached_property
     def label(self) -> str:
         """The row's name in the table: method, preset and what tells it from others of the method."""
         name, at, preset = self.method.partition("@")
@@ -142,7 +155,7 @@ class Line:
         n: How many seeds, or from how many to how many where blocks differ; the seed itself in a table of seeds.
         cells: By column key; a column may have none.
         versus: The row that its figures are differences to; "" for figures themselves.
-        published: For a line from papers, file and line of each figure in `results/published`, and the source it names.
+        published: For a line from papers, each of its figures by file and line in `results/published`.
     """
 
     kind: str
@@ -152,7 +165,7 @@ class Line:
     n: str
     cells: Mapping[str, Cell]
     versus: str = ""
-    published: Mapping[str, str] = field(default_factory=dict)
+    published: Mapping[str, Published] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -173,6 +186,19 @@ class Line:
     def origins(self) -> set[str]:
         """Where the recipes come from: `paper`, `authors`, `transferred`, `ours`."""
         return {str(result.spec.recipe.get("origin", "")) for result in self.results} - {""}
+
+    @cached_property
+    def selection(self) -> Choice:
+        """How the settings were chosen."""
+        own = self.row.by_dataset
+        found = [choice.selection for choice in self.published.values()] or [*map(selection_of, self.results)]
+        choice = heaviest(found)
+        return choice._replace(by_dataset=choice.by_dataset or own)
+
+    @cached_property
+    def text_prior(self) -> str:
+        """What was told of the words around class names, one of `TEXT_PRIORS`."""
+        return most_told([figure.text_prior for figure in self.published.values()] or map(text_prior, self.results))
 
     @cached_property
     def samplers(self) -> set[str]:
@@ -254,10 +280,9 @@ class Table:
 
 
 def parts_of(group: Sequence[Line]) -> list[list[Line]]:
-    """The lines of a group, and apart from them those of methods that started from their dataset's words."""
-    generic = [line for line in group if not line.row.from_dataset]
-    from_dataset = [line for line in group if line.row.from_dataset]
-    return [part for part in (generic, from_dataset) if part]
+    """The lines of a group, those of each text prior apart, for only they may be compared."""
+    parts = [[line for line in group if line.text_prior == prior] for prior in TEXT_PRIORS]
+    return [part for part in parts if part]
 
 
 def by_size(shots: Iterable[int | None]) -> tuple[int | None, ...]:
