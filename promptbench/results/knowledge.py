@@ -19,8 +19,8 @@ from promptbench.results.spec import CONTEXT, Spec
 from promptbench.suite import load_suite, suite_names
 
 SELECTIONS: Mapping[str, str] = {
-    "none": "by no figure",
-    "pseudo-new classes": "`promptbench tune`, on held-out images of halves of the training classes",
+    "none": "nothing to choose, or fixed beforehand",
+    "pseudo-new classes": "`promptbench tune` on held-out images of halves of the training classes",
     "few-shot validation": "min(shots, 4) validation images a class",
     "full validation": "all validation images",
     "unknown": "nobody says",

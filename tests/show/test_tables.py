@@ -158,9 +158,9 @@ def test_markdown_reads_in_a_terminal() -> None:
 | mean of per-dataset H | zeroshot | none      | unknown    |            |             |       67.4 |  1 |
 |                       | maple    | unknown   | unknown    |            |             | 64.3 ± 4.3 |  2 |
 
-selection: on which images the settings were chosen: none, by no figure; unknown, nobody says.
+selection: on which images settings were chosen: none = nothing to choose, or fixed beforehand; unknown = nobody says.
 
-text prior: words told besides class names (rows are ranked and judged within one): unknown, the result does not say.
+text prior: words told besides class names (rows are ranked and judged within one): unknown = the result does not say.
 
 base, new, H: %, 0 to 100, higher is better.
 
@@ -577,6 +577,13 @@ def test_several_datasets_have_such_a_block_each_and_one_of_averages() -> None:
     assert float(found["average", "maple"]["base/accuracy"]) == 81
 
 
+def test_a_difference_stands_by_what_its_own_row_knew() -> None:
+    (differing,) = with_differences(build_tables(knowing(), LAYOUT), "zeroshot")
+    found = {line.label: (str(line.selection), line.text_prior) for line in differing.lines if line.versus}
+    assert found["Δ coop − zeroshot"] == ("pseudo-new classes (9)", "generic")
+    assert found["Δ clap − zeroshot"] == ("unknown (each)", "ensemble")
+
+
 def test_every_format_shows_the_block() -> None:
     results = [*started("shapes"), *started("icons")]
     panels = render(results, LAYOUT, "latex")
@@ -675,11 +682,15 @@ def test_a_row_says_how_settings_were_chosen_and_what_it_was_told() -> None:
     assert column(text, 3)[1:] == said
     assert column(text, 4)[1:] == ["generic", "dataset", "dataset", "ensemble"]
     (legend,) = [line for line in text.splitlines() if line.startswith("selection: ")]
-    assert "how many were tried (each: anew for every dataset): none, by no figure; pseudo-new classes, " in legend
-    assert "min(shots, 4) validation images a class; unknown, nobody says." in legend and "all validation" not in legend
+    assert (
+        "how many were tried (each: anew for every dataset): none = nothing to choose, or fixed beforehand; " in legend
+    )
+    assert (
+        "min(shots, 4) validation images a class; unknown = nobody says." in legend and "all validation" not in legend
+    )
     (legend,) = [line for line in text.splitlines() if line.startswith("text prior: ")]
     assert legend.endswith(
-        "generic, nothing of the dataset; dataset, each dataset's template; ensemble, several templates, averaged."
+        "generic = nothing of the dataset; dataset = each dataset's template; ensemble = several templates, averaged."
     )
 
 

@@ -187,18 +187,22 @@ class Line:
         """Where the recipes come from: `paper`, `authors`, `transferred`, `ours`."""
         return {str(result.spec.recipe.get("origin", "")) for result in self.results} - {""}
 
+    @property
+    def own(self) -> tuple[Result, ...]:
+        """The records of the row itself, without those that it is compared with."""
+        return self.row.results if self.versus else self.results
+
     @cached_property
     def selection(self) -> Choice:
         """How the settings were chosen."""
-        own = self.row.by_dataset
-        found = [choice.selection for choice in self.published.values()] or [*map(selection_of, self.results)]
+        found = [figure.selection for figure in self.published.values()] or [*map(selection_of, self.own)]
         choice = heaviest(found)
-        return choice._replace(by_dataset=choice.by_dataset or own)
+        return choice._replace(by_dataset=choice.by_dataset or self.row.by_dataset)
 
     @cached_property
     def text_prior(self) -> str:
         """What was told of the words around class names, one of `TEXT_PRIORS`."""
-        return most_told([figure.text_prior for figure in self.published.values()] or map(text_prior, self.results))
+        return most_told([figure.text_prior for figure in self.published.values()] or map(text_prior, self.own))
 
     @cached_property
     def samplers(self) -> set[str]:

@@ -151,15 +151,15 @@ def legends(table: Table) -> list[str]:
     """What the words of a table mean, as far as they occur, and unit, range and direction of its figures."""
     choices = {line.selection for line in table.lines}
     kinds = [
-        f"{kind}, {meaning}" for kind, meaning in SELECTIONS.items() if kind in {choice.kind for choice in choices}
+        f"{kind} = {meaning}" for kind, meaning in SELECTIONS.items() if kind in {choice.kind for choice in choices}
     ]
     shown = " ".join(map(str, choices))
     marks = ["? where nobody says"] * ("?" in shown) + ["each: anew for every dataset"] * ("each" in shown)
     trials = f", and how many were tried{' (' * bool(marks)}{', '.join(marks)}{')' * bool(marks)}" * ("(" in shown)
     told = {line.text_prior for line in table.lines}
-    priors = [f"{prior}, {meaning}" for prior, meaning in TEXT_PRIORS.items() if prior in told]
+    priors = [f"{prior} = {meaning}" for prior, meaning in TEXT_PRIORS.items() if prior in told]
     return [
-        f"selection: on which images the settings were chosen{trials}: {'; '.join(kinds)}.",
+        f"selection: on which images settings were chosen{trials}: {'; '.join(kinds)}.",
         f"text prior: words told besides class names (rows are ranked and judged within one): {'; '.join(priors)}.",
         column_legend(table.columns),
     ]
