@@ -49,7 +49,16 @@ CODE = "authors' trainers/adapters.py"
 
 def recipe(origin: Literal["authors", "transferred"], source: str) -> Recipe:
     """The authors' only training; the pool of views is `train_views` here."""
-    return Recipe(epochs=300, lr=0.1, batch=256, weight_decay=0.0, train_views=20, origin=origin, source=source)
+    return Recipe(
+        epochs=300,
+        lr=0.1,
+        batch=256,
+        weight_decay=0.0,
+        train_views=20,
+        origin=origin,
+        source=source,
+        selection="none",  # what the paper asks for: one setting for all datasets and shots, no validation images
+    )
 
 
 class CLAP(Method):

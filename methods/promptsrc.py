@@ -122,6 +122,11 @@ class PromptSRC(Method):
     def set_classes(self, names: Sequence[str]) -> None:
         super().set_classes(names)
         self.sentences = prompts.sentences(self.backbone, self.words, len(self.ctx), names)
+        self.templates: Sequence[str] = IMAGENET_TEMPLATES
+        if self.config.teacher == "imagenet":
+            self.texts_told = "ensemble"
+        else:
+            self.templates = self.templates_of_classes()
         self._frozen_text: Tensor | None = None
 
     def encode_classes(self) -> Tensor:
@@ -149,8 +154,7 @@ class PromptSRC(Method):
     def frozen_text(self) -> Tensor:
         """What frozen CLIP says of the current classes: (K, D), mean over templates, not normalised."""
         if self._frozen_text is None:
-            templates = IMAGENET_TEMPLATES if self.config.teacher == "imagenet" else self.templates_of_classes()
-            texts = prompts.ensemble(self.backbone, templates, self.class_names)
+            texts = prompts.ensemble(self.backbone, self.templates, self.class_names)
             self._frozen_text = texts.encode(self.backbone, normalised=False)
         return self._frozen_text
 

@@ -122,8 +122,9 @@ class TipAdapter(Method):
     def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(config, backbone)
         self.shown_views = config.views
+        self.settings_by_dataset = config.alpha is None
         if config.search != "none":
-            self.validates = config.search
+            self.validates, self.tries = config.search, BETAS * ALPHAS
         self.remember(torch.empty(0, backbone.embed_dim))  # until `prepare`
         self.register_buffer("values", torch.empty(0, 0))
         self.register_buffer("alpha", torch.tensor(0.0))  # until the dataset is known

@@ -72,10 +72,9 @@ class ZeroShot(Method):
     def templates(self) -> tuple[str, ...]:
         """The templates that the text features are averaged over."""
         wanted = self.config.template
-        if wanted == "seven":
-            return SEVEN
-        if wanted == "ensemble":
-            return (*SEVEN, *self.templates_of_classes())
+        if wanted in ("seven", "ensemble"):
+            self.texts_told = "ensemble"
+            return SEVEN if wanted == "seven" else (*SEVEN, *self.templates_of_classes())
         return self.templates_of_classes(wanted)
 
     def encode_classes(self) -> Tensor:

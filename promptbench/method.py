@@ -116,7 +116,10 @@ class Method(nn.Module):
             literals, which `promptbench evidence controls` reads.
         baseline: Of itself, "", or of a preset: what every other method has and it has not; so it is a control of all.
         half_dense: True where dense features may be cached in half precision, which changes their last digits.
-        texts_told: Whether it has been told a dataset's template, or several; "" where it knows of none.
+        tries: How many settings `choose` tries; 0 where it does not say.
+        settings_by_dataset: Whether its settings differ from dataset to dataset, apart from what recipes say.
+        texts_told: What it has been told of the words around class names: nothing of a dataset (`generic`), a dataset's
+            template, or an `ensemble` of several.
         encodes_images_apart: True where it leaves `forward` as it is, so that image features know nothing of the
             classes. This one and the next three say what a class overrides, and are set when it is defined.
         has_text_features: True where class names become text features, which do not depend on the images.
@@ -150,6 +153,8 @@ class Method(nn.Module):
     shown_views: int = 0
     shown_scale: ClassVar[tuple[float, float]] = SCALE
     validates: Literal["", "few", "all"] = ""
+    tries: int = 0
+    settings_by_dataset: bool = False
     kept: ClassVar[tuple[str, ...] | None] = None
     encodes_images_apart: ClassVar[bool] = True
     has_text_features: ClassVar[bool] = False
@@ -173,7 +178,7 @@ class Method(nn.Module):
         self.config: Any = config
         self.__dict__["backbone"] = backbone  # past nn.Module's registration: frozen weights are not part of a method
         self.class_names = self.trained_names = ClassNames(())
-        self.texts_told: Literal["", "template", "ensemble"] = ""
+        self.texts_told: Literal["generic", "dataset", "ensemble"] = "generic"
         self.told: str = ""  # in the place of images
         self._text_features: tuple[tuple[int, ...], Tensor] | None = None
 
@@ -228,7 +233,7 @@ class Method(nn.Module):
             return (wanted,)
         found = self.authors_templates.get(names.dataset, names.template)
         several = not isinstance(found, str) and len(found) > 1
-        self.texts_told = "ensemble" if several or self.texts_told == "ensemble" else "template"
+        self.texts_told = "ensemble" if several or self.texts_told == "ensemble" else "dataset"
         return (found,) if isinstance(found, str) else tuple(found)
 
     def forward(self, images: Images | Tensor) -> Prediction:
@@ -482,12 +487,14 @@ def instantiate(
     `class_names` are those of its training, whose template it may start from; set others afterwards. `condition` is
     what a preset says that it is told in the place of images.
     """
-    config = worded(config, backbone, class_names)
+    asked, config = config, worded(config, backbone, class_names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         method = cls(config, backbone)
         method.set_classes(class_names)
     method.told = condition
+    if config != asked and method.texts_told == "generic":
+        method.texts_told = "dataset"
     return method.to(backbone.device).eval()
 
 

@@ -20,6 +20,7 @@ from promptbench.data.transforms import SCALE
 from promptbench.suite import Suite
 
 Origin = Literal["paper", "authors", "transferred", "ours"]
+Selection = Literal["none", "pseudo-new classes", "few-shot validation", "full validation", "test", "unknown"]
 Layer = tuple[str, Mapping[str, Any]]  # where the values come from, and the values by field
 
 _DASSL = "Dassl's default, set by no method"
@@ -33,6 +34,10 @@ def later(default: Any, source: str = "") -> Any:
 BY_SHOT = "steps_per_shot"
 LENGTHS = ("epochs", "steps", BY_SHOT)
 """Fields that say how long a training is, one of them; the others are 0."""
+CHOICE = ("selection", "trials")
+"""Fields that say how the others were chosen."""
+PROSE = ("origin", "source", *CHOICE)
+"""Fields that say where the others come from, and change nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,8 @@ class Recipe:
         train_views: Random views of each image, drawn once and seen in turn; 0 for a new one every epoch.
         origin: `paper`, `authors` (their repository), `transferred` (theirs, for another protocol or backbone), `ours`.
         source: The file or table it was read from.
+        selection: By which figures it was chosen; `none` where it was by none.
+        trials: How many settings were tried for that; 0 where nobody says.
         overrides: Fields of the method's Config that this recipe sets, such as a depth.
         epochs_at: Epochs at other numbers of shots, by shots; `at` puts them in.
         overrides_at: Fields of the Config that it sets at some numbers of shots alone, by shots; `at` adds them.
@@ -88,6 +95,8 @@ class Recipe:
     train_views: int = later(0, source="every paper's code: a new view every epoch")
     origin: Origin
     source: str = ""
+    selection: Selection = "unknown"
+    trials: int = 0
     overrides: Mapping[str, object] = field(default_factory=dict)
     epochs_at: Mapping[int, int] = field(default_factory=dict)
     overrides_at: Mapping[int, Mapping[str, object]] = field(default_factory=dict)
@@ -139,8 +148,10 @@ class Recipe:
                 "'train_views' needs 'augment': without it every epoch sees the same view; set augment=true too, or "
                 "leave train_views out."
             )
-        if self.origin not in get_args(Origin):
-            raise UsageError(f"'origin' must be one of {', '.join(get_args(Origin))}, not {self.origin!r}.")
+        _check("trials", self.trials, self.trials >= 0, "at least 0")
+        for name, kind in (("origin", Origin), ("selection", Selection)):
+            if getattr(self, name) not in get_args(kind):
+                raise UsageError(f"{name!r} must be one of {', '.join(get_args(kind))}, not {getattr(self, name)!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +256,24 @@ def find_preset(method: Any, name: str, preset: str) -> Preset:
     return method.presets[preset]  # type: ignore[no-any-return]
 
 
+def settings_by_dataset(method: Any, protocol: str) -> set[str]:
+    """The settings in which a method's recipes for a protocol differ from dataset to dataset, such as `recipe.epochs`.
+
+    Args:
+        method: A class with `recipes`.
+        protocol: Its name.
+    """
+    own = [recipe for (of, _), recipe in method.recipes.items() if of == protocol]
+    fields = [name for name in vars(own[0]) if name not in PROSE] if own else []
+    differing = {f"recipe.{name}" for name in fields if any(getattr(one, name) != getattr(own[0], name) for one in own)}
+    overridden = set().union(*(one.overrides for one in own))
+    return differing | {
+        f"config.{name}"
+        for name in overridden
+        if any(one.overrides.get(name) != own[0].overrides.get(name) for one in own)
+    }
+
+
 def resolve_config(cls: type, layers: Sequence[Layer]) -> Resolved:
     """The fields of a settings class after all layers, each with its origin; one without any value stays out.
 
@@ -269,7 +298,8 @@ def resolve_recipe(recipe: Recipe, layers: Sequence[Layer]) -> Resolved:
     """The fields of a recipe after all layers.
 
     A layer that changes any without naming an origin makes the recipe "ours", and no later layer undoes that: an
-    authors' preset on top of a suite's learning rate is not the authors' recipe.
+    authors' preset on top of a suite's learning rate is not the authors' recipe. How settings were chosen is unknown
+    after such a layer, unless it says so.
 
     Raises:
         UsageError: As `resolve_config`.
@@ -279,14 +309,18 @@ def resolve_recipe(recipe: Recipe, layers: Sequence[Layer]) -> Resolved:
     marked: list[Layer] = []
     ours = False
     for origin, mapping in layers:
-        given = {"origin": "ours", "source": origin} | typed(Recipe, mapping, origin)
+        given = {"origin": "ours", "source": origin, "selection": "unknown", "trials": 0} | typed(
+            Recipe, mapping, origin
+        )
         if any(given.get(name) for name in LENGTHS):  # it says how long the training is in another way
             given = dict.fromkeys(LENGTHS, 0) | given
         if given.get("augment") is False and values["train_views"]:  # nor any of the weaker layers' random views
             given = {"train_views": 0} | given
-        changes = any(values[name] != value for name, value in given.items() if name not in ("origin", "source"))
+        changes = any(values[name] != value for name, value in given.items() if name not in PROSE)
         if ours or not (changes or "origin" in mapping):
             del given["origin"], given["source"]
+        if not (changes or "selection" in mapping):
+            del given["selection"], given["trials"]
         ours = ours or given.get("origin") == "ours"
         values |= given
         marked.append((origin, given))
@@ -357,7 +391,7 @@ def _split_assignments(method: Any, label: str, assignments: Mapping[str, Any], 
     """The command line's layer; a name that both the Config and the Recipe have belongs to the Config."""
     of_config = {fact.name for fact in describe_fields(method.Config)}
     of_recipe = {fact.name for fact in describe_fields(Recipe)} if trains else set()
-    of_recipe -= {"origin", "source", "overrides", "epochs_at", "overrides_at"}
+    of_recipe -= {*PROSE, "overrides", "epochs_at", "overrides_at"}
     for name in assignments:
         if name not in of_config | of_recipe:
             raise UsageError(f"--set: {unknown(f'setting of {label}', name, of_config | of_recipe)}")

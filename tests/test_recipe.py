@@ -18,6 +18,7 @@ from promptbench.recipe import (
     resolve,
     resolve_config,
     resolve_recipe,
+    settings_by_dataset,
 )
 from promptbench.runs.plan import decisive
 from promptbench.suite import DatasetEntry, MethodSettings, Suite
@@ -271,6 +272,49 @@ def test_a_changed_recipe_is_ours_unless_the_change_names_its_origin() -> None:
     assert changed.values["source"] == "--set"
     named = resolve_recipe(AUTHORS, [("suite tiny", {"lr": 0.0035}), ("preset p", {"epochs": 9, "origin": "paper"})])
     assert (named.values["origin"], named.provenance["origin"]) == ("paper", "preset p")
+
+
+TUNED: Mapping[str, Any] = {"lr": 0.1, "origin": "ours", "selection": "pseudo-new classes", "trials": 9}
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ([], ("full validation", 5)),
+        ([{"momentum": 0.9}], ("full validation", 5)),  # which it was before
+        ([{"lr": 0.1}], ("unknown", 0)),
+        ([TUNED], ("pseudo-new classes", 9)),
+        ([{"augment": False}, TUNED], ("pseudo-new classes", 9)),
+        ([TUNED, {"augment": False}], ("unknown", 0)),
+        ([TUNED, {"epochs": 20, "origin": "authors"}], ("unknown", 0)),
+        ([{"selection": "test"}], ("test", 0)),
+    ],
+)
+def test_a_change_says_how_it_was_chosen_or_nobody_knows(
+    layers: list[dict[str, Any]], expected: tuple[str, int]
+) -> None:
+    known = replace(AUTHORS, selection="full validation", trials=5)
+    values = resolve_recipe(known, [(f"layer {n}", layer) for n, layer in enumerate(layers)]).values
+    assert (values["selection"], values["trials"]) == expected
+
+
+def test_how_a_recipe_was_chosen_decides_no_run_and_is_no_setting() -> None:
+    assert decisive(replace(AUTHORS, selection="test", trials=5)) == decisive(AUTHORS)
+    assert not {"selection", "trials"} & set(decisive(AUTHORS))
+    with pytest.raises(UsageError, match="Unknown setting of example 'selection'"):
+        settings_of(assignments={"selection": "none"})
+    with pytest.raises(UsageError, match="'selection' must be one of none, pseudo-new classes, .*, not 'luck'"):
+        replace(AUTHORS, selection="luck")
+    with pytest.raises(UsageError, match="'trials' must be at least 0"):
+        replace(AUTHORS, trials=-1)
+
+
+def test_settings_that_recipes_of_a_protocol_differ_in_are_known() -> None:
+    assert settings_by_dataset(Example, "base2new") == {"recipe.epochs"}
+    assert settings_by_dataset(Example, "cross_dataset") == settings_by_dataset(Example, "ood") == set()
+    assert settings_by_dataset(Untrained, "base2new") == set()
+    found = settings_by_dataset(registry.load("methods", "promptsrc"), "few_shot")
+    assert {"config.epoch_mean", "config.epoch_std"} <= found
 
 
 def test_an_authors_preset_on_top_of_a_change_of_ours_stays_ours() -> None:

@@ -12,6 +12,7 @@ from promptbench.cli.text import columns
 from promptbench.config import describe_fields, overrides, shown, unknown
 from promptbench.recipe import Recipe, find_preset, parse_label
 from promptbench.registry import paper_of
+from promptbench.results.knowledge import Choice
 from promptbench.results.result import failure_path, find, stored_results
 from promptbench.suite import Suite, load_suite, suite_names
 from promptbench.sweep.status import duration
@@ -148,6 +149,7 @@ def describe_method(name: str) -> str:
             overrides_of(r),
             r.origin,
             r.source,
+            "" if r.selection == "unknown" else f"chosen on: {Choice(r.selection, r.trials)}",
         )
         for (protocol, dataset), r in cls.recipes.items()
     ]

@@ -275,6 +275,9 @@ def add_tables(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--column", default="", metavar="C", help="what --test compares, such as new; default: H")
     parser.add_argument("--per-seed", action="store_true", help="a line per seed instead of the mean")
     parser.add_argument("--with-published", action="store_true", help="papers' figures beside ours, and verdicts")
+    selection = "only rows whose settings were chosen so: none, pseudo-new classes, few-shot validation, ..."
+    parser.add_argument("--selection", default="", metavar="KIND", help=selection)
+    parser.add_argument("--cost", action="store_true", help="parameters, seconds, milliseconds an image and memory too")
     parser.add_argument("--format", default="md", metavar="F", help=f"{', '.join(FORMATS)}; default: md")
     parser.add_argument(
         "--layout", default=LAYOUTS[0], metavar="L", help="of LaTeX: paper (panels, wide rows) or plain; default: paper"
@@ -303,6 +306,8 @@ def question_of(options: argparse.Namespace) -> Question:
         test=options.test,
         column=options.column,
         published=options.with_published,
+        selection=options.selection,
+        cost=options.cost,
         plain=options.layout == "plain",
         cite=options.cite,
     )

@@ -124,7 +124,7 @@ def _covered(group: Sequence[Published]) -> Covered:
         shots=tuple(sorted({row.shots for row in group if row.shots is not None})),
         datasets=len({row.dataset for row in group if not _size(row)}),
         figures=len(group),
-        selection=", ".join(dict.fromkeys(row.chosen_on for row in group)),
+        selection=", ".join(dict.fromkeys(row.selection.kind for row in group)),
         quoted=first.secondary,
     )
 

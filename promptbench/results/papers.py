@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptbench.config import UsageError, parse_assignment, unknown
+from promptbench.data.class_names import FROM_DATASET
 from promptbench.metrics.classification import harmonic_mean
-from promptbench.results.spec import Spec
+from promptbench.results.knowledge import SELECTIONS, Choice, text_prior
+from promptbench.results.spec import CONTEXT, Spec
 from promptbench.suite import load_suite
 
 if TYPE_CHECKING:
@@ -48,8 +50,12 @@ SEARCHED: Mapping[str, str] = {
 }
 """Images beyond the shots that settings were chosen on; no figure of ours is judged against such a row."""
 
-SELECTIONS = ("none", "pseudo-new classes", *SEARCHED, UNKNOWN)
 BY_DATASET: Mapping[str, bool | None] = {"yes": True, "no": False, "": None}
+_CHOSEN_ON = {
+    "test": re.compile(r"\b(chosen|searched|best)\b[^;]*\btest\b"),
+    "full validation": re.compile(r"\b(chosen|searched|best)\b[^;]*\bvalidation\b"),
+}  # what a note says of settings, the first that it does
+_ONE_TEMPLATE = re.compile(r'template "[^"]*" for all datasets')
 _SLACK = 1e-9  # of floating point, where printed digits are compared, and at a margin
 
 NO_VALUE, NOT_COMPARABLE = "no published value", "not comparable"
@@ -116,6 +122,26 @@ class Published:
     @property
     def zero_shot(self) -> bool:
         return self.shots == 0
+
+    @property
+    def selection(self) -> Choice:
+        """How its settings were chosen, as its file says, or else as far as its note does."""
+        noted = next((kind for kind, said in _CHOSEN_ON.items() if said.search(self.note)), UNKNOWN)
+        kind = noted if self.chosen_on == UNKNOWN else self.chosen_on
+        by_dataset = self.by_dataset
+        if by_dataset is None:
+            by_dataset = kind in SEARCHED or "per dataset" in self.note
+        return Choice(kind, self.trials or 0, by_dataset)
+
+    @property
+    def text_prior(self) -> str:
+        """What was told of the words around class names, as far as recipe, settings and note say."""
+        words = self.settings.get(CONTEXT)
+        if "seven templates" in self.note:
+            return "ensemble"
+        if words == FROM_DATASET or (self.zero_shot and self.recipe):
+            return "dataset"
+        return "unknown" if words is None and not _ONE_TEMPLATE.search(self.note) else "generic"
 
     @property
     def average(self) -> bool:
@@ -470,7 +496,8 @@ def _obstacles(result: Result, row: Published) -> Iterator[str]:
         yield "the source does not state the backbone"
     elif not same_backbone(spec.backbone, row.backbone):
         yield f"backbone {spec.backbone} here, OpenAI's {row.backbone} there"
-    yield f"its settings were chosen on {SEARCHED[row.chosen_on]}" if row.chosen_on in SEARCHED else ""
+    kind = row.selection.kind
+    yield f"its settings were chosen on {SEARCHED[kind]}" if kind in SEARCHED else ""
     yield "the source does not state the settings, or no recipe has them" if not row.recipe else ""
     if not row.zero_shot:
         origin = str(spec.recipe.get("origin", ""))
@@ -480,6 +507,9 @@ def _obstacles(result: Result, row: Published) -> Iterator[str]:
         yield "the source does not state how images were drawn" if not row.sampler else ""
         yield f"sampler {spec.sampler} here, {row.sampler} there" if spec.sampler != row.sampler else ""
     yield _other_settings(result, row)
+    told = text_prior(result)
+    if "unknown" not in (told, row.text_prior):
+        yield f"text prior {told} here, {row.text_prior} there" if told != row.text_prior else ""
 
 
 def same_backbone(ours: str, theirs: str) -> bool:

@@ -66,20 +66,22 @@ class Result:
 
     Attributes:
         conditions: What the run met and the spec does not say: `title`, `reconstructed` and `dense_scores` of the
-            method, `split_source`, `sample_size`, `transform`, `training_key`; of long tails
-            `effective_ratio`, the images of the largest class over those of the smallest, and of wrong labels
-            `labels_changed`, how many images were trained on with one; by evaluation `images` (numbers) and
-            `skipped` (unreadable ones); and `provenance`, which says for `config.<field>` and `recipe.<field>` where
-            the value came from, as `show-config` prints it.
+            method; what it was told of texts, `texts_told`; how its settings were chosen, `selection`, and by the
+            method itself, `chosen_on`, `chosen_on_images` and `chosen_among`, see `knowledge`; `split_source`,
+            `sample_size`, `transform`, `training_key`; of long tails `effective_ratio`, the images of the largest
+            class over those of the smallest, and of wrong labels `labels_changed`, how many images were trained on
+            with one; by evaluation `images` (numbers) and `skipped` (unreadable ones); and `provenance`, which says for
+            `config.<field>` and `recipe.<field>` where the value came from, as `show-config` prints it.
         metrics: `<evaluation>/<metric>` and what a protocol derives from them, finite, in percent but for `nll` (nats)
             and `brier` (0 to 2); of a run that fits a `temperature`, that and what is measured after it, such as
             `base/ece_scaled`.
         notes: Why a metric is not there, by its name or the first parts of it, such as `new/`.
         diagnostics: A method's own figures, `<evaluation>/<name>`.
-        cost: `learned_parameters`, `train_seconds`, `eval_seconds`, `train_images_per_second`, and `peak_memory_mb`
-            (MiB): the most during this run, the backbone included, that the process had in memory on a CPU, or that
-            torch had given out on a GPU. It is not there where the system only knows the most since the process began,
-            which is what results have that were made before memory was measured run by run.
+        cost: `learned_parameters`, `train_seconds`, `eval_seconds`, `eval_ms_per_image` (milliseconds of evaluation for
+            each image scored), `train_images_per_second`, and `peak_memory_mb` (MiB): the most during this run, the
+            backbone included, that the process had in memory on a CPU, or that torch had given out on a GPU. It is not
+            there where the system only knows the most since the process began, which is what results have that were
+            made before memory was measured run by run.
         versions: As `library_versions` gives them.
         commit: As `git_commit` gives it.
         created: ISO 8601, UTC.

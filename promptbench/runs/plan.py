@@ -15,7 +15,7 @@ from promptbench.data.selection import FILE, sampler_of
 from promptbench.method import Method, fit_to_backbone
 from promptbench.metrics.ood import Score
 from promptbench.protocol import Plan, Protocol
-from promptbench.recipe import Preset, Recipe, Settings, find_preset, resolve
+from promptbench.recipe import CHOICE, Preset, Recipe, Settings, find_preset, resolve
 from promptbench.results.spec import Spec
 from promptbench.runs.request import ChosenMethod, Request, options_of, other_data, plans_of
 from promptbench.training.numerics import check_method
@@ -214,7 +214,7 @@ def decisive(recipe: Recipe | None) -> dict[str, Any]:
     for item in fields(Recipe):
         if item.metadata.get("later") and recipe is not None and getattr(recipe, item.name) == item.default:
             del values[item.name]
-    prose = ("source", "overrides", "epochs_at", "overrides_at")  # what the last three say is in the settings
+    prose = ("source", *CHOICE, "overrides", "epochs_at", "overrides_at")  # what the last three say is in the settings
     return {name: value for name, value in values.items() if name not in prose}
 
 

@@ -51,7 +51,7 @@ def carried_out(session: Session, run: Run, work: Work) -> Result:
             "title": run.method.title,
             "reconstructed": run.method.reconstructed,
             "dense_scores": run.method.dense_scores,
-            **({"texts_told": method.texts_told} if method.texts_told else {}),
+            "texts_told": method.texts_told,
             "split_source": train.dataset.split_source,
             "sample_size": len(train.items),
             **sample_facts(run.plan.train, train),
@@ -71,6 +71,7 @@ def carried_out(session: Session, run: Run, work: Work) -> Result:
             "train_seconds": round(outcome.seconds, 3),
             "train_images_per_second": round(outcome.images_per_second, 1),
             "eval_seconds": round(seconds, 3),
+            "eval_ms_per_image": round(milliseconds(seconds, found), 4),
             **memory_of(session),
         },
         versions=library_versions(),
@@ -80,6 +81,12 @@ def carried_out(session: Session, run: Run, work: Work) -> Result:
     )
     write_result(session.output, result)
     return result
+
+
+def milliseconds(seconds: float, found: Evaluated) -> float:
+    """Of an evaluation for each image scored, one that several evaluations score counted in each."""
+    images = sum(len(outcome.labels) for outcome in found.outcomes.values())
+    return 1000 * seconds / images if images else 0.0
 
 
 def memory_of(session: Session) -> dict[str, float]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from promptbench.config import UsageError
-from promptbench.data.class_names import FROM_DATASET
+from promptbench.results.knowledge import selection_of, text_prior
 from promptbench.results.result import OUTDATED, SPLITS_READ, TUNING, Result, read_results
 from promptbench.results.spec import DATA, Spec, fields_of
 from promptbench.storage.claims import CLAIMS, Holder, holders
@@ -70,7 +70,7 @@ def audit(folder: Path) -> list[Check]:
         compared("test images", _by_evaluation(results, lambda spec: spec.contents)),
         compared("class names", _by_evaluation(results, lambda spec: spec.class_names)),
         compared("backbone", [part for result in results for part in _backbone(result.spec)]),
-        compared("text prior", [Part(_table(r.spec), r.spec.label, told(r)) for r in results]),
+        compared("text prior", [Part(_table(r.spec), r.spec.label, _known(text_prior(r))) for r in results]),
         compared("trials", _trials(folder, results)),
         runs,
         lacking(results),
@@ -148,19 +148,21 @@ def _backbone(spec: Spec) -> list[Part]:
     return [Part(f"{name} of {spec.backbone}", spec.label, digest or None) for name, digest in made_of.items()]
 
 
-def told(result: Result) -> str:
-    """What a run was told of the words around class names: `generic`, `dataset` (its template) or `ensemble`."""
-    said = str(result.conditions.get("texts_told", "") or "")
-    if said != "ensemble" and FROM_DATASET in result.spec.config.values():
-        return "dataset"
-    return {"": "generic", "template": "dataset"}.get(said, said)
+def _known(said: str) -> str | None:
+    """What a result says, or None where it does not."""
+    return None if said == "unknown" else said
 
 
 def _trials(folder: Path, results: Iterable[Result]) -> list[Part]:
-    """How many settings were tried of each method that was trained, as reports and trials in the folder say."""
+    """How many settings were tried of each method that was trained: as reports and trials in the folder say, or else as
+    results do."""
     counts = trials_of(folder)
-    trained = {(_table(r.spec), r.spec.label) for r in results if r.spec.shots != 0 and r.spec.recipe}
-    return [Part(where, label, counts.get(label)) for where, label in sorted(trained)]
+    trained: dict[tuple[str, str], int] = {}
+    for result in results:
+        if result.spec.shots != 0 and result.spec.recipe:
+            key = (_table(result.spec), result.spec.label)
+            trained[key] = max(trained.get(key, 0), counts.get(result.spec.label, selection_of(result).trials))
+    return [Part(where, label, trained[where, label] or None) for where, label in sorted(trained)]
 
 
 def trials_of(folder: Path) -> dict[str, int]:

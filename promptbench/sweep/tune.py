@@ -44,6 +44,7 @@ from promptbench.sweep.loop import (
 from promptbench.sweep.preflight import preflight, renew
 
 SEEN = ("train", "val")  # splits that tuning may read
+SELECTION = "pseudo-new classes"  # how a recipe says that it was chosen so
 TUNING = ".tune"  # what the suite of a trial is called more than its own
 DEFAULT_LR = (1 / 3, 1.0, 3.0)  # times the recipe's
 DEFAULT_LENGTH = (0.5, 1.0, 2.0)

@@ -106,9 +106,14 @@ def test_the_installed_command_trains_evaluates_stores_and_prints(first: tuple[P
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("### base2new on mini, backbone ")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if "|" in line]
-    assert rows[0] == ["dataset", "method", "base", "new", "H", "joint", "n"]
-    assert [row[1].rstrip("‡") for row in rows[2:]] == ["zeroshot", "zeroshot@generic", "coop", "maple"]
-    assert all("±" in row[2] and row[6] == "2" for row in rows[2:])
+    assert rows[0] == ["dataset", "method", "selection", "text prior", "base", "new", "H", "joint", "n"]
+    assert [row[1].rstrip("‡") for row in rows[2:]] == ["zeroshot@generic", "coop", "maple", "zeroshot"]
+    assert [row[2:4] for row in rows[2:]] == [
+        ["none", "generic"],
+        *[["unknown", "generic"]] * 2,  # of which the call set the epochs
+        ["none", "dataset"],
+    ]
+    assert all("±" in row[4] and row[8] == "2" for row in rows[2:])
     assert "rendered" not in done.stdout  # the suite's note is about its own datasets
     assert "[8/8] maple birds seed 2: base " in done.stderr and "loss" in done.stderr
     kinds = {path.suffix for path in output.rglob("*") if path.is_file()}
@@ -210,7 +215,7 @@ def test_tables_are_printed_in_every_format(first: tuple[Path, Any], capsys: pyt
     asked, always = ["maple", "coop"], ["zeroshot", "zeroshot@generic"]  # the suite's companions stay
     assert [line.split(",")[5] for line in lines[1:]] == asked + always
     assert main([*call, "--format", "latex", "--dataset", "birds"]) == 0
-    assert r"\begin{tabular}{llrrrrr}" in capsys.readouterr().out
+    assert r"\begin{tabular}{llllrrrrr}" in capsys.readouterr().out
 
 
 def test_a_method_from_a_file_is_listed_described_and_run(

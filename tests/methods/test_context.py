@@ -156,6 +156,7 @@ def test_a_number_of_tokens_is_refused_where_it_was_asked_for_and_is_another(nam
 def test_a_number_that_nobody_asked_for_gives_way(mini: pb.Backbone) -> None:
     method = pb.create_method("ivlp@promptsrc", mini, ClassNames(NAMES, template="a {} fabric."), ctx_init="dataset")
     assert method.config.n_ctx_text is None and method.ctx.shape[0] == 1
+    assert method.texts_told == "dataset" and pb.create_method("coop", mini, NAMES).texts_told == "generic"
     assert [len(prompt) for prompt in method.text_prompts] == [1] * (mini.text_depth - 1)
     assert all(len(prompt) == 4 for prompt in method.visual_prompts)
 

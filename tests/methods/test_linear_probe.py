@@ -48,5 +48,5 @@ def test_the_table_has_a_dash_and_the_reason_for_new_classes(
     assert main.main([*words, "--backbone", tiny_name, "--output", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     row = next(line for line in out.splitlines() if "linear_probe" in line)
-    assert row.split("|")[4].strip().startswith("–")
+    assert row.split("|")[6].strip().startswith("–")
     assert "weights for the classes it was fitted on only" in out

@@ -240,6 +240,8 @@ def test_the_teacher_may_read_the_dataset_s_templates(images: Tensor, backbone: 
     torch.testing.assert_close(method.frozen_text(), sum(both) / 2, atol=1e-5, rtol=0)
     one = make(backbone, ClassNames(names, template="{} texture."), teacher="dataset", depth_text=1, depth_vision=1)
     torch.testing.assert_close(one.frozen_text(), both[0], atol=1e-5, rtol=0)
+    assert (method.texts_told, one.texts_told) == ("ensemble", "dataset")
+    assert make(backbone, names, depth_text=1, depth_vision=1).texts_told == "ensemble"  # ImageNet's
 
 
 @pytest.mark.parametrize("std", [0.0, -1.0])

@@ -43,3 +43,11 @@ def test_the_seven_are_openai_s_selection_for_imagenet(tiny: Any) -> None:
 def test_any_template_can_be_given(tiny: Any) -> None:
     method = pb.create_method("zeroshot", tiny, NAMES, template="a sketch of a {}")
     assert method.templates() == ("a sketch of a {}",)
+
+
+@pytest.mark.parametrize(
+    ("label", "told"),
+    [("", "dataset"), ("@generic", "generic"), ("@seven", "ensemble"), ("@ensemble", "ensemble")],
+)
+def test_it_knows_what_it_was_told_of_the_text(tiny: Any, label: str, told: str) -> None:
+    assert pb.create_method(f"zeroshot{label}", tiny, NAMES).texts_told == told

@@ -78,6 +78,51 @@ def make_row(value: str = "82.28", **changes: Any) -> Published:
     return replace(row, **changes)
 
 
+@pytest.mark.parametrize(
+    ("note", "said"),
+    [
+        ("alpha and beta searched on validation images", "full validation (? each)"),
+        ("alpha and beta searched on validation images (ImageNet: on the test images)", "test (? each)"),
+        ("the released code keeps the epoch that is best on the test images", "test (? each)"),
+        ("transductive: one student a target; epoch chosen on the target's test images", "test (? each)"),
+        ("uses unlabelled test images as they come; alpha and beta set per dataset", "unknown (each)"),
+        ("seeds 1, 2, 3: 91.81, 92.01, 92.17", "unknown"),
+        ("", "unknown"),
+    ],
+)
+def test_a_note_says_how_settings_were_chosen(note: str, said: str) -> None:
+    assert str(make_row(note=note).selection) == said
+
+
+@pytest.mark.parametrize(
+    ("changes", "prior"),
+    [
+        ({}, "unknown"),
+        ({"settings": {"ctx_init": ""}}, "generic"),
+        ({"settings": {"ctx_init": "dataset"}}, "dataset"),
+        ({"shots": 0}, "dataset"),
+        ({"shots": 0, "recipe": ""}, "unknown"),
+        ({"shots": 0, "note": "ImageNet: seven templates"}, "ensemble"),
+        ({"note": 'template "a photo of a {}." for all datasets; images drawn by its own sampler'}, "generic"),
+        ({"shots": 0, "recipe": "", "note": "templates not said"}, "unknown"),
+    ],
+)
+def test_recipe_settings_and_note_say_what_was_told_of_the_text(changes: dict[str, Any], prior: str) -> None:
+    assert make_row(**changes).text_prior == prior
+
+
+def test_figures_of_other_text_priors_are_not_judged() -> None:
+    generic = make_row(settings={"ctx_init": "a photo of a"})
+    told = {"texts_told": "dataset"}
+    config = {"ctx_init": "a photo of a"}
+    assert matches(make_result({"texts_told": "generic"}, config=config), generic)[0]
+    assert matches(make_result(told, config=config), generic) == (
+        False,
+        "text prior dataset here, generic there",
+    )
+    assert matches(make_result(told, config=config), make_row())[0]  # which does not say
+
+
 def line(columns: Sequence[str] = COLUMNS, **cells: str) -> str:
     given = {
         "method": "MaPLe",

@@ -162,23 +162,23 @@ class TestLatex:
         text = shown(results, format="latex")
         (table,) = parse_latex(text)
         assert r"\begin{table*}" in text
-        assert table[0] == ["", "source", r"\multicolumn{11}{c}{target}"]
+        assert table[0] == ["", "", "", "source", r"\multicolumn{11}{c}{target}"]
         assert [cell.replace(r"\_", "_") for cell in table[1]] == [
-            "method",
+            *("method", "selection", "text prior"),
             *(f"\\rotatebox{{90}}{{{name}}}" for name in ("imagenet", *TARGETS, "average")),
         ]
         assert [row[0] for row in table[2:]] == ["coop", "maple"]
-        assert table[2][1:3] == [r"71.0 $\pm$ 0.0", r"50.0 $\pm$ 0.0"]
+        assert table[2][1:5] == ["unknown", "unknown", r"71.0 $\pm$ 0.0", r"50.0 $\pm$ 0.0"]
 
     def test_several_sources_stay_apart(self) -> None:
         results = [transfer(TARGETS, "coop", 1, 50), transfer(TARGETS[:3], "coop", 1, 50, source="food101")]
         (table,) = parse_latex(shown(results, format="latex"))
-        assert table[1][:3] == ["dataset", "method", r"\rotatebox{90}{source}"]
+        assert table[1][:5] == ["dataset", "method", "selection", "text prior", r"\rotatebox{90}{source}"]
         assert [row[0] for row in table[2:]] == ["food101", "imagenet"]
 
     def test_the_plain_layout_is_one_tabular_with_every_line(self) -> None:
         (table,) = parse_latex(shown(twelve(), format="latex", plain=True))
-        assert table[0] == ["dataset", "method", "base", "new", "H", "n"]
+        assert table[0] == ["dataset", "method", "selection", "text prior", "base", "new", "H", "n"]
         assert len(table) == 1 + 3 * 13
 
     @pytest.mark.parametrize("plain", [True, False])
@@ -273,8 +273,9 @@ class TestHtml:
     def test_a_page_holds_the_figures_and_their_runs(self) -> None:
         results = twelve()
         page = parse_html(shown(results, format="html"))
-        assert page.rows[0] == ["dataset", "method", "base", "new", "H", "n"]
-        assert page.rows[1] == ["imagenet", "coop", "72.0 ± 0.8", "60.0 ± 0.0", "65.5 ± 0.3", "3"]
+        assert page.rows[0] == ["dataset", "method", "selection", "text prior", "base", "new", "H", "n"]
+        assert page.rows[1][:4] == ["imagenet", "coop", "unknown", "unknown"]
+        assert page.rows[1][4:] == ["72.0 ± 0.8", "60.0 ± 0.0", "65.5 ± 0.3", "3"]
         assert page.tags >= {"strong", "u"} and not page.tags & {"script", "link", "img"}
         first = [r.name for r in results if (r.spec.dataset, r.spec.method) == ("imagenet", "coop")]
         assert page.titles[0] == "; ".join(["seed 1: 71.0", "seed 2: 72.0", "seed 3: 73.0", *first])

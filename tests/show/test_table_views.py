@@ -89,7 +89,7 @@ class TestOutliers:
         text = shown(results)
         assert "| 76.4 ± 15.2! | 60.0 ± 0.0 |" in text
         assert re.search(r"^! a seed lies farther .*: maple on dtd, base: seed 1 54\.9\.$", text, re.MULTILINE)
-        assert [row[2] for row in rows(results, per_seed=True)] == ["54.9!", "87.0", "87.2"]
+        assert [row[4] for row in rows(results, per_seed=True)] == ["54.9!", "87.0", "87.2"]
 
     def test_nothing_is_flagged_among_two(self) -> None:
         assert "!" not in shown([pair(base, 60, seed=seed) for seed, base in ((1, 54.9), (2, 87.0))])
@@ -102,7 +102,7 @@ class TestPerSeed:
         text = shown(results, per_seed=True)
         assert "±" not in text and "**" not in text and "**" in shown(results)
         found = [row for row in rows(results, per_seed=True) if row[1] == "maple"]
-        assert [row[2] for row in found[:4]] == ["71.0", "72.0", "71.0", "72.0"] and found[0][-1] == "1"
+        assert [row[4] for row in found[:4]] == ["71.0", "72.0", "71.0", "72.0"] and found[0][-1] == "1"
         average = [line for line in lines(results, per_seed=True) if line["kind"] == "average"]
         assert [(line["method"], line["seeds"], float(line["h"])) for line in average[2:]] == [
             ("maple", str(seed), pytest.approx(harmonic_mean(70 + seed, 60))) for seed in (1, 2)
@@ -380,3 +380,69 @@ class TestCommand:
         assert self.run(folder, *flags) == 2
         out = capsys.readouterr()
         assert said in out.err and out.err.count("\n") == 1 and not out.out
+
+
+COST = {"learned_parameters": 1000, "train_seconds": 10.0, "eval_seconds": 2.0, "peak_memory_mb": 500.0}
+
+
+def costly(
+    base: float, conditions: dict[str, Any] | None = None, cost: dict[str, Any] | None = None, **facts: Any
+) -> Result:
+    known = {"images": {"base": 300, "new": 100}, **(conditions or {})}
+    return replace(pair(base, 60, conditions=known, **facts), cost={**COST, **(cost or {})})
+
+
+class TestCost:
+    HEAD = ("parameters", "training", "evaluation", "memory")
+
+    def test_costs_are_means_over_the_runs_of_a_line(self) -> None:
+        results = [costly(70, cost={"train_seconds": s}, seed=n, dataset="dtd") for n, s in ((1, 10.0), (2, 20.0))]
+        results += [costly(80, cost={"train_seconds": 30.0}, seed=n, dataset="ucf101") for n in (1, 2)]
+        text = shown(results, cost=True)
+        assert f"| {' | '.join(self.HEAD)} |" in text.replace("   ", " ").replace("  ", " ")
+        by_group = {row[0]: row[-5:] for row in rows(results, cost=True)}
+        assert by_group["dtd"] == ["1,000", "15.0", "5.00", "500", "2"]  # 2 s for 400 images are 5 ms each
+        assert by_group["average"] == ["1,000", "22.5", "5.00", "500", "2"]
+        assert by_group["mean of per-dataset H"] == ["", "", "", "", "2"]
+        assert "training: seconds a run, 0 and more, lower is better" in text
+        assert "Costs: measured on cpu, 1 thread; no other machine's are comparable." in text
+        assert not any(word in shown(results) for word in ("Costs:", *self.HEAD))
+
+    def test_a_measured_figure_goes_before_one_that_follows(self) -> None:
+        assert rows([costly(70, cost={"eval_ms_per_image": 4.5})], cost=True)[0][-3] == "4.50"
+        refused = replace(costly(70), notes={"new/": "it cannot"})
+        assert rows([refused], cost=True)[0][-3] == "6.67"  # of the 300 images that it scored
+
+    def test_what_was_not_measured_is_a_dash(self) -> None:
+        bare = {"learned_parameters": None, "peak_memory_mb": None, "eval_seconds": None}
+        assert rows([costly(70, cost=bare)], cost=True)[0][-5:-1] == ["–", "10.0", "–", "–"]
+        half = [costly(70, seed=1), costly(70, cost={"peak_memory_mb": None}, seed=2)]
+        assert rows(half, cost=True)[0][-2] == "n/a (1 of 2 runs)"
+
+    def test_costs_are_sorted_and_compared_and_never_bold(self) -> None:
+        cheap = costly(60, cost={"train_seconds": 1.0}, method="coop")
+        results = [costly(70), cheap]
+        assert [row[1] for row in rows(results, cost=True, sort="training")] == ["coop", "maple"]
+        assert rows(results, cost=True, delta="maple")[-1][-4] == "−9.0"
+        assert {cell for row in rows(results, cost=True) for cell in row[-5:] if "*" in cell} == set()
+
+    def test_numbers_of_shots_along_the_columns_share_a_cost(self) -> None:
+        few = [
+            make({"test/accuracy": 50.0}, protocol="few_shot", shots=shots, conditions={"images": {"test": 100}})
+            for shots in (1, 16)
+        ]
+        results = [replace(one, cost={**COST, "train_seconds": 10.0 * n}) for n, one in enumerate(few, start=1)]
+        assert rows(results, cost=True)[0][-5:-1] == ["1,000", "15.0", "20.00", "500"]
+
+    def test_they_are_there_through_the_command_and_per_seed(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for seed in (1, 2):
+            write_result(tmp_path, costly(70, seed=seed, cost={"train_seconds": 5.0 * seed}))
+        call = ["table", "--results", str(tmp_path), "--cost", "--format", "csv"]
+        assert main.main(call) == 0
+        (line,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+        assert float(line["cost/train_seconds"]) == 7.5 and float(line["cost/eval_ms_per_image"]) == 5
+        assert main.main([*call, "--per-seed"]) == 0
+        lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+        assert [float(line["cost/train_seconds"]) for line in lines] == [5, 10]

@@ -24,10 +24,11 @@ from promptbench.cli import main
 from promptbench.config import UsageError
 from promptbench.protocol import Column
 from promptbench.protocols.base2new import Base2New
-from promptbench.results.result import Result, Spec
+from promptbench.results.result import Result, Spec, write_result
 from promptbench.results.spec import CONTEXT, DATA, MACHINE, SETTING, names_of, to_plain
+from promptbench.show.tables.formats.texts import column_legend
 from promptbench.show.tables.rows import build_tables, rows
-from promptbench.show.tables.show import View, show
+from promptbench.show.tables.show import View, show, table
 from promptbench.show.tables.table import TableLayout
 from promptbench.show.tables.views import sort_by, with_differences
 
@@ -146,16 +147,22 @@ def test_markdown_reads_in_a_terminal() -> None:
         == """\
 ### base2new on mini, backbone mini, 16 shots, seeds 1, 2
 
-| dataset               | method   |       base |         new |          H |  n |
-| --------------------- | -------- | ---------: | ----------: | ---------: | -: |
-| icons                 | zeroshot |       70.0 |        65.0 |       67.4 |  1 |
-|                       | maple    | 70.0 ± 0.0 | 50.0 ± 10.0 | 58.3 ± 6.9 |  2 |
-| shapes                | zeroshot |       70.0 |        65.0 |       67.4 |  1 |
-|                       | maple    | 85.0 ± 5.0 |  60.0 ± 0.0 | 70.3 ± 1.7 |  2 |
-| average               | zeroshot |       70.0 |        65.0 |       67.4 |  1 |
-|                       | maple    | 77.5 ± 2.5 |  55.0 ± 5.0 | 64.3 ± 4.3 |  2 |
-| mean of per-dataset H | zeroshot |            |             |       67.4 |  1 |
-|                       | maple    |            |             | 64.3 ± 4.3 |  2 |
+| dataset               | method   | selection | text prior |       base |         new |          H |  n |
+| --------------------- | -------- | --------- | ---------- | ---------: | ----------: | ---------: | -: |
+| icons                 | zeroshot | none      | unknown    |       70.0 |        65.0 |       67.4 |  1 |
+|                       | maple    | unknown   | unknown    | 70.0 ± 0.0 | 50.0 ± 10.0 | 58.3 ± 6.9 |  2 |
+| shapes                | zeroshot | none      | unknown    |       70.0 |        65.0 |       67.4 |  1 |
+|                       | maple    | unknown   | unknown    | 85.0 ± 5.0 |  60.0 ± 0.0 | 70.3 ± 1.7 |  2 |
+| average               | zeroshot | none      | unknown    |       70.0 |        65.0 |       67.4 |  1 |
+|                       | maple    | unknown   | unknown    | 77.5 ± 2.5 |  55.0 ± 5.0 | 64.3 ± 4.3 |  2 |
+| mean of per-dataset H | zeroshot | none      | unknown    |            |             |       67.4 |  1 |
+|                       | maple    | unknown   | unknown    |            |             | 64.3 ± 4.3 |  2 |
+
+selection: on which images settings were chosen: none = nothing to choose, or fixed beforehand; unknown = nobody says.
+
+text prior: words told besides class names (rows are ranked and judged within one): unknown = the result does not say.
+
+base, new, H: %, 0 to 100, higher is better.
 
 ± is the population standard deviation over n seeds (ddof 0).
 
@@ -439,7 +446,7 @@ def test_markdown_survives_odd_names() -> None:
     assert "\x1b" not in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 3
-    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {7}
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {9}
 
 
 def test_csv_survives_odd_names_and_keeps_every_digit() -> None:
@@ -478,7 +485,7 @@ def test_latex_is_balanced_and_escapes_odd_names() -> None:
     assert bare.count("{") == bare.count("}")
     assert not set("%#_~<>|") & set(bare)
     rows = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {5}
+    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {7}
     assert not any(re.match(r"\s*\[", row) for row in rows)  # would be read as an argument of \\
     assert r"100\% \& more\_of it" in text
     assert r"80.0 $\pm$ 0.0" in text
@@ -533,6 +540,7 @@ def test_an_edited_plugin_has_a_row_of_its_own() -> None:
 
 WORDS = {"n_ctx": 4, "ctx_init": "a photo of a"}
 FROM_DATASET = {"n_ctx": None, "ctx_init": "dataset"}
+GENERIC = {"template": "a photo of a {}."}
 
 
 def started(dataset: str, shift: int = 0) -> list[Result]:
@@ -543,7 +551,7 @@ def started(dataset: str, shift: int = 0) -> list[Result]:
     trained += [
         make(base + shift, 60, method=name, config=config, dataset=dataset) for base, name, config in of_dataset
     ]
-    return [*trained, make(75, 60, method="zeroshot", config={}, recipe={}, shots=0, dataset=dataset)]
+    return [*trained, make(75, 60, method="zeroshot", config=GENERIC, recipe={}, shots=0, dataset=dataset)]
 
 
 def column(text: str, place: int) -> list[str]:
@@ -562,7 +570,7 @@ def test_what_started_from_its_dataset_s_words_is_a_block_behind_the_others() ->
 
 def test_blocks_are_ranked_apart() -> None:
     text = render(started("shapes"), LAYOUT, ranked={"mini"}, methods=["zeroshot", "coop", "maple"])
-    assert column(text, 3)[1:] == ["_75.0_", "70.0", "**80.0**", "_90.0_", "**95.0**", "85.0"]
+    assert column(text, 5)[1:] == ["_75.0_", "70.0", "**80.0**", "_90.0_", "**95.0**", "85.0"]
 
 
 def test_several_datasets_have_such_a_block_each_and_one_of_averages() -> None:
@@ -573,6 +581,13 @@ def test_several_datasets_have_such_a_block_each_and_one_of_averages() -> None:
     found = cells(results)
     assert float(found["average", "maple (ctx_init=dataset)"]["base/accuracy"]) == 96
     assert float(found["average", "maple"]["base/accuracy"]) == 81
+
+
+def test_a_difference_stands_by_what_its_own_row_knew() -> None:
+    (differing,) = with_differences(build_tables(knowing(), LAYOUT), "zeroshot")
+    found = {line.label: (str(line.selection), line.text_prior) for line in differing.lines if line.versus}
+    assert found["Δ coop − zeroshot"] == ("pseudo-new classes (9)", "generic")
+    assert found["Δ clap − zeroshot"] == ("unknown (each)", "ensemble")
 
 
 def test_every_format_shows_the_block() -> None:
@@ -653,17 +668,93 @@ def test_machines_with_other_numbers_of_cores_share_a_row_across_datasets() -> N
     assert labels([make(80, 60, threads=8), make(70, 50, dataset="icons", threads=16)]) == ["maple"]
 
 
-def test_a_table_says_what_methods_were_told_and_what_they_chose_on() -> None:
-    knowing: dict[str, dict[str, Any]] = {
-        "zeroshot": {"texts_told": "template"},
-        "coop": {},
-        "clap": {"texts_told": "ensemble"},
-        "tip_adapter": {"texts_told": "template", "chosen_on": "few"},
+KNOWING: dict[str, dict[str, Any]] = {
+    "zeroshot": {"texts_told": "template", "selection": {"kind": "none", "trials": 0, "by_dataset": False}},
+    "coop": {"texts_told": "generic", "selection": {"kind": "pseudo-new classes", "trials": 9, "by_dataset": False}},
+    "clap": {"texts_told": "ensemble", "selection": {"kind": "unknown", "trials": 0, "by_dataset": True}},
+    "tip_adapter": {"texts_told": "dataset", "chosen_on": "few", "chosen_among": 4000},
+}
+
+
+def knowing() -> list[Result]:
+    figures = {"zeroshot": 80.0, "coop": 90.0, "clap": 95.0, "tip_adapter": 85.0}
+    return [make(base, 70.0, method=name, conditions=KNOWING[name]) for name, base in figures.items()]
+
+
+def test_a_row_says_how_settings_were_chosen_and_what_it_was_told() -> None:
+    text = render(knowing(), LAYOUT)
+    assert column(text, 2)[1:] == ["coop", "tip_adapter", "zeroshot", "clap"]
+    said = ["pseudo-new classes (9)", "few-shot validation (4000 each)", "none", "unknown (each)"]
+    assert column(text, 3)[1:] == said
+    assert column(text, 4)[1:] == ["generic", "dataset", "dataset", "ensemble"]
+    (legend,) = [line for line in text.splitlines() if line.startswith("selection: ")]
+    assert (
+        "how many were tried (each: anew for every dataset): none = nothing to choose, or fixed beforehand; " in legend
+    )
+    assert (
+        "min(shots, 4) validation images a class; unknown = nobody says." in legend and "all validation" not in legend
+    )
+    (legend,) = [line for line in text.splitlines() if line.startswith("text prior: ")]
+    assert legend.endswith(
+        "generic = nothing of the dataset; dataset = each dataset's template; ensemble = several templates, averaged."
+    )
+
+
+def test_bold_figures_hold_within_one_text_prior() -> None:
+    text = render(knowing(), LAYOUT, ranked={"mini"})
+    assert column(text, 5)[1:] == ["90.0", "**85.0**", "80.0", "95.0"]
+    told = {"texts_told": "dataset"}
+    again = [make(base, 70.0, method=name, conditions=told) for name, base in (("coop", 90.0), ("zeroshot", 80.0))]
+    assert column(render(again, LAYOUT, ranked={"mini"}), 5)[1:] == ["**90.0**", "80.0"]
+
+
+def test_data_formats_have_both_in_columns_of_their_own() -> None:
+    (line,) = [line for line in cells(knowing()).values() if line["method"] == "tip_adapter"]
+    known = [line[name] for name in ("selection", "trials", "settings by dataset", "text prior")]
+    assert known == ["few-shot validation", "4000", "yes", "dataset"]
+    assert cells(knowing())["shapes", "zeroshot"]["trials"] == ""
+    long = list(csv.DictReader(io.StringIO(render(knowing(), LAYOUT, "csv-long"))))
+    assert {(line["method"], line["selection"], line["text prior"]) for line in long} >= {
+        ("coop", "pseudo-new classes", "generic"),
+        ("clap", "unknown", "ensemble"),
     }
-    results = [make(80.0, 70.0, method=method, conditions=conditions) for method, conditions in knowing.items()]
-    (table,) = build_tables(results, LAYOUT)
-    assert [remark for remark in table.remarks if "old " in remark or "Chosen" in remark] == [
-        "Told each dataset's template, the words around its class names: tip_adapter, zeroshot.",
-        "Told several templates for some datasets, averaged: clap.",
-        "Chosen on validation images, at most four of a class: tip_adapter.",
-    ]
+    (table,) = json.loads(render(knowing(), LAYOUT, "json"))["tables"]
+    coop = next(line for line in table["lines"] if line["method"] == "coop")
+    assert coop["selection"] == {"kind": "pseudo-new classes", "trials": 9, "by_dataset": False}
+    assert coop["text_prior"] == "generic"
+    panels = render([*knowing(), make(60.0, 50.0, dataset="icons", method="coop")], LAYOUT, "latex")
+    assert r"\par\footnotesize text prior: " in panels and "pseudo-new classes (9): coop" in panels
+
+
+def test_settings_seen_to_differ_from_dataset_to_dataset_are_chosen_anew_for_each() -> None:
+    epochs = [make(80, 60, dataset=name, recipe={"epochs": n}) for n, name in ((5, "shapes"), (50, "icons"))]
+    assert set(column(render(epochs, LAYOUT), 3)[1:]) == {"unknown (each)"}
+    origins = [make(80, 60, dataset=d, recipe={"epochs": 5, "origin": d}) for d in ("authors", "paper")]
+    assert set(column(render(origins, LAYOUT), 3)[1:]) == {"unknown"}
+
+
+def test_a_table_of_one_selection_has_those_rows_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for result in knowing():
+        write_result(tmp_path, result)
+    call = ["table", "--results", str(tmp_path), "--selection"]
+    assert main.main([*call, "none"]) == 0
+    assert column(capsys.readouterr().out, 2)[1:] == ["zeroshot"]
+    assert main.main([*call, "few-shot-validation"]) == 0
+    assert column(capsys.readouterr().out, 2)[1:] == ["tip_adapter"]
+    assert main.main([*call, "ful validation"]) == 2
+    assert "Unknown selection 'ful validation'. Did you mean 'full validation'?" in capsys.readouterr().err
+    assert main.main([*call, "test"]) == 2
+    assert (
+        "No result has settings chosen so: test; these are here: none, pseudo-new classes," in capsys.readouterr().err
+    )
+    assert [line.label for line in table(knowing(), selection="pseudo-new classes").tables[0].lines] == ["coop"]
+
+
+def test_columns_say_unit_range_and_direction() -> None:
+    text = render([make(80, 60)], LAYOUT)
+    assert "\nbase, new, H: %, 0 to 100, higher is better.\n" in text
+    columns = [Column("a/ece", "a", lower=True), *(Column(f"{n}/accuracy", str(n)) for n in range(5))]
+    assert column_legend(columns) == ("a: %, 0 to 100, lower is better; other figures: %, 0 to 100, higher is better.")
+    assert column_legend([Column("x/nll", "NLL", lower=True, unit="nats", range="0 and more", digits=3)]) == (
+        "NLL: nats, 0 and more, lower is better."
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from itertools import product
 from pathlib import Path
 
@@ -106,6 +107,7 @@ def test_the_command_finds_the_better_setting_and_reads_no_test_image(
     assert main.main(words) == 0
     out = capsys.readouterr().out
     assert "pseudo-new" in out and "best: lr: " in out
+    assert re.search(r"^best: .*, origin: ours, selection: pseudo-new classes, trials: \d+$", out, re.MULTILINE)
     assert opened and not [path for path in opened if f"{birds}/test/" in path]
     tried = read_results(tmp_path / "out" / "tuning")
     assert {result.spec.suite for result in tried} == {"mini.tune"}

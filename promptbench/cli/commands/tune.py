@@ -58,6 +58,7 @@ def describe(search: Search, request: Request) -> str:
     """The points of a search, best first, and the best as a suite would say it."""
     from promptbench.cli.text import columns
     from promptbench.config import shown
+    from promptbench.sweep.tune import SELECTION
 
     ((protocol, of),) = request.protocols.items()
     trials = search.trials
@@ -68,8 +69,9 @@ def describe(search: Search, request: Request) -> str:
         figures = [f"{figure:.1f}" for figure in trial.figures().values()]
         rows.append((*figures, *map(shown, trial.settings.values())))
     best = ", ".join(f"{name}: {shown(value)}" for name, value in trials[0].settings.items())
+    chosen = f"origin: ours, selection: {SELECTION}, trials: {len(trials)}"
     return (
         f"{search.label}, {protocol}, suite {request.suite.name}: averages over "
         f"{len(request.suite.datasets(of.role))} datasets and {len(request.seeds)} seeds, on held-out images of "
-        f"the training classes' halves\n\n{columns([header, *rows])}\n\nbest: {best}"
+        f"the training classes' halves\n\n{columns([header, *rows])}\n\nbest: {best}, {chosen}"
     )

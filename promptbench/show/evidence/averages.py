@@ -11,6 +11,7 @@ from statistics import fmean
 
 from promptbench.config import UsageError
 from promptbench.metrics.statistics import Interval, paired_interval
+from promptbench.results.knowledge import most_told, text_prior
 from promptbench.results.result import Result
 from promptbench.show.plots.source import Source, read_source
 from promptbench.show.tables.formats.texts import RECONSTRUCTED, Texts, laid_out, seeds_text
@@ -49,11 +50,8 @@ class Averaged:
 
     @cached_property
     def text_prior(self) -> str:
-        """What it was told of the words around class names: `generic`, the `dataset`'s template, or an `ensemble`."""
-        told = {str(result.conditions.get("texts_told", "")) for result in self.row.results}
-        if "ensemble" in told:
-            return "ensemble"
-        return "dataset" if "template" in told or self.row.from_dataset else "generic"
+        """What it was told of the words around class names, one of `TEXT_PRIORS`."""
+        return most_told(map(text_prior, self.row.results))
 
     def alike(self, others: Iterable[Averaged]) -> Averaged | None:
         """The first of others that learns nothing and was told as much: zero-shot of the same text prior."""

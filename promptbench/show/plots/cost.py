@@ -1,4 +1,4 @@
-"""What a method costs against what it gives: learned parameters, and seconds of training."""
+"""What a method costs against what it gives: parameters, seconds of training, milliseconds an image, memory."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING, Any
 from promptbench.results.result import Result
 from promptbench.show.plots.picture import finish, new_figure, style_of
 from promptbench.show.plots.source import Source, about, axis, column_of, name, overall, with_figures
-from promptbench.show.tables.table import Line
+from promptbench.show.tables.cost import cost_of, machines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROTOCOL = "base2new"
 STORED = True
-COSTS = {"learned_parameters": "learned parameters", "train_seconds": "training per run (s)"}
+TITLES = {
+    "learned_parameters": "learned parameters",
+    "train_seconds": "training per run (s)",
+    "eval_ms_per_image": "evaluation per image (ms)",
+    "peak_memory_mb": "peak memory (MiB)",
+}
 
 
 def data(source: Source) -> dict[str, Any]:
@@ -30,9 +35,9 @@ def data(source: Source) -> dict[str, Any]:
     points = []
     for line, (cell,) in shown:
         runs = [r for r in line.results if not along or column.key.startswith(f"{getattr(r.spec, along)}/")]
-        cost = {what: _mean(runs, what) for what in COSTS}
+        cost = {what: _mean(runs, what) for what in TITLES}
         points.append({"method": name(line), "mean": cell.mean, "std": cell.std, "cost": cost})
-    devices = sorted({_device(line) for line in lines})
+    devices = machines([result for line in lines for result in line.results])
     return {
         **about("cost", source, table, lines, missing),
         "y": axis(table, lines[0], column),
@@ -43,23 +48,19 @@ def data(source: Source) -> dict[str, Any]:
 
 
 def _mean(runs: Sequence[Result], what: str) -> float | None:
-    values = [value for result in runs if (value := result.cost.get(what)) is not None]
+    values = [value for result in runs if (value := cost_of(result, what)) is not None]
     return sum(values) / len(values) if values else None
 
 
-def _device(line: Line) -> str:
-    spec = line.results[0].spec
-    return f"{spec.device}, {spec.threads} thread{'s' * (spec.threads != 1)}"
-
-
 def draw(data: dict[str, Any]) -> Figure:
-    """A panel per cost, logarithmic; what costs nothing is a level line."""
-    figure, panels = new_figure(2.6, columns=len(COSTS), sharey=True)
-    for axes, (what, title) in zip(panels, COSTS.items(), strict=True):
+    """A panel per cost, logarithmic; what costs nothing is a level line, and what was not measured is left out."""
+    figure, panels = new_figure(4.6, rows=2, columns=2, sharey=True)
+    for axes, (what, title) in zip(panels.flat, TITLES.items(), strict=True):
         _panel(axes, data, what)
         axes.set_xlabel(title)
-    panels[0].set_ylabel(textwrap.fill(data["y"], 28))
-    return finish(figure, data, f"Seconds on {'; '.join(data['devices'])}. Level lines cost nothing.")
+    for axes in panels[:, 0]:
+        axes.set_ylabel(textwrap.fill(data["y"], 28))
+    return finish(figure, data, f"Measured on {'; '.join(data['devices'])}. Level lines cost nothing.")
 
 
 def _panel(axes: Any, data: Mapping[str, Any], what: str) -> None:
@@ -71,9 +72,8 @@ def _panel(axes: Any, data: Mapping[str, Any], what: str) -> None:
         if point["cost"][what]:
             bar = {"yerr": [point["std"] or 0], "label": point["method"], "zorder": 3}
             axes.errorbar([point["cost"][what]], [point["mean"]], **bar, **style | {"linestyle": "none"})
-        else:
-            line = {key: style[key] for key in ("color", "linestyle")}
-            axes.axhline(point["mean"], label=point["method"], **line)
+        elif point["cost"][what] is not None:
+            axes.axhline(point["mean"], label=point["method"], markevery=[], **style)  # its mark in the legend alone
     costs = [point["cost"][what] for point in data["points"] if point["cost"][what]] or [1]
     decades = math.log10(max(costs) / min(costs))
     axes.margins(x=0.1)

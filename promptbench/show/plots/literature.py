@@ -39,7 +39,7 @@ def data(rows: Sequence[Published]) -> dict[str, Any]:
             of_method.setdefault(row.same, []).append(row)
     points: dict[tuple[str, float], dict[str, Any]] = {}
     for row in map(_usual, of_method.values()):
-        point = {"year": year_of(bib_key_of(row)), "h": row.value, "searched": row.chosen_on in SEARCHED}
+        point = {"year": year_of(bib_key_of(row)), "h": row.value, "searched": row.selection.kind in SEARCHED}
         # one figure may stand under two names, such as a plug-in's and that of CoOp with it
         points.setdefault((bib_key_of(row), row.value), {"method": row.method, **point})
     if not points:

@@ -6,6 +6,7 @@
   const count = document.getElementById("count");
   const panel = document.getElementById("panel");
   const tables = [...document.querySelectorAll("table.figures")].map(opened);
+  const NAMES = 4; // columns before the figures
   let stored = null;
 
   function data() {
@@ -98,8 +99,8 @@
       const others = words.filter((word) => !ofRows.includes(word));
       const last = titles.length - 1;
       const has = (title) => others.some((word) => title.includes(word));
-      const chosen = titles.map((title, place) => place < 2 || place === last || has(title));
-      const none = others.some((word) => !titles.slice(2, last).some((title) => title.includes(word)));
+      const chosen = titles.map((title, place) => place < NAMES || place === last || has(title));
+      const none = others.some((word) => !titles.slice(NAMES, last).some((title) => title.includes(word)));
       for (const one of rows) {
         one.row.hidden = none || !ofRows.every((word) => one.text.includes(word));
         shown += one.row.hidden ? 0 : 1;
@@ -164,7 +165,7 @@
   function behind(cell) {
     const table = data().tables[cell.closest("table").dataset.table];
     const line = table.lines[cell.parentElement.dataset.line];
-    const column = table.columns[cell.cellIndex - 2];
+    const column = table.columns[cell.cellIndex - NAMES];
     return { line, column, figure: line.cells[column.key] };
   }
 

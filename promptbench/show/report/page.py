@@ -29,6 +29,8 @@ from promptbench.show.plots.source import Source
 from promptbench.show.tables.formats.records import render_json
 from promptbench.show.tables.formats.texts import (
     HTML,
+    NAMES,
+    WORDS,
     Style,
     Texts,
     clean,
@@ -355,7 +357,8 @@ def _section(place: int, table: Table, name: str, pictures: Sequence[Picture]) -
 def _figures(place: int, table: Table, text: Texts) -> str:
     """The table, whose script finds in `data-line` and in the column's place what is stored of a figure."""
     lines = {id(line): number for number, line in enumerate(table.lines)}
-    first = ["ascending", "ascending", *("ascending" if c.lower else "descending" for c in table.columns), "ascending"]
+    words = ["ascending"] * (NAMES + len(WORDS))
+    first = [*words, *("ascending" if c.lower else "descending" for c in table.columns), "ascending"]
     heads = "".join(
         f'<th scope="col" data-first="{way}">{name}</th>' for name, way in zip(text.head, first, strict=True)
     )
@@ -365,11 +368,13 @@ def _figures(place: int, table: Table, text: Texts) -> str:
         parts.append(f'<tbody class="{group[0].kind}">')
         block = rows[0][0]
         for line, row in zip(group, rows, strict=True):
-            cells = [_cell(line, column.key, cell) for column, cell in zip(table.columns, row[2:], strict=False)]
+            named = [f'<th scope="row">{block}</th><th scope="row">{row[1]}</th>']
+            named += [f"<td>{word}</td>" for word in row[NAMES : len(words)]]
+            figures = zip(table.columns, row[len(words) :], strict=False)
+            cells = [_cell(line, column.key, cell) for column, cell in figures]
             kind = ' class="published"' if line.published else ""
             parts.append(
-                f'<tr data-line="{lines[id(line)]}"{kind}><th scope="row">{block}</th><th scope="row">{row[1]}</th>'
-                f"{''.join(cells)}<td>{row[-1]}</td></tr>"
+                f'<tr data-line="{lines[id(line)]}"{kind}>{"".join(named)}{"".join(cells)}<td>{row[-1]}</td></tr>'
             )
         parts.append("</tbody>")
     return "\n".join([*parts, "</table>"])

@@ -169,5 +169,5 @@ def _paper_line(beside: Line, rows: Mapping[str, Published]) -> Line:
         results=(),
         n="-".join(map(str, counts)) or "?",
         cells=cells,
-        published={_origin(row): row.source for row in rows.values()},
+        published={_origin(row): row for row in rows.values()},
     )

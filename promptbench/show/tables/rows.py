@@ -7,7 +7,8 @@ apart stand behind the method's name. So do shots, sampler, precision, weights a
 them: what is compared is said. A setting may be asked for besides: then every value of it has a row of its own, and
 says so even where it is the only one. So do halves of the classes that are not the papers' (`split`).
 
-Rows of methods that started from the words of their dataset are apart from all others and stand behind them.
+Rows of methods that started from the words of their dataset are apart from others of the same method and stand behind
+all others. What is ranked is so within one text prior, as `results.knowledge` tells them.
 
 For a metric x of dataset d and seed s, and H derived from metrics:
 
@@ -68,13 +69,8 @@ APART = "Other suites and backbones have tables of their own: no figure mixes th
 MEANS_APART = "; the mean of per-"
 STARTED = (
     f"{CONTEXT}={FROM_DATASET}: the context starts from the template of the dataset trained on, its words before the "
-    "class name learned, those behind it kept; such rows are a block of their own, ranked among themselves."
+    "class name learned, those behind it kept."
 )
-CHOSEN_ON = {
-    "few": "validation images, at most four of a class",
-    "all": "all validation images",
-}
-"""Which images a method's own choices were made on, by `Method.validates`."""
 OUTLIER_POINTS, OUTLIER_POINTS_OF_FEW, OUTLIER_SIGMAS, SIGMA_OF_MAD = 3.0, 10.0, 3.0, 1.4826
 
 
@@ -515,29 +511,6 @@ def _helps(columns: Sequence[Column]) -> list[str]:
     return [sentence for sentence in dict.fromkeys(column.help for column in columns) if sentence]
 
 
-def _knowledge_remarks(rows: Sequence[Row]) -> Iterator[str]:
-    """What rows know besides their training images: words around the class names, and validation images."""
-    told = _labels(rows, "texts_told", "template")
-    ensembles = _labels(rows, "texts_told", "ensemble")
-    if told:
-        yield f"Told each dataset's template, the words around its class names: {', '.join(told)}."
-    if ensembles:
-        yield f"Told several templates for some datasets, averaged: {', '.join(ensembles)}."
-    for which, images in CHOSEN_ON.items():
-        chosen = _labels(rows, "chosen_on", which)
-        if chosen:
-            yield f"Chosen on {images}: {', '.join(chosen)}."
-
-
-def _labels(rows: Sequence[Row], condition: str, value: str) -> list[str]:
-    """The rows of which a result says so."""
-
-    def says_so(result: Result) -> bool:
-        return bool(result.conditions.get(condition) == value)
-
-    return [row.label for row in rows if any(map(says_so, row.results))]
-
-
 def _data_remarks(results: Sequence[Result]) -> Iterator[str]:
     """Splits that are not the papers', and images that were left out or corrupted."""
     generated = {r.spec.dataset for r in results if str(r.conditions.get("split_source", "")).startswith("generated")}
@@ -573,7 +546,6 @@ def _remarks(
         yield SPREAD
     if any(row.from_dataset for row in rows):
         yield STARTED
-    yield from _knowledge_remarks(rows)
     yield from _data_remarks([result for row in rows for result in row.results])
     if len(blocks) < 2 or not protocol.averaged:
         return

@@ -14,8 +14,10 @@ from promptbench import registry
 from promptbench.config import UsageError, unknown
 from promptbench.protocol import Protocol
 from promptbench.results import papers
+from promptbench.results.knowledge import SELECTIONS, selection_named, selection_of
 from promptbench.results.result import Result, read_results
 from promptbench.show.tables.beside_papers import with_published
+from promptbench.show.tables.cost import with_cost
 from promptbench.show.tables.formats import latex
 from promptbench.show.tables.formats.records import render_csv, render_csv_long, render_json
 from promptbench.show.tables.formats.texts import Style, html_sections, render_html, render_markdown
@@ -51,6 +53,8 @@ class View:
         test: The row that all others are tested against; "" for none.
         column: The column that is tested; "" for the one that sums a table up.
         published: Whether papers' figures stand beside ours.
+        selection: Only rows whose settings were chosen so, one of `SELECTIONS`; "" for all.
+        cost: Whether what runs cost stands beside their figures.
         plain: Whether LaTeX is one tabular per table.
         cite: Whether methods are cited in LaTeX.
     """
@@ -64,6 +68,8 @@ class View:
     test: str = ""
     column: str = ""
     published: bool = False
+    selection: str = ""
+    cost: bool = False
     plain: bool = False
     cite: bool = False
 
@@ -101,6 +107,8 @@ class Question:
             raise UsageError(
                 "--column says what --test compares, or what the seeds of --delta tell; name a row for one."
             )
+        if self.view.selection:
+            selection_named(self.view.selection)
 
 
 def stored_tables(question: Question) -> list[Table]:
@@ -222,6 +230,8 @@ def table(
     test: str = "",
     column: str = "",
     published: bool = False,
+    selection: str = "",
+    cost: bool = False,
 ) -> Tables:
     """The comparison tables of results, one per protocol, suite and backbone, as `promptbench table` prints them.
 
@@ -237,6 +247,8 @@ def table(
         test: The row that all others are tested against, over datasets.
         column: The column that is tested; "" for the one that sums a table up, such as H.
         published: Whether papers' figures stand beside ours.
+        selection: Only rows whose settings were chosen so, such as `none` or `pseudo-new classes`.
+        cost: Whether what runs cost stands beside their figures.
 
     Raises:
         UsageError: A name is not among the results, or they cannot be told apart.
@@ -250,6 +262,8 @@ def table(
         test=test,
         column=column,
         published=published,
+        selection=selection,
+        cost=cost,
     )
     suites = [load_suite(name) for name in suite_names()]
     return Tables(tables_of(list(results), suites, methods, datasets, view), view)
@@ -276,7 +290,7 @@ def tables_of(
         UsageError: The reader names what is not there, or the results cannot be told apart.
     """
     by_protocol: dict[str, list[Result]] = {}
-    for result in results:
+    for result in selected(results, view.selection) if view.selection else results:
         by_protocol.setdefault(result.spec.protocol, []).append(result)
     asked = view.group_by
     grouped = [name for name, of in by_protocol.items() if asked and any(setting_named(one, asked) for one in of)]
@@ -288,13 +302,31 @@ def tables_of(
         tables += build_tables(chosen, layout, group_by=group_by, **shown)
     if view.published:
         published = papers.load()
+        if view.selection:
+            published = [row for row in published if row.selection.kind == selection_named(view.selection)]
         tables = [with_published(table, published) for table in tables]
+    tables = [with_cost(table) for table in tables] if view.cost else tables
     tables = sort_by(tables, view.sort) if view.sort else tables
     tables = with_tests(tables, view.test, view.column) if view.test else tables
     tables = with_differences(tables, view.delta) if view.delta else tables
     for reference in dict.fromkeys(filter(None, (view.test, view.delta))):
         tables = with_seeds_that_do_not_tell(tables, reference, view.column)
     return [per_seed(table) for table in tables] if view.per_seed else tables
+
+
+def selected(results: Sequence[Result], selection: str) -> list[Result]:
+    """The results whose settings were chosen in one way.
+
+    Raises:
+        UsageError: There is no such way, or none of the results.
+    """
+    kind = selection_named(selection)
+    kinds = {result.name: selection_of(result).kind for result in results}
+    found = [result for result in results if kinds[result.name] == kind]
+    if results and not found:
+        known = [known for known in SELECTIONS if known in kinds.values()]
+        raise UsageError(f"No result has settings chosen so: {kind}; these are here: {', '.join(known)}.")
+    return found
 
 
 def show(tables: Sequence[Table], view: View) -> str:

@@ -11,6 +11,9 @@ from typing import Any
 
 from promptbench.metrics.statistics import Interval, smallest_p
 from promptbench.protocol import Column, Protocol
+from promptbench.results.frame import ENCODE
+from promptbench.results.knowledge import TEXT_PRIORS, Choice, heaviest, most_told, selection_of, text_prior
+from promptbench.results.papers import Published
 from promptbench.results.result import Result
 from promptbench.results.spec import Spec
 
@@ -104,6 +107,16 @@ class Row:
         return next((result.spec.split for result in self.results), Spec.split)
 
     @cached_property
+    def by_dataset(self) -> bool:
+        """Whether the settings were seen to differ from dataset to dataset."""
+        seen: dict[int | None, set[str]] = {}
+        for result in self.results:
+            if "selection" not in result.conditions:  # which would say it
+                recipe = {name: value for name, value in result.spec.recipe.items() if name != "origin"}
+                seen.setdefault(result.spec.shots, set()).add(ENCODE([result.spec.config, recipe]))
+        return any(len(settings) > 1 for settings in seen.values())
+
+    @cached_property
     def label(self) -> str:
         """The row's name in the table: method, preset and what tells it from others of the method."""
         name, at, preset = self.method.partition("@")
@@ -149,7 +162,7 @@ class Line:
         n: How many seeds, or from how many to how many where blocks differ; the seed itself in a table of seeds.
         cells: By column key; a column may have none.
         versus: The row that its figures are differences to; "" for figures themselves.
-        published: For a line from papers, file and line of each figure in `results/published`, and the source it names.
+        published: For a line from papers, each of its figures by file and line in `results/published`.
     """
 
     kind: str
@@ -159,7 +172,7 @@ class Line:
     n: str
     cells: Mapping[str, Cell]
     versus: str = ""
-    published: Mapping[str, str] = field(default_factory=dict)
+    published: Mapping[str, Published] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -180,6 +193,23 @@ class Line:
     def origins(self) -> set[str]:
         """Where the recipes come from: `paper`, `authors`, `transferred`, `ours`."""
         return {str(result.spec.recipe.get("origin", "")) for result in self.results} - {""}
+
+    @property
+    def own(self) -> tuple[Result, ...]:
+        """The records of the row itself, without those that it is compared with."""
+        return self.row.results if self.versus else self.results
+
+    @cached_property
+    def selection(self) -> Choice:
+        """How the settings were chosen."""
+        found = [figure.selection for figure in self.published.values()] or [*map(selection_of, self.own)]
+        choice = heaviest(found)
+        return choice._replace(by_dataset=choice.by_dataset or self.row.by_dataset)
+
+    @cached_property
+    def text_prior(self) -> str:
+        """What was told of the words around class names, one of `TEXT_PRIORS`."""
+        return most_told([figure.text_prior for figure in self.published.values()] or map(text_prior, self.own))
 
     @cached_property
     def samplers(self) -> set[str]:
@@ -341,12 +371,13 @@ class Table:
 
 
 def parts_of(group: Sequence[Line]) -> list[list[Line]]:
-    """The lines of a group, and apart from them those of methods that started from their dataset's words; of both, each
-    split of the classes apart, for other classes are another task."""
-    parts: dict[tuple[bool, str], list[Line]] = {}
+    """The lines of a group, those of each text prior apart, for only they may be compared; of each, every split of the
+    classes apart, for other classes are another task."""
+    parts: dict[tuple[int, bool, str], list[Line]] = {}
     for line in group:
-        parts.setdefault((line.row.from_dataset, line.row.split), []).append(line)
-    return [parts[part] for part in sorted(parts, key=lambda part: (part[0], part[1] != Spec.split, part[1]))]
+        key = (list(TEXT_PRIORS).index(line.text_prior), line.row.split != Spec.split, line.row.split)
+        parts.setdefault(key, []).append(line)
+    return [parts[key] for key in sorted(parts)]
 
 
 def by_size(shots: Iterable[int | None]) -> tuple[int | None, ...]:

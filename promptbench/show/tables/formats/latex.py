@@ -12,6 +12,8 @@ from dataclasses import replace
 from itertools import chain, islice
 
 from promptbench.show.tables.formats.texts import (
+    NAMES,
+    WORDS,
     Markup,
     Style,
     Texts,
@@ -47,6 +49,7 @@ LATEX = {
 }
 PACKAGES = "% needs \\usepackage{booktabs,graphicx}\n"
 PANELS_IN_ROW = 3
+NAMED = NAMES + len(WORDS)  # columns before the figures
 
 
 def render(tables: Sequence[Table], style: Style) -> str:
@@ -87,7 +90,9 @@ def _floats(table: Table, style: Style) -> list[str]:
 
 def _plain(table: Table, cited: Callable[[Line], str]) -> list[str]:
     text = texts(table, MARKUP, cited)
-    return _float("table", heading(table), _tabular(text, f"ll{'r' * (len(text.head) - 2)}"), text.remarks)
+    return _float(
+        "table", heading(table), _tabular(text, f"{'l' * NAMED}{'r' * (len(text.head) - NAMED)}"), text.remarks
+    )
 
 
 def _wide(table: Table, cited: Callable[[Line], str]) -> list[str]:
@@ -97,10 +102,10 @@ def _wide(table: Table, cited: Callable[[Line], str]) -> list[str]:
     first, *names = [escape(column.title) for column in table.columns]
     rotated = [f"\\rotatebox{{90}}{{{name}}}" for name in names]
     source = first if several else escape(table.lines[0].group)
-    over = ["", *([""] if several else []), escape("source"), f"\\multicolumn{{{len(names)}}}{{c}}{{target}}"]
-    at = 3 if several else 2
+    left = text.head[0 if several else 1 : NAMED]
+    over = [*([""] * len(left)), escape("source"), f"\\multicolumn{{{len(names)}}}{{c}}{{target}}"]
+    at = len(left) + 1
     rules = [f"\\cmidrule(lr){{{at}-{at}}} \\cmidrule(lr){{{at + 1}-{at + len(names)}}}"] if names else []
-    left = [text.head[0]] * several + ["method"]
     body = [[row[:-1] if several else row[1:-1] for row in group] for group in text.body]
     head = [*left, f"\\rotatebox{{90}}{{{source}}}", *rotated]
     above = [_row(over), *(f"  {rule}" for rule in rules)] if names else []
@@ -122,8 +127,8 @@ def _panels(table: Table, cited: Callable[[Line], str]) -> list[str]:
         body = list(islice(parts, len(parts_of(group))))
         name = f"Average over {len(shown.groups) - 1} datasets" if group[0].kind == "average" else body[0][0][0]
         label = chr(ord("a") + place) if place < 26 else str(place + 1)
-        panel = Texts(["", *(title[:1].upper() + title[1:] for title in text.head[2:-1])], [], [])
-        panel.body.extend([row[1:-1] for row in part] for part in body)
+        panel = Texts(["", *(title[:1].upper() + title[1:] for title in text.head[NAMED:-1])], [], [])
+        panel.body.extend([[row[1], *row[NAMED:-1]] for row in part] for part in body)
         inner += [
             r"  \begin{minipage}[t]{0.32\textwidth}",
             r"  \centering",
@@ -133,7 +138,7 @@ def _panels(table: Table, cited: Callable[[Line], str]) -> list[str]:
         ]
     if len(shown.groups) % PANELS_IN_ROW:
         inner.append(r"  \mbox{}")
-    return _float("table*", heading(table), inner, [*text.remarks, *_counts(table)])
+    return _float("table*", heading(table), inner, [*text.remarks, *_words(table), *_counts(table)])
 
 
 def _float(kind: str, caption: str, inner: Sequence[str], remarks: Sequence[str]) -> list[str]:
@@ -173,6 +178,20 @@ def _counts(table: Table) -> list[str]:
         return [f"n = {escape(next(iter(by_n)))} seeds."]
     said = [f"n = {n} for {', '.join(names)}" for n, names in by_n.items()]
     return [f"Seeds: {escape('; '.join(said))}."]
+
+
+def _words(table: Table) -> list[str]:
+    """What the layout has no columns for: how settings were chosen, and what was told of the text."""
+    said: dict[str, dict[str, list[str]]] = {name: {} for name in WORDS}
+    for line in table.lines:
+        for name, word in zip(WORDS, (str(line.selection), line.text_prior), strict=True):
+            labels = said[name].setdefault(word, [])
+            if line.label not in labels:
+                labels.append(line.label)
+    notes = {
+        name: "; ".join(f"{word}: {', '.join(labels)}" for word, labels in of.items()) for name, of in said.items()
+    }
+    return [f"{escape(name)}: {escape(note)}." for name, note in notes.items()]
 
 
 def _without_means(remark: str) -> str:

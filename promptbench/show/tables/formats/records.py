@@ -19,6 +19,7 @@ from typing import Any
 import pandas as pd
 
 from promptbench.results.frame import ENCODE
+from promptbench.results.knowledge import Choice, selection_of, text_prior
 from promptbench.results.result import Result
 from promptbench.results.spec import DATA, MACHINE, SETTING, Spec, names_of
 from promptbench.show.tables.formats.texts import Style, clean, heading, remarks, seeds_text, shots_text
@@ -27,9 +28,10 @@ from promptbench.show.tables.table import Cell, Comparison, Line, Table, Test, T
 VERSION = 1
 """Of the JSON."""
 
-FACTS = ("protocol", "suite", "backbone", "kind", "dataset", "method", "settings", "shots", "seeds", "n")
+KNOWN = ("selection", "trials", "settings by dataset", "text prior")
+FACTS = ("protocol", "suite", "backbone", "kind", "dataset", "method", "settings", *KNOWN, "shots", "seeds", "n")
 LONG = (
-    *("protocol", "suite", "backbone", "dataset", "method", "settings", "shots", "data_seed", "train_seed"),
+    *("protocol", "suite", "backbone", "dataset", "method", "settings", *KNOWN, "shots", "data_seed", "train_seed"),
     *("metric", "value", "origin", "run"),
 )
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # how one begins for spreadsheets, in wide letters, too
@@ -73,8 +75,10 @@ def _line(table: Table, line: Line, beside: Mapping[tuple[int, str], Comparison]
         "method": line.row.method,
         "label": line.label,
         "settings": line.row.apart,
+        "selection": line.selection._asdict(),
+        "text_prior": line.text_prior,
         "versus": line.versus,
-        "published": dict(line.published),
+        "published": {where: figure.source for where, figure in line.published.items()},
         "reconstructed": line.row.reconstructed,
         "origins": sorted(line.origins),
         "shots": list(line.shots),
@@ -182,7 +186,13 @@ def render_csv_long(tables: Sequence[Table], style: Style) -> str:
 def _facts(table: Table, line: Line) -> dict[str, object]:
     kind = "published" if line.published else line.kind + " difference" * bool(line.versus)
     method = line.label if line.versus else line.row.method
-    over = [line.row.apart, shots_text(line.shots), seeds_text(line.seeds, " "), line.n]
+    over = [
+        line.row.apart,
+        *_known(line.selection, line.text_prior),
+        shots_text(line.shots),
+        seeds_text(line.seeds, " "),
+        line.n,
+    ]
     facts = [table.protocol, table.suite, table.backbone, kind, line.group, method, *over]
     said = dict.fromkeys(chain.from_iterable((cell.gap.strip("–"), cell.reason) for cell in line.cells.values()))
     origins = ", ".join(line.published) or " ".join(sorted(line.origins))
@@ -194,6 +204,11 @@ def _test_facts(table: Table, test: Test, one: Tested) -> dict[str, object]:
     said = {"compared": test.column.title, "against": test.against, "datasets": len(test.datasets)}
     said |= {"smallest_p": test.smallest, **_tested(test, one)}
     return facts | {f"test/{name}": value for name, value in said.items()}
+
+
+def _known(choice: Choice, prior: str) -> list[object]:
+    """The cells of `KNOWN`; the number of trials is empty where nobody says."""
+    return [choice.kind, choice.trials or "", "yes" if choice.by_dataset else "no", prior]
 
 
 def _figures(table: Table, line: Line) -> dict[str, object]:
@@ -212,8 +227,13 @@ def _runs(table: Table, asked: Sequence[str]) -> Iterable[Sequence[object]]:
     for row in table.rows:
         for result in row.results:
             spec = result.spec
-            facts = [table.protocol, table.suite, table.backbone, spec.dataset, row.method, row.apart]
-            facts += [shots_text([spec.shots]), str(spec.data_seed), str(spec.train_seed)]
+            facts: list[object] = [table.protocol, table.suite, table.backbone, spec.dataset, row.method, row.apart]
+            facts += [
+                *_known(selection_of(result), text_prior(result)),
+                shots_text([spec.shots]),
+                str(spec.data_seed),
+                str(spec.train_seed),
+            ]
             values = [getattr(spec, name) for name in asked]
             chosen = [value if isinstance(value, str) else ENCODE(value) for value in values]
             for metric, value in result.metrics.items():

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from promptbench.metrics.statistics import LEVEL, Interval
 from promptbench.protocol import Column, digits_of
+from promptbench.results.knowledge import SELECTIONS, TEXT_PRIORS
 from promptbench.results.spec import Spec
 from promptbench.show.tables.table import Cell, Comparison, Line, Seed, Table, Test
 
@@ -36,6 +37,8 @@ PUBLISHED = "published: a paper's figures, not measured here; in no average, and
 DENSE_SCORES = ("GL-MCM", "L-MCM")  # blocks whose scores read patches
 
 NAMES = 2  # columns on the left that hold names, in Markdown
+WORDS = ("selection", "text prior")  # columns behind the names, which say what a row knew
+MANY = 4  # columns that are not named one by one
 PAGE = """\
 <!DOCTYPE html>
 <html lang="en">
@@ -106,7 +109,7 @@ def texts(table: Table, markup: Markup, suffix: Callable[[Line], str] = lambda l
         rows = []
         for line in lines:
             rival = any(line is other for other in rivals)
-            cells = []
+            cells = [markup.escape(word) for word in (str(line.selection), line.text_prior)]
             for column in table.columns:
                 cell = line.cells.get(column.key)
                 text = markup.escape(figure(line, cell, footnotes, column.digits))
@@ -115,7 +118,8 @@ def texts(table: Table, markup: Markup, suffix: Callable[[Line], str] = lambda l
             group = markup.escape(line.group) if line is lines[0] else ""
             rows.append([group, markup.escape(line.label + marks(line)) + suffix(line), *cells, markup.escape(line.n)])
         body.append(rows)
-    head = [table.blocks_are, "method", *(column.title for column in table.columns), "seed" if table.per_seed else "n"]
+    titles = [column.title for column in table.columns]
+    head = [table.blocks_are, "method", *WORDS, *titles, "seed" if table.per_seed else "n"]
     said = [*(f"[{number}] {reason}" for reason, number in footnotes.items()), *remarks(table)]
     return Texts([markup.escape(title) for title in head], body, [markup.escape(remark) for remark in said])
 
@@ -137,12 +141,44 @@ def remarks(table: Table) -> list[str]:
         said.append(f"{OUTLIER[0]} {OUTLIER[1]}: {'; '.join(outlying)}.")
     sources: dict[str, dict[str, None]] = {}
     for line in table.lines:
-        for source in line.published.values():
-            sources.setdefault(source, {})[line.row.method] = None
+        for published in line.published.values():
+            sources.setdefault(published.source, {})[line.row.method] = None
     if sources:
         read = "; ".join(f"{', '.join(names)}: {source}" for source, names in sources.items())
         said.append(f"{PUBLISHED} {read}.")
-    return [*said, *table.remarks]
+    return [*said, *legends(table), *table.remarks]
+
+
+def legends(table: Table) -> list[str]:
+    """What the words of a table mean, as far as they occur, and unit, range and direction of its figures."""
+    choices = {line.selection for line in table.lines}
+    kinds = [
+        f"{kind} = {meaning}" for kind, meaning in SELECTIONS.items() if kind in {choice.kind for choice in choices}
+    ]
+    shown = " ".join(map(str, choices))
+    marks = ["? where nobody says"] * ("?" in shown) + ["each: anew for every dataset"] * ("each" in shown)
+    trials = f", and how many were tried{' (' * bool(marks)}{', '.join(marks)}{')' * bool(marks)}" * ("(" in shown)
+    told = {line.text_prior for line in table.lines}
+    priors = [f"{prior} = {meaning}" for prior, meaning in TEXT_PRIORS.items() if prior in told]
+    return [
+        f"selection: on which images settings were chosen{trials}: {'; '.join(kinds)}.",
+        f"text prior: words told besides class names (rows are ranked and judged within one): {'; '.join(priors)}.",
+        column_legend(table.columns),
+    ]
+
+
+def column_legend(columns: Sequence[Column]) -> str:
+    """Unit, range and direction of the figures, those of many columns without their names."""
+    alike: dict[str, list[str]] = {}
+    for column in columns:
+        said = ", ".join(filter(None, (column.unit, column.range, column.direction)))
+        alike.setdefault(said, []).append(column.title)
+    parts = []
+    for said, titles in alike.items():
+        many = len(titles) > MANY and len(titles) == max(map(len, alike.values()))
+        names = ("other figures" if len(alike) > 1 else "figures") if many else ", ".join(titles)
+        parts.append((many, f"{names}: {said}"))
+    return f"{'; '.join(text for _, text in sorted(parts, key=lambda part: part[0]))}."
 
 
 def marks(line: Line) -> str:
@@ -169,6 +205,8 @@ def competition(table: Table) -> Callable[[Line], bool]:
 
 def best_two(rivals: Sequence[Line], column: Column) -> dict[str, int]:
     """Places by the figure as shown, so that what reads the same is marked the same: 0, and 1 among three or more."""
+    if not column.ranked:
+        return {}
     means = [cell.mean for line in rivals if (cell := line.cells.get(column.key)) and cell.mean is not None]
     ordered = sorted(means, reverse=not column.lower)
     order = list(dict.fromkeys(rounded(mean, column.digits) for mean in ordered))
@@ -302,12 +340,12 @@ def seeds_text(seeds: Collection[Seed], between: str) -> str:
 
 def rounded(value: float, digits: int = 1) -> str:
     """A figure as tables show it, with one decimal if nothing else is said."""
-    return f"{value:.{digits}f}"
+    return f"{value:,.{digits}f}"
 
 
 def signed(value: float, digits: int = 1) -> str:
     """A difference with its sign."""
-    return f"{value:+.{digits}f}".replace("-", "−")
+    return f"{value:+,.{digits}f}".replace("-", "−")
 
 
 def clean(text: str) -> str:
@@ -337,7 +375,7 @@ def render_markdown(tables: Sequence[Table], style: Style) -> str:
 
 
 def _markdown(table: Table) -> str:
-    parts = laid_out(clean(heading(table)), texts(table, MARKDOWN))
+    parts = laid_out(clean(heading(table)), texts(table, MARKDOWN), NAMES + len(WORDS))
     if table.comparisons:
         parts += ["", *laid_out("beside published figures", comparison_texts(table, MARKDOWN))]
     if table.tests:
@@ -374,7 +412,7 @@ def html_sections(tables: Sequence[Table]) -> str:
 
 def _html(table: Table) -> str:
     tips = [[[_tip(line, column.key) for column in table.columns] for line in lines] for lines in table.parts]
-    parts = [_table(heading(table), texts(table, HTML), tips)]
+    parts = [_table(heading(table), texts(table, HTML), tips, NAMES + len(WORDS))]
     if table.comparisons:
         parts.append(_table("Beside published figures", comparison_texts(table, HTML), []))
     if table.tests:
@@ -382,15 +420,16 @@ def _html(table: Table) -> str:
     return "\n".join(parts)
 
 
-def _table(title: str, text: Texts, tips: Sequence[Sequence[Sequence[str]]]) -> str:
+def _table(title: str, text: Texts, tips: Sequence[Sequence[Sequence[str]]], names: int = NAMES) -> str:
     head = "".join(f"<th>{name}</th>" for name in text.head)
     lines = [f"<table>\n<caption>{HTML.escape(title)}</caption>", f"<thead><tr>{head}</tr></thead>"]
     for place, group in enumerate(text.body):
         lines.append("<tbody>")
         for number, row in enumerate(group):
-            of_row = tips[place][number] if tips else [""] * (len(row) - 2)
-            cells = [f"<td{tip}>{cell}</td>" for cell, tip in zip(row[2:], [*of_row, ""], strict=False)]
-            lines.append(f'<tr><th scope="row">{row[0]}</th><td class="name">{row[1]}</td>{"".join(cells)}</tr>')
+            of_row = tips[place][number] if tips else [""] * (len(row) - names)
+            words = "".join(f'<td class="name">{word}</td>' for word in row[1:names])
+            cells = [f"<td{tip}>{cell}</td>" for cell, tip in zip(row[names:], [*of_row, ""], strict=False)]
+            lines.append(f'<tr><th scope="row">{row[0]}</th>{words}{"".join(cells)}</tr>')
         lines.append("</tbody>")
     return "\n".join([*lines, "</table>", *(f"<p>{remark}</p>" for remark in text.remarks)])
 
