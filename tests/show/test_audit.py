@@ -45,7 +45,8 @@ METHODS = ("coop", "maple")
 def make(conditions: dict[str, Any] | None = None, **spec: Any) -> Result:
     facts = Spec(**{**USUAL, **spec})
     metrics = {"base/accuracy": 80.0, "new/accuracy": 70.0}
-    return Result(spec=facts, conditions=conditions or {}, metrics=metrics, versions={}, commit="", created="")
+    told = {"texts_told": "generic", **(conditions or {})}
+    return Result(spec=facts, conditions=told, metrics=metrics, versions={}, commit="", created="")
 
 
 def stored(folder: Path, results: Iterable[Result]) -> None:

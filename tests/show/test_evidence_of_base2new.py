@@ -19,7 +19,7 @@ from promptbench.results.spec import Spec
 DATASETS = ("mini_neon", "mini_fabrics")
 
 
-def make(metrics: Mapping[str, float], method: str, seed: int, dataset: str, told: str = "", **spec: Any) -> Result:
+def make(metrics: Mapping[str, float], method: str, seed: int, dataset: str, told: str = "generic", **spec: Any) -> Result:
     trains = method != "zeroshot"
     facts: dict[str, Any] = {
         "suite": "mini",
@@ -33,7 +33,7 @@ def make(metrics: Mapping[str, float], method: str, seed: int, dataset: str, tol
         "backbone": "mini",
         "threads": 1,
     }
-    conditions = {"reconstructed": method == "dpl", **({"texts_told": told} if told else {})}
+    conditions = {"reconstructed": method == "dpl", "texts_told": told}
     written = {"versions": {}, "commit": "", "created": "2026-01-02T03:04:05+00:00"}
     return Result(spec=Spec(**{**facts, **spec}), conditions=conditions, metrics=metrics, **written)  # type: ignore[arg-type]
 
