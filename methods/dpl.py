@@ -41,8 +41,9 @@ This reading replaces an earlier one, in which prompts stood beside the whole se
 one constant strength; they learned nothing where the sentence was wrong for the images. Carried words with a learned
 Delta move the sentence itself, and still are frozen CLIP at the first step. A sentence that is wrong from the start, as
 the generic one is on some sets, they do not overrule either: start from the dataset's (`ctx_init`).
-On rendered images (results/mini/ablation_dpl) the conditioning by language showed no effect: beta learned, beta 0 and
-another class's sentence give the same; and visual prompts through gates, beside frozen texts, gain what the whole does.
+On rendered images that had not been looked at (results/mini/reconstructions.json, ten seeds) H is 4.1 points above the
+control's, with the halves of the classes swapped 1.5. The conditioning by language showed no effect: beta 0 and another
+class's sentence give the same to 0.1. Visual prompts through gates, beside frozen texts, have 0.4 more than the whole.
 """
 
 from __future__ import annotations

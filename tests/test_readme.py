@@ -78,7 +78,7 @@ def test_a_command_of_the_readme_prints(command: str, workplace: Path, capsys: p
 @pytest.mark.parametrize(
     "command",
     [
-        *(c for c in COMMANDS if c.split()[1] in ("table", "plot", "data")),
+        *(c for c in COMMANDS if c.split()[1] in ("table", "plot", "data", "evidence", "literature")),
         *(pytest.param(c, marks=pytest.mark.slow) for c in COMMANDS if c.split()[1] == "report"),
     ],
 )
@@ -113,19 +113,8 @@ def test_the_tuning_tries_its_points(workplace: Path, capsys: pytest.CaptureFixt
 
 
 def test_every_command_is_run_here() -> None:
-    known = {
-        "run",
-        "list",
-        "describe",
-        "show-config",
-        "table",
-        "plot",
-        "data",
-        "report",
-        "check-plugin",
-        "mini",
-        "tune",
-    }
+    shown = {"list", "describe", "show-config", "table", "plot", "report", "evidence", "literature"}
+    known = {"run", "data", "check-plugin", "mini", "tune"} | shown
     assert {command.split()[1] for command in COMMANDS} == known
 
 

@@ -19,7 +19,9 @@ from promptbench.results.spec import Spec
 DATASETS = ("mini_neon", "mini_fabrics")
 
 
-def make(metrics: Mapping[str, float], method: str, seed: int, dataset: str, told: str = "generic", **spec: Any) -> Result:
+def make(
+    metrics: Mapping[str, float], method: str, seed: int, dataset: str, told: str = "generic", **spec: Any
+) -> Result:
     trains = method != "zeroshot"
     facts: dict[str, Any] = {
         "suite": "mini",
