@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,6 @@ from typing import Any
 
 from promptbench.metrics.statistics import Interval, smallest_p
 from promptbench.protocol import Column, Protocol
-from promptbench.results.frame import ENCODE
 from promptbench.results.knowledge import TEXT_PRIORS, Choice, heaviest, most_told, selection_of, text_prior
 from promptbench.results.papers import Published
 from promptbench.results.result import Result
@@ -113,7 +113,8 @@ class Row:
         for result in self.results:
             if "selection" not in result.conditions:  # which would say it
                 recipe = {name: value for name, value in result.spec.recipe.items() if name != "origin"}
-                seen.setdefault(result.spec.shots, set()).add(ENCODE([result.spec.config, recipe]))
+                settings = json.dumps([result.spec.config, recipe], sort_keys=True)
+                seen.setdefault(result.spec.shots, set()).add(settings)
         return any(len(settings) > 1 for settings in seen.values())
 
     @cached_property
