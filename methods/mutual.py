@@ -35,10 +35,11 @@ This reading replaces an earlier one, in which networks made the first layer's p
 probability and one loss trained all. There the visual prompts spoilt the texts, which now are trained by pass 1 alone,
 and the networks learned which base class a text was of, which says nothing of new classes; a fixed map cannot.
 Pass 2 alone answers worse than both together (`second`). On rendered images that had not been looked at
-(results/mini/reconstructions.json, ten seeds) H is 3.0 points above CoCoOp's, with the halves of the classes swapped 0.9,
-which may be none. The text that is written carries what pass 1 thinks of the image into pass 2: another image's is worse by
-0.8, but none at all does as well (`tvp-zeroed`), so that texts guide what the image tower attends to showed no effect. Nor
-did networks of their own for the tokens (`ftp`, 0.5 below CoCoOp); CoCoOp with visual prompts has 0.4 more than the whole.
+(results/mini/reconstructions.json, ten seeds) H is 3.0 points above CoCoOp's, with the halves of the classes swapped
+0.9, which may be none. The text that is written carries what pass 1 thinks of the image into pass 2: another image's is
+worse by 0.8, but none at all does as well (`tvp-zeroed`), so that texts guide what the image tower attends to showed no
+effect. Nor did networks of their own for the tokens (`ftp`, 0.5 below CoCoOp); CoCoOp with visual prompts has 0.4 more
+than the whole.
 The control `noise` makes noise of all that is read of the image, in training too, `ftp-noise` of what FTP reads alone.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def make(method: str, clean: float, corrupted: Mapping[str, float], seed: int = 
     }
     return Result(
         spec=Spec(**facts),
-        conditions={"images": {name: 10 for name in ("clean", *corrupted)}},
+        conditions={"texts_told": "generic", "images": {name: 10 for name in ("clean", *corrupted)}},
         metrics={**{f"{name}/accuracy": value for name, value in accuracies.items()}, "drop": clean - mean},
         cost={},
         versions={},
@@ -61,29 +62,49 @@ def test_the_page_pairs_drops_with_those_of_zero_shot(stored: Path, capsys: pyte
     """coop: 90 - (70 + 44) / 2 = 33, then 34; maple 31, 32; their mean 32, 33; zero-shot 80 - (60 + 40) / 2 = 30."""
     assert main(["evidence", "robustness", "--results", str(stored)]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("# Robustness to corruptions\n\nOn mini, zero-shot CLIP loses 30.0 points of accuracy to ")
-    assert "the 2 rows that train 32.5 on average, from 31.5 (maple) to 33.5 (coop): a difference of " in said
-    assert f"{paired_interval([2, 3])} points, beside one in accuracy on the corrupted images of" in said
-    assert f"{paired_interval([7, 6])}." in said
+    assert said.startswith(
+        "# Robustness to corruptions\n\nOn mini, the 2 rows that train lose 32.5 points of accuracy to "
+    )
+    assert "corruption on average, from 31.5 (maple) to 33.5 (coop): " in said
+    assert f": {paired_interval([2, 3])} points against zero-shot CLIP of the same text prior, beside " in said
+    assert f"beside {paired_interval([7, 6])} points of accuracy on the corrupted images." in said
     (coop,) = (line for line in said.splitlines() if line.startswith("| coop") and "[" in line)
     cells = [cell.strip() for cell in coop.strip("|").split("|")]
-    assert cells == ["coop", "90.0", "56.5", "33.5", str(paired_interval([7, 6])), str(paired_interval([3, 4])), "2"]
+    assert cells == [
+        "coop",
+        "generic",
+        "90.0",
+        "56.5",
+        "33.5",
+        str(paired_interval([7, 6])),
+        str(paired_interval([3, 4])),
+        "2",
+    ]
     (kinds,) = (line for line in said.splitlines() if line.startswith("| coop") and "[" not in line)
     assert [cell.strip() for cell in kinds.strip("|").split("|")] == ["coop", "20.0", "47.0"]
     assert "seeds 1, 2: snow, fog at severity 1, 5" in said and "16 shots" in said and "less is better" in said
+
+
+def test_rows_are_compared_within_their_text_prior(stored: Path) -> None:
+    told = replace(make("zeroshot", 85, {"snow:1": 80, "fog:1": 80}), conditions={"texts_told": "dataset"})
+    write_result(stored, told)
+    for method, clean in (("zeroshot", 80), ("coop", 90)):
+        write_result(stored, make(method, clean, {"snow:1": 70, "fog:1": 70}, preset="other"))
+    said = page_of("robustness", Question(places=[stored], protocols=()))
+    assert "coop@other loses 20.0 points of accuracy to corruption: +10.0 (one seed)" in said  # not +15 to the told one
 
 
 def test_other_corruptions_are_compared_apart(stored: Path) -> None:
     for method, clean in (("zeroshot", 80), ("coop", 90)):
         write_result(stored, make(method, clean, {"contrast:3": 75}))
     said = page_of("robustness", Question(places=[stored], protocols=()))
-    assert said.count("On mini, zero-shot CLIP loses") == 2 and "coop 15.0: a difference of +10.0 (one seed)" in said
+    assert said.count("On mini, ") == 2 and "coop loses 15.0 points of accuracy to corruption: +10.0 (one seed)" in said
     assert main(["table", "--results", str(stored), "--protocol", "robustness"]) == 0
 
 
 def test_a_page_without_zero_shot_says_so(tmp_path: Path) -> None:
     write_result(tmp_path, make("coop", 90, {"fog:1": 66}))
-    with pytest.raises(UsageError, match="compares with zeroshot, of which there is no result; run it too"):
+    with pytest.raises(UsageError, match="compares with zero-shot CLIP, of which there is no result; run it too"):
         page_of("robustness", Question(places=[tmp_path], protocols=()))
     with pytest.raises(UsageError, match="There is no robustness result of 'mini_neon'"):
         page_of("robustness", Question(places=[tmp_path], protocols=(), datasets=("mini_neon",)))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from statistics import fmean
 
 from promptbench.config import UsageError
 from promptbench.metrics.statistics import paired_interval
+from promptbench.results.knowledge import most_told, text_prior
 from promptbench.results.result import Result
 from promptbench.show.tables.formats.texts import Texts, laid_out, rounded, seeds_text, shots_text
 from promptbench.show.tables.rows import corruption_text, rows
@@ -16,14 +17,15 @@ from promptbench.show.tables.show import Question, chosen_results, presentation
 from promptbench.show.tables.table import Row, Seed, by_size
 from promptbench.suite import Suite, load_suite, suite_names
 
-PROTOCOL, REFERENCE = "robustness", "zeroshot"
+PROTOCOL = "robustness"
 CLEAN, MEAN, DROP = "clean/accuracy", "average/accuracy", "drop"
 FIGURES = """\
 - clean, corrupted: top-1 accuracy on the source's test images as they are, and the mean over corruptions, of a kind
   first over its severities; in percent, 0 to 100, more is better.
 - drop: clean minus corrupted, in points; less is better.
-- to zero-shot: the difference in corrupted accuracy (more is better) and in drop (less is better) to zero-shot CLIP of
-  the dataset's template, the mean over paired seeds with its 95 % interval (Student's t), in points.
+- to zero-shot: difference in corrupted accuracy (more is better) and in drop (less is better) to the row that learns
+  nothing and has the same text prior, the mean over paired seeds with its 95 % interval (Student's t), in points.
+- text prior: what a row was told of the words around class names; rows compare within one.
 - n: seeds. A method that is better on clean images has more to lose: read both differences.
 - Images are corrupted here, by published kinds and severities; they are not ImageNet-C's files, and there is no mCE."""
 
@@ -32,7 +34,7 @@ def page(question: Question) -> str:
     """The page as Markdown.
 
     Raises:
-        UsageError: There are no results of the protocol, or none of zero-shot CLIP.
+        UsageError: There are no results of the protocol, or none of a method that learns nothing.
     """
     suites = [load_suite(name) for name in suite_names()]
     results = chosen_results(replace(question, protocols=(PROTOCOL,)), suites)
@@ -51,15 +53,25 @@ def _section(results: Sequence[Result], suites: Sequence[Suite], question: Quest
     spec = results[0].spec
     order = presentation(results, suites, question.methods, question.datasets)["methods"]
     shown = [row for row in rows(results, order) if _by_seed(row, DROP)]
-    reference = next((row for row in shown if row.method == REFERENCE), None)
-    if reference is None:
-        raise UsageError(f"The page {PROTOCOL} compares with {REFERENCE}, of which there is no result; run it too.")
+    references = {_prior(row): row for row in reversed(shown) if not _trained(row)}
+    if not references:
+        raise UsageError(f"The page {PROTOCOL} compares with zero-shot CLIP, of which there is no result; run it too.")
     shots = by_size({result.spec.shots for row in shown for result in row.results if result.spec.shots != 0})
     seeds = sorted(set(chain.from_iterable(_by_seed(row, DROP) for row in shown)))
     sources = sorted({result.spec.dataset for result in results})
     said = [spec.suite, *sources, f"backbone {spec.backbone}", *([f"{shots_text(shots)} shots"] if shots else [])]
     title = f"{', '.join(said)}, seeds {seeds_text(seeds, ', ')}: {corruption_text(spec.corruption)}"
-    return [_finding(shown, reference, spec.suite), _accuracies(title, shown, reference), _kinds(shown)]
+    return [_finding(shown, references, spec.suite), _accuracies(title, shown, references), _kinds(shown)]
+
+
+def _prior(row: Row) -> str:
+    """What a row was told of the words around class names."""
+    return most_told(map(text_prior, row.results))
+
+
+def _trained(row: Row) -> bool:
+    """Whether anything of it is learned."""
+    return any(result.spec.shots != 0 for result in row.results)
 
 
 def _by_seed(row: Row, metric: str) -> dict[Seed, float]:
@@ -72,47 +84,56 @@ def _by_seed(row: Row, metric: str) -> dict[Seed, float]:
     return {seed: fmean(values) for seed, values in found.items() if len(values) == len(datasets)}
 
 
-def _differences(ones: Iterable[Mapping[Seed, float]], other: Mapping[Seed, float]) -> list[float]:
-    """The mean of some rows minus another row, seed by seed, of the seeds that all have."""
-    several = list(ones)
-    common = set(other).intersection(*several)
-    return [fmean(one[seed] for one in several) - other[seed] for seed in sorted(common)]
+def _differences(row: Row, reference: Row, metric: str) -> dict[Seed, float]:
+    """A row minus another one, of the seeds that both have."""
+    one, other = _by_seed(row, metric), _by_seed(reference, metric)
+    return {seed: one[seed] - other[seed] for seed in one if seed in other}
 
 
-def _to(row: Row, reference: Row, metric: str) -> str:
-    found = _differences([_by_seed(row, metric)], _by_seed(reference, metric))
-    return str(paired_interval(found)) if found and row is not reference else "–"
+def _to(row: Row, reference: Row | None, metric: str) -> str:
+    if reference is None or row is reference:
+        return "–"
+    found = _differences(row, reference, metric)
+    return str(paired_interval(list(found.values()))) if found else "–"
 
 
-def _finding(shown: Sequence[Row], reference: Row, suite: str) -> str:
-    """One sentence: what the methods that train lose and keep, beside zero-shot CLIP."""
-    trained = [row for row in shown if any(result.spec.shots != 0 for result in row.results)]
-    drop = fmean(_by_seed(reference, DROP).values())
-    own = f"On {suite}, zero-shot CLIP loses {drop:.1f} points of accuracy to corruption"
-    drops = _differences([_by_seed(row, DROP) for row in trained], _by_seed(reference, DROP)) if trained else []
+def _finding(shown: Sequence[Row], references: Mapping[str, Row], suite: str) -> str:
+    """One sentence: what the methods that train lose and keep, beside zero-shot CLIP that was told as much."""
+    trained = [row for row in shown if _trained(row) and _prior(row) in references]
+    lost = {row.label: fmean(_by_seed(row, DROP).values()) for row in trained or references.values()}
+    least, most = min(lost, key=lost.__getitem__), max(lost, key=lost.__getitem__)
+    if not trained:
+        return f"On {suite}, zero-shot CLIP loses {lost[least]:.1f} points of accuracy to corruption."
+    drops, kept = _over(trained, references, DROP), _over(trained, references, MEAN)
     if not drops:
-        return f"{own}; no method that trains has the same seeds."
-    kept = _differences([_by_seed(row, MEAN) for row in trained], _by_seed(reference, MEAN))
-    losses = {row.label: fmean(_by_seed(row, DROP).values()) for row in trained}
-    least, most = min(losses, key=losses.__getitem__), max(losses, key=losses.__getitem__)
-    lost = f"{least} {losses[least]:.1f}"
+        return f"On {suite}, no method that trains has the seeds of zero-shot CLIP."
+    own = f"{least} loses {lost[least]:.1f} points of accuracy to corruption"
     if len(trained) > 1:
-        span = f"from {losses[least]:.1f} ({least}) to {losses[most]:.1f} ({most})"
-        lost = f"the {len(trained)} rows that train {fmean(losses.values()):.1f} on average, {span}"
+        mean = f"{fmean(lost.values()):.1f} points of accuracy to corruption on average"
+        own = f"the {len(trained)} rows that train lose {mean}"
+        own += f", from {lost[least]:.1f} ({least}) to {lost[most]:.1f} ({most})"
     return (
-        f"{own} and {lost}: a difference of {paired_interval(drops)} points, beside one in accuracy on the corrupted "
-        f"images of {paired_interval(kept)}."
+        f"On {suite}, {own}: {paired_interval(drops)} points against zero-shot CLIP of the same text prior, beside "
+        f"{paired_interval(kept)} points of accuracy on the corrupted images."
     )
 
 
-def _accuracies(title: str, shown: Sequence[Row], reference: Row) -> str:
-    head = ["method", "clean (%)", "corrupted (%)", "drop (points)", "corrupted to zero-shot", "drop to zero-shot", "n"]
+def _over(trained: Sequence[Row], references: Mapping[str, Row], metric: str) -> list[float]:
+    """The mean over rows of their differences to zero-shot, of the seeds that all of them have."""
+    found = [_differences(row, references[_prior(row)], metric) for row in trained]
+    common = set(found[0]).intersection(*found)
+    return [fmean(one[seed] for one in found) for seed in sorted(common)]
+
+
+def _accuracies(title: str, shown: Sequence[Row], references: Mapping[str, Row]) -> str:
+    head = ["method", "text prior", "clean (%)", "corrupted (%)", "drop (points)"]
+    head += ["corrupted to zero-shot", "drop to zero-shot", "n"]
     body = []
     for row in shown:
         figures = [rounded(fmean(_by_seed(row, metric).values())) for metric in (CLEAN, MEAN, DROP)]
-        differences = [_to(row, reference, metric) for metric in (MEAN, DROP)]
-        body.append([row.label, *figures, *differences, str(len(_by_seed(row, DROP)))])
-    return "\n".join(laid_out(title, Texts(head, [body], []), names=1))
+        differences = [_to(row, references.get(_prior(row)), metric) for metric in (MEAN, DROP)]
+        body.append([row.label, _prior(row), *figures, *differences, str(len(_by_seed(row, DROP)))])
+    return "\n".join(laid_out(title, Texts(head, [body], []), names=2))
 
 
 def _kinds(shown: Sequence[Row]) -> str:
