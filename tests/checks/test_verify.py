@@ -199,12 +199,13 @@ class TestWithFakeData:
         assert only(report, "textures, classes")["outcome"] == PASS
         assert set(outcomes(report, "sample").values()) == {FAIL} and len(outcomes(report, "sample")) == 7 * 3
         zero_shot = [check for check in report["checks"] if check["part"] == "zero-shot"]
-        assert len(zero_shot) == 11 * 4 + 3 + 5
+        sets = len(load_suite("clip11").datasets("ood"))
+        assert len(zero_shot) == 11 * 4 + 3 + 5 + 2 * sets
         for check in zero_shot:
             assert check["outcome"] == COULD_NOT and 0 <= check["measured"] <= 100 and check["tolerance"] is None
             assert check["why"].startswith("not comparable: backbone tiny-clip.json:random here, OpenAI's ViT-B/16")
         results = read_results(tmp_path / "runs")
-        assert len(results) == 11 * 2 + 1 and {result.spec.label for result in results} == {"zeroshot"}
+        assert len(results) == 11 * 2 + 2 and {result.spec.label for result in results} == {"zeroshot"}
         measured = {(result.spec.protocol, result.spec.dataset): result.metrics for result in results}
         dtd = measured["base2new", "dtd"]
         for metric, paper in (("base/accuracy", 53.24), ("new/accuracy", 59.90), ("h", 56.37)):
@@ -218,6 +219,15 @@ class TestWithFakeData:
         check = only(report, "domain_generalization, imagenet_a, accuracy")
         assert check["measured"] == domains["imagenet_a/accuracy"]
         assert only(report, "domain_generalization, average4, accuracy")["measured"] == domains["average/accuracy"]
+        ood = measured["ood", "imagenet"]
+        check = only(report, "ood, inaturalist, mcm/fpr95")
+        assert (check["measured"], check["expected"]) == (ood["inaturalist/mcm/fpr95"], 30.9)
+        page = (tmp_path / "report.md").read_text(encoding="utf-8")
+        headings = [line for line in page.splitlines() if line.startswith("## ")]
+        assert headings[:2] == ["## Results in the output folder", "## Do they compare like with like?"]
+        assert (
+            "### base2new on clip11" in page and "* test images: same; looked at" in page and str(tmp_path) not in page
+        )
 
     def test_the_report_tells_the_machine_and_no_places(
         self, verify: Verify, one_case: None, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -1,13 +1,13 @@
 """Accuracies through the normal runner, against those that papers print.
 
-Zero-shot on every dataset that is there, and, if asked for, two methods trained on two small datasets. Results are kept
-in the output folder like those of `promptbench run`.
+Zero-shot on every dataset that is there, shifted and out-of-distribution sets included, and, if asked for, two methods
+trained on two small datasets. Results are kept in the output folder like those of `promptbench run`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
@@ -29,6 +29,8 @@ from promptbench.sweep.preflight import check_finished, preflight
 
 TRAINED_METHODS = ("coop", "maple")
 TRAINED_DATASETS = ("eurosat", "dtd")
+ZERO_SHOT = "zero-shot"
+SCORE = "mcm"  # that papers print of zero-shot CLIP
 ZERO_SHOT_SEED = 1  # draws a sample that is never looked at
 AVERAGE = "average11"
 AVERAGE_OF_DOMAINS = "average4"
@@ -50,6 +52,7 @@ class Figure(NamedTuple):
     protocol: str
     dataset: str
     metric: str = "accuracy"
+    score: str = ""
 
 
 def check_figures(session: Session, states: States, train: bool, listener: Listener) -> Iterator[Check]:
@@ -61,7 +64,7 @@ def check_figures(session: Session, states: States, train: bool, listener: Liste
         train: Whether methods are trained, too.
         listener: Told of the runs.
     """
-    parts = ["zero-shot", "training"] if train else ["zero-shot"]
+    parts = [ZERO_SHOT, "training"] if train else [ZERO_SHOT]
     obstacle = "" if any(not _obstacle(state, ("test",)) for state in states.values()) else NOTHING
     if not obstacle:
         try:
@@ -78,7 +81,7 @@ def check_figures(session: Session, states: States, train: bool, listener: Liste
 
 def check_zero_shot(session: Session, states: States, listener: Listener) -> Iterator[Check]:
     """Zero-shot accuracies of every dataset that is there, and their averages where all are."""
-    part = "zero-shot"
+    part = ZERO_SHOT
     names = _of(session.suite, "base2new")
     done: list[Result] = []
     for name in names:
@@ -96,6 +99,7 @@ def check_zero_shot(session: Session, states: States, listener: Listener) -> Ite
     elif done:
         yield could_not(part, AVERAGE, f"{len(done)} of {len(names)} datasets were run")
     yield from _check_domains(session, states, listener)
+    yield from _check_ood(session, states, listener)
 
 
 def check_training(session: Session, states: States, listener: Listener) -> Iterator[Check]:
@@ -113,7 +117,7 @@ def measure(
     session: Session, figure: Figure, seeds: Sequence[int], listener: Listener
 ) -> tuple[list[Result], list[Check]]:
     """The results of a method on one dataset, and all figures of the protocol judged."""
-    part, label, protocol, dataset, _ = figure
+    part, label, protocol, dataset = figure[:4]
     suite = session.suite.with_datasets(protocol, [dataset])  # the protocols in KEYS are named like their roles
     results, checks = run(session, _request(session, suite, label, protocol, seeds), part, dataset, listener)
     if results:
@@ -151,15 +155,16 @@ def judge(figure: Figure, results: Sequence[Result], values: Sequence[float]) ->
         results: The records behind it.
         values: Of every seed, in percent.
     """
-    part, label, protocol, dataset, metric = figure
-    rows = papers.find(papers.load(), label=label, protocol=protocol, dataset=dataset, metric=metric)
+    part, label, protocol, dataset, metric, score = figure
+    rows = papers.find(papers.load(), label=label, protocol=protocol, dataset=dataset, metric=metric, score=score)
     row, comparable, why = papers.choose(rows, results)
-    zero_shot = part == "zero-shot"
+    zero_shot = part == ZERO_SHOT
     average = row is not None and row.average
     verdict = papers.compare(row, values, comparable=comparable, average=average, zero_shot=zero_shot, why=why)
     outcome = OUTCOMES.get(verdict.text, COULD_NOT)
     said = "" if outcome == PASS else verdict.text
-    names = (protocol, dataset, metric) if zero_shot else (label, protocol, dataset, metric)
+    measured = f"{score}/{metric}" if score else metric
+    names = (protocol, dataset, measured) if zero_shot else (label, protocol, dataset, measured)
     return Check(
         part=part,
         what=", ".join(names),
@@ -173,26 +178,46 @@ def judge(figure: Figure, results: Sequence[Result], values: Sequence[float]) ->
 
 def _check_domains(session: Session, states: States, listener: Listener) -> Iterator[Check]:
     """The shifted versions of the source that are there."""
+    found = yield from _beside_source(session, states, "domain_generalization", "domains", listener)
+    for result, domains in found:
+        for name in domains:
+            yield judge(
+                Figure(ZERO_SHOT, "zeroshot", "domain_generalization", name),
+                [result],
+                [result.metrics[f"{name}/accuracy"]],
+            )
+        if len(domains) == len(_of(session.suite, "domains")):
+            figure = Figure(ZERO_SHOT, "zeroshot", "domain_generalization", AVERAGE_OF_DOMAINS)
+            yield judge(figure, [result], [result.metrics["average/accuracy"]])
+
+
+def _check_ood(session: Session, states: States, listener: Listener) -> Iterator[Check]:
+    """The sets of images of no class of the source that are there, told from its test images by MCM."""
+    found = yield from _beside_source(session, states, "ood", "ood", listener)
+    for result, sets in found:
+        for name in sets:
+            for metric in ("auroc", "fpr95"):
+                figure = Figure(ZERO_SHOT, "zeroshot", "ood", name, metric, SCORE)
+                yield judge(figure, [result], [result.metrics[f"{name}/{SCORE}/{metric}"]])
+
+
+def _beside_source(
+    session: Session, states: States, protocol: str, role: str, listener: Listener
+) -> Generator[Check, None, list[tuple[Result, list[str]]]]:
+    """Zero-shot results of a protocol that evaluates others beside the source, and which of these are there."""
     suite = session.suite
-    part = "zero-shot"
-    protocol = "domain_generalization"
-    domains = [name for name in _of(suite, "domains") if not _obstacle(states[name], ("test",))]
+    others = [name for name in _of(suite, role) if not _obstacle(states[name], ("test",))]
     sources = _of(suite, "source")
-    if not domains:
-        return
+    if not others:
+        return []
     obstacles = [f"{name}: {said}" for name in sources if (said := _obstacle(states[name], ("test",)))]
     if obstacles:
-        yield could_not(part, protocol, "; ".join(obstacles))
-        return
-    request = _request(session, suite.with_datasets("domains", domains), "zeroshot", protocol, [ZERO_SHOT_SEED])
-    results, failed = run(session, request, part, protocol, listener)
+        yield could_not(ZERO_SHOT, protocol, "; ".join(obstacles))
+        return []
+    request = _request(session, suite.with_datasets(role, others), "zeroshot", protocol, [ZERO_SHOT_SEED])
+    results, failed = run(session, request, ZERO_SHOT, protocol, listener)
     yield from failed
-    for result in results:
-        for name in domains:
-            yield judge(Figure(part, "zeroshot", protocol, name), [result], [result.metrics[f"{name}/accuracy"]])
-        if len(domains) == len(_of(suite, "domains")):
-            figure = Figure(part, "zeroshot", protocol, AVERAGE_OF_DOMAINS)
-            yield judge(figure, [result], [result.metrics["average/accuracy"]])
+    return [(result, others) for result in results]
 
 
 def _averages(results: Sequence[Result]) -> Iterator[Check]:

@@ -125,15 +125,18 @@ def check_place(base: Path) -> None:
         raise UsageError(_unwritable(base, error)) from error
 
 
-def write_report(base: Path, facts: Environment, checks: Sequence[Check], session: Session) -> None:
+def write_report(base: Path, facts: Environment, checks: Sequence[Check], session: Session, evidence: str = "") -> None:
     """Writes `base`.json and `base`.md, in place of earlier ones; what they say of paths is cut to last parts.
+
+    `evidence` is what the results say besides; it stands on the page alone.
 
     Raises:
         UsageError: They cannot be written.
     """
     public = [replace(check, why=without_paths(check.why, session)) for check in checks]
     record = {"schema": SCHEMA, "environment": facts, "summary": summary(checks), "checks": [asdict(c) for c in public]}
-    texts = (json.dumps(record, indent=1, allow_nan=False) + "\n", markdown(facts, public))
+    page = markdown(facts, public) + (f"\n{without_paths(evidence, session)}" if evidence else "")
+    texts = (json.dumps(record, indent=1, allow_nan=False) + "\n", page)
     try:
         for suffix, text in zip(SUFFIXES, texts, strict=True):
             write_atomically(Path(f"{base}{suffix}"), partial(_write, text))

@@ -40,6 +40,7 @@ def execute(options: argparse.Namespace) -> int:
     """Carry out `promptbench verify`; returns 1 where a check failed, not where one could not be made."""
     from dataclasses import replace
 
+    from promptbench.checks.installation.evidence import evidence_of
     from promptbench.checks.installation.report import FAIL, SUFFIXES, check_place, environment, summary, write_report
     from promptbench.results.result import check_writable
     from promptbench.suite import load_suite
@@ -55,7 +56,7 @@ def execute(options: argparse.Namespace) -> int:
     for check in all_checks(session, options.train):
         print(check.line(), flush=True)
         checks.append(check)
-    write_report(base, environment(session, options.train), checks, session)
+    write_report(base, environment(session, options.train), checks, session, evidence_of(session.output))
     print(f"\n{summary(checks)}; report: {base}.json, {base}.md")
     return 1 if any(check.outcome == FAIL for check in checks) else 0
 
