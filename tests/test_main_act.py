@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 CALL = ("run", "--method", "maple", "--protocol", "base2new", "--dataset", "mini_colours")
-AT_MOST = 48
+AT_MOST = 49
 
 TRACED = '''
 import inspect

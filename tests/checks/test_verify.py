@@ -138,7 +138,7 @@ class TestWithoutData:
         assert set(found.values()) == {PASS} and len(found) == 3 + QUANTITIES * len(parity.CASES)
         assert not outcomes(report, "sample")
         (absent,) = (check for check in report["checks"] if check["part"] == "data")
-        assert absent["outcome"] == COULD_NOT and len(absent["what"].split()) == 19
+        assert absent["outcome"] == COULD_NOT and len(absent["what"].split()) == 22
         assert absent["why"] == "no data root is given, with --data-root or in PROMPTBENCH_DATA"
         assert outcomes(report, "zero-shot") == outcomes(report, "training") == {"all figures": COULD_NOT}
         lines = capsys.readouterr().out.splitlines()

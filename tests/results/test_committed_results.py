@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from promptbench.benchmarks import mini_bars
 from shared_paths import REPOSITORY
 from short_cases import slow_but
@@ -15,14 +16,18 @@ from promptbench.cli import main
 from promptbench.results.result import find, read_results
 from promptbench.runs.plan import plan_runs
 from promptbench.runs.request import Request
+from promptbench.show.evidence.pages import PAGES as PAGE_NAMES
 
 MINI = REPOSITORY / "results" / "mini"
-TABLES = sorted(MINI.glob("*.md"))
+LISTED = yaml.safe_load((MINI / "regenerate.yaml").read_text(encoding="utf-8"))
+TABLES = sorted(MINI / table["file"] for table in LISTED["tables"])
+PAGES = sorted(MINI / page["file"] for page in LISTED["pages"])
 
 
 def test_there_are_results_and_tables() -> None:
     results = read_results(MINI)
     assert {path.stem for path in TABLES} == {result.spec.protocol for result in results}
+    assert sorted(MINI.glob("*.md")) == sorted(TABLES + PAGES) and {path.stem for path in PAGES} == set(PAGE_NAMES)
     assert not list(MINI.rglob("*.failed.json")) and not list(MINI.rglob("*.safetensors"))
 
 

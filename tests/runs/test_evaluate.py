@@ -189,6 +189,7 @@ def test_rows_of_the_trained_classes_score_domains_with_fewer(
         make_fake.make(name, root)
     session, (run,) = plan("--method", "linear_probe", "--protocol", "domain_generalization")
     chosen, method = train.prepared(session, run)
+    run.protocol.needs_logits = True  # otherwise they are gone once they are measured
     found = evaluate.evaluate(session, run, method)
     assert list(found.outcomes) == ["source", "imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"]
     assert not found.notes

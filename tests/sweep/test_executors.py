@@ -32,6 +32,7 @@ from promptbench.cli.flags import place_of, request_of
 from promptbench.cli.main import main, parser
 from promptbench.config import UsageError
 from promptbench.runs import plan
+from promptbench.storage.claims import read
 from promptbench.sweep import loop
 from promptbench.sweep import loop as sweep_job
 from promptbench.sweep.executors import contract, slurm
@@ -367,8 +368,8 @@ def test_ray_gives_up_a_run_that_another_call_has_taken_over(
     output = tmp_path / "runs"
 
     def take(_: Any) -> None:
-        claims = {path: json.loads(path.read_text()) for path in (output / "claims").glob("*.claim")}
-        (path,) = [path for path, said in claims.items() if "slow" in str(said.get("run")) and said["kind"] == "run"]
+        claims = {path: dict(holder.about) for path in (output / "claims").glob("*.claim") if (holder := read(path))}
+        (path,) = [path for path, said in claims.items() if said.get("kind") == "run" and "slow" in str(said["run"])]
         path.unlink()
 
     taker = once(lambda: begun(notes), take)
