@@ -12,6 +12,8 @@ from promptbench.runs.listener import LOGGERS, check_installed
 from promptbench.training.numerics import PRECISIONS
 
 if TYPE_CHECKING:
+    from argparse import _ActionsContainer as Flags  # a parser, or a group of its flags
+
     from promptbench.runs.request import Request
     from promptbench.runs.session import Place, Session
     from promptbench.show.tables.show import Question
@@ -21,6 +23,7 @@ OUTPUT = "promptbench-runs"
 LOCAL = "local"  # the executor of this machine
 FORMATS = ("md", "csv", "csv-long", "latex", "html", "json")
 LAYOUTS = ("paper", "plain")
+MANY_FLAGS = 10
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,11 +56,19 @@ class Parser(argparse.ArgumentParser):
 
 
 class Help(argparse.HelpFormatter):
-    """argparse's own layout with a wider column of flags and commands."""
+    """argparse's own layout with a wider column of flags and commands, and a usage that is no list of many flags."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32)
         self._action_max_length = 15  # the length of a command's name, which argparse counts without its indent
+
+    def add_usage(self, usage: str | None, actions: Any, groups: Any, prefix: str | None = None) -> None:
+        """The usage; of a command with many flags their place alone, for they are listed below it."""
+        flags = [action for action in actions if action.option_strings]
+        if usage is None and len(flags) > MANY_FLAGS:
+            others = [str(action.metavar) for action in actions if not action.option_strings]
+            usage = " ".join(["%(prog)s", *others, "[FLAG ...]"])
+        super().add_usage(usage, actions, groups, prefix)
 
 
 def integer(least: int) -> Any:
@@ -77,12 +88,12 @@ def integer(least: int) -> Any:
     return convert
 
 
-def add_list(parser: argparse.ArgumentParser, flag: str, **arguments: Any) -> None:
+def add_list(parser: Flags, flag: str, **arguments: Any) -> None:
     """A flag that takes several values, and may be given several times."""
     parser.add_argument(flag, nargs="+", action="extend", **arguments)
 
 
-def add_plugin(parser: argparse.ArgumentParser) -> None:
+def add_plugin(parser: Flags) -> None:
     """`--plugin`."""
     add_list(
         parser, "--plugin", metavar="FILE", help="Python files with methods, datasets, protocols or scores of your own"
@@ -90,68 +101,70 @@ def add_plugin(parser: argparse.ArgumentParser) -> None:
 
 
 def add_what(parser: argparse.ArgumentParser) -> None:
-    """The flags that say what to run."""
+    """The flags that say what to run, with which settings, where, in groups."""
+    what = parser.add_argument_group("what to run")
     methods = "methods, method@preset, or all; default: the suite's line-up"
-    parser.add_argument(*("--method", "--methods"), nargs="+", action="extend", metavar="M", help=methods)
-    add_list(parser, "--protocol", metavar="P", help="protocols, or all; default: base2new")
-    parser.add_argument("--suite", default="mini", metavar="S", help="a name or a YAML file; default: mini")
-    add_list(parser, "--dataset", metavar="D", help="instead of the suite's: names, or folder:PATH for your own images")
-    add_list(parser, "--seeds", type=integer(0), metavar="N", help="default: the suite's")
-    parser.add_argument("--data-seed", type=integer(0), metavar="N", help="draws the few-shot sample, whatever --seeds")
-    parser.add_argument(
-        "--train-seed", type=integer(0), metavar="N", help="draws initial values and order, whatever --seeds"
-    )
+    what.add_argument(*("--method", "--methods"), nargs="+", action="extend", metavar="M", help=methods)
+    add_list(what, "--protocol", metavar="P", help="protocols, or all; default: base2new")
+    what.add_argument("--suite", default="mini", metavar="S", help="a name or a YAML file; default: mini")
+    add_list(what, "--dataset", metavar="D", help="instead of the suite's: names, or folder:PATH for your own images")
+    what.add_argument("--backbone", metavar="B", help="mini, or ARCHITECTURE:TAG_OR_FILE; default: the suite's")
+    add_plugin(what)
+    _add_sample(parser.add_argument_group("which images and classes"))
+    settings = parser.add_argument_group("settings")
+    add_list(settings, "--set", metavar="M.FIELD=VALUE", help="of a method, its recipe, a dataset or a score")
+    views = "random views of a training image, drawn once and seen in turn; default: a new one every epoch"
+    settings.add_argument("--train-views", type=integer(1), metavar="N", help=views)
+    score = "scores of images besides those of protocols that have some, such as ood"
+    add_list(settings, "--score", metavar="S", help=score)
+    add_places(parser.add_argument_group("where"))
+    machine = parser.add_argument_group("how it is computed")
+    machine.add_argument("--threads", type=integer(1), metavar="N", help="CPU threads of a run; default: the suite's")
+    add_numerics(machine)
+
+
+def _add_sample(group: Flags) -> None:
+    """Seeds, shots, and how images are drawn and classes halved."""
+    add_list(group, "--seeds", type=integer(0), metavar="N", help="default: the suite's")
+    group.add_argument("--data-seed", type=integer(0), metavar="N", help="draws the few-shot sample, whatever --seeds")
+    train_seed = "draws initial values and order, whatever --seeds"
+    group.add_argument("--train-seed", type=integer(0), metavar="N", help=train_seed)
     shots = "training images per class, several for few_shot alone; default: the suite's"
-    parser.add_argument("--shots", nargs="+", type=integer(1), metavar="N", help=shots)
+    group.add_argument("--shots", nargs="+", type=integer(1), metavar="N", help=shots)
     sampler = "coop, stratified, longtail:RHO, noise:RATE[:confusable], or file:PATH of a stored sample; default: coop"
-    parser.add_argument("--sampler", default="", metavar="S", help=sampler)
+    group.add_argument("--sampler", default="", metavar="S", help=sampler)
     split = "halves of the classes in base2new: alphabetical, random:N; several run one after another"
-    add_list(parser, "--split", metavar="S", help=f"{split}; default: the suite's")
-    add_list(parser, "--set", metavar="M.FIELD=VALUE", help="a setting of a method, its recipe, a dataset or a score")
-    add_list(
-        parser, "--score", metavar="S", help="scores of images besides those of protocols that have some, such as ood"
-    )
-    parser.add_argument(
-        "--train-views",
-        type=integer(1),
-        metavar="N",
-        help="random views of a training image, drawn once and seen in turn; default: a new one every epoch",
-    )
-    parser.add_argument("--backbone", metavar="B", help="mini, or ARCHITECTURE:TAG_OR_FILE; default: the suite's")
-    add_places(parser)
-    parser.add_argument("--threads", type=integer(1), metavar="N", help="CPU threads of a run; default: the suite's")
-    add_numerics(parser)
-    add_plugin(parser)
+    add_list(group, "--split", metavar="S", help=f"{split}; default: the suite's")
 
 
-def add_numerics(parser: argparse.ArgumentParser) -> None:
+def add_numerics(group: Flags) -> None:
     """Where a run computes, and in what precision it trains."""
-    parser.add_argument("--device", default="auto", metavar="D", help="cpu, cuda, cuda:N; default: auto")
+    group.add_argument("--device", default="auto", metavar="D", help="cpu, cuda, cuda:N; default: auto")
     precision = f"of trainings: {', '.join(PRECISIONS)}; authors is what the papers ran; default: 32"
-    parser.add_argument("--precision", default="32", choices=PRECISIONS, metavar="P", help=precision)
+    group.add_argument("--precision", default="32", choices=PRECISIONS, metavar="P", help=precision)
     deterministic = "hold torch to algorithms that always give the same bits, on a GPU too"
-    parser.add_argument("--deterministic", action="store_true", help=deterministic)
+    group.add_argument("--deterministic", action="store_true", help=deterministic)
 
 
-def add_places(parser: argparse.ArgumentParser, output: str = f"./{OUTPUT}") -> None:
+def add_places(group: Flags, output: str = f"./{OUTPUT}") -> None:
     """Where data are read and results written; `output` is said to be the default."""
-    add_list(parser, "--data-root", metavar="DIR", help="folders that hold the datasets; default: PROMPTBENCH_DATA")
-    parser.add_argument("--output", metavar="DIR", help=f"default: {output}")
+    add_list(group, "--data-root", metavar="DIR", help="folders that hold the datasets; default: PROMPTBENCH_DATA")
+    group.add_argument("--output", metavar="DIR", help=f"default: {output}")
 
 
-def add_corrupt(parser: argparse.ArgumentParser) -> None:
+def add_corrupt(group: Flags) -> None:
     """`--corrupt`."""
     said = "corrupt the images evaluated, such as fog:3, several for robustness alone; never those trained on"
-    add_list(parser, "--corrupt", metavar="KIND:SEVERITY", help=said)
+    add_list(group, "--corrupt", metavar="KIND:SEVERITY", help=said)
 
 
-def add_evaluation(parser: argparse.ArgumentParser) -> None:
+def add_evaluation(group: Flags) -> None:
     """How images are read, what of them is kept, and who watches."""
-    parser.add_argument("--save-predictions", action="store_true", help="keep the scores of every image evaluated")
+    group.add_argument("--save-predictions", action="store_true", help="keep the scores of every image evaluated")
     temperature = "fit one on at most 4 validation images of each trained class; measure calibration after it, too"
-    parser.add_argument("--temperature", action="store_true", help=temperature)
-    add_list(parser, "--logger", choices=tuple(LOGGERS), metavar="L", help=f"watch each run: {', '.join(LOGGERS)}")
-    parser.add_argument(
+    group.add_argument("--temperature", action="store_true", help=temperature)
+    add_list(group, "--logger", choices=tuple(LOGGERS), metavar="L", help=f"watch each run: {', '.join(LOGGERS)}")
+    group.add_argument(
         "--on-bad-image", default="error", choices=("error", "skip"), help="images that cannot be read; default: error"
     )
 

@@ -25,30 +25,33 @@ EXAMPLE = "promptbench run --method zeroshot coop maple --protocol base2new --se
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `promptbench run` to its parser."""
     add_what(parser)
-    add_corrupt(parser)
-    add_evaluation(parser)
-    add_list(parser, "--grid", dest="points", metavar="M.FIELD=V,V", help="run a method with every combination")
-    parser.add_argument(
+    evaluation = parser.add_argument_group("evaluation")
+    add_corrupt(evaluation)
+    add_evaluation(evaluation)
+    several = parser.add_argument_group("many runs")
+    add_list(several, "--grid", dest="points", metavar="M.FIELD=V,V", help="run a method with every combination")
+    several.add_argument(
         "--jobs", type=integer(1), metavar="N", help="runs at once; default: 1, on a cluster as many as have room"
     )
-    parser.add_argument(
+    several.add_argument(
         "--runs-per-gpu", type=integer(1), default=1, metavar="N", help="of --jobs, most on one GPU; default: 1"
     )
     executor = "where runs are done: local, ray, ray:ADDRESS, slurm; default: local"
-    parser.add_argument("--executor", default="local", metavar="E", help=executor)
-    add_list(parser, "--executor-option", metavar="KEY=VALUE", help="of ray or slurm, such as partition=gpu time=60")
-    parser.add_argument(
+    several.add_argument("--executor", default="local", metavar="E", help=executor)
+    add_list(several, "--executor-option", metavar="KEY=VALUE", help="of ray or slurm, such as partition=gpu time=60")
+    again = parser.add_argument_group("what is done again, and before anything is done")
+    again.add_argument(
         "--retry-failed",
         action=argparse.BooleanOptionalAction,
         help="do runs again that failed in an earlier call, or leave them alone; default: again, but for those at "
         "which the process itself ended twice",
     )
-    parser.add_argument(
+    again.add_argument(
         "--keep-outdated",
         action="store_true",
         help="leave finished runs alone whose weights or whose method's code changed since; default: do them again",
     )
-    parser.add_argument(
+    again.add_argument(
         "--dry-run",
         nargs="?",
         const="estimate",
