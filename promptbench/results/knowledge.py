@@ -146,9 +146,15 @@ class _Entry(NamedTuple):
 
 
 @cache
+def _entries(suite: str) -> Mapping[str, Any]:
+    """What a suite of the package sets for methods and presets; read once, for its YAML takes long."""
+    return load_suite(suite).methods if suite in suite_names() else {}
+
+
+@cache
 def _entry(suite: str, method: str, label: str) -> _Entry | None:
     """What a suite of the package sets for a method or its preset."""
-    own = load_suite(suite).methods if suite in suite_names() else {}
+    own = _entries(suite)
     entry = own.get(label) or own.get(method)
     if entry is None:
         return None

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptbench.config import UsageError
-from promptbench.data.selection import few_validation_of, open_selection, shown_names, spoils
+from promptbench.data.selection import SelectedImages, few_validation_of, open_selection, shown_names, spoils
 from promptbench.method import instantiate
 from promptbench.results.result import OUTDATED, Result, find_predictions, read_result, result_path
 from promptbench.results.spec import Spec, fields_of
@@ -72,9 +72,19 @@ def check_images(session: Session, runs: Iterable[Run]) -> None:
             with left_to_the_run():
                 chosen = open_selection(session.dataset, selection, run.spec.data_seed, nearest=session.nearest)
                 chosen.dataset.check(chosen.items)
+                if selection in trained and len(chosen.class_names) < 2:
+                    raise UsageError(too_few_classes(run, chosen))
                 if selection in trained and selection not in warned and not spoils(selection.sampler):
                     warned.add(selection)
                     warn_of_few_images(chosen.class_names, chosen.labels, selection)
+
+
+def too_few_classes(run: Run, chosen: SelectedImages) -> str:
+    """Why a training on one class is refused: it recognises every image, whatever it learns."""
+    return (
+        f"'{run.spec.dataset}' has {len(chosen.dataset.class_names)} classes, of which {run.spec.protocol} trains on "
+        f"'{chosen.class_names[0]}' alone; take a --protocol that trains on all classes, or a dataset with more."
+    )
 
 
 @contextmanager

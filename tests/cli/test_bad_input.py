@@ -77,6 +77,17 @@ def test_a_flag_that_is_none_gets_the_nearest_one(words: tuple[str, ...], flag: 
     assert said.startswith(f"There is no {flag} here") and said.endswith(f"Did you mean '{meant}'?")
 
 
+def test_a_training_on_one_class_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    classes = sorted(path for path in (here / "birds").iterdir() if path.is_dir())
+    for name, images in zip(("cat", "dog"), classes, strict=False):
+        shutil.copytree(images, here / "pets" / name)
+    words = [*RUN, "--dataset", "folder:pets", "--method", "coop", "--set", "coop.epochs=1", "coop.batch=2"]
+    assert main([*words, "--protocol", "base2new"]) == 2
+    said = capsys.readouterr().err
+    assert "'pets' has 2 classes, of which base2new trains on 'cat' alone; take a --protocol that trains on all" in said
+    assert main([*words, "--protocol", "few_shot"]) == 0
+
+
 def test_the_beginning_of_a_flag_is_none(refused: Said) -> None:
     assert "There is no --runs here" in refused(*RUN, "--method", "coop", "--runs", "2")
 
