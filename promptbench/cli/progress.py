@@ -11,7 +11,8 @@ from typing import IO, TYPE_CHECKING, cast
 
 from promptbench.cli.text import columns, reason, running_lines, summary
 from promptbench.experiment import RunsFailed
-from promptbench.protocol import digits_of
+from promptbench.protocol import Protocol, digits_of
+from promptbench.registry import load
 from promptbench.results.result import find_predictions, read_result, result_path
 from promptbench.runs.listener import Quiet, Standing
 from promptbench.sweep.status import since
@@ -191,9 +192,15 @@ def figures(result: Result) -> str:
 
 
 def headline(result: Result) -> dict[str, float]:
-    """The accuracies of a run, and what has no longer name; of a corruption the mean over its severities alone."""
+    """The accuracies of a run, and what has no longer name, as its table has them, others behind; of a corruption the
+    mean over its severities alone."""
     shown = {name: value for name, value in result.metrics.items() if "/" not in name or name.endswith("/accuracy")}
-    return {name: value for name, value in shown.items() if ":" not in name}
+    protocol: Protocol = load("protocols", result.spec.protocol)()
+    evaluations = sorted(result.conditions.get("images", {}))
+    columns = [column.key for column in protocol.columns(protocol.metrics[0], evaluations, [])]
+    first = [name for name in columns if name in shown]
+    ordered = dict.fromkeys([*first, *sorted(shown)])
+    return {name: shown[name] for name in ordered if ":" not in name}
 
 
 def title(run: Run) -> str:
