@@ -69,7 +69,7 @@ class FullSpectrumOOD(OOD):
             return [accuracy[0], *(Column(f"{name}/accuracy", name) for name in others), accuracy[1]]
         full = FULL if metric.startswith(FULL) else ""
         shown = dict.fromkeys([metric, f"{full}fpr95"])
-        means = [titled(group, one) for one in shown for group in ROLES]
+        means = [titled(group, one) for one, group in product(shown, ROLES)]
         return [*accuracy, *(column(name, metric, name) for name in others), *means]
 
     def blocks(self, metric: str, dataset: str, along: int | None, metrics: Numbers) -> dict[str, Numbers]:

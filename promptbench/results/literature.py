@@ -173,7 +173,7 @@ def _of_averages(rows: Sequence[Published]) -> Iterator[Disagreement]:
             tables.setdefault(key, {}).setdefault(row.file, {}).setdefault(row.dataset, row)
     for files in tables.values():
         for file, table in files.items():
-            for name in sorted({dataset for other in files.values() for dataset in other if _averaged(dataset)}):
+            for name in sorted(filter(_averaged, set().union(*files.values()))):
                 parts = _parts(table, name)
                 printed = [table[name]] if name in table else [other[name] for other in files.values() if name in other]
                 if parts and not any(_fits(parts, average) for average in printed):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,7 +70,7 @@ def audit(folder: Path) -> list[Check]:
         compared("training images", [_sample(r.spec) for r in results if r.spec.shots != 0]),
         compared("test images", _by_evaluation(results, lambda spec: spec.contents)),
         compared("class names", _by_evaluation(results, lambda spec: spec.class_names)),
-        compared("backbone", [part for result in results for part in _backbone(result.spec)]),
+        compared("backbone", list(chain.from_iterable(_backbone(r.spec) for r in results))),
         compared("text prior", [Part(_table(r.spec), r.spec.label, _known(text_prior(r))) for r in results]),
         compared("trials", _trials(folder, results)),
         runs,
@@ -204,7 +205,7 @@ def made(folder: Path) -> Check:
         for holder in holders(folder / CLAIMS)
         if not holder.alive and holder.about.get("kind") and _named(holder)
     ]
-    planned = {name for holder in left for name in _runs(holder)}
+    planned = set(chain.from_iterable(map(_runs, left)))
     abandoned = sorted(planned - standing.done - set(standing.failed))
     outdated = sum(1 for _ in (folder / OUTDATED).rglob("*.json"))
     under_way = len(standing.running) + len(standing.waiting)
@@ -212,7 +213,9 @@ def made(folder: Path) -> Check:
     said = [f"{len(standing.done)} made", *(f"{count} {name}" for name, count in counts.items())]
     said += [f"{outdated} outdated ones set aside"] if outdated else []
     wrong = [*standing.failed, *abandoned]
-    state = DIFFERS if wrong else UNKNOWN if under_way else SAME
+    state = DIFFERS if wrong else SAME
+    if under_way and not wrong:
+        state = UNKNOWN
     return Check("runs", state, ", ".join(said) + (f" ({_listed(wrong)})" if wrong else ""))
 
 
@@ -244,6 +247,11 @@ def lacking(results: Iterable[Result]) -> Check:
     return Check("coverage", DIFFERS if said else SAME, _listed(said) or "every method has the runs of the others")
 
 
+def _contents(results: Iterable[Result]) -> set[str]:
+    """The digests of all images that were scored."""
+    return set(chain.from_iterable(result.spec.contents.values() for result in results))
+
+
 def untouched(folder: Path, results: Iterable[Result]) -> Check:
     """Whether what `tune` tried was judged without a test image.
 
@@ -252,13 +260,12 @@ def untouched(folder: Path, results: Iterable[Result]) -> Check:
     """
     what, tried = "tuning", trials(folder)
     searches = reports(folder)
-    tests = {digest for result in results for digest in result.spec.contents.values()}
-    read = [splits for result in tried for splits in _splits(result.conditions)]
-    read += [splits for search in searches for splits in _splits(search)]
-    judged = {digest for result in tried for digest in result.spec.contents.values()}
+    said_of = [*(result.conditions for result in tried), *searches]
+    read = list(chain.from_iterable(map(_splits, said_of)))
+    judged, tests = _contents(tried), _contents(results)
     if any(TEST in splits for splits in read) or judged & tests:
         return Check(what, DIFFERS, "test images were read")
-    silent = sum(not _splits(said) for said in [*(result.conditions for result in tried), *searches])
+    silent = sum(not _splits(said) for said in said_of)
     if silent:
         return Check(
             what, UNKNOWN, f"{silent} of {len(tried) + len(searches)} trials and reports do not say what was read"

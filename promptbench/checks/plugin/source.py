@@ -145,7 +145,9 @@ def check_recipes_and_presets_resolve(specimen: Specimen) -> Iterator[str]:
 def check_controls_are_there(specimen: Specimen) -> Iterator[str]:
     """Its controls are presets or methods, and say what they take away."""
     cls = specimen.cls
-    said = [(name, control, takes) for name, of in cls.controls.items() for control, takes in of.items()]
+    said = []
+    for name, of in cls.controls.items():
+        said += [(name, control, takes) for control, takes in of.items()]
     tree = ast.parse(inspect.getsource(sys.modules[cls.__module__]))
     read = registry.literals(registry.plugin_class(tree, "Method", "methods"))
     for name in {"controls", "baseline"} & vars(cls).keys():

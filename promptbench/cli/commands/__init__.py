@@ -6,6 +6,8 @@ command is named by its file, "_" as "-". What a command needs is imported by `e
 
 from __future__ import annotations
 
+from itertools import chain
+
 GROUPS: dict[str, tuple[str, ...]] = {
     "run": ("run", "status", "eval", "tune"),
     "show what is stored": ("table", "plot", "report", "evidence", "inspect", "diff", "results", "regenerate", "audit"),
@@ -15,4 +17,4 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 """Modules as `--help` groups and orders them."""
 
-COMMANDS = tuple(name for group in GROUPS.values() for name in group)
+COMMANDS = tuple(chain.from_iterable(GROUPS.values()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -158,3 +158,13 @@ def conditions(source: Source, shown: Sequence[Averaged], left_out: Sequence[str
     if source.suite is not None and source.suite.note:
         parts.append(f"{source.suite.note[:1].upper()}{source.suite.note[1:]}.")
     return "\n\n".join(parts)
+
+
+def tables(results: Iterable[Result]) -> Iterator[tuple[str, list[Result]]]:
+    """The results of each protocol, suite and backbone, with what they are of."""
+    by_table: dict[tuple[str, str, str], list[Result]] = {}
+    for result in results:
+        spec = result.spec
+        by_table.setdefault((spec.protocol, spec.suite, spec.backbone), []).append(result)
+    for (protocol, suite, backbone), found in sorted(by_table.items()):
+        yield f"{protocol} on {suite}, backbone {backbone}", found

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain, product
 from statistics import fmean
 
 from promptbench.metrics.classification import CALIBRATION, LOG_TEMPERATURE
@@ -66,12 +67,12 @@ def after(fitted: Sequence[Averaged]) -> str:
 
 def heads() -> list[str]:
     """The titles of the columns of figures."""
-    return [f"{half} {title}" for title in TITLES.values() for half in HALVES]
+    return [f"{half} {title}" for title, half in product(TITLES.values(), HALVES)]
 
 
 def figures(one: Averaged, ending: str) -> list[str]:
     """The figures of a row, in the order of `heads`; `ending` is what names of metrics end in."""
-    names = [f"{half}/{metric}{ending}" for metric in CALIBRATION for half in HALVES]
+    names = [f"{half}/{metric}{ending}" for metric, half in product(CALIBRATION, HALVES)]
     return [number(one.mean(name), digits_of(name)) for name in names]
 
 
@@ -83,7 +84,7 @@ def temperatures(one: Averaged) -> str:
 
 def at_the_bound(fitted: Sequence[Averaged]) -> list[str]:
     """A sentence where temperatures are the least that there may be."""
-    values = [value for one in fitted for value in one.values("temperature")]
+    values = list(chain.from_iterable(one.values("temperature") for one in fitted))
     least = math.exp(LOG_TEMPERATURE[0])
     count = sum(value <= least * (1 + 1e-6) for value in values)
     if not count:

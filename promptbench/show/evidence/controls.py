@@ -11,7 +11,7 @@ and H is that of the two means, as in the papers' averages. The interval is Stud
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, product
 from statistics import fmean
@@ -23,6 +23,7 @@ from promptbench.metrics.statistics import Interval, paired_interval
 from promptbench.recipe import NOISE, RANDOM
 from promptbench.results.result import Result, read_results
 from promptbench.results.spec import CONTEXT
+from promptbench.show.evidence.averages import tables
 from promptbench.show.tables.formats.texts import Texts, laid_out
 from promptbench.show.tables.rows import rows
 from promptbench.show.tables.show import Question, uncollected
@@ -114,16 +115,6 @@ def sections(title: str, found: Sequence[Difference]) -> Iterator[str]:
         beside = [texts_of(one) for one in found if one.baseline and one.control == control]
         head, rows = [HEAD[place] for place in BARE], [[row[place] for place in BARE] for row in beside]
         yield from ("", *laid_out(f"{title}: minus {control}, without {takes}", Texts(head, [rows], []), 1))
-
-
-def tables(results: Iterable[Result]) -> Iterator[tuple[str, list[Result]]]:
-    """The results of each protocol, suite and backbone, with what they are of."""
-    by_table: dict[tuple[str, str, str], list[Result]] = {}
-    for result in results:
-        spec = result.spec
-        by_table.setdefault((spec.protocol, spec.suite, spec.backbone), []).append(result)
-    for (protocol, suite, backbone), found in sorted(by_table.items()):
-        yield f"{protocol} on {suite}, backbone {backbone}", found
 
 
 def differences(results: Sequence[Result], methods: Sequence[str] = ()) -> list[Difference]:

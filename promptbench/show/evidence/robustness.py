@@ -56,7 +56,7 @@ def _section(results: Sequence[Result], suites: Sequence[Suite], question: Quest
     references = {_prior(row): row for row in reversed(shown) if not _trained(row)}
     if not references:
         raise UsageError(f"The page {PROTOCOL} compares with zero-shot CLIP, of which there is no result; run it too.")
-    shots = by_size({result.spec.shots for row in shown for result in row.results if result.spec.shots != 0})
+    shots = by_size({result.spec.shots for result in results if result.spec.shots != 0})
     seeds = sorted(set(chain.from_iterable(_by_seed(row, DROP) for row in shown)))
     sources = sorted({result.spec.dataset for result in results})
     said = [spec.suite, *sources, f"backbone {spec.backbone}", *([f"{shots_text(shots)} shots"] if shots else [])]

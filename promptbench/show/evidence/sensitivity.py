@@ -23,6 +23,7 @@ from promptbench.config import UsageError, overrides, path_of
 from promptbench.metrics.classification import harmonic_mean
 from promptbench.metrics.statistics import Interval, paired_interval
 from promptbench.results.result import Result, read_results
+from promptbench.show.evidence.averages import tables
 from promptbench.show.evidence.variance import variance_by_seed
 from promptbench.show.tables.formats.texts import Texts, laid_out, rounded
 from promptbench.show.tables.rows import rows
@@ -185,16 +186,6 @@ def sections_of_seeds(results: Sequence[Result]) -> Iterator[str]:
         yield from chain.from_iterable(("", remark) for remark in OF_SEEDS)
 
 
-def tables(results: Iterable[Result]) -> Iterator[tuple[str, list[Result]]]:
-    """The results of each protocol, suite and backbone, with what they are of."""
-    by_table: dict[tuple[str, str, str], list[Result]] = {}
-    for result in results:
-        spec = result.spec
-        by_table.setdefault((spec.protocol, spec.suite, spec.backbone), []).append(result)
-    for (protocol, suite, backbone), found in sorted(by_table.items()):
-        yield f"{protocol} on {suite}, backbone {backbone}", found
-
-
 def spread_together(row: Row) -> tuple[float, int]:
     """Standard deviation of H over seeds that change together, root of the mean variance over sets, and how many."""
     by_dataset: dict[str, list[float]] = {}
@@ -299,7 +290,9 @@ def finding(grids: Sequence[Grid], results: Sequence[Result]) -> str:
             f"The best of {len(grid.figures)} points of {grid.label} has {grid.gain:+.1f} pseudo-new H over the median "
             f"one and {grid.span:+.1f} over the worst; one method gives no interval."
         )
-    spreads = [spread_together(row)[0] for _, of_table in tables(results) for row in rows(of_table)]
+    spreads: list[float] = []
+    for _, of_table in tables(results):
+        spreads += [spread_together(row)[0] for row in rows(of_table)]
     known = [spread for spread in spreads if not math.isnan(spread)]
     if not known:
         return finding_of_halves(results)
@@ -310,9 +303,9 @@ def finding(grids: Sequence[Grid], results: Sequence[Result]) -> str:
 
 def finding_of_halves(results: Sequence[Result]) -> str:
     """One sentence: how much easier the papers' halves of the classes are than drawn ones."""
-    found = [
-        alphabetical_minus_drawn(of_row) for _, of_table in tables(results) for of_row in by_half(of_table).values()
-    ]
+    found: list[Interval | None] = []
+    for _, of_table in tables(results):
+        found += map(alphabetical_minus_drawn, by_half(of_table).values())
     means = [one.mean for one in found if one is not None]
     if not means:
         return "No method has both the alphabetical halves of the classes and drawn ones here."

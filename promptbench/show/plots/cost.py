@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from promptbench.results.result import Result
@@ -37,7 +38,7 @@ def data(source: Source) -> dict[str, Any]:
         runs = [r for r in line.results if not along or column.key.startswith(f"{getattr(r.spec, along)}/")]
         cost = {what: _mean(runs, what) for what in TITLES}
         points.append({"method": name(line), "mean": cell.mean, "std": cell.std, "cost": cost})
-    devices = machines([result for line in lines for result in line.results])
+    devices = machines(list(chain.from_iterable(line.results for line in lines)))
     return {
         **about("cost", source, table, lines, missing),
         "y": axis(table, lines[0], column),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from promptbench.config import UsageError, unknown
@@ -40,7 +41,7 @@ def data(source: Source) -> dict[str, Any]:
     table = source.table()
     column = column_of(table, source.column)
     rows = _rows(source, table, column)
-    datasets = list(dict.fromkeys(dataset for row in rows for dataset in row.by_dataset))
+    datasets = list(dict.fromkeys(chain.from_iterable(row.by_dataset for row in rows)))
     complete = [row for row in rows if len(row.by_dataset) == len(datasets)]
     _refuse(len(datasets), len(complete))
     test = friedman([[row.by_dataset[dataset] for row in complete] for dataset in datasets], lower=column.lower)

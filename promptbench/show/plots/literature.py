@@ -127,7 +127,10 @@ def spread(values: Sequence[float], least: float) -> list[float]:
         while len(groups) > 1 and _start(groups[-1], least) < _start(groups[-2], least) + len(groups[-2]) * least:
             last = groups.pop()
             groups[-1] += last
-    return [_start(group, least) + number * least for group in groups for number in range(len(group))]
+    places: list[float] = []
+    for group in groups:
+        places += [_start(group, least) + number * least for number in range(len(group))]
+    return places
 
 
 def _start(group: Sequence[float], least: float) -> float:

@@ -47,7 +47,7 @@ def data(source: Source) -> dict[str, Any]:
             "with --method."
         )
     shown = [line for line in lines if name(line) in panels]
-    datasets = {result.spec.dataset for line in shown for result in line.results}
+    datasets = {result.spec.dataset for result in chain.from_iterable(line.results for line in shown)}
     return {
         **about("reliability", source, table, shown),
         "datasets": sorted(datasets),

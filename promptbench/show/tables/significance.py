@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import NamedTuple
 
 from promptbench.config import UsageError, unknown
@@ -128,7 +129,7 @@ def columns_of(tables: Sequence[Table], title: str = "") -> list[Column | None]:
         return [table.main_column for table in tables]
     found = [table.column(title) for table in tables]
     if not any(found):
-        known = {column.title: None for table in tables for column in table.columns}
+        known = dict.fromkeys(column.title for column in chain.from_iterable(table.columns for table in tables))
         raise unknown("column", title, known)
     return found
 

@@ -168,7 +168,8 @@ def render_csv(tables: Sequence[Table], style: Style) -> str:
     for table in tables:
         keys |= dict.fromkeys(column.key for column in table.columns)
         lines += [_facts(table, line) | _figures(table, line) for line in table.lines]
-        lines += [_test_facts(table, test, one) for test in table.tests for one in test.rows]
+        for test in table.tests:
+            lines += [_test_facts(table, test, one) for one in test.rows]
         compared |= bool(table.comparisons) or any(line.published for line in table.lines)
         tested |= bool(table.tests)
     facts = ["", "/std", *(f"/{fact}" for fact in BESIDE if compared)]
