@@ -268,7 +268,7 @@ def recipe_line(run: Run) -> str:
     recipe = run.settings.recipe
     if recipe is None:
         return "nothing to train"
-    shots = "all images" if run.spec.shots is None else f"{run.spec.shots} shots"
+    shots = "all images" if run.spec.shots is None else f"{run.spec.shots} shot{'s' * (run.spec.shots != 1)}"
     views = f", {recipe.train_views} views an image" if recipe.train_views else ""
     return f"{shots}, {length(recipe)}{views}, {rate(recipe)}, batch {recipe.batch} ({recipe.origin})"
 

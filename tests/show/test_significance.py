@@ -192,14 +192,16 @@ def test_one_warning_is_enough(table: Any) -> None:
 
 
 def test_another_column_is_tested_where_one_is_named(table: Any) -> None:
-    results = [pair(70 + n, 60 - n, dataset=d, method=m) for m, n in (("a", 0), ("b", 1)) for d in SETS]
+    results = [pair(70, 60, dataset=name, method="a") for name in SETS]
+    results += [pair(71, 59, dataset=name, method="b") for name in SETS]
     found = lines_of(table(results, "--test", "a", "--column", "new", "--format", "csv"))
     assert numbers(found["b"], "difference", "lost") == [-1, 6]
     assert found["b"]["test/compared"] == "new"
 
 
 def test_less_wins_where_less_is_better(table: Any) -> None:
-    results = [make({"joint/ece": 10.0 + n}, dataset=d, method=m) for m, n in (("a", 0), ("b", 1)) for d in SETS]
+    results = [make({"joint/ece": 10.0}, dataset=name, method="a") for name in SETS]
+    results += [make({"joint/ece": 11.0}, dataset=name, method="b") for name in SETS]
     text = table(results, "--test", "a", "--metric", "ece", "--format", "csv")
     assert numbers(lines_of(text)["b"], "difference", "won", "lost") == [1, 0, 6]
     assert "less is better. Won" in table([], "--test", "a", "--metric", "ece")
@@ -221,7 +223,10 @@ def transfer(method: str, first: float, seed: int = 1) -> Result:
 
 
 def test_targets_of_one_source_are_the_pairs(table: Any) -> None:
-    results = [transfer(method, first + seed, seed) for method, first in (("a", 50), ("b", 52)) for seed in (1, 2)]
+    results = [
+        *(transfer("a", 50 + seed, seed) for seed in (1, 2)),
+        *(transfer("b", 52 + seed, seed) for seed in (1, 2)),
+    ]
     found = lines_of(table(results, "--protocol", "cross_dataset", "--test", "a", "--format", "csv"))
     assert found["b"]["dataset"] == "imagenet"
     assert numbers(found["b"], "datasets", "difference", "won", "p", "over_seeds") == [6, 2, 6, 2 / 64, 2]
