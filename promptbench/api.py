@@ -63,7 +63,7 @@ def run(
         grid: `method.field` to values; a method runs with every combination.
         output: The folder for results and learned prompts.
         data_root: Folders that hold the datasets; without any those of PROMPTBENCH_DATA.
-        jobs: Runs at once; None for one, and on a cluster for as many as have room.
+        jobs: Runs at once; None for as many as cores and memory carry, here or on a cluster, and one on a GPU.
         runs_per_gpu: Of them, most on one GPU.
         executor: Where runs are done: `local`, `ray`, `ray:ADDRESS` or `slurm`.
         executor_options: Of Ray or Slurm, such as `partition=gpu`.

@@ -88,6 +88,16 @@ def integer(least: int) -> Any:
     return convert
 
 
+def add_jobs(parser: Flags, help: str) -> None:
+    """The flag that says how many runs go at once."""
+    several = integer(1)
+
+    def convert(text: str) -> int | None:
+        return None if text == "auto" else several(text)
+
+    parser.add_argument("--jobs", type=convert, metavar="N", help=help)
+
+
 def add_list(parser: Flags, flag: str, **arguments: Any) -> None:
     """A flag that takes several values, and may be given several times."""
     parser.add_argument(flag, nargs="+", action="extend", **arguments)

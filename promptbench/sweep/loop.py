@@ -28,7 +28,7 @@ from promptbench import registry
 from promptbench.config import UsageError
 from promptbench.results.result import Result, failure_path, write_failure
 from promptbench.runs.listener import Attempt, Busy, Listener, Silent, Standing, Work, tracked
-from promptbench.runs.plan import Run, plan_runs
+from promptbench.runs.plan import Run, available_cores, plan_runs
 from promptbench.runs.request import Request
 from promptbench.runs.session import Place, Session, asked_by_signal
 from promptbench.storage.atomic import remove_drafts, superseded, write_atomically
@@ -376,6 +376,22 @@ class Sweep:
                         self.output, run.spec, reason=reason, traceback=words, where=place, deaths=self.deaths[name]
                     )
                     attempt.forget()
+
+
+def room_here(runs: Sequence[Run], device: str) -> int:
+    """How many runs the cores of this machine do at once, each with its own threads; one on a GPU.
+
+    Where tensors are small, a suite gives a run one thread, and the other cores have room for other runs. Threads are
+    part of what a run is, so that its numbers do not depend on how many go at once.
+    """
+    if device != "cpu":
+        return 1
+    return max(1, available_cores() // max((run.spec.threads for run in runs), default=1))
+
+
+def several(runs: Sequence[Run], device: str, jobs: int | None) -> bool:
+    """Whether several runs go at once on this machine, where so many may, or as many as have room."""
+    return min(jobs or room_here(runs, device), len(runs)) > 1
 
 
 def carry_out(sweep: Sweep, executor: Executor, listener: Listener) -> int:

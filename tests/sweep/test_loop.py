@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import make_fake
@@ -32,6 +33,7 @@ from promptbench.storage.claims import Claims, Holder, born, holders
 from promptbench.sweep import loop
 from promptbench.sweep import loop as sweep_job
 from promptbench.sweep.executors import local
+from promptbench.sweep.loop import room_here
 from promptbench.training.numerics import peak_memory
 
 SHORT = ("--set", "coop.epochs=2", "coop.batch=4")
@@ -389,6 +391,7 @@ def test_jobs_are_capped_by_memory(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     used = peak_memory("cpu") * 1.5
     monkeypatch.setattr(local, "free_memory", lambda: 3.5 * used)
     assert local.places(2, "cpu", 1) == (2, []) and not caplog.messages
+    assert local.places(8, "cpu", 1, asked=False) == (3, []) and not caplog.messages
     assert local.places(8, "cpu", 1) == (3, [])
     assert "--jobs 8: a run takes about" in caplog.text and "3 at once" in caplog.text
     caplog.clear()
@@ -398,6 +401,36 @@ def test_jobs_are_capped_by_memory(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     assert local.places(8, "cpu", 1) == (8, []) and not caplog.messages
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     assert local.places(8, "cuda", 2) == (4, ["2", "5"])
+
+
+def test_runs_go_at_once_where_cores_have_room_unless_one_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: Any = [SimpleNamespace(spec=SimpleNamespace(threads=threads)) for threads in (1, 2)]
+    monkeypatch.setattr(loop, "available_cores", lambda: 8)
+    assert room_here(runs, "cpu") == 4 and room_here(runs[:1], "cpu") == 8 and room_here(runs, "cuda") == 1
+    monkeypatch.setattr(loop, "available_cores", lambda: 1)
+    assert room_here(runs, "cpu") == 1
+    monkeypatch.setattr(loop, "room_here", lambda *_: 4)
+    assert loop.several(runs, "cpu", None) and loop.several(runs, "cpu", 2)
+    assert not loop.several(runs, "cpu", 1) and not loop.several(runs[:1], "cpu", None)
+
+
+@pytest.mark.slow
+def test_the_command_leaves_no_core_idle(what: tuple[str, ...], whole: tuple[Path, Any], tmp_path: Path) -> None:
+    """By itself it does two runs in two processes, and their numbers are those of one after the other."""
+    words = ["run", "--method", "zeroshot", "coop", *what, *SHORT, "--output", str(tmp_path)]
+    code = (
+        "import sys\n"
+        "from promptbench.sweep import loop\n"
+        "loop.available_cores = lambda: 2\n"
+        "from promptbench.sweep.executors.local import Workers\n"
+        "start = Workers.start\n"
+        "Workers.start = lambda self, jobs: (print('at once:', jobs), start(self, jobs))[1]\n"
+        "from promptbench.cli.main import main\n"
+        f"sys.exit(main({words!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "at once: 2" in done.stdout
+    assert numbers(tmp_path) == whole[1]
 
 
 @pytest.mark.slow

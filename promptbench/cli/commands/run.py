@@ -10,6 +10,7 @@ from promptbench.cli.flags import (
     OUTPUT,
     add_corrupt,
     add_evaluation,
+    add_jobs,
     add_list,
     add_what,
     integer,
@@ -30,9 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_evaluation(evaluation)
     several = parser.add_argument_group("many runs")
     add_list(several, "--grid", dest="points", metavar="M.FIELD=V,V", help="run a method with every combination")
-    several.add_argument(
-        "--jobs", type=integer(1), metavar="N", help="runs at once; default: 1, on a cluster as many as have room"
-    )
+    add_jobs(several, "runs at once; default: auto, as many as cores and memory carry, on a GPU one, on a cluster all")
     several.add_argument(
         "--runs-per-gpu", type=integer(1), default=1, metavar="N", help="of --jobs, most on one GPU; default: 1"
     )
