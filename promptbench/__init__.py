@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from promptbench.suite import Suite, load_suite
     from promptbench.training.fit import backward
 
-__version__ = "0.1.0"
+    __version__: str
 
 _HOME = {
     "run": "api",
@@ -137,6 +137,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":  # not written here, so that a release is no other code
+        from promptbench.storage.versions import library_versions
+
+        return library_versions()["promptbench"] or "0"  # not installed
     if name not in _HOME:
         raise AttributeError(f"module 'promptbench' has no attribute {name!r}")
     return getattr(import_module(f"promptbench.{_HOME[name]}"), name)

@@ -253,7 +253,7 @@ def find_preset(method: Any, name: str, preset: str) -> Preset:
     """
     if preset not in method.presets:
         raise unknown(f"preset of {name}", preset, method.presets)
-    return method.presets[preset]  # type: ignore[no-any-return]
+    return method.presets[preset]
 
 
 def settings_by_dataset(method: Any, protocol: str) -> set[str]:

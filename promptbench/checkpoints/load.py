@@ -145,7 +145,7 @@ class Trained:
             yield from images.float().split(BATCH)
             return
         one = isinstance(images, (str, os.PathLike, Image.Image))
-        waiting = iter([images] if one else images)  # type: ignore[arg-type,list-item]
+        waiting = iter([images] if one else images)  # type: ignore[arg-type]
         while batch := list(itertools.islice(waiting, BATCH)):
             yield torch.stack([self.transform(as_rgb(image)) for image in batch])
 

@@ -38,6 +38,7 @@ def list_kind(kind: str, kinds: Sequence[str]) -> str:
 
 
 def list_methods() -> str:
+    """A line per method: its name, category, how many numbers it learns on ViT-B/16, and its paper."""
     header = ("method", "category", "learned (ViT-B/16)", "paper")
     rows = []
     for name in registry.names("methods"):
@@ -52,6 +53,7 @@ def list_methods() -> str:
 
 
 def list_datasets() -> str:
+    """A line per dataset: its name, title, number of classes and license."""
     header = ("dataset", "title", "classes", "license")
     rows = []
     for name in registry.names("datasets"):
@@ -61,11 +63,13 @@ def list_datasets() -> str:
 
 
 def list_protocols() -> str:
+    """A line per protocol: its name and what it does."""
     rows = [(name, registry.facts("protocols", name).summary) for name in registry.names("protocols")]
     return columns([("protocol", "what it does"), *rows])
 
 
 def list_scores() -> str:
+    """A line per OOD score: its name, title, what of an image it is made of, and its paper."""
     rows = []
     for name in registry.names("scores"):
         facts = registry.facts("scores", name)
@@ -75,12 +79,14 @@ def list_scores() -> str:
 
 
 def list_suites() -> str:
+    """A line per suite: its name, title, backbone and seeds."""
     suites = [load_suite(name) for name in suite_names()]
     rows = [(suite.name, suite.title, suite.backbone, numbers(suite.seeds)) for suite in suites]
     return columns([("suite", "title", "backbone", "seeds"), *rows])
 
 
 def list_backbones() -> str:
+    """A line per backbone that has a name here, and how others are asked for."""
     from promptbench.clip.load import BACKBONES
 
     others = (
@@ -137,6 +143,7 @@ def overrides_of(recipe: Any) -> str:
 
 
 def describe_method(name: str) -> str:
+    """What a method is, its settings with their sources, and its recipes."""
     cls = registry.load("methods", name)
     parts = [settings_of(cls, name)] if describe_fields(cls.Config) else []
     recipes = [
@@ -173,6 +180,7 @@ def settings_of(cls: type[Any], name: str) -> str:
 
 
 def describe_dataset(name: str) -> str:
+    """The facts of a dataset, its classes and its settings."""
     cls = registry.load("datasets", name)
     settings = "\n\n" + settings_of(cls, name) if describe_fields(cls.Config) else ""
     facts = [(key.replace("_", " "), shown(value)) for key, value in vars(cls.info).items() if value]
@@ -180,6 +188,7 @@ def describe_dataset(name: str) -> str:
 
 
 def describe_protocol(name: str) -> str:
+    """The role that a protocol runs over, the suites that have it, and its metrics and scores."""
     cls = registry.load("protocols", name)
     suites = [suite.name for suite in map(load_suite, suite_names()) if cls.role in suite.roles]
     rows = [
@@ -192,6 +201,7 @@ def describe_protocol(name: str) -> str:
 
 
 def describe_score(name: str) -> str:
+    """What an OOD score is made of, and its settings."""
     cls = registry.load("scores", name)
     settings = "\n\n" + settings_of(cls, name) if describe_fields(cls.Config) else ""
     rows = [
@@ -203,6 +213,7 @@ def describe_score(name: str) -> str:
 
 
 def describe_suite(suite: Suite) -> str:
+    """The conditions of a suite, its datasets by role, and what it sets of methods."""
     facts = [
         ("backbone", suite.backbone),
         ("shots", suite.shots),

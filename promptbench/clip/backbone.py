@@ -153,7 +153,7 @@ class Backbone(nn.Module):
     @property
     def text_positions(self) -> Tensor:
         """Positional embeddings of texts, (`context_length`, d)."""
-        return self._text.positional_embedding  # type: ignore[no-any-return]
+        return self._text.positional_embedding
 
     @property
     def embed_dim(self) -> int:
@@ -178,12 +178,12 @@ class Backbone(nn.Module):
     @property
     def mean(self) -> tuple[float, float, float]:
         """Channel means that images are normalised with."""
-        return tuple(getattr(self.clip.visual, "image_mean", None) or image_tower.CLIP_MEAN)  # type: ignore[return-value]
+        return tuple(getattr(self.clip.visual, "image_mean", None) or image_tower.CLIP_MEAN)
 
     @property
     def std(self) -> tuple[float, float, float]:
         """Channel standard deviations that images are normalised with."""
-        return tuple(getattr(self.clip.visual, "image_std", None) or image_tower.CLIP_STD)  # type: ignore[return-value]
+        return tuple(getattr(self.clip.visual, "image_std", None) or image_tower.CLIP_STD)
 
     @property
     def logit_scale(self) -> Tensor:

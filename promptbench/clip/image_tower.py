@@ -80,7 +80,7 @@ class Images:
             raise ValueError("an Images batch needs pixels or features")
 
     def __len__(self) -> int:
-        return len(self.pixels if self.pixels is not None else self.features.cls)  # type: ignore[union-attr,arg-type]
+        return len(self.pixels if self.pixels is not None else self.features.cls)  # type: ignore[union-attr]
 
     def __getitem__(self, part: slice) -> Images:
         pixels = None if self.pixels is None else self.pixels[part]
@@ -145,7 +145,7 @@ def project(visual: Any, tokens: Tensor) -> Tensor:
 
 def pooled(visual: Any, x: Tensor) -> Tensor:
     """Features (B, D) of all tokens (B, 1 + P, d) after the last block, in a tower that pools them."""
-    return visual._pool(x)[0] @ visual.proj  # type: ignore[no-any-return]
+    return visual._pool(x)[0] @ visual.proj
 
 
 def pooled_alone(visual: Any, tokens: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ def pooled_alone(visual: Any, tokens: Tensor) -> Tensor:
     keys = pool.ln_k(alone)
     queries = pool.ln_q(pool.query[:1]).expand(len(keys), -1, -1)
     read = pool.attn(queries, keys, keys, need_weights=False)[0].squeeze(1)
-    return (visual.ln_post(read) @ visual.proj).unflatten(0, tokens.shape[:-1])  # type: ignore[no-any-return]
+    return (visual.ln_post(read) @ visual.proj).unflatten(0, tokens.shape[:-1])
 
 
 @torch.no_grad()

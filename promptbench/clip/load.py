@@ -148,7 +148,7 @@ def config_of(name: str) -> dict[str, Any]:
     try:
         config = json.loads(text_of(file))
         if isinstance(config["text_cfg"], dict) and isinstance(config["vision_cfg"], dict):
-            return config  # type: ignore[no-any-return]
+            return config
     except (ValueError, KeyError, TypeError) as error:
         raise _no_architecture(file) from error
     raise _no_architecture(file)

@@ -387,7 +387,7 @@ def open_dataset(
     """
     cls = registry.load("datasets", name)
     config = config_of(cls, options or {}, where=f"dataset {name!r}")
-    return cls(config, roots=data_roots(roots), alias=alias)  # type: ignore[no-any-return]
+    return cls(config, roots=data_roots(roots), alias=alias)
 
 
 def config_of(cls: type[Dataset], options: Mapping[str, Any], where: str) -> Any:

@@ -121,6 +121,7 @@ class Published:
 
     @property
     def zero_shot(self) -> bool:
+        """Whether nothing was trained."""
         return self.shots == 0
 
     @property

@@ -120,6 +120,7 @@ class Result:
 
     @property
     def name(self) -> str:
+        """Where it is filed, as its spec says."""
         return self.spec.name
 
 

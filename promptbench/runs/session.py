@@ -270,7 +270,7 @@ def nearest_texts(backbone: Backbone, names: ClassNames) -> list[int]:
     templates = (names.template,) if isinstance(names.template, str) else names.template
     texts = FrozenTexts(backbone, templates, names).features()  # (K, D)
     cosines = (texts @ texts.T).fill_diagonal_(-torch.inf)
-    return cosines.argmax(dim=1).tolist()  # type: ignore[no-any-return]
+    return cosines.argmax(dim=1).tolist()
 
 
 def names_digest(names: ClassNames) -> str:

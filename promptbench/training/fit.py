@@ -349,7 +349,7 @@ def loss_of(method: Method, images: Images, labels: Tensor) -> tuple[dict[str, T
         for name, term in minimised(method, terms).items():
             sums[name] = sums.get(name, 0) + share * term.detach()
     combined = method.combine_gradients(gradients) if method.combines_gradients else gradients[""]
-    return sums, Differentiated.apply(total(sums), combined, *learned)  # type: ignore[no-untyped-call]
+    return sums, Differentiated.apply(total(sums), combined, *learned)
 
 
 def minimised(method: Method, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -162,6 +162,7 @@ class WeightlessBackbone(Backbone):
     """A backbone on the meta device: it tokenises, and its embeddings have a shape and no values."""
 
     def embed_text(self, texts: Sequence[str]) -> Tokens:
+        """Token ids (K, L) as those of real weights; embeddings (K, L, d) without values."""
         ids = self.tokenizer(list(texts), context_length=self.context_length)
         eot = ids.argmax(dim=-1)
         ids = ids[:, : int(eot.max()) + 1]

@@ -65,11 +65,11 @@ RUNS_SHOWN = 3  # in a tooltip; the JSON format names all
 
 @dataclass(frozen=True)
 class Style:
-    """What a reader may choose about a format.
+    r"""What a reader may choose about a format.
 
     Attributes:
         plain: In LaTeX, one tabular as in other formats, instead of the layout that papers have.
-        cite: BibTeX key by method, for `\\cite` in LaTeX.
+        cite: BibTeX key by method, for `\cite` in LaTeX.
     """
 
     plain: bool = False
