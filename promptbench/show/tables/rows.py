@@ -46,7 +46,18 @@ from promptbench.recipe import BY_SHOT
 from promptbench.results.frame import json_frame, runs_frame
 from promptbench.results.result import Result
 from promptbench.results.spec import CONTEXT, DATA, MACHINE, SETTING, Spec, fields_of
-from promptbench.show.tables.table import Cell, Line, Numbers, Row, Seed, Table, TableLayout, by_size, dataset_titles, population_std
+from promptbench.show.tables.table import (
+    Cell,
+    Line,
+    Numbers,
+    Row,
+    Seed,
+    Table,
+    TableLayout,
+    by_size,
+    dataset_titles,
+    population_std,
+)
 
 NOT_SETTINGS = ("origin", "overrides", "source")
 BY_RECIPE = "by recipe"
