@@ -139,7 +139,7 @@ def rows(results: Iterable[Result], methods: Sequence[str] = (), along: str = ""
         by_recipe_or_dataset = [name for name in names if name not in exact]
         apart[by_recipe_or_dataset] = shared.loc[apart.index, by_recipe_or_dataset]
         of_method = _rows_of(method, apart.fillna("null"), ordered)
-        found += [replace(row, title=titles[method.partition("@")[0]]) for row in of_method]
+        found += [replace(row, title=titles[row.results[0].spec.method]) for row in of_method]
     return found
 
 

@@ -297,6 +297,7 @@ def table(
         averages=averages,
         appendix=appendix,
         anonymous=anonymous,
+        trace=True,
     )
     suites = [load_suite(name) for name in suite_names()]
     return Tables(tables_of(list(results), suites, methods, datasets, view), view)

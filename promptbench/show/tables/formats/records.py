@@ -90,7 +90,7 @@ def _table(table: Table, style: Style) -> dict[str, Any]:
         "lines": [_line(table, line, beside) for line in table.lines],
         "remarks": remarks(table),
         "runs": {name: _run(result) for name, result in table.results.items()},
-        **({"tests": [_test(test) for test in table.tests]} if table.tests else {}),
+        **({"tests": [_test(table, test) for test in table.tests]} if table.tests else {}),
         **({"appendix": [_recipe(line) for line in trained_lines(table)]} if style.appendix else {}),
     }
 
@@ -106,7 +106,7 @@ def _line(table: Table, line: Line, beside: Mapping[tuple[int, str], Comparison]
         "settings": line.row.apart,
         "selection": line.selection._asdict(),
         "text_prior": line.text_prior,
-        "versus": line.versus,
+        "versus": _typed(table, line.versus),
         "published": {where: figure.source for where, figure in line.published.items()},
         "reconstructed": line.row.reconstructed,
         "origins": sorted(line.origins),
@@ -147,13 +147,14 @@ def _cell(line: Line, cell: Cell, beside: Comparison | None) -> dict[str, Any]:
     return found
 
 
-def _test(test: Test) -> dict[str, Any]:
+def _test(table: Table, test: Test) -> dict[str, Any]:
     rows = [
         {"method": one.line.row.method, "label": one.line.label, **_tested(test, one), "why": one.why}
         for one in test.rows
     ]
     return {
-        "against": test.against,
+        "against": _typed(table, test.against),
+        "against_label": test.against,
         "column": test.column._asdict(),
         "group": test.group,
         "datasets": list(test.datasets),
@@ -223,7 +224,7 @@ def render_csv_long(tables: Sequence[Table], style: Style) -> str:
 
 def _facts(table: Table, line: Line) -> dict[str, object]:
     kind = "published" if line.published else line.kind + " difference" * bool(line.versus)
-    method = line.label if line.versus else line.row.method
+    method = f"Δ {line.row.typed} − {_typed(table, line.versus)}" if line.versus else line.row.method
     over = [
         line.row.apart,
         *_known(line.selection, line.text_prior),
@@ -238,9 +239,14 @@ def _facts(table: Table, line: Line) -> dict[str, object]:
     return {**dict(zip(FACTS, facts, strict=True)), "origin": origins, "remark": "; ".join(filter(None, said))}
 
 
+def _typed(table: Table, label: str) -> str:
+    """A row's name with the method as it is typed, by the row's label."""
+    return next((row.typed for row in table.rows if row.label == label), label)
+
+
 def _test_facts(table: Table, test: Test, one: Tested) -> dict[str, object]:
     facts = _facts(table, one.line) | {"kind": "test", "dataset": test.group, "n": one.seeds, "remark": one.why}
-    said = {"compared": test.column.title, "against": test.against, "datasets": len(test.datasets)}
+    said = {"compared": test.column.title, "against": _typed(table, test.against), "datasets": len(test.datasets)}
     said |= {"smallest_p": test.smallest, **_tested(test, one)}
     return facts | {f"test/{name}": value for name, value in said.items()}
 
