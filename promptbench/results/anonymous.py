@@ -1,6 +1,6 @@
 """Results without a trace of who made them where, for a blind review.
 
-Left out are the commit, the time to the day, host names, home folders and, of every path, all but its last part. What
+Left out are the commit, the time of the day, host names, home folders and, of every path, all but its last part. What
 a figure depends on stays: settings, seeds, versions of libraries, digests of images and of weights. The name of a run
 follows from its settings, so that one whose settings name a path gets another.
 """
@@ -33,7 +33,7 @@ def anonymous(result: Result) -> Result:
     Its `path` is not kept, and its time is the day alone.
     """
     document = {name: to_plain(getattr(result, name)) for name in ("spec", "conditions", "notes", "versions")}
-    cleared = _cleared(document)
+    cleared: dict[str, Any] = _cleared(document)
     return replace(
         result,
         spec=Spec.stored(cleared["spec"]),
@@ -41,7 +41,7 @@ def anonymous(result: Result) -> Result:
         notes=cleared["notes"],
         versions=cleared["versions"],
         commit="",
-        created=result.created[:10],
+        created=f"{result.created[:10]}T00:00:00+00:00" if re.match(r"\d{4}-\d\d-\d\dT", result.created) else "",
     )
 
 

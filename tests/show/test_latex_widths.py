@@ -1,4 +1,4 @@
-"""LaTeX is as wide as a page's text: by the widths of Computer Modern's letters, and by TeX itself where there is one."""
+"""LaTeX is as wide as the page: by the widths of Computer Modern's letters, and by TeX itself where there is one."""
 
 from __future__ import annotations
 

@@ -290,8 +290,8 @@ def recipe_of(line: Line) -> dict[str, list[str]]:
     for result in line.own:
         recipe = {"optimizer": Recipe.optimizer, **result.spec.recipe}
         for name in RECIPE if result.spec.recipe else ():
-            value = recipe.get(name.replace(" ", "_"), "")
-            if name == "epochs" and not value:
+            value = recipe.get(name.replace(" ", "_"), "?")
+            if name == "epochs" and value == 0:
                 value = f"{recipe.get('steps', '?')} steps"
             found[name][value if isinstance(value, str) else f"{value:g}"] = None
     return {name: list(values) for name, values in found.items()}
