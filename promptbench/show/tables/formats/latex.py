@@ -152,14 +152,17 @@ def _stacked(table: Table, cited: Callable[[Line], str], page: Page) -> list[str
 def _chunk(head: Sequence[str], body: Sequence[Sequence[Sequence[str]]], chunk: Sequence[int]) -> list[str]:
     """A tabular of the methods and some of the figures."""
     kept = (0, *chunk)
-    titles = [head[place] for place in kept]
-    rows = [
-        [row if len(row) > 1 or row == [SPACE] else [f"\\multicolumn{{{len(kept)}}}{{l}}{{{row[0]}}}"] for row in part]
-        for part in body
-    ]
-    cut = [[[row[place] for place in kept] if len(row) > 1 else row for row in part] for part in rows]
-    if _rotated(head, [row for part in body for row in part]):
-        titles = [titles[0], *(f"\\rotatebox{{90}}{{{title}}}" for title in titles[1:])]
+    upright = _rotated(head, [row for part in body for row in part])
+    titles = [f"\\rotatebox{{90}}{{{head[place]}}}" if upright and place else head[place] for place in kept]
+    cut: list[list[list[str]]] = []
+    for part in body:
+        rows = []
+        for row in part:
+            if len(row) > 1:
+                rows.append([row[place] for place in kept])
+            else:  # a block's name, or a space
+                rows.append([SPACE if row[0] == SPACE else f"\\multicolumn{{{len(kept)}}}{{l}}{{{row[0]}}}"])
+        cut.append(rows)
     return _tabular(Texts(titles, cut, []), f"l{'c' * len(chunk)}")
 
 
