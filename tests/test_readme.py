@@ -78,7 +78,7 @@ def test_a_command_of_the_readme_prints(command: str, workplace: Path, capsys: p
 @pytest.mark.parametrize(
     "command",
     [
-        *(c for c in COMMANDS if c.split()[1] in ("table", "plot", "data", "evidence", "literature")),
+        *(c for c in COMMANDS if c.split()[1] in ("table", "plot", "data", "evidence", "literature", "results")),
         *(pytest.param(c, marks=pytest.mark.slow) for c in COMMANDS if c.split()[1] == "report"),
     ],
 )
@@ -113,7 +113,7 @@ def test_the_tuning_tries_its_points(workplace: Path, capsys: pytest.CaptureFixt
 
 
 def test_every_command_is_run_here() -> None:
-    shown = {"list", "describe", "show-config", "table", "plot", "report", "evidence", "literature"}
+    shown = {"list", "describe", "show-config", "table", "plot", "report", "evidence", "literature", "results"}
     known = {"run", "data", "check-plugin", "mini", "tune"} | shown
     assert {command.split()[1] for command in COMMANDS} == known
 
@@ -157,7 +157,7 @@ def test_a_trained_prompt_is_exported_loaded_and_used_as_the_readme_says(workpla
 def test_the_runs_of_the_readme_are_done_from_python(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found: dict[str, Any] = {}
     exec(next(block for block in BLOCKS if "pb.run" in block), found)
-    assert "| mini_fabrics | zeroshot" in capsys.readouterr().out
+    assert "| Fabrics | Zero-shot CLIP" in capsys.readouterr().out
     assert len(list((workplace / "runs" / "results").rglob("coop-*.json"))) == 2
     assert set(found["frame"].label) == {"zeroshot", "zeroshot@generic", "coop"} and found["one"].spec.method == "coop"
 

@@ -301,12 +301,31 @@ def add_tables(parser: argparse.ArgumentParser) -> None:
     selection = "only rows whose settings were chosen so: none, pseudo-new classes, few-shot validation, ..."
     parser.add_argument("--selection", default="", metavar="KIND", help=selection)
     parser.add_argument("--cost", action="store_true", help="parameters, seconds, milliseconds an image and memory too")
+    companions = "leave out the suite's companions, such as its zero-shot rows, but those named"
+    parser.add_argument("--no-companions", action="store_true", help=companions)
+    means = "leave out the mean of the datasets' H, which stands beside the H of averages"
+    parser.add_argument("--no-means", action="store_true", help=means)
+    parser.add_argument("--averages", action="store_true", help="only the lines that sum a table up")
+    appendix = "add the recipe of every row: epochs, lr, batch, origin, how it was chosen and in how many trials"
+    parser.add_argument("--appendix", action="store_true", help=appendix)
+    add_anonymous(parser)
     parser.add_argument("--format", default="md", metavar="F", help=f"{', '.join(FORMATS)}; default: md")
     parser.add_argument(
-        "--layout", default=LAYOUTS[0], metavar="L", help="of LaTeX: paper (panels, wide rows) or plain; default: paper"
+        "--layout",
+        default=LAYOUTS[0],
+        metavar="L",
+        help="of LaTeX: paper (as wide as the page) or plain; default: paper",
     )
+    columns = "of the page that LaTeX is for: one or two; default: one"
+    parser.add_argument("--columns", default="one", metavar="N", help=columns)
     parser.add_argument("--cite", action="store_true", help="LaTeX: cite the methods' papers")
     parser.add_argument("--bib", metavar="FILE", help="write the BibTeX entries of the methods shown")
+
+
+def add_anonymous(parser: Flags) -> None:
+    """`--anonymous`."""
+    said = "for a blind review: no hosts, users, commits and paths"
+    parser.add_argument("--anonymous", action="store_true", help=said)
 
 
 def question_of(options: argparse.Namespace) -> Question:
@@ -333,6 +352,13 @@ def question_of(options: argparse.Namespace) -> Question:
         cost=options.cost,
         plain=options.layout == "plain",
         cite=options.cite,
+        columns=options.columns,
+        companions=not options.no_companions,
+        means=not options.no_means,
+        averages=options.averages,
+        appendix=options.appendix,
+        anonymous=options.anonymous,
+        trace=True,
     )
     return Question(
         places=options.results or [OUTPUT],

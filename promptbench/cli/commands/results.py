@@ -8,7 +8,7 @@ from pathlib import Path
 
 from promptbench.config import UsageError, path_of
 
-HELP = "merge the results of several folders into one, or pack predictions"
+HELP = "merge the results of several folders, copy them for a blind review, or pack predictions"
 MERGE = "merge the results of several folders into one"
 EXAMPLE = "promptbench results merge runs-of-anna runs-of-ben -o runs"
 
@@ -31,6 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     half = "round logits to half precision: half the size, accuracy stays exact, calibration nearly"
     pack.add_argument("--half", action="store_true", help=half)
     pack.set_defaults(act=_pack)
+
+    blind = "copy result files without hosts, users, commits and paths, for a blind review"
+    anonymise = actions.add_parser("anonymise", help=blind, description=f"C{blind[1:]}.")
+    anonymise.add_argument("places", nargs="+", metavar="DIR", help="folders that `run` wrote to, or files")
+    anonymise.add_argument("-o", "--output", required=True, metavar="OUT", help="a folder; what is in it stays")
+    anonymise.set_defaults(act=_anonymise)
     merge.set_defaults(act=_merge)
 
 
@@ -49,6 +55,15 @@ def _pack(options: argparse.Namespace) -> int:
     before = _megabytes(paths)
     packed = [pack_predictions(path, options.half) for path in paths]
     print(f"packed {len(packed)} files, {before:.1f} MB before and {_megabytes(packed):.1f} MB now")
+    return 0
+
+
+def _anonymise(options: argparse.Namespace) -> int:
+    """`results anonymise`."""
+    from promptbench.results.anonymous import write_anonymous
+
+    written = write_anonymous(options.places, options.output)
+    print(f"wrote {len(written)} results to {options.output}; their predictions and trainings were not copied")
     return 0
 
 
