@@ -105,13 +105,22 @@ def facts(kind: str, name: str) -> PluginFacts:
     return PluginFacts(name, summary, docstring, literals(plugin_class(tree, _CONTRACTS[kind], kind)), path)
 
 
+def is_built_in(kind: str, name: str) -> bool:
+    """Whether a plugin is one of the package.
+
+    Raises:
+        UsageError: The name is unknown.
+    """
+    return _find(kind, name).module == f"{_PACKAGES[kind]}.{name}"
+
+
 def source_digest(kind: str, name: str) -> str:
     """SHA-256, in hex, of the source file of a plugin that is not built in; "" for a built-in one.
 
     Raises:
         UsageError: The name is unknown, or the file cannot be read.
     """
-    if _find(kind, name).module == f"{_PACKAGES[kind]}.{name}":
+    if is_built_in(kind, name):
         return ""
     path = _path(kind, name)
     try:

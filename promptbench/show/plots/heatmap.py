@@ -6,6 +6,7 @@ The cosines are `Prediction.local`, those that OOD scores over patches are made 
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from promptbench.config import UsageError, unknown
 from promptbench.data.dataset import data_roots
 from promptbench.method import Images, Method, create_method
 from promptbench.runs.session import Place, Session
-from promptbench.show.plots.picture import RECONSTRUCTED, finish, new_figure
+from promptbench.show.plots.picture import RECONSTRUCTED, finish, new_figure, width_of
 from promptbench.show.plots.source import NothingToShow, Source
 from promptbench.suite import Suite, load_suite, suite_names
 
@@ -105,7 +106,9 @@ def draw(data: dict[str, Any]) -> Figure:
     """The image, and the maps over a faint grey copy of it, brighter where a patch is more similar."""
     side = data["image"]["side"]
     rgb = np.frombuffer(base64.b64decode(data["image"]["rgb"]), dtype=np.uint8).reshape(side, side, 3) / 255
-    figure, panels = new_figure(1.42, columns=1 + len(data["maps"]))
+    figure, panels = new_figure(
+        0.5 + 0.92 * width_of(data) / (1 + len(data["maps"])), width=width_of(data), columns=1 + len(data["maps"])
+    )
     panels[0].imshow(rgb)
     panels[0].set_title(f"“{data['class']}”", fontsize=7.5, pad=3)
     for axes, one in zip(panels[1:], data["maps"], strict=True):
@@ -117,9 +120,13 @@ def draw(data: dict[str, Any]) -> Figure:
     for axes in panels:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
+    return finish(figure, data)
+
+
+def said(data: Mapping[str, Any]) -> list[str]:
+    """What was trained on what, and what the brightness is."""
     run = f"Trained on {data['dataset']}, seed {'/'.join(data['seeds'])}."
-    patches = "Patches from dark (least similar) to bright (most), scaled for each map."
-    return finish(figure, data, run, patches, bars=False)
+    return [run, "Patches from dark (least similar) to bright (most), scaled for each map."]
 
 
 def _overlay(rgb: np.ndarray, cosines: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from promptbench import registry
 from promptbench.config import UsageError, unknown
 from promptbench.results.predictions import Predictions, load_predictions
 from promptbench.results.result import Result, find_predictions
-from promptbench.show.plots.picture import finish, new_figure
+from promptbench.show.plots.picture import finish, new_figure, width_of
 from promptbench.show.plots.source import NothingToShow, Source, about, overall
 from promptbench.show.plots.source import name as name_of
 from promptbench.show.tables.formats.texts import seeds_text
@@ -104,7 +104,9 @@ def draw(data: dict[str, Any]) -> Figure:
     """A row per OOD set, hatched, over the in-distribution images, grey; a column per method."""
     sets, panels = data["sets"], data["panels"]
     options = {"sharex": "col", "sharey": "row", "squeeze": False}
-    figure, grid = new_figure(0.6 + 0.62 * len(sets), rows=len(sets), columns=len(panels), **options)
+    figure, grid = new_figure(
+        0.6 + 0.62 * len(sets), width=width_of(data), rows=len(sets), columns=len(panels), **options
+    )
     for row, name in enumerate(sets):
         for axes, panel in zip(grid[row], panels, strict=True):
             _histograms(axes, panel, name)
@@ -116,8 +118,12 @@ def draw(data: dict[str, Any]) -> Figure:
     for axes in grid[-1]:
         axes.set_xlabel(f"{data['score']} score")
     grid[len(sets) // 2][0].set_ylabel("images (%)")
-    seeds = ", ".join(dict.fromkeys(data["seeds"]))
-    return finish(figure, data, f"Seed {seeds}. Numbers: AUROC (%).", bars=False)
+    return finish(figure, data)
+
+
+def said(data: Mapping[str, Any]) -> list[str]:
+    """Which seeds are shown, and what the numbers are."""
+    return [f"Seed {', '.join(dict.fromkeys(data['seeds']))}.", "Numbers: AUROC (%)."]
 
 
 def _histograms(axes: Any, panel: dict[str, Any], name: str) -> None:

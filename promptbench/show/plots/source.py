@@ -11,6 +11,7 @@ from typing import Any
 from promptbench.config import UsageError, unknown
 from promptbench.protocol import Column
 from promptbench.results.result import Result, folder_of, read_results
+from promptbench.show.plots.looks import looks_of
 from promptbench.show.plots.picture import RECONSTRUCTED
 from promptbench.show.tables.formats.texts import seeds_text
 from promptbench.show.tables.rows import build_tables
@@ -40,6 +41,7 @@ class Source:
         score: A name of `promptbench list scores`.
         image: File for a heat map; "" for the first test image of the run's dataset.
         class_name: The class of a heat map; "" for the one that the trained method sees.
+        by_dataset: Whether curves are drawn for each dataset, too.
     """
 
     places: tuple[Path, ...]
@@ -54,6 +56,7 @@ class Source:
     score: str = ""
     image: str = ""
     class_name: str = ""
+    by_dataset: bool = False
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -161,6 +164,7 @@ def about(
         "shots": ["all" if shots is None else shots for shots in table.shots],
         "seeds": [seeds_text([seeds], "") for seeds in table.seeds],
         "methods": list(dict.fromkeys(map(name, lines))),
+        "looks": looks_of([(name(line), line.row.method) for line in lines]),
         "n": {name(line): line.n for line in lines},
         "reconstructed": any(line.row.reconstructed for line in lines),
         "note": source.suite.note if source.suite else "",
