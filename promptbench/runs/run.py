@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from promptbench import registry
 from promptbench.data.corruptions import CORRUPTIONS
 from promptbench.data.selection import SelectedImages, sample_facts
 from promptbench.data.transforms import EVALUATION_TRANSFORM
@@ -48,7 +49,7 @@ def carried_out(session: Session, run: Run, work: Work) -> Result:
     result = Result(
         spec=spec,
         conditions={
-            "title": run.method.title,
+            "title": registry.titles("methods", [spec.method])[spec.method],
             "reconstructed": run.method.reconstructed,
             "dense_scores": run.method.dense_scores,
             "texts_told": method.texts_told,

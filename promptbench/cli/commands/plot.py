@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import textwrap
 
 from promptbench.cli.flags import add_picture, add_plugin, picture_of
 from promptbench.config import path_of
-from promptbench.show.plots.picture import FORMATS, KINDS, caption_of, check_picture, data_path, to_text, write_picture
+from promptbench.show.plots.picture import (
+    FORMATS,
+    KINDS,
+    caption_of,
+    check_picture,
+    data_path,
+    paragraph,
+    to_text,
+    write_picture,
+)
 
 HELP = "draw stored results"
 EXAMPLE = "promptbench plot base-new --results results/mini -o base-new.pdf --width page --highlight maple"
-COLUMNS = 78  # letters of a caption, on a line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,5 +44,5 @@ def execute(options: argparse.Namespace) -> int:
         written.append(str(data_path(path)))
         data_path(path).write_bytes(to_text(data).encode())
     print(f"wrote {' and '.join(written)}\n")
-    print(textwrap.fill(caption_of(data), COLUMNS, break_on_hyphens=False))
+    print(paragraph(caption_of(data)))
     return 0

@@ -61,7 +61,7 @@ def _figures(source: Source, table: Table, column: Column) -> tuple[dict[str, di
     for line in table.lines:
         if source.layout.protocol.averaged and line.kind in ("block", "average"):
             cell = line.cells.get(column.key)
-            figures.setdefault(name(line), {})[line.group] = cell.mean if cell else None
+            figures.setdefault(name(line), {})[table.title(line.group)] = cell.mean if cell else None
         elif not source.layout.protocol.averaged and line.group == table.lines[0].group:
             alike = [one for one in table.columns if metric_of(one) == metric_of(column)]
             cells = {one.title: line.cells.get(one.key) for one in alike}

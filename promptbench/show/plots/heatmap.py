@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from promptbench import registry
 from promptbench.checkpoints.load import Trained, load
 from promptbench.config import UsageError, unknown
 from promptbench.data.dataset import data_roots
 from promptbench.method import Images, Method, create_method
 from promptbench.runs.session import Place, Session
 from promptbench.show.plots.picture import RECONSTRUCTED, finish, new_figure, width_of
-from promptbench.show.plots.source import NothingToShow, Source
+from promptbench.show.plots.source import NothingToShow, Source, titled
 from promptbench.suite import Suite, load_suite, suite_names
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def data(source: Source) -> dict[str, Any]:
     if source.class_name and source.class_name not in names:
         raise unknown("class of the run", source.class_name, names)
     (pixels,) = trained.batches(source.image or _test_image(trained, suite, source.class_name))
-    label = f"{type(method).title or spec.label}{RECONSTRUCTED * type(method).reconstructed}"
+    label = titled(spec.label) + RECONSTRUCTED * type(method).reconstructed
     methods = {**_baseline(source, suite, method), label: method}
     predictions = {one: _prediction(one, methods[one], pixels) for one in methods}
     shown = names.index(source.class_name) if source.class_name else int(predictions[label][0].argmax())
@@ -50,7 +51,7 @@ def data(source: Source) -> dict[str, Any]:
     return {
         "kind": "heatmap",
         "protocol": spec.protocol,
-        "dataset": spec.dataset,
+        "dataset": registry.titles("datasets", [spec.dataset])[spec.dataset],
         "suite": spec.suite,
         "backbone": spec.backbone,
         "shots": ["all" if spec.shots is None else spec.shots],
@@ -67,7 +68,7 @@ def data(source: Source) -> dict[str, Any]:
 def _baseline(source: Source, suite: Suite | None, method: Method) -> dict[str, Method]:
     """The method named, or the suite's first companion, on the same classes."""
     label = source.baseline or (suite.companions[0] if suite and suite.companions else "")
-    return {label: create_method(label, method.backbone, method.class_names)} if label else {}
+    return {titled(label): create_method(label, method.backbone, method.class_names)} if label else {}
 
 
 def _test_image(trained: Trained, suite: Suite | None, class_name: str) -> Image.Image:

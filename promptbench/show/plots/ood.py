@@ -48,6 +48,7 @@ def data(source: Source) -> dict[str, Any]:
             f"Histograms of {len(chosen)} methods are too many for a column; name at most {MOST_METHODS} with --method."
         )
     panels = [_panel(name_of(line), result, by_set, score) for line, (result, by_set) in chosen]
+    sets = _in_order(source, list(panels[0]["shares"]))
     facts = about("ood", source, table, [line for line, _ in chosen])
     shown = [seeds_text([result.spec.seeds], "") for _, (result, _) in chosen]
     return {
@@ -55,7 +56,8 @@ def data(source: Source) -> dict[str, Any]:
         "seeds": shown,
         "n": dict.fromkeys(facts["n"], "1"),
         "score": registry.facts("scores", score).attributes["title"],
-        "sets": _in_order(source, list(panels[0]["shares"])),
+        "sets": sets,
+        "titles": registry.titles("datasets", sets),
         "panels": panels,
     }
 
@@ -110,7 +112,7 @@ def draw(data: dict[str, Any]) -> Figure:
     for row, name in enumerate(sets):
         for axes, panel in zip(grid[row], panels, strict=True):
             _histograms(axes, panel, name)
-        grid[row][0].set_title(name, fontsize=7, loc="left", pad=2)
+        grid[row][0].set_title(data["titles"][name], fontsize=7, loc="left", pad=2)
     for axes, panel in zip(grid[0], panels, strict=True):
         axes.annotate(
             textwrap.fill(panel["method"], 16), (0.5, 1.32), xycoords="axes fraction", ha="center", va="bottom"

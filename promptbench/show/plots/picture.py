@@ -55,6 +55,7 @@ NARROWEST, WIDEST = 2.5, 12.0
 WIDTH = WIDTHS["column"]
 WIDE = 5.0  # inches, from which on panels stand beside each other
 RECONSTRUCTED = "§"
+TERMINAL = 78  # letters of a caption, on a line of a terminal
 SMALL = 7  # points, the smallest type
 LETTERS = 60  # of the smallest type, on a line of a column
 LABEL = 24  # letters of a row's name, on a line
@@ -338,6 +339,11 @@ def caption_of(data: Mapping[str, Any]) -> str:
     """The caption of a picture: what a reader has to know of its figures, in whole sentences."""
     module = module_of(data["kind"])
     return small_print(data, module.said(data))
+
+
+def paragraph(caption: str) -> str:
+    """A caption as a terminal shows it, in lines that break at spaces alone."""
+    return textwrap.fill(caption, TERMINAL, break_on_hyphens=False)
 
 
 def small_print(data: Mapping[str, Any], said: Sequence[str]) -> str:

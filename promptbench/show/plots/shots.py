@@ -44,9 +44,10 @@ def data(source: Source) -> dict[str, Any]:
     if source.by_dataset:
         blocks = dict.fromkeys(line.group for line in table.lines if line.kind == "block")
         found["by_dataset"] = {
-            block: _series(table, [line for line in table.lines if line.group == block]) for block in blocks
+            table.title(block): _series(table, [line for line in table.lines if line.group == block])
+            for block in blocks
         }
-        found["datasets"] = list(blocks)
+        found["datasets"] = list(found["by_dataset"])
     return found
 
 

@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from promptbench import registry
 from promptbench.config import UsageError, unknown
 from promptbench.protocol import Column
 from promptbench.results.result import Result, folder_of, read_results
@@ -212,7 +213,7 @@ def axis(table: Table, line: Line, column: Column) -> str:
 def over(table: Table, line: Line) -> str:
     """What the figures of a line are averaged over, or belong to."""
     if line.kind != "average":
-        return f"{table.blocks_are} {line.group}"
+        return f"{table.blocks_are} {table.title(line.group)}"
     return f"mean of {len({result.spec.dataset for result in line.results})} {table.blocks_are}s"
 
 
@@ -220,6 +221,13 @@ def metric_of(column: Column) -> str:
     """What the figures of a column are: `accuracy`, `AUROC`."""
     metric = column.key.rpartition("/")[2]
     return metric if metric == "accuracy" else metric.upper()
+
+
+def titled(label: str) -> str:
+    """What papers call a method that is typed like this, with its preset if any."""
+    method, _, preset = label.partition("@")
+    title = registry.titles("methods", [method])[method]
+    return f"{title} ({preset})" if preset else title
 
 
 def name(line: Line) -> str:

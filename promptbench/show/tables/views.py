@@ -60,7 +60,7 @@ def references(tables: Sequence[Table], name: str, wanted: str) -> list[str]:
 
     Args:
         tables: Any.
-        name: A row's label, or a method that has one row.
+        name: A row's label, with the method's title or name, or a method that has one row.
         wanted: What for, such as `take differences to`.
 
     Raises:
@@ -69,7 +69,7 @@ def references(tables: Sequence[Table], name: str, wanted: str) -> list[str]:
     labels = [_reference(table, name, wanted) for table in tables]
     if not any(labels):
         rows = chain.from_iterable(table.rows for table in tables)
-        known = set(chain.from_iterable((row.label, row.method) for row in rows))
+        known = set(chain.from_iterable((row.label, row.typed, row.method) for row in rows))
         raise unknown(f"row to {wanted}", name, known)
     return labels
 
@@ -110,7 +110,7 @@ def _sorted(table: Table, column: Column) -> Table:
 
 def _reference(table: Table, name: str, wanted: str) -> str:
     """The label of the row that is meant, or ""."""
-    found = [row.label for row in table.rows if name == row.label] or [
+    found = [row.label for row in table.rows if name in (row.label, row.typed)] or [
         row.label for row in table.rows if name == row.method
     ]
     if len(found) > 1:

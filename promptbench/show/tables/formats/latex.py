@@ -101,7 +101,7 @@ def _wide(table: Table, cited: Callable[[Line], str]) -> list[str]:
     several = len(table.groups) > 1
     first, *names = [escape(column.title) for column in table.columns]
     rotated = [f"\\rotatebox{{90}}{{{name}}}" for name in names]
-    source = first if several else escape(table.lines[0].group)
+    source = first if several else escape(table.title(table.lines[0].group))
     left = text.head[0 if several else 1 : NAMED]
     over = [*([""] * len(left)), escape("source"), f"\\multicolumn{{{len(names)}}}{{c}}{{target}}"]
     at = len(left) + 1

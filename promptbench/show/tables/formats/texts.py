@@ -115,7 +115,7 @@ def texts(table: Table, markup: Markup, suffix: Callable[[Line], str] = lambda l
                 text = markup.escape(figure(line, cell, footnotes, column.digits))
                 place = place_of(cell, column, ranks[column.key])
                 cells.append(text if place is None or not rival else markup.emphasis[place].format(text))
-            group = markup.escape(line.group) if line is lines[0] else ""
+            group = markup.escape(table.title(line.group)) if line is lines[0] else ""
             rows.append([group, markup.escape(line.label + marks(line)) + suffix(line), *cells, markup.escape(line.n)])
         body.append(rows)
     titles = [column.title for column in table.columns]
@@ -136,7 +136,7 @@ def remarks(table: Table) -> list[str]:
         cell = line.cells.get(column.key, Cell())
         if cell.outliers:
             seeds = [f"seed {seeds_text([seed], '')} {rounded(cell.values[seed])}" for seed in cell.outliers]
-            outlying.append(f"{line.label} on {line.group}, {column.title}: {', '.join(seeds)}")
+            outlying.append(f"{line.label} on {table.title(line.group)}, {column.title}: {', '.join(seeds)}")
     if outlying:
         said.append(f"{OUTLIER[0]} {OUTLIER[1]}: {'; '.join(outlying)}.")
     sources: dict[str, dict[str, None]] = {}
@@ -242,7 +242,7 @@ def heading(table: Table) -> str:
 def comparison_texts(table: Table, markup: Markup) -> Texts:
     """The papers' figures beside ours, and what their verdicts mean."""
     footnotes: dict[str, int] = {}
-    rows = [[*map(markup.escape, _compared(item, footnotes))] for item in table.comparisons]
+    rows = [[*map(markup.escape, _compared(table, item, footnotes))] for item in table.comparisons]
     head = [table.blocks_are, "method", "figure", "paper", "ours", "n", "gap", "verdict", "paper's line"]
     said = [f"[{number}] {reason}" for reason, number in footnotes.items()]
     said.append(
@@ -353,7 +353,7 @@ def clean(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
-def _compared(item: Comparison, footnotes: dict[str, int]) -> list[str]:
+def _compared(table: Table, item: Comparison, footnotes: dict[str, int]) -> list[str]:
     """The cells of one figure beside a paper's; a reason that is new gets the next number."""
     cell = item.line.cells[item.column.key]
     gap = "–" if item.gap is None else signed(item.gap)
@@ -361,7 +361,7 @@ def _compared(item: Comparison, footnotes: dict[str, int]) -> list[str]:
         gap += f" ({signed(item.interval[0])} to {signed(item.interval[1])})"
     number = f" [{footnotes.setdefault(item.why, len(footnotes) + 1)}]" if item.why else ""
     ours = figure(item.line, cell, {}).rstrip(OUTLIER[0])
-    names = [item.line.group, item.line.label, item.column.title]
+    names = [table.title(item.line.group), item.line.label, item.column.title]
     return [*names, item.paper, ours, item.line.n, gap, item.verdict + number, item.origin]
 
 
