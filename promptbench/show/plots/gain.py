@@ -116,6 +116,7 @@ def _rows(data: Mapping[str, Any]) -> Figure:
     for row in grid:
         name_rows(row[0], middles, names, data)
     grid[0][0].set_ylim(sum(lines) + 0.1, -0.1)
+    grid[0][0].margins(x=0.08)
     figure.supxlabel(data["x"], fontsize=7.5)
     return figure
 

@@ -116,7 +116,8 @@ def draw(data: dict[str, Any]) -> Figure:
         cosines = np.array(one["cosines"])
         axes.imshow(_overlay(rgb, cosines))
         axes.set_title(one["method"], fontsize=7.5, pad=3)
-        axes.set_xlabel(f"{cosines.min():.2f} to {cosines.max():.2f}", fontsize=7, labelpad=2)
+        span = f"{cosines.min():.2f} to {cosines.max():.2f}".replace("-", "−")
+        axes.set_xlabel(span, fontsize=7, labelpad=2)
     panels[0].set_xlabel("cosine:", fontsize=7, labelpad=2)
     for axes in panels:
         axes.set(xticks=[], yticks=[])

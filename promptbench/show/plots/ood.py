@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -105,7 +106,7 @@ def _in_order(source: Source, names: Sequence[str]) -> list[str]:
 def draw(data: dict[str, Any]) -> Figure:
     """A row per OOD set, hatched, over the in-distribution images, grey; a column per method."""
     sets, panels = data["sets"], data["panels"]
-    options = {"sharex": "col", "sharey": "row", "squeeze": False}
+    options = {"sharex": True, "sharey": True, "squeeze": False}
     figure, grid = new_figure(
         0.6 + 0.62 * len(sets), width=width_of(data), rows=len(sets), columns=len(panels), **options
     )
@@ -119,7 +120,9 @@ def draw(data: dict[str, Any]) -> Figure:
         )
     for axes in grid[-1]:
         axes.set_xlabel(f"{data['score']} score")
-    grid[len(sets) // 2][0].set_ylabel("images (%)")
+    highest = max(chain.from_iterable(shares for panel in panels for shares in panel["shares"].values()))
+    grid[0][0].set_ylim(0, 1.25 * highest)
+    figure.supylabel("images (%)", fontsize=7.5)
     return finish(figure, data)
 
 
@@ -132,7 +135,6 @@ def _histograms(axes: Any, panel: dict[str, Any], name: str) -> None:
     inside, outside, edges = panel["shares"][INSIDE], panel["shares"][name], panel["edges"]
     axes.stairs(inside, edges, fill=True, color="0.72", label="in-distribution")
     axes.stairs(outside, edges, color="black", linewidth=0.9, hatch="//////", label="out-of-distribution")
-    axes.set_ylim(0, 1.25 * max(*inside, *outside))
     axes.margins(x=0.02)
     if panel["auroc"][name] is not None:
         place = {"xycoords": "axes fraction", "ha": "right", "va": "top", "fontsize": 7}

@@ -56,6 +56,7 @@ WIDTH = WIDTHS["column"]
 WIDE = 5.0  # inches, from which on panels stand beside each other
 RECONSTRUCTED = "§"
 TERMINAL = 78  # letters of a caption, on a line of a terminal
+LONG = 6  # entries of a legend, from which on one column of them is too high
 SMALL = 7  # points, the smallest type
 LETTERS = 60  # of the smallest type, on a line of a column
 LABEL = 24  # letters of a row's name, on a line
@@ -299,6 +300,9 @@ def _add_legend(figure: Figure, data: Mapping[str, Any]) -> None:
     lined = any(str(getattr(handle, "get_linestyle", str)()) not in ("None", "") for handle in shown.values())
     handle = (4.2 if lined else 3.0) * SMALL / 72  # inches of a mark and of the space around it
     columns = _columns([text_width(label) + handle for label in wrapped], width_of(data) - 0.15)
+    if columns == 1 and len(wrapped) > LONG:
+        wrapped = [textwrap.fill(label, LABEL) for label in shown]
+        columns = _columns([text_width(label) + handle for label in wrapped], width_of(data) - 0.15)
     how = {"handlelength": 2.2 if lined else 1.0, "columnspacing": 1.0, "handletextpad": 0.5, "labelspacing": 0.3}
     handles = list(shown.values())
     figure.legend(handles, wrapped, loc="outside upper center", ncols=columns, borderpad=0, borderaxespad=0.7, **how)
