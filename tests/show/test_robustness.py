@@ -113,7 +113,7 @@ def test_a_page_without_zero_shot_says_so(tmp_path: Path) -> None:
 def test_the_plot_has_the_mean_over_kinds_by_severity_and_drops_by_kind(stored: Path) -> None:
     found = robustness.data(read_source([stored], "robustness"))
     assert found["severities"] == ["0", "1", "5"] and found["kinds"] == ["snow", "fog"]
-    (coop,) = (series for series in found["series"] if series["method"] == "coop")
+    (coop,) = (series for series in found["series"] if series["method"] == "CoOp")
     assert coop["by_severity"] == {"0": [90, 0], "1": [73, 0], "5": [(41 + 39) / 2, 1]}
     assert coop["by_kind"] == {"snow": [20, 0], "fog": [47, 1]}
     with pytest.raises(NothingToShow):

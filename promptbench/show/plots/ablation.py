@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from promptbench.config import UsageError
 from promptbench.results.result import Result
-from promptbench.show.plots.picture import bars_are, finish, new_figure, style_of, width_of
-from promptbench.show.plots.source import NothingToShow, Source, about, name, over, overall
+from promptbench.show.plots.picture import RECONSTRUCTED, bars_are, finish, new_figure, style_of, width_of
+from promptbench.show.plots.source import NothingToShow, Source, about, over, overall, titled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +40,7 @@ def data(source: Source) -> dict[str, Any]:
     return {
         **facts,
         "n": {value: line.n for value, line in lines.items()},
-        "method": name(first).partition("@")[0].partition(" (")[0] + "§" * ("§" in name(first) and "@" in name(first)),
+        "method": titled(method) + RECONSTRUCTED * first.row.reconstructed,
         "x": " = ".join(fields),
         "y": f"accuracy, {over(last, first)} (%)",
         "values": list(by_value),

@@ -40,7 +40,7 @@ KINDS = {
     "multi-modal": Kind("multi-modal prompts", ("#d55e00", "#8f3500"), "*p<>hd"),
     "adapter": Kind("adapters", ("#d98cb3", "#b0588d"), "o^svD"),
     "cache": Kind("caches", ("#e69f00", "#b98a2e"), "*p"),
-    "": Kind("others", ("#8a7f3c", "#5e5623"), "hXP"),
+    "": Kind("others", ("#96904a", "#5e5623"), "hXP"),
 }
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 FILLS = ("full", "none", "left", "bottom", "right", "top")  # of the rows of one method, the plain one first

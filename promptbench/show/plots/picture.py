@@ -46,7 +46,7 @@ KINDS = {  # what it shows; what it needs
     "reliability": "accuracy by confidence; base2new run with --save-predictions, at most 3 rows",
     "robustness": "accuracy over corruptions and their severity; robustness",
     "ablation": "accuracy over a setting; base2new at several values of --field",
-    "heatmap": "similarity of patches to a class; --run with its training, or runs that `export` could take",
+    "heatmap": "similarity of patches to a class; the --run of a training that is kept",
 }
 DIGITS = 6  # decimals of stored plot data: fewer than any machine gets right, more than any picture shows
 
@@ -133,8 +133,11 @@ def read_data(path: Path, kind: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UsageError(f"--from {path} cannot be read ({' '.join(str(error).split())}).") from error
     if not isinstance(data, dict) or data.get("kind") != kind:
-        is_of = f"those of a {data['kind']}" if isinstance(data, dict) and data.get("kind") in KINDS else "of no plot"
-        raise UsageError(f"--from {path} holds no data of a {kind}; they are {is_of}.")
+        found = data["kind"] if isinstance(data, dict) and data.get("kind") in KINDS else "none"
+        raise UsageError(
+            f"--from {path} must hold the data of the kind {kind}, and its kind is {found}; name the .json beside such "
+            "a picture."
+        )
     return data
 
 
