@@ -360,7 +360,7 @@ def add_picture(parser: argparse.ArgumentParser) -> None:
     add_list(parser, "--results", metavar="DIR", help=f"folders that `run` wrote to, or files; default: ./{OUTPUT}")
     parser.add_argument("--column", default="", metavar="C", help="of the protocol's table, such as new; default: H")
     parser.add_argument(
-        "--baseline", default="", metavar="M", help="gain, heatmap: the suite's first companion if none"
+        "--baseline", default="", metavar="M", help="gain, heatmap: default: the suite's first companion"
     )
     add_list(parser, "--field", metavar="M.FIELD", help="ablation: the setting along the curve; several run together")
     parser.add_argument("--score", default="", metavar="S", help="ood: mcm, gl_mcm, ...; default: mcm")
@@ -372,10 +372,11 @@ def add_picture(parser: argparse.ArgumentParser) -> None:
     by_dataset = "shots: a panel for each dataset, beside that of the average"
     parser.add_argument("--by-dataset", action="store_true", help=by_dataset)
     parser.add_argument("--from", dest="stored", metavar="FILE", help="draw the .json that --data wrote, not results")
+    how = parser.add_argument_group("how it looks")
     width = "column (3.3 inches), page (6.9), or inches; default: column"
-    parser.add_argument("--width", type=_width, default=None, metavar="W", help=width)
-    add_list(parser, "--highlight", metavar="M", help="these in their colours, the others in grey")
-    parser.add_argument("--caption", action="store_true", help="write the caption below the picture, not only here")
+    how.add_argument("--width", type=_width, default=None, metavar="W", help=width)
+    add_list(how, "--highlight", metavar="M", help="these in their colours, the others in grey")
+    how.add_argument("--caption", action="store_true", help="write the caption below the picture, not only here")
 
 
 def _width(text: str) -> float:

@@ -41,7 +41,6 @@ from promptbench.show.plots.picture import (
     KINDS,
     LATEX,
     MARKS,
-    WIDTH,
     WIDTHS,
     caption_of,
     look,
@@ -49,6 +48,7 @@ from promptbench.show.plots.picture import (
     rounded,
     style_of,
     to_text,
+    with_look,
     write_picture,
 )
 from promptbench.show.plots.source import NothingToShow, Source, read_source
@@ -592,14 +592,16 @@ def pictures(tmp_path: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_every_picture_is_a_column_wide_with_nothing_clipped_or_covered(tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_picture_is_as_wide_as_asked_with_nothing_clipped_or_covered(width: str, tmp_path: Path) -> None:
     from matplotlib.text import Text
 
     for kind, data in pictures(tmp_path).items():
+        asked = with_look(json.loads(to_text(data)), WIDTHS[width], caption=True)
         with look():
-            figure = module_of(kind).draw(json.loads(to_text(data)))
+            figure = module_of(kind).draw(asked)
             figure.draw_without_rendering()
-        assert figure.get_figwidth() == WIDTH == 3.3
+        assert figure.get_figwidth() == WIDTHS[width]
         canvas = figure.bbox.padded(1)
         texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
         drawn = [text for text in texts if text not in _not_drawn(figure)]

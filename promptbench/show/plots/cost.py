@@ -9,7 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from promptbench.results.result import Result
-from promptbench.show.plots.picture import WIDE, bars_are, finish, new_figure, style_in, width_of
+from promptbench.show.plots.picture import bars_are, finish, panel_grid, style_in, width_of
 from promptbench.show.plots.source import Source, about, axis, column_of, name, overall, with_figures
 from promptbench.show.tables.cost import cost_of, machines
 
@@ -58,12 +58,12 @@ def draw(data: dict[str, Any]) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     width = width_of(data)
-    rows = 1 if width >= WIDE else 2
-    panels_in = {"rows": rows, "columns": len(TITLES) // rows, "sharey": True, "squeeze": False}
-    figure, panels = new_figure(2.1 * rows, width=width, **panels_in)
-    for axes, (what, title) in zip(panels.flat, TITLES.items(), strict=True):
+    measured = [what for what in TITLES if any(point["cost"][what] is not None for point in data["points"])]
+    shown = measured or list(TITLES)[:1]
+    figure, panels = panel_grid(len(shown), 2.1, width, least=1.5, sharey=True)
+    for axes, what in zip(panels.flat, shown, strict=False):
         _panel(axes, data, what)
-        axes.set_xlabel(title)
+        axes.set_xlabel(TITLES[what])
     panels[0][0].yaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 5, 10)))
     for axes in panels[:, 0]:
         axes.set_ylabel(textwrap.fill(data["y"], 28))

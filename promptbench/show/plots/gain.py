@@ -99,11 +99,11 @@ def _rows(data: Mapping[str, Any]) -> Figure:
     lines = [label.count("\n") + 1 for label in labels]
     middles = [sum(lines[:place]) + own / 2 for place, own in enumerate(lines)]
     width = width_of(data)
-    high = 0.3 + 0.125 * sum(lines)
+    high = 0.4 + 0.13 * sum(lines)
     options = {"least": 0.8, "sharex": True, "sharey": True}
     figure, grid = panel_grid(len(data["datasets"]), high, width, **options)
     room = (width - text_width("\n".join(labels))) / len(grid[0]) - 0.1
-    title_panels(list(grid.flat)[: len(data["datasets"])], data["datasets"], room)
+    above = title_panels(list(grid.flat)[: len(data["datasets"])], data["datasets"], room)
     for place, axes in enumerate(list(grid.flat)[: len(data["datasets"])]):
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=True, axis="x")
@@ -118,6 +118,7 @@ def _rows(data: Mapping[str, Any]) -> Figure:
     grid[0][0].set_ylim(sum(lines) + 0.1, -0.1)
     grid[0][0].margins(x=0.08)
     figure.supxlabel(data["x"], fontsize=7.5)
+    figure.set_figheight(figure.get_figheight() + len(grid) * above + 0.1)
     return figure
 
 

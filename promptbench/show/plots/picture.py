@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import textwrap
 from collections import Counter
@@ -59,6 +60,8 @@ TERMINAL = 78  # letters of a caption, on a line of a terminal
 LONG = 6  # entries of a legend, from which on one column of them is too high
 SMALL = 7  # points, the smallest type
 LETTERS = 60  # of the smallest type, on a line of a column
+LINE = 0.117  # inches, of the smallest type
+ASLANT = 16  # letters of a title that is written aslant, on a line
 LABEL = 24  # letters of a row's name, on a line
 STUCK = "\N{NO-BREAK SPACE}"
 DPI = 200
@@ -245,16 +248,38 @@ def is_dimmed(data: Mapping[str, Any], name: str) -> bool:
     return bool(highlighted) and name not in highlighted
 
 
-def title_panels(panels: Sequence[Any], titles: Sequence[str], room: float) -> None:
-    """Write titles above panels; aslant where a word of one is wider than the room, in inches, that each has."""
+def title_panels(panels: Sequence[Any], titles: Sequence[str], room: float) -> float:
+    """Write titles above panels, aslant where a word is wider than the room that each has; all in inches.
+
+    Returns:
+        The height that they take.
+    """
     letters = max(6, int(room / text_width("n")))
-    lines = [textwrap.fill(title, letters, break_long_words=False) for title in titles]
-    aslant = max(map(text_width, lines)) > room
-    for axes, title, wrapped in zip(panels, titles, lines, strict=True):
-        if aslant:
-            axes.set_title(title, fontsize=SMALL, pad=3, loc="left", rotation=35, ha="left", rotation_mode="anchor")
-        else:
-            axes.set_title(wrapped, fontsize=SMALL, pad=3)
+    straight = [broken(title, letters) for title in titles]
+    if max(map(text_width, straight)) <= room:
+        for axes, title in zip(panels, straight, strict=True):
+            axes.set_title(title, fontsize=SMALL, pad=3)
+        return LINE * max(title.count("\n") + 1 for title in straight)
+    aslant = [shortened(broken(title, ASLANT)) for title in titles]
+    for axes, title in zip(panels, aslant, strict=True):
+        axes.set_title(title, fontsize=SMALL, pad=3, loc="left", rotation=35, ha="left", rotation_mode="anchor")
+    return max(map(text_width, aslant)) * math.sin(math.radians(35)) + 2 * LINE
+
+
+def broken(text: str, letters: int) -> str:
+    """A text in lines of so many letters, that break at spaces, underscores and hyphens alone."""
+    lines = [""]
+    for part in re.findall(r"[^ _-]*[ _-]?", text):
+        if lines[-1] and len(lines[-1] + part.rstrip()) > letters:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.rstrip(" ") for line in lines)
+
+
+def shortened(text: str) -> str:
+    """The first two lines of a text, each as far as there is room aslant."""
+    lines = [line if len(line) <= ASLANT else f"{line[: ASLANT - 1]}…" for line in text.split("\n")]
+    return "\n".join(lines) if len(lines) < 3 else f"{lines[0]}\n{lines[1]}…"
 
 
 def name_rows(axes: Any, places: Sequence[float], names: Sequence[str], data: Mapping[str, Any]) -> None:

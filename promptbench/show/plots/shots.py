@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PROTOCOL = "few_shot"
 STORED = True
 TOGETHER = 5  # curves that a panel shows so that each can be followed
-HIGH = 1.55  # inches, a panel of several
+HIGH = 1.45  # inches, a panel of several
 
 
 def data(source: Source) -> dict[str, Any]:
@@ -81,7 +81,10 @@ def draw(data: dict[str, Any]) -> Figure:
     for axes, (_, series, front) in zip(grid.flat, panels, strict=False):
         _draw_curves(axes, data, series, front, ticks)
         axes.set_xticks(range(len(ticks)), ticks)
-    title_panels(list(grid.flat)[: len(panels)], [title for title, _, _ in panels], width_of(data) / len(grid[0]) - 0.3)
+    above = title_panels(
+        list(grid.flat)[: len(panels)], [title for title, _, _ in panels], width_of(data) / len(grid[0]) - 0.3
+    )
+    figure.set_figheight(figure.get_figheight() + (0 if one else len(grid) * above))
     if one:
         grid[0][0].set_ylabel(data["y"])
         grid[0][0].set_xlabel("training images per class")
