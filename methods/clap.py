@@ -64,7 +64,7 @@ def recipe(origin: Literal["authors", "transferred"], source: str) -> Recipe:
 class CLAP(Method):
     """One prototype for each class of the training."""
 
-    category = "constrained linear probe"
+    category = "adapter, constrained linear probe"
     parameters_vit_b16 = 0  # one joint dimension for every class: none before `prepare`
     frozen_image_tower = True
     transfers = "subset"

@@ -63,7 +63,7 @@ def recipe(
 class TaskRes(Method):
     """One residual for each class of the training."""
 
-    category = "task residual"
+    category = "adapter, task residual"
     parameters_vit_b16 = 0  # one joint dimension for every class: none before the classes are known
     frozen_image_tower = True
     transfers = "subset"

@@ -85,7 +85,8 @@ class Method(nn.Module):
     so the state dict holds learned tensors alone.
 
     Attributes:
-        category: Where the prompts go, as shown by `promptbench list methods`.
+        category: Where the prompts go, as shown by `promptbench list methods`: text, visual, multi-modal, adapter,
+            cache or baseline, which is its colour in plots, and behind a comma what else there is to say.
         title: What tables call it; "" for what stands before the colon of its module's docstring, or else its name.
         reconstructed: True for a method rebuilt without its authors' code; tables mark it and never rank it.
         parameters_vit_b16: Learned parameters with the default config on ViT-B/16 (a literal; a test counts them).

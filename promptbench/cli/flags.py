@@ -70,6 +70,10 @@ class Help(argparse.HelpFormatter):
             usage = " ".join(["%(prog)s", *others, "[FLAG ...]"])
         super().add_usage(usage, actions, groups, prefix)
 
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """A text of several lines as it is, such as a list; others wrapped."""
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
 
 def integer(least: int) -> Any:
     """A type of argparse: an integer of at least `least`, in 64 bits."""
@@ -392,7 +396,7 @@ def add_picture(parser: argparse.ArgumentParser) -> None:
     add_list(parser, "--results", metavar="DIR", help=f"folders that `run` wrote to, or files; default: ./{OUTPUT}")
     parser.add_argument("--column", default="", metavar="C", help="of the protocol's table, such as new; default: H")
     parser.add_argument(
-        "--baseline", default="", metavar="M", help="gain, heatmap: the suite's first companion if none"
+        "--baseline", default="", metavar="M", help="gain, heatmap: default: the suite's first companion"
     )
     add_list(parser, "--field", metavar="M.FIELD", help="ablation: the setting along the curve; several run together")
     parser.add_argument("--score", default="", metavar="S", help="ood: mcm, gl_mcm, ...; default: mcm")
@@ -401,16 +405,48 @@ def add_picture(parser: argparse.ArgumentParser) -> None:
         "--image", default="", metavar="FILE", help="heatmap: default: a test image of the run's dataset"
     )
     parser.add_argument("--class", default="", dest="class_name", metavar="NAME", help="heatmap: default: the one seen")
+    by_dataset = "shots: a panel for each dataset, beside that of the average"
+    parser.add_argument("--by-dataset", action="store_true", help=by_dataset)
+    parser.add_argument("--from", dest="stored", metavar="FILE", help="draw the .json that --data wrote, not results")
+    how = parser.add_argument_group("how it looks")
+    width = "column (3.3 inches), page (6.9), or inches; default: column"
+    how.add_argument("--width", type=_width, default=None, metavar="W", help=width)
+    add_list(how, "--highlight", metavar="M", help="these in their colours, the others in grey")
+    how.add_argument("--caption", action="store_true", help="write the caption below the picture, not only here")
+
+
+def _width(text: str) -> float:
+    """A width in inches, as a type of argparse."""
+    from promptbench.show.plots.picture import NARROWEST, WIDEST, WIDTHS
+
+    try:
+        inches = WIDTHS[text] if text in WIDTHS else float(text)
+    except ValueError:
+        inches = 0.0
+    if not NARROWEST <= inches <= WIDEST:
+        raise argparse.ArgumentTypeError(
+            f"takes {', '.join(WIDTHS)}, or {NARROWEST:g} to {WIDEST:g} inches, not '{text}'"
+        )
+    return inches
 
 
 def picture_of(options: argparse.Namespace) -> dict[str, Any]:
     """The data of a picture, from the flags of `add_picture` and its kind."""
+    from promptbench.show.plots.picture import read_data, with_look
+
+    data = read_data(path_of(options.stored), options.kind) if options.stored else _data_of(options)
+    return with_look(data, options.width, options.highlight or (), options.caption)
+
+
+def _data_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The figures of a picture, from stored results."""
     from promptbench.registry import names
     from promptbench.show.plots.picture import module_of
     from promptbench.show.plots.source import Source, read_source
 
     module = module_of(options.kind)
-    details = {name: getattr(options, name) for name in ("column", "baseline", "score", "image", "class_name")}
+    asked = ("column", "baseline", "score", "image", "class_name", "by_dataset")
+    details = {name: getattr(options, name) for name in asked}
     if module.PROTOCOL:
         protocol = options.protocol or module.PROTOCOL
         if protocol not in names("protocols"):

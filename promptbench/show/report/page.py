@@ -24,7 +24,7 @@ from promptbench.config import UsageError
 from promptbench.protocol import digits_of
 from promptbench.results.result import DATA_MET, Result
 from promptbench.results.spec import DATA, MACHINE, SOURCE, Spec, fields_of
-from promptbench.show.plots.picture import KINDS, look, module_of, to_text
+from promptbench.show.plots.picture import KINDS, caption_of, look, module_of, to_text
 from promptbench.show.plots.source import Source
 from promptbench.show.tables.formats.records import render_json
 from promptbench.show.tables.formats.texts import (
@@ -274,7 +274,8 @@ def pictures(table: Table, suites: Sequence[Suite]) -> Iterator[Picture]:
         file = io.BytesIO()
         with look():
             module.draw(data).savefig(file, format="svg", metadata={"Date": None})
-        yield Picture(kind, (module.__doc__ or "").splitlines()[0], file.getvalue())
+        what = (module.__doc__ or "").splitlines()[0]
+        yield Picture(kind, f"{what} {caption_of(data)}", file.getvalue())
 
 
 def _source(table: Table, suites: Sequence[Suite]) -> Source:
