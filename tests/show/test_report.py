@@ -23,8 +23,9 @@ from promptbench.cli import main
 from promptbench.metrics.classification import harmonic_mean
 from promptbench.results.result import Result, write_result
 from promptbench.results.spec import Spec, to_plain
-from promptbench.show.report import page
-from promptbench.show.report.page import facts, pooled
+from promptbench.show.report import page, pictures
+from promptbench.show.report.facts import facts, pooled
+from promptbench.show.report.pictures import Picture
 from promptbench.show.tables.formats.texts import clean
 from promptbench.show.tables.show import View, tables_of
 from promptbench.suite import load_suite
@@ -163,7 +164,7 @@ def test_stored_data_are_json_that_ends_no_element() -> None:
 
 
 def test_the_page_needs_nothing_else_and_its_policy_forbids_it() -> None:
-    picture = page.Picture("gain", "Gains", b"<svg/>")
+    picture = Picture("gain", "Gains", b"<svg/>")
     text = rendered(several(), pictures={0: [picture]})
     found = Parsed(text)
     places = [value for _, attributes in found.tags for name, value in attributes.items() if name in ("src", "href")]
@@ -226,9 +227,9 @@ class TestCommand:
     def test_without_matplotlib_one_line_says_so(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr(page, "drawable", lambda: False)
+        monkeypatch.setattr(pictures, "drawable", lambda: False)
         assert main.main(["report", "-o", "sub/r.html", "--title", "Ours & yours", "--method", "coop"]) == 0
-        assert capsys.readouterr().out == f"wrote sub/r.html. {page.NO_MATPLOTLIB}\n"
+        assert capsys.readouterr().out == f"wrote sub/r.html. {pictures.NO_MATPLOTLIB}\n"
         text = Path("sub/r.html").read_text(encoding="utf-8")
         assert "Ours &amp; yours" in text and "<p>No plots: " in text and "<img" not in text
         assert {row[1] for row in Parsed(text).rows} == {"method", "coop"}
@@ -236,7 +237,7 @@ class TestCommand:
     def test_only_a_report_is_replaced_unasked(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr(page, "drawable", lambda: False)
+        monkeypatch.setattr(pictures, "drawable", lambda: False)
         thesis = Path("thesis.html")
         thesis.write_text("years of work", encoding="utf-8")
         assert main.main(["report", "-o", "thesis.html"]) == 2
@@ -267,7 +268,7 @@ class TestCommand:
         pytest.importorskip("matplotlib")
         suites = [load_suite("clip11")]
         (table,) = tables_of(several(), suites, (), (), View())
-        drawn = [*page.pictures(table, suites)]
+        drawn = [*pictures.pictures(table, suites)]
         assert [picture.kind for picture in drawn] == ["base-new", "seeds", "cost"]  # gain: over zero-shot, not there
         assert all(b"<svg" in picture.svg[:500] and picture.caption.endswith(".") for picture in drawn)
 
@@ -379,7 +380,7 @@ class TestBrowser:
     def opened(self, browser: Chromium, tmp_path: Path) -> Iterator[Chromium]:
         """The browser at a small page with hostile names, which it must not complain about."""
         path = tmp_path / "report.html"
-        picture = page.Picture("gain", "Gains.", b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>')
+        picture = Picture("gain", "Gains.", b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>')
         path.write_bytes(rendered(several(), title=HOSTILE, pictures={0: [picture]}).encode())
         browser.open(path)
         yield browser
