@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from promptbench.protocol import digits_of
-from promptbench.results.command import command_of
+from promptbench.results.command import command_of, evaluation_of
 from promptbench.results.result import DATA_MET, Result
 from promptbench.results.spec import DATA, MACHINE, SOURCE, Spec, fields_of
 from promptbench.show.tables.formats.texts import clean, rounded, seeds_text
@@ -91,18 +91,24 @@ def address_of(file: Path, page: Path) -> str:
 
 
 def made_by(result: Result) -> tuple[Command, str, str]:
-    """The command that makes a result again, and the dataset and the seed in it, as a shell takes them."""
+    """The command that makes a result again, and the dataset and the seed in it, as a shell takes them.
+
+    What `promptbench eval` has made of a training has its command below that of the training.
+    """
     words = command_of(result)
+    evaluated = evaluation_of(result)
+    below = f"\n{_shell(evaluated)}" if evaluated else ""
     dataset = words.index("--dataset") + 1
-    if "--seeds" not in words:
-        return Command(_shell(words[:dataset]), _shell(words[dataset + 1 :])), shlex.quote(words[dataset]), ""
-    seed = words.index("--seeds") + 1
-    line = Command(_shell(words[:dataset]), _shell(words[dataset + 1 : seed]), _shell(words[seed + 1 :]))
-    return line, shlex.quote(words[dataset]), shlex.quote(words[seed])
+    before, behind = _shell(words[:dataset]), words[dataset + 1 :]
+    named = shlex.quote(clean(words[dataset]))
+    if "--seeds" not in behind:
+        return Command(before, _shell(behind) + below), named, ""
+    seed = behind.index("--seeds") + 1
+    return Command(before, _shell(behind[:seed]), _shell(behind[seed + 1 :]) + below), named, behind[seed]
 
 
 def _shell(words: Sequence[str]) -> str:
-    return clean(shlex.join(words))
+    return shlex.join(map(clean, words))
 
 
 def facts(result: Result) -> list[Fact]:

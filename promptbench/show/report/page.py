@@ -20,7 +20,7 @@ from promptbench import __version__, registry
 from promptbench.results.knowledge import TEXT_PRIORS
 from promptbench.results.result import Result
 from promptbench.results.spec import Spec
-from promptbench.show.plots.source import over, overall
+from promptbench.show.plots.source import overall
 from promptbench.show.report.facts import pooled
 from promptbench.show.report.pictures import Picture
 from promptbench.show.tables.formats.records import render_json
@@ -177,8 +177,11 @@ def _names(tables: Sequence[Table]) -> list[str]:
     """What sections are called: protocols in words; suite, backbone and dataset where a name would be there twice."""
     names = [words_of(table.protocol)[0] for table in tables]
     for fact in (lambda table: f"on {table.suite}", lambda table: table.backbone, _trained_on):
+        facts: dict[str, set[str]] = {}
+        for name, table in zip(names, tables, strict=True):
+            facts.setdefault(name, set()).add(fact(table))
         names = [
-            f"{name}, {fact(table)}" if names.count(name) > 1 else name
+            f"{name}, {fact(table)}" if len(facts[name]) > 1 else name
             for name, table in zip(names, tables, strict=True)
         ]
     return names
@@ -315,8 +318,7 @@ class _Summed:
                     lines[key] = numbers[id(line)]
                     figures[key] = row[NAMES + len(WORDS) + number]
                     found[key] = marks(line)
-        first = next(line for line in table.lines if id(line) in chosen)
-        said = f"{column.title}, {over(table, first)}"
+        said = f"{column.title}, {_over(table)}"
         way = "ascending" if column.lower else "descending"
         title = f"{HTML.escape(name)}<br><small>{HTML.escape(said)}</small>"
         head = f'<th scope="col" data-figure data-first="{way}">{title}</th>'
@@ -330,6 +332,13 @@ class _Summed:
         where = f' data-table="{self.place}" data-line="{number}" data-column="{self.column}"'
         text = self.figures[prior, label].partition(" [")[0]  # the remark that it points to stands below its table
         return _cell(self.table.lines[number], self.table.columns[self.column].key, text, where)
+
+
+def _over(table: Table) -> str:
+    """What the figures that sum a table up are averaged over, or belong to."""
+    if any(line.kind == "average" for line in table.lines):
+        return f"mean of {_count({line.group for line in table.lines if line.kind == 'block'}, table.blocks_are)}"
+    return f"{table.blocks_are} {table.lines[0].group}"
 
 
 def _section(place: int, table: Table, name: str, pictures: Sequence[Picture]) -> str:
