@@ -147,7 +147,7 @@ def test_rows_from_the_words_of_their_dataset_are_a_body_of_their_own() -> None:
     started = replace(run(), spec=replace(run().spec, config={"n_ctx": 2, "ctx_init": "dataset"}))
     text = rendered([run(), run(method="coop"), started])
     bodies = re.findall('<tbody class="block">(.*?)</tbody>', text, flags=re.DOTALL)
-    assert [body.count("data-line") for body in bodies] == [2, 1] and "maple (ctx_init=dataset)" in bodies[1]
+    assert [body.count("data-line") for body in bodies] == [2, 1] and "maple (ctx_init=<wbr>dataset)" in bodies[1]
     above = [re.search('rowgroup"><span>(.*?)</span>', body)[1] for body in bodies]  # type: ignore[index]
     assert above == ["dtd, text prior: generic", "dtd, text prior: dataset"]
 
@@ -307,7 +307,13 @@ def test_colours_of_plots_change_places_on_a_dark_screen() -> None:
         "@media screen and (prefers-color-scheme:dark){svg{--c000000:#e6e6e6;--cd55e00:#ff821f;--cffffff:#161616;}}"
         '</style><path d="M 1.23456 2&#10;" style="fill: var(--cffffff); stroke: var(--cd55e00)" id="#d55e00"/></svg>'
     )
-    assert pictures.shorter('<path d="M 1.23456 -2 \nL 3.1 4" x="1.23456"/>') == '<path d="M 1.23 -2 L 3.1 4" x="1.23456"/>'
+
+
+def test_pictures_are_stored_to_a_hundredth_of_a_point() -> None:
+    text = """<svg><!-- 1.2345 -->
+      <path d="M 1.23456 -2 \nL 3.1 4"/> <use x="1.23456" transform="translate(-9.9999 0) scale(0.015625)"/></svg>"""
+    kept = '<svg><path d="M 1.23 -2 L 3.1 4"/><use x="1.23" transform="translate(-9.99 0) scale(0.015625)"/></svg>'
+    assert pictures.shorter(text) == kept
 
 
 class TestCommand:
@@ -514,7 +520,9 @@ class TestBrowser:
         assert opened.look(order) is None and opened.look(COLUMN % 0) == usual
 
     def test_lines_may_be_sorted_across_datasets_what_is_missing_last(self, opened: Chromium) -> None:
-        of = "[...document.querySelectorAll('.of')].filter((one) => one.checkVisibility()).map((one) => one.textContent)"
+        of = (
+            "[...document.querySelectorAll('.of')].filter((one) => one.checkVisibility()).map((one) => one.textContent)"
+        )
         assert opened.look(of) == [] and len(opened.look(ABOVE)) == 4
         opened.press("Tab", "Tab", " ", *["Tab"] * 2, "Enter")
         assert opened.look(COLUMN % 1) == [
@@ -605,10 +613,13 @@ class TestBrowser:
         drawn = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9">{}</svg>'
         drawn = drawn.format('<path d="M 0 0 L 9 0 L 9 9 L 0 9 z" style="fill: #ffffff"/>')
         path = tmp_path / "dark.html"
-        path.write_bytes(rendered(several(), pictures={0: [Picture("a", "A.", pictures.following(drawn).encode())]}).encode())
+        path.write_bytes(
+            rendered(several(), pictures={0: [Picture("a", "A.", pictures.following(drawn).encode())]}).encode()
+        )
         browser.open(path)
-        pixel = """(() => { const image = document.querySelector('img'); const canvas = document.createElement('canvas');
-            const context = canvas.getContext('2d'); context.drawImage(image, 0, 0);
+        pixel = """(() => {
+            const context = document.createElement('canvas').getContext('2d');
+            context.drawImage(document.querySelector('img'), 0, 0);
             return [...context.getImageData(4, 4, 1, 1).data.slice(0, 3)]; })()"""
         ground = "getComputedStyle(document.body).backgroundColor"
         for scheme, shade in (("light", 255), ("dark", 22)):

@@ -430,8 +430,9 @@ def _group(name: str, columns: int) -> str:
 
 
 def _head_of_row(name: str, group: str) -> str:
-    """The method, which may break before a preset; and what it stands under, where lines are sorted across all that."""
-    return f'<th scope="row"><bdi>{name.replace("@", "<wbr>@")}</bdi><span class="of"> {group}</span></th>'
+    """The method, which may break at a preset or a setting; and what it stands under, for lines sorted across that."""
+    breaking = name.replace("@", "<wbr>@").replace("=", "=<wbr>")
+    return f'<th scope="row"><bdi>{breaking}</bdi><span class="of"> {group}</span></th>'
 
 
 def _cell(line: Line, key: str, text: str, where: str = "") -> str:

@@ -22,8 +22,9 @@ NO_MATPLOTLIB = "No plots: they need matplotlib, `pip install 'promptbench-clip[
 
 
 COLOUR = re.compile(r"(?<=fill: |roke: |olor: )#([0-9a-f]{6})\b")  # in matplotlib's SVG: fill, stroke, stop-color
-PATH = re.compile(r'(?<= d=")[^"]*')
+PLACE = re.compile(r'(?<= [dxy]=")[^"]*|(?<=translate\()[^)]*')
 LONG = re.compile(r"(\.\d\d)\d+")
+UNSEEN = re.compile(r"<!--.*?-->|(?<=>)\s+(?=<)|<metadata>.*?</metadata>", flags=re.DOTALL)
 INK, PAPER = 0.9, 0.086  # lightness of what is black and of what is white, on a dark screen; page.css has the same
 
 
@@ -96,8 +97,8 @@ def on_dark(colour: str) -> str:
 
 
 def shorter(svg: str) -> str:
-    """A picture with two decimals of a point in its lines: a hundredth of a point is nothing that anyone sees."""
-    return PATH.sub(lambda path: LONG.sub(r"\1", path[0]).replace("\n", ""), svg)
+    """A picture of matplotlib's with two decimals of a point, which is all that anyone sees, and without remarks."""
+    return UNSEEN.sub("", PLACE.sub(lambda place: LONG.sub(r"\1", place[0]).replace("\n", ""), svg))
 
 
 def _source(table: Table, suites: Sequence[Suite]) -> Source:
