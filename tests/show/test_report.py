@@ -182,6 +182,16 @@ def test_the_page_opens_with_what_it_compares_and_the_averages_of_every_protocol
     assert ["coop", "70.6 ± 0.4", ""] in rows[2:5] and ["maple", "n/a (1 of 2 datasets)", "61.0 ± 0.0"] in rows[2:5]
 
 
+def test_the_marks_and_words_of_the_averages_are_explained_beside_them() -> None:
+    rebuilt = [replace(one, conditions={**one.conditions, "reconstructed": True}) for one in several()[:3]]
+    text = rendered([*rebuilt, *several()[3:], *map(transferred, (1, 2, 3), (60, 61, 99))])
+    averages = text.partition('id="averages"')[2].partition("</section>")[0]
+    assert "coop§" in averages and "<li>§ reconstructed without its authors&#x27; code" in averages
+    assert "<li>text prior: words told besides class names (figures compare within one): generic = " in averages
+    assert "<li>H, average: %, 0 to 100, higher is better.</li>" in averages
+    assert "74.3 ± 18.2!" in averages and averages.count("<li>! a seed lies farther") == 1
+
+
 def test_a_page_of_one_table_has_neither_contents_nor_its_averages_twice() -> None:
     text = rendered(several())
     assert "<nav" not in text and 'id="averages"' not in text and "From base to new classes</h2>" in text
@@ -628,6 +638,7 @@ class TestBrowser:
             assert browser.look(pixel) == [shade] * 3 and browser.look(ground) == f"rgb({shade}, {shade}, {shade})"
         browser.send("Emulation.setEmulatedMedia", features=[])
 
+    @pytest.mark.slow
     def test_a_figure_leads_to_its_files_and_to_the_command_that_makes_its_runs_again(
         self, browser: Chromium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -27,11 +27,14 @@ from promptbench.show.tables.formats.records import render_json
 from promptbench.show.tables.formats.texts import (
     HTML,
     NAMES,
+    OUTLIER,
     WORDS,
     Style,
     Texts,
     clean,
+    column_legend,
     comparison_texts,
+    legends,
     marks,
     remarks,
     seeds_text,
@@ -266,8 +269,7 @@ def overview(tables: Sequence[Table], names: Sequence[str]) -> str:
             rows.append(f"<tr>{_head_of_row(HTML.escape(label + marked), HTML.escape(prior))}{cells}</tr>")
         rows.append("</tbody>")
     rows.append("</table>")
-    common = [remark for remark in remarks(tables[0]) if all(remark in remarks(table) for table in tables)]
-    said = "".join(f"<li>{HTML.escape(remark)}</li>" for remark in common)
+    said = "".join(f"<li>{HTML.escape(remark)}</li>" for remark in _said_of(shown))
     return "\n".join(
         [
             '<section id="summed" aria-labelledby="averages">',
@@ -280,12 +282,29 @@ def overview(tables: Sequence[Table], names: Sequence[str]) -> str:
     )
 
 
+def _said_of(shown: Sequence[_Summed]) -> list[str]:
+    """What marks and words of the overview mean, and what is said of all tables alike."""
+    every = [remarks(one.table) for one in shown]
+    used = set("".join(chain.from_iterable(one.marks.values() for one in shown)))
+    said = [remark for remark in chain.from_iterable(every) if remark[0] in used]
+    if any(OUTLIER[0] in text for one in shown for text in one.figures.values()):
+        said.append(f"{OUTLIER[0]} {OUTLIER[1]}.")
+    told = {prior for one in shown for prior, _ in one.lines}
+    priors = [f"{prior} = {meaning}" for prior, meaning in TEXT_PRIORS.items() if prior in told]
+    said.append(f"text prior: words told besides class names (figures compare within one): {'; '.join(priors)}.")
+    said.append(column_legend(list(dict.fromkeys(one.table.columns[one.column] for one in shown))))
+    known = {*said, *chain.from_iterable(legends(one.table) for one in shown)}
+    said += [remark for remark in every[0] if remark not in known and all(remark in other for other in every)]
+    return list(dict.fromkeys(said))
+
+
 @dataclass(frozen=True)
 class _Summed:
     """What sums up a table, for the overview.
 
     Attributes:
         place: Of the table on the page.
+        table: The table.
         head: The head of its column.
         column: Its column's place in the table.
         lines: The lines shown, by text prior and label.
@@ -305,7 +324,7 @@ class _Summed:
     def of(cls, place: int, table: Table, name: str) -> _Summed:
         """That of a table."""
         column = table.main_column
-        number = table.columns.index(column)
+        at = table.columns.index(column)
         numbers = {id(line): number for number, line in enumerate(table.lines)}
         chosen = {id(line) for line in overall(table) if not line.published}
         lines: dict[tuple[str, str], int] = {}
@@ -316,13 +335,13 @@ class _Summed:
                 if id(line) in chosen:
                     key = line.text_prior, line.label
                     lines[key] = numbers[id(line)]
-                    figures[key] = row[NAMES + len(WORDS) + number]
+                    figures[key] = row[NAMES + len(WORDS) + at]
                     found[key] = marks(line)
         said = f"{column.title}, {_over(table)}"
         way = "ascending" if column.lower else "descending"
         title = f"{HTML.escape(name)}<br><small>{HTML.escape(said)}</small>"
         head = f'<th scope="col" data-figure data-first="{way}">{title}</th>'
-        return cls(place, table, head, number, lines, figures, found)
+        return cls(place, table, head, at, lines, figures, found)
 
     def cell(self, prior: str, label: str) -> str:
         """The figure of a line as a cell that opens."""
