@@ -1,4 +1,4 @@
-"""Base-to-new: train on the first half of the classes, evaluate on both halves apart.
+"""From base to new classes: train on the first half of the classes, evaluate on both halves apart.
 
 Zhou et al., "Conditional Prompt Learning for Vision-Language Models", CVPR 2022, arXiv:2203.05557.
 Code by the authors: https://github.com/KaiyangZhou/CoOp (`scripts/cocoop`)
