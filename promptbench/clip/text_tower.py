@@ -181,7 +181,7 @@ _ON_CPU = WeakTensorKeyDictionary()
 
 
 def on_cpu(eot: Tensor) -> Tensor:
-    """Positions (K,) on the CPU, fetched once for a tensor: a GPU is waited for until it has done all that it has to."""
+    """Positions (K,) on the CPU, fetched once for a tensor: a GPU is waited for until it has done all it has to."""
     if eot.device.type == "cpu" or eot.is_inference():
         return eot.cpu()
     version, fetched = _ON_CPU.get(eot, (None, eot))

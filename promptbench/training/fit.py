@@ -67,14 +67,14 @@ class Step(NamedTuple):
 
     Attributes:
         number: Counted from 1, over all epochs.
-        index: In its epoch, counted from 0.
+        place: In its epoch, counted from 0.
         loss: What was minimised.
         terms: Of the loss, where a logger is told of the step.
         lr: The learning rate of the first group.
     """
 
     number: int
-    index: int
+    place: int
     loss: Tensor
     terms: Mapping[str, Tensor]
     lr: float
@@ -167,7 +167,7 @@ class PromptTraining(pl.LightningModule):
         steps, self._unread, self._looked = self._unread, [], time.perf_counter()
         for step, loss in zip(steps, numbers(step.loss for step in steps), strict=True):
             if not math.isfinite(loss):
-                raise TrainingDiverged(f"the loss became {loss}", self, step.index, step.lr)
+                raise TrainingDiverged(f"the loss became {loss}", self, step.place, step.lr)
             if self.progress:
                 self.progress(step.number, self.total_steps, loss)
             if self.log_step and step.terms:
@@ -283,7 +283,7 @@ def fit(
 
 
 def to_gpu(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a GPU, from memory that it reads by itself: the copy comes after what it has to do, unwaited for."""
+    """The tensor on a GPU, copied from memory that it reads by itself, in its turn: nobody waits for it."""
     return tensor if tensor.is_cuda else tensor.pin_memory().to(device, non_blocking=True)
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from promptbench.methods.coop import CoOp
 from torch import Tensor
 
 from promptbench.method import Images, Prediction
-from promptbench.methods.coop import CoOp
 
 
 class MadeOnTheCPU(CoOp):

@@ -78,13 +78,8 @@ class PretendedGpu(TorchFunctionMode):
 
     def note(self, name: str, args: Any, kwargs: Any, given: list[Tensor], there: bool, target: bool) -> None:
         """Note what an operation waits for."""
-        if name in READING and there:
-            self.wait(name)
-        elif name in FROM_VALUES and target:
-            self.wait(name)
-        elif name == "to" and there != target and not (kwargs.get("non_blocking") and is_pinned(args[0])):
-            self.wait(name)
-        elif name in ("copy_", *INDEXING) and are_mixed(given):
+        made = name in FROM_VALUES and target
+        if made or (name in READING and there) or is_copy(name, args, kwargs, target != there):
             self.wait(name)
         elif name in INDEXING and there and any(tensor.dtype == torch.bool for tensor in given[1:]):
             self.wait(f"{name} by a mask")
@@ -163,6 +158,13 @@ def tensors_in(found: Any) -> Iterator[Tensor]:
     elif isinstance(found, tuple | list):
         for part in found:
             yield from tensors_in(part)
+
+
+def is_copy(name: str, args: Any, kwargs: Any, crosses: bool) -> bool:
+    """Whether an operation copies between the devices, and is waited for; it `crosses` if its result is on another."""
+    if name == "to":
+        return crosses and not (kwargs.get("non_blocking") and is_pinned(args[0]))
+    return name in ("copy_", *INDEXING) and are_mixed(tensors_in(args))
 
 
 def has_list(index: Any) -> bool:
