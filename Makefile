@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 FAST    = "not slow and not ray and not gpu"
 
-.PHONY: demo test fast lowest lint speed clean
+.PHONY: demo test fast lowest lint speed gpu clean
 
 demo: $(VENV)/installed
 	$(BIN)/promptbench run --method maple --protocol base2new
@@ -27,6 +27,10 @@ lint: $(VENV)/installed-dev
 
 speed: $(VENV)/installed-test
 	$(BIN)/python -m promptbench.benchmarks.speed -o results/measured/speed
+
+# On one card, at most eight minutes; `--device cpu` does a short form of it.
+gpu: $(VENV)/installed-test
+	$(BIN)/python -m promptbench.benchmarks.gpu -o results/measured/gpu
 
 # What has the tools has the package, too.
 $(VENV)/installed: pyproject.toml | $(BIN)/python

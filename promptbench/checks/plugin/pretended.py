@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from typing import Any
+from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -49,6 +51,23 @@ class PretendedGpu(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.waits: list[str] = []
+        self._parameters = ExitStack()
+
+    def __enter__(self) -> PretendedGpu:
+        make = nn.Parameter.__new__  # of which torch tells no mode
+
+        def made(cls: type, data: Any = None, requires_grad: bool = True) -> Any:
+            parameter = make(cls, data, requires_grad)
+            mark(parameter, data is not None and is_there(data))
+            return parameter
+
+        self._parameters.enter_context(patch.object(nn.Parameter, "__new__", made))
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._parameters.close()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = name_of(func), kwargs or {}
