@@ -42,11 +42,13 @@ class Part:
         about: What it shows, half a sentence.
         seconds: It may take on a GPU, with the start of its process; then it is ended.
         rows: Yields what it finds, row by row: `what`, whether it `passed`, and figures.
+        judged: Whether the exit code depends on it.
     """
 
     about: str
     seconds: int
     rows: Callable[[Setting], Iterator[Row]]
+    judged: bool = True
 
 
 def case(what: str, check: Callable[[], Row]) -> Row:
@@ -55,9 +57,17 @@ def case(what: str, check: Callable[[], Row]) -> Row:
     try:
         row = {"passed": True, **check()}
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        row = {"passed": False, "error": said_of(error), "at": f"{Path(last.filename).name}:{last.lineno}"}
+        first = first_of(error)
+        last = traceback.extract_tb(first.__traceback__)[-1]
+        row = {"passed": False, "error": said_of(first), "at": f"{Path(last.filename).name}:{last.lineno}"}
     return {"what": what, **row, "seconds": round(time.perf_counter() - began, 3)}
+
+
+def first_of(error: BaseException) -> BaseException:
+    """The error during whose handling the others came: a GPU that failed fails in what cleans up after it, too."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 def said_of(error: BaseException) -> str:

@@ -14,10 +14,9 @@ from typing import Any
 
 from .part import Row, Setting, case
 
-METHODS = ("zeroshot", "coop", "maple")
-ONE, MAIN = "mini_fabrics", ("mini_fabrics", "mini_digits", "mini_signs")
-ABOVE_ZEROSHOT = 3.0  # points of accuracy on base classes that training gains at least
-SAME = 1.5  # points between a GPU and a CPU in zero-shot accuracy, at most
+UNTRAINED, *TRAINED = METHODS = ("zeroshot@generic", "coop", "maple")
+ONE, MAIN = "mini_diagrams", ("mini_diagrams", "mini_neon")
+GAINED = 5.0  # points of accuracy on base classes, mean over the sets, at least: on a CPU 26 (coop) and 16 (maple)
 
 
 def whole_run(setting: Setting) -> Iterator[Row]:
@@ -30,11 +29,11 @@ def whole_run(setting: Setting) -> Iterator[Row]:
 def base2new(setting: Setting, folder: Path, datasets: list[str]) -> Row:
     """Accuracies on base and new classes, mean over the datasets, and whether training did anything."""
     methods = METHODS[:2] if setting.short else METHODS
+    trained = [method for method in methods if method in TRAINED]
     called("run", "--method", *methods, "--dataset", *datasets, "--seeds", "1", *common(setting, folder))
     found = {method: mean(of_method(folder, method)) for method in methods}
-    gained = min(found[method]["base/accuracy"] for method in methods[1:]) - found["zeroshot"]["base/accuracy"]
-    row: Row = {"accuracy": found, "gained": gained, "limits": {"gained": ABOVE_ZEROSHOT}}
-    return {"passed": gained >= ABOVE_ZEROSHOT or setting.short, **row}
+    gained = min(found[method]["base/accuracy"] for method in trained) - found[UNTRAINED]["base/accuracy"]
+    return {"passed": gained >= GAINED, "accuracy": found, "gained": gained, "limits": {"gained": GAINED}}
 
 
 def two_at_once(setting: Setting) -> Iterator[Row]:
@@ -69,9 +68,11 @@ def called(*words: str) -> None:
 
 
 def of_method(folder: Path, method: str) -> list[dict[str, Any]]:
-    """The result files of a method, in the order of their names."""
-    paths = sorted((folder / "results").rglob(f"{method}-*.json"))
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    """The results of a method, in the order of their files' names."""
+    paths = sorted((folder / "results").rglob("*.json"))
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    name, _, preset = method.partition("@")
+    return [record for record in records if (record["spec"]["method"], record["spec"]["preset"]) == (name, preset)]
 
 
 def mean(records: list[dict[str, Any]]) -> dict[str, float]:

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -24,8 +25,9 @@ BACKBONES = ("ViT-B-16-quickgelu:random", "ViT-L-14-quickgelu:random")
 CLASSES = (100, 1000)
 METHODS = ("coop", "maple", "cocoop", "promptsrc", "vpt", "gallop", "clip_lora", "kgcoop", "tip_adapter_f")
 CACHED = ("coop", "kgcoop", "tip_adapter_f")  # both sides train on kept image features
-SECONDS = 2.0  # that the calls of a step may take together, the first ones apart
+SECONDS = 0.5  # that the calls of a step may take together, the first ones apart
 CALLS = 20  # of a step, at most
+DEADLINE = 80  # seconds after which no other step is begun
 GRAPHED = ("coop", 100)  # the step whose launches are looked at
 
 
@@ -39,6 +41,7 @@ class Card:
     def __init__(self, device: str, size: int) -> None:
         self.device = device
         a, b = torch.randn(2, size, size, device=device)
+        a @ b  # the library is loaded
         self.rate = 2 * size**3 / statistics.median(self.time(lambda: a @ b))
 
     def wait(self) -> None:
@@ -47,9 +50,7 @@ class Card:
             torch.cuda.synchronize(self.device)
 
     def time(self, piece: Callable[[], Any]) -> list[float]:
-        """Seconds of several calls, after two for what is done once."""
-        piece()
-        self.once(piece)
+        """Seconds of several calls."""
         found = [self.once(piece)]
         while len(found) < CALLS and sum(found) < SECONDS:
             found.append(self.once(piece))
@@ -63,28 +64,30 @@ class Card:
         self.wait()
         return time.perf_counter() - began
 
-    def peak(self, piece: Callable[[], Any]) -> float | None:
-        """GiB that a call takes besides what is there; None on a CPU."""
+    def time_and_peak(self, piece: Callable[[], Any]) -> tuple[list[float], float | None]:
+        """Seconds of several calls, and the GiB that they take besides what is there; None on a CPU."""
         if not self.device.startswith("cuda"):
-            return None
+            return self.time(piece), None
         self.wait()
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)
-        piece()
-        self.wait()
-        return round((torch.cuda.max_memory_allocated(self.device) - before) / 2**30, 3)
+        seconds = self.time(piece)
+        return seconds, round((torch.cuda.max_memory_allocated(self.device) - before) / 2**30, 3)
 
 
 def steps(setting: Setting) -> Iterator[Row]:
-    """Plain and ours, method by method, on ever larger backbones and numbers of classes."""
+    """Plain and ours, method by method, on ever larger backbones and numbers of classes, as far as time goes."""
     float32_in_full()
+    began = time.perf_counter()
     card = Card(setting.device, 512 if setting.short else 8192)
     yield {"what": "matrix product", "passed": True, "tflops": card.rate / 1e12}
-    for name in ("mini",) if setting.short else BACKBONES:
-        backbone = load_backbone(name).to(setting.device)
-        for classes in (4,) if setting.short else CLASSES:
-            for label in METHODS[:1] if setting.short else METHODS:
-                yield from both(card, backbone, label, classes)
+    names, sizes, methods = (("mini",), (4,), METHODS[:1]) if setting.short else (BACKBONES, CLASSES, METHODS)
+    backbones = [load_backbone(name).to(setting.device) for name in names]
+    for classes, backbone, label in product(sizes, backbones, methods):
+        if time.perf_counter() - began > DEADLINE:
+            yield left_out(f"{backbone.name}, {classes} classes, {label}", "no time left")
+        else:
+            yield from both(card, backbone, label, classes)
 
 
 def both(card: Card, backbone: Backbone, label: str, classes: int) -> Iterator[Row]:
@@ -117,14 +120,14 @@ def measured(card: Card, step: Callable[[], Any], images: int) -> Row:
     step()  # what is computed once, is
     with FlopCounterMode(display=False) as counter:
         step()
-    seconds = statistics.median(card.time(step))
-    work = counter.get_total_flops()
+    calls, peak = card.time_and_peak(step)
+    seconds, work = statistics.median(calls), counter.get_total_flops()
     return {
         "milliseconds": round(1000 * seconds, 3),
         "images_per_second": round(images / seconds, 1),
         "gflop": round(work / 1e9, 3),
         "of_matrix_product": round(work / seconds / card.rate, 4),
-        "peak_gib": card.peak(step),
+        "peak_gib": peak,
     }
 
 
@@ -132,17 +135,31 @@ def measured(card: Card, step: Callable[[], Any], images: int) -> Row:
 
 
 def launches(setting: Setting) -> Iterator[Row]:
-    """A step on cached features, which is many small operations: as it is, as a CUDA graph, and compiled."""
+    """A step on cached features, which is many small operations: as it is, and as a CUDA graph."""
+    card, pair = of_many_kernels(setting)
+    label = pair.label
+    eager = pair.our_piece(OF_RECIPES[label], cached=True)
+    yield case("eager", partial(measured, card, eager, OF_RECIPES[label]))
+    yield case("kernels", partial(kernels, card, eager))
+    yield case("CUDA graph", partial(graphed, card, pair)) if setting.on_gpu else left_out("CUDA graph")
+
+
+def compilation(setting: Setting) -> Iterator[Row]:
+    """The same step by `torch.compile`."""
+    if not setting.on_gpu:
+        yield left_out("torch.compile")
+        return
+    card, pair = of_many_kernels(setting)
+    yield case("torch.compile", partial(compiled, card, pair))
+
+
+def of_many_kernels(setting: Setting) -> tuple[Card, Pair]:
+    """The card, and CoOp with as many classes as a step of small kernels has."""
     float32_in_full()
     card = Card(setting.device, 512 if setting.short else 8192)
     label, classes = ("coop", 4) if setting.short else GRAPHED
     backbone = load_backbone("mini" if setting.short else BACKBONES[0]).to(setting.device)
-    pair = Pair(label, backbone, classes, OF_RECIPES[label])
-    eager = pair.our_piece(OF_RECIPES[label], cached=True)
-    yield case("eager", partial(measured, card, eager, OF_RECIPES[label]))
-    yield case("kernels", partial(kernels, card, eager))
-    for what, check in (("CUDA graph", graphed), ("torch.compile", compiled)):
-        yield case(what, partial(check, card, pair)) if setting.on_gpu else left_out(what)
+    return card, Pair(label, backbone, classes, OF_RECIPES[label])
 
 
 def kernels(card: Card, step: Callable[[], Any]) -> Row:
@@ -197,6 +214,7 @@ def compiled(card: Card, pair: Pair) -> Row:
         optimizer.step()
 
     compilation = card.once(step)
+    step()
     return {**measured_calls(card, step, batch), "compilation": compilation}
 
 

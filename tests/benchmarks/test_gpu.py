@@ -57,7 +57,8 @@ def test_plain_steps_run_where_the_backbone_is(label: str) -> None:
         (agreement.repeated, 0),
         (agreement.without_waiting, 1),
         (speed.steps, 0),
-        (speed.launches, 2),
+        (speed.launches, 1),
+        (speed.compilation, 1),
     ],
 )
 def test_a_part_in_short_on_a_cpu(rows: Any, left_out: int, tmp_path: Path, as_it_was: None) -> None:
