@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import partial as calling
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
@@ -223,7 +223,7 @@ class PromptTraining(pl.LightningModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         images, labels = batch
-        move = partial(to_gpu if device.type == "cuda" else Tensor.to, device=device)
+        move = calling(to_gpu if device.type == "cuda" else Tensor.to, device=device)
         return images.map(move), move(labels)
 
 
@@ -248,13 +248,13 @@ def fit(
         seed: Draws what a method draws in its loss; the global generators are left as they were.
         precision: One of `numerics.PRECISIONS`.
         device: `cpu`, `cuda` or `cuda:N`.
-        progress: Called after every step.
+        progress: Called for every step, in order: after it, and on a GPU up to `LOOK` later.
         logger: Called after some `LOGGED_STEPS` of all steps; it changes no number.
         partial: Where the training notes after an epoch how it stands, and from where it goes on, bit-identical on a
             CPU, if it was begun before.
 
     Raises:
-        TrainingDiverged: If a loss is not finite.
+        TrainingDiverged: If a loss is not finite; on a GPU, further steps may have followed.
     """
     kind, _, index = device.partition(":")
     with quiet_lightning(), torch.random.fork_rng(), halved(precision, method):

@@ -57,7 +57,7 @@ class PretendedGpu(TorchFunctionMode):
         make = nn.Parameter.__new__  # of which torch tells no mode
 
         def made(cls: type, data: Any = None, requires_grad: bool = True) -> Any:
-            parameter = make(cls, data, requires_grad)
+            parameter: Tensor = make(cls, data, requires_grad)
             mark(parameter, data is not None and is_there(data))
             return parameter
 
