@@ -289,8 +289,8 @@ class Backbone(nn.Module):
         prompts = {i: p.reshape(-1, *p.shape[-2:]) if p.dim() > 2 else p for i, p in (deep or {}).items()}
         form = self.text_form
         text_tower.check_deep(prompts, prefix, self.text_depth, form.start)
-        read = form.read(eot, suffix.shape[2])
-        texts = text_tower.Texts(prefix, prompts, suffix, read, layer, causal=form.causal, start=form.start)
+        read, ends = (form.read(of, suffix.shape[2]) for of in (eot, text_tower.on_cpu(eot)))
+        texts = text_tower.Texts(prefix, prompts, suffix, read, ends, layer, causal=form.causal, start=form.start)
         opened = bool(changes or deep_by_class or inserted)
         if opened:
             texts = self._opened(texts, changes or {}, deep_by_class or {}, inserted or {})

@@ -31,7 +31,7 @@ from promptbench.results.knowledge import Choice, set_by_hand
 from promptbench.runs.listener import Busy, Work
 from promptbench.training.files import PartialFile, TrainingOutcome, load_training, save_training
 from promptbench.training.fit import fit
-from promptbench.training.numerics import hold_to_bits, restart_peak_memory
+from promptbench.training.numerics import float32_in_full, hold_to_bits, restart_peak_memory
 
 if TYPE_CHECKING:
     from promptbench.runs.plan import Run
@@ -43,6 +43,7 @@ def prepared(session: Session, run: Run) -> tuple[SelectedImages, Method]:
     spec = run.spec
     torch.set_num_threads(spec.threads)
     hold_to_bits(spec.deterministic)
+    float32_in_full()
     train = open_selection(session.dataset, run.plan.train, spec.data_seed, nearest=session.nearest)
     backbone = session.backbone
     restart_peak_memory(session.device)  # what the first run takes to load the backbone is not the run's

@@ -9,6 +9,7 @@ from itertools import chain
 
 import torch
 
+from promptbench.checks.plugin.pretended import DEVICE, PretendedGpu
 from promptbench.checks.plugin.subject import (
     CLASSES,
     OTHER_CLASSES,
@@ -214,6 +215,23 @@ def check_training_repeats_and_leaves_clip_alone(specimen: Specimen) -> Iterator
         yield "the same training gives other tensors; draw with torch's global generator, which the trainer seeds"
     if all(name in first and torch.equal(tensor, first[name]) for name, tensor in trained.items()):
         yield "two steps of SGD change no learned tensor; use them in the loss"
+
+
+def check_tensors_are_made_where_the_backbone_is(specimen: Specimen) -> Iterator[str]:
+    """On a GPU, every tensor is made where the backbone is, and scores stay the same."""
+    images, labels = batch(specimen.backbone)
+    expected = predict(specimen.moved(), images).logits
+    with PretendedGpu():
+        elsewhere = specimen.fresh()
+        elsewhere.backbone.to(DEVICE)
+        method = elsewhere.moved()
+        logits = predict(method, images.to(DEVICE)).logits
+        if logits.device != DEVICE:
+            yield "its logits are on the CPU; leave tensors where the backbone makes them"
+        elif not torch.equal(logits.cpu(), expected):
+            yield "there it gives other logits; let nothing depend on the device"
+        if specimen.cls.trains:
+            take_steps(method, images.to(DEVICE), labels.to(DEVICE), steps=1)
 
 
 # Saving and loading ---------------------------------------------------------------------------------------------------
