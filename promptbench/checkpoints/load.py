@@ -31,7 +31,8 @@ from promptbench.data.class_names import GENERIC_TEMPLATE, ClassNames, refuse_sa
 from promptbench.data.decode import open_image
 from promptbench.data.transforms import EvaluationTransform
 from promptbench.method import Method, instantiate
-from promptbench.results.result import Result, folder_of, read_result
+from promptbench.results.command import command_text
+from promptbench.results.result import Result, find_training, folder_of, read_result
 from promptbench.results.spec import Spec, expect
 from promptbench.training.files import FORMAT, check_metadata, read_training
 from promptbench.training.numerics import resolve_device
@@ -361,13 +362,10 @@ def training_of(path: Path | str, result: Result) -> Path:
             f"{path} does not lie where `run` put it, so that its training is not found; name the training's "
             ".safetensors file instead."
         ) from error
-    key = result.conditions["training_key"]
-    if not key.isalnum():  # a digest, or else no name of a file there
-        raise UsageError(f"{path} is not a valid promptbench result: its training_key is {key[:40]!r}.")
-    training = folder / "trainings" / f"{key[:32]}.safetensors"
-    if not training.exists():
+    training = find_training(folder, result)
+    if training is None:
         raise UsageError(
-            f"What {result.spec.label} learned on '{result.spec.dataset}' is not at {training}; train it again with "
-            "`promptbench run`."
+            f"What {result.spec.label} learned on '{result.spec.dataset}' is not stored in {folder}; train it again and "
+            f"name the new result: {command_text(result)}"
         )
     return training

@@ -169,8 +169,15 @@ def add_evaluation(group: Flags) -> None:
     )
 
 
-def place_of(options: argparse.Namespace, output: str | Path, device: str, may_train: bool = True) -> Place:
-    """Where runs read and write, from the flags of `add_places` and, where there are, `add_evaluation`."""
+def place_of(
+    options: argparse.Namespace,
+    output: str | Path,
+    device: str,
+    may_train: bool = True,
+    learned: tuple[str, Path] | None = None,
+) -> Place:
+    """Where runs read and write, from the flags of `add_places` and, where there are, `add_evaluation`; for the others
+    see `Place`."""
     from promptbench.data.dataset import data_roots
     from promptbench.runs.session import Place
 
@@ -184,6 +191,7 @@ def place_of(options: argparse.Namespace, output: str | Path, device: str, may_t
         may_train=may_train,
         skip_unreadable=getattr(options, "on_bad_image", "error") == "skip",
         loggers=loggers,
+        learned=learned,
     )
 
 

@@ -85,6 +85,23 @@ def settings_of(result: Result, suite: str) -> list[str]:
     return found + list(_dataset_settings(spec, suite))
 
 
+def pinned(result: Result, config: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[str]:
+    """What `--set` takes besides, so that a run gets the result's settings where it would have these today.
+
+    Args:
+        result: Of any age.
+        config: Fields of the method that a run has today.
+        recipe: Fields of its training.
+    """
+    spec = result.spec
+    found = []
+    for today, stored in ((config, spec.config), (recipe, spec.recipe)):
+        for name, value in stored.items():
+            if name in today and name not in PROSE and today[name] != value:
+                found.append(f"{spec.label}.{name}={shown(value)}")
+    return found
+
+
 def _seed_words(spec: Spec) -> list[str]:
     data, train = spec.seeds
     if data == train:
@@ -148,7 +165,7 @@ def _dataset_settings(spec: Spec, suite: str) -> Iterator[str]:
 
 @lru_cache(maxsize=256)
 def _usual_options(suite: str, dataset: str, plugin: str) -> Mapping[str, Any]:
-    """The options of a dataset with those that a suite gives it; the latter alone where the plugin is not known here."""
+    """The options of a dataset with those of its suite; the latter alone where the plugin is not known here."""
     from promptbench.data.dataset import config_of
 
     entry = _entry(suite, dataset)

@@ -14,7 +14,14 @@ from promptbench.runs.evaluate import Evaluated, evaluate
 from promptbench.runs.listener import Work
 from promptbench.runs.plan import Run
 from promptbench.runs.session import Session, as_it_was, identified
-from promptbench.runs.train import choice_conditions, choose, learn, prepared, training_transform_id
+from promptbench.runs.train import (
+    as_it_was_trained,
+    choice_conditions,
+    choose,
+    learn,
+    prepared,
+    training_transform_id,
+)
 from promptbench.storage.versions import git_commit, library_versions, utc_now
 from promptbench.training.files import TrainingOutcome, training_key
 from promptbench.training.numerics import peak_memory, peak_memory_restarts
@@ -29,7 +36,10 @@ def execute(session: Session, run: Run, work: Work) -> Result:
 def carried_out(session: Session, run: Run, work: Work) -> Result:
     """Train, evaluate, write and return the result of one run."""
     run = identified(session, run)
-    spec, key = run.spec, training_key(run.spec, run.method)
+    key = training_key(run.spec, run.method)
+    if session.place.learned is not None:
+        run, key = as_it_was_trained(session.place.learned, run, key)
+    spec = run.spec
     train, method = prepared(session, run)
     outcome = TrainingOutcome([], 0.0, 0.0)
     if method.trains:
