@@ -16,12 +16,12 @@ from promptbench.config import UsageError, shown, to_mapping
 from promptbench.recipe import LENGTHS, PROSE
 from promptbench.results.knowledge import BY_HAND
 from promptbench.results.result import Result
-from promptbench.results.spec import Spec
+from promptbench.results.spec import Spec, fields_of
 from promptbench.suite import ALPHABETICAL, DatasetEntry, Suite, load_suite
 
 PROGRAM = "promptbench"
 STORED_SAMPLE = "file:"  # how the sampler of a stored sample begins
-USUAL = {"sampler": "coop", "precision": "32"}  # what a flag is where nobody gives it
+USUAL = {item.name: item.default for item in fields_of(Spec)}  # what a flag is where nobody gives it
 
 
 def command_of(result: Result, suite: str = "") -> list[str]:

@@ -126,7 +126,9 @@ def as_it_was_trained(learned: tuple[str, Path], run: Run, key: str) -> tuple[Ru
     if stored_key == key:
         return run, key
     before, now = spec_of(path), run.spec
-    other_code = [item.name for item in fields_of(now, SOURCE) if item.name.endswith("_code") and item.metadata["trains"]]
+    other_code = [
+        item.name for item in fields_of(now, SOURCE) if item.name.endswith("_code") and item.metadata["trains"]
+    ]
     for item in fields_of(now):
         old, new = getattr(before, item.name), getattr(now, item.name)
         if item.metadata["trains"] and item.metadata["renews"] and item.name not in other_code and old and old != new:

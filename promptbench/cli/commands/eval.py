@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from promptbench.results.result import Result
 
 TRAININGS = "trainings"  # in a folder that `run` wrote to
+PUBLISHED = ("learned", "regenerate.yaml")  # in one that others are to read
 
 HELP = "evaluate the stored training of a run under other protocols"
 EXAMPLE = "promptbench eval --run promptbench-runs/results/few_shot/dtd/coop-0123456789ab.json --protocol ood"
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_list(parser, "--protocol", required=True, metavar="P", help="protocols, or all")
     parser.add_argument("--suite", metavar="S", help="a name or a YAML file; default: the run's")
     add_corrupt(parser)
-    add_places(parser, f"where the run is, or ./{OUTPUT} where nobody keeps trainings there")
+    add_places(parser, f"where the run is; of a published folder ./{OUTPUT}")
     add_evaluation(parser)
     add_plugin(parser)
 
@@ -65,7 +66,8 @@ def execute(options: argparse.Namespace) -> int:
 def places_of(options: argparse.Namespace, result: Result) -> tuple[str | Path, tuple[str, Path] | None]:
     """The folder that evaluations are written to, and what was learned where `run` has not kept it there itself.
 
-    A folder that holds no trainings is one that was published: nothing is written into it unasked.
+    Nothing is written unasked into a folder that was published: one without trainings, which keeps what was learned
+    beside results, or says how tables are made of them.
 
     Raises:
         UsageError: What the run learned is nowhere.
@@ -74,9 +76,9 @@ def places_of(options: argparse.Namespace, result: Result) -> tuple[str | Path, 
     from promptbench.results.result import folder_of, learned_path
 
     folder = folder_of(options.run)
-    published = not (folder / TRAININGS).is_dir()
+    published = not (folder / TRAININGS).is_dir() and any((folder / name).exists() for name in PUBLISHED)
     if published and not options.output:
-        print(f"promptbench: {options.run} is not in a folder of trainings; results go to {OUTPUT}", file=sys.stderr)
+        print(f"promptbench: {options.run} is in a published folder; results go to {OUTPUT}", file=sys.stderr)
     output = options.output or (OUTPUT if published else folder)
     key = str(result.conditions.get("training_key") or "")
     if not key or (path_of(output) / TRAININGS / f"{key[:32]}.safetensors").is_file():

@@ -36,7 +36,9 @@ def execute(options: argparse.Namespace) -> int:
     path = find_predictions(folder, result.spec)
     if path is None:
         again = command_text(result, "", "--save-predictions")
-        raise UsageError(f"The predictions of {options.run} were not kept; make it again and name the new result: {again}")
+        raise UsageError(
+            f"The predictions of {options.run} were not kept; make it again and name the new result: {again}"
+        )
     kept = load_predictions(path)
     for name, predictions in kept.items():
         if bool((predictions.labels >= 0).all()):

@@ -29,7 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     new = "a folder that is new or empty; default: one for temporary files, which is kept"
     parser.add_argument("--output", metavar="DIR", help=new)
     parser.add_argument(
-        "--tolerance", type=_points, metavar="X", default=TOLERANCE, help=f"most by which an equal figure differs; default: {TOLERANCE}"
+        "--tolerance",
+        type=_points,
+        metavar="X",
+        default=TOLERANCE,
+        help=f"most by which an equal figure differs; default: {TOLERANCE}",
     )
     parser.add_argument("--suite", metavar="FILE", help="the YAML file of its suite, where it is none of the package")
     parser.add_argument("--backbone", metavar="B", help="what its weights are called here")
@@ -111,13 +115,9 @@ def run_of(stored: Result, words: Sequence[str]) -> Run:
 
 def parsed(words: Sequence[str]) -> argparse.Namespace:
     """The flags of a `promptbench run`, as its parser reads them."""
-    from promptbench.cli.commands import run
-    from promptbench.cli.flags import Parser
+    from promptbench.cli.main import parser
 
-    parser = Parser(prog="promptbench run")
-    run.add_arguments(parser)
-    options: argparse.Namespace = parser.parse_args(words[2:])
-    return options
+    return parser().parse_args(words[1:])
 
 
 def new_folder(given: str | None) -> Path:
