@@ -365,7 +365,7 @@ def training_of(path: Path | str, result: Result) -> Path:
     training = find_training(folder, result)
     if training is None:
         raise UsageError(
-            f"What {result.spec.label} learned on '{result.spec.dataset}' is not stored in {folder}; train it again and "
+            f"What {result.spec.label} learned on '{result.spec.dataset}' is not in {folder}; train it again and "
             f"name the new result: {command_text(result)}"
         )
     return training

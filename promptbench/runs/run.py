@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -26,6 +27,8 @@ from promptbench.storage.versions import git_commit, library_versions, utc_now
 from promptbench.training.files import TrainingOutcome, training_key
 from promptbench.training.numerics import peak_memory, peak_memory_restarts
 
+log = logging.getLogger(__name__)
+
 
 def execute(session: Session, run: Run, work: Work) -> Result:
     """Train, evaluate, write and return the result of one run; what it changes in the process is put back."""
@@ -40,6 +43,7 @@ def carried_out(session: Session, run: Run, work: Work) -> Result:
     if session.place.learned is not None:
         run, key = as_it_was_trained(session.place.learned, run, key)
     spec = run.spec
+    log.info("%s begins, in %s", spec.name, session.output)
     train, method = prepared(session, run)
     outcome = TrainingOutcome([], 0.0, 0.0)
     if method.trains:
@@ -89,7 +93,7 @@ def carried_out(session: Session, run: Run, work: Work) -> Result:
         created=utc_now(),
         losses=outcome.losses,
     )
-    write_result(session.output, result)
+    log.info("%s is done: %s", spec.name, write_result(session.output, result))
     return result
 
 

@@ -149,6 +149,7 @@ def learn(session: Session, run: Run, method: Method, train: SelectedImages, key
     partial = PartialFile(path.with_suffix(".partial"), key)
     stored = load_training(path, method)
     if stored is not None:
+        log.info("what %s learned is read from %s", spec.label, path)
         partial.remove()  # killed between the two
         return stored
     if not session.may_train:
@@ -168,6 +169,7 @@ def learn(session: Session, run: Run, method: Method, train: SelectedImages, key
             choose(session, run, method)
             check()
             save_training(path, method, outcome, spec)
+            log.info("what %s learned is written to %s", spec.label, path)
             work.got_on()
         partial.remove()
     return outcome
