@@ -111,6 +111,11 @@ def add_list(parser: Flags, flag: str, **arguments: Any) -> None:
     parser.add_argument(flag, nargs="+", action="extend", **arguments)
 
 
+def add_json(parser: Flags) -> None:
+    """`--json`."""
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs; keys are stable")
+
+
 def add_plugin(parser: Flags) -> None:
     """`--plugin`."""
     add_list(

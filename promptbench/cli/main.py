@@ -26,6 +26,7 @@ from typing import Any, TextIO
 
 from promptbench import __version__
 from promptbench.cli.commands import COMMANDS, GROUPS
+from promptbench.cli.completion import SHELLS, PrintCompletion
 from promptbench.cli.flags import Parser, known_command
 from promptbench.config import UsageError, path_of
 from promptbench.registry import add_file
@@ -300,9 +301,12 @@ def parser() -> argparse.ArgumentParser:
         prog="promptbench",
         description="Every prompt-learning method for CLIP under the same data, backbone, trainer and evaluator.",
         epilog="Start here: promptbench run --method maple --protocol base2new\n"
-        "Flags of a command and an example: promptbench COMMAND --help",
+        "Flags of a command and an example: promptbench COMMAND --help\n"
+        "Completion in a shell: promptbench --print-completion bash, or zsh, tcsh (benchmarks/README.md)",
     )
     top.add_argument("--version", action="version", version=f"promptbench {__version__}")
+    shells = f"print a script that completes commands, flags and names: {', '.join(SHELLS)}"
+    top.add_argument("--print-completion", action=PrintCompletion, choices=SHELLS, metavar="SHELL", help=shells)
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
     for name in COMMANDS:
         module = import_module(f"promptbench.cli.commands.{name}")
