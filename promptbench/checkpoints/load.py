@@ -39,6 +39,7 @@ from promptbench.training.numerics import resolve_device
 
 log = logging.getLogger(__name__)
 
+SHOWN = 4  # class names in a repr
 BATCH = 50  # images per pass; a method may make text per image and class of it
 
 AnyImages = str | os.PathLike[str] | Image.Image | Tensor | Iterable[str | os.PathLike[str] | Image.Image]
@@ -74,6 +75,17 @@ class Trained:
     transform: EvaluationTransform
     trained_on: ClassNames
     training: Path | None
+
+    def __repr__(self) -> str:
+        """Three lines: the run, the classes, and what learned."""
+        spec = self.spec
+        names = ", ".join(self.class_names[:SHOWN]) + (", ..." if len(self.class_names) > SHOWN else "")
+        kept = f"from {self.training}" if self.training is not None else "nothing was learned"
+        return (
+            f"Trained {spec.label}: {spec.protocol} on {spec.halved_dataset}, seed {spec.train_seed}\n"
+            f"  scores {len(self.class_names)} classes: {names or 'name them'}\n"
+            f"  on {self.method.backbone.name}, {kept}"
+        )
 
     @torch.no_grad()
     def classify(self, images: AnyImages, class_names: Sequence[str] | None = None) -> list[list[tuple[str, float]]]:

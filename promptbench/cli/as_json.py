@@ -67,7 +67,12 @@ def described(name: str) -> dict[str, Any]:
     plain, _, preset = name.partition("@")
     for kind in PLUGINS:
         if plain in registry.names(kind):
-            return {"kind": kind.removesuffix("s"), "preset": preset, **plugin_facts(kind, plain), **details(kind, plain)}
+            return {
+                "kind": kind.removesuffix("s"),
+                "preset": preset,
+                **plugin_facts(kind, plain),
+                **details(kind, plain),
+            }
     if plain in suite_names():
         return {"kind": "suite", **to_plain(load_suite(plain))}
     known = [*suite_names()]
