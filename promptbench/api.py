@@ -33,6 +33,7 @@ def run(
     output: str | Path = OUTPUT,
     data_root: str | Path | Sequence[str | Path] = (),
     jobs: int | None = None,
+    limit: int | None = None,
     runs_per_gpu: int = 1,
     executor: str = "local",
     executor_options: Sequence[str] = (),
@@ -64,7 +65,8 @@ def run(
         output: The folder for results and learned prompts.
         data_root: Folders that hold the datasets; without any those of PROMPTBENCH_DATA.
         jobs: Runs at once; None for as many as cores and memory carry, here or on a cluster, and one on a GPU.
-        runs_per_gpu: Of them, most on one GPU.
+        limit: Most images of an evaluation, for a quick look; None for all.
+        runs_per_gpu: Of the jobs, most on one GPU.
         executor: Where runs are done: `local`, `ray`, `ray:ADDRESS` or `slurm`.
         executor_options: Of Ray or Slurm, such as `partition=gpu`.
         save_predictions: Whether the scores of every image evaluated are kept.
@@ -85,6 +87,8 @@ def run(
         UsageError: A name is unknown, a value does not fit, or data are missing.
         RunsFailed: Runs failed; its `results` are those of the others.
     """
+    if limit is not None:
+        asked["limit"] = limit
     files = _listed(plugins)
     for path in files:
         registry.add_file(path)

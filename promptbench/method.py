@@ -23,7 +23,7 @@ from promptbench.clip import prompts
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.controls import noise_like
 from promptbench.clip.image_tower import ImageFeatures, Images
-from promptbench.config import UsageError, build
+from promptbench.config import UsageError, build, overrides, to_mapping
 from promptbench.data.class_names import FROM_DATASET, ClassNames
 from promptbench.data.transforms import SCALE
 from promptbench.recipe import CONTROLS, NOISE, RANDOM, Preset, Recipe, find_preset, parse_label
@@ -31,6 +31,7 @@ from promptbench.recipe import CONTROLS, NOISE, RANDOM, Preset, Recipe, find_pre
 __all__ = ["ImageFeatures", "Images", "Method", "MethodConfig", "Prediction", "Preset", "Recipe", "create_method"]
 
 
+SHOWN = 4  # class names in a repr
 ALWAYS = -1  # state of text features that no learned tensor can change
 
 
@@ -184,6 +185,16 @@ class Method(nn.Module):
         self._text_features: tuple[tuple[int, ...], Tensor] | None = None
 
     backbone: Backbone
+
+    def __repr__(self) -> str:
+        """Three lines: the settings, what is learned on which backbone, and the classes."""
+        names = ", ".join(self.class_names[:SHOWN]) + (", ..." if len(self.class_names) > SHOWN else "")
+        learned = sum(parameter.numel() for parameter in self.parameters())
+        return (
+            f"{type(self).__name__}({overrides(to_mapping(self.config))})\n"
+            f"  {learned:,} learned parameters on {self.backbone.name}\n"
+            f"  scores {len(self.class_names)} classes: {names or 'none yet'}"
+        )
 
     def set_classes(self, names: Sequence[str]) -> None:
         """Score these classes from now on, in this order. Called again for other classes; learned tensors stay.

@@ -31,13 +31,15 @@ from promptbench.data.class_names import GENERIC_TEMPLATE, ClassNames, refuse_sa
 from promptbench.data.decode import open_image
 from promptbench.data.transforms import EvaluationTransform
 from promptbench.method import Method, instantiate
-from promptbench.results.result import Result, folder_of, read_result
+from promptbench.results.command import command_text
+from promptbench.results.result import Result, find_training, folder_of, read_result
 from promptbench.results.spec import Spec, expect
 from promptbench.training.files import FORMAT, check_metadata, read_training
 from promptbench.training.numerics import resolve_device
 
 log = logging.getLogger(__name__)
 
+SHOWN = 4  # class names in a repr
 BATCH = 50  # images per pass; a method may make text per image and class of it
 
 AnyImages = str | os.PathLike[str] | Image.Image | Tensor | Iterable[str | os.PathLike[str] | Image.Image]
@@ -73,6 +75,17 @@ class Trained:
     transform: EvaluationTransform
     trained_on: ClassNames
     training: Path | None
+
+    def __repr__(self) -> str:
+        """Three lines: the run, the classes, and what learned."""
+        spec = self.spec
+        names = ", ".join(self.class_names[:SHOWN]) + (", ..." if len(self.class_names) > SHOWN else "")
+        kept = f"from {self.training}" if self.training is not None else "nothing was learned"
+        return (
+            f"Trained {spec.label}: {spec.protocol} on {spec.halved_dataset}, seed {spec.train_seed}\n"
+            f"  scores {len(self.class_names)} classes: {names or 'name them'}\n"
+            f"  on {self.method.backbone.name}, {kept}"
+        )
 
     @torch.no_grad()
     def classify(self, images: AnyImages, class_names: Sequence[str] | None = None) -> list[list[tuple[str, float]]]:
@@ -361,13 +374,10 @@ def training_of(path: Path | str, result: Result) -> Path:
             f"{path} does not lie where `run` put it, so that its training is not found; name the training's "
             ".safetensors file instead."
         ) from error
-    key = result.conditions["training_key"]
-    if not key.isalnum():  # a digest, or else no name of a file there
-        raise UsageError(f"{path} is not a valid promptbench result: its training_key is {key[:40]!r}.")
-    training = folder / "trainings" / f"{key[:32]}.safetensors"
-    if not training.exists():
+    training = find_training(folder, result)
+    if training is None:
         raise UsageError(
-            f"What {result.spec.label} learned on '{result.spec.dataset}' is not at {training}; train it again with "
-            "`promptbench run`."
+            f"What {result.spec.label} learned on '{result.spec.dataset}' is not in {folder}; train it again and "
+            f"name the new result: {command_text(result)}"
         )
     return training

@@ -24,6 +24,7 @@ LOCAL = "local"  # the executor of this machine
 FORMATS = ("md", "csv", "csv-long", "latex", "html", "json")
 LAYOUTS = ("paper", "plain")
 MANY_FLAGS = 10
+SAID = "what is said"  # the group of flags that all commands have
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,6 +35,12 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**{"formatter_class": Help, "allow_abbrev": False, **arguments})
+        add_said(self)
+
+    def format_help(self) -> str:
+        """As argparse's, with the flags that all commands have at the end."""
+        self._action_groups.sort(key=lambda group: group.title == SAID)
+        return super().format_help()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, but what is left over is an error here, where the flags that it may have meant are known.
@@ -64,6 +71,7 @@ class Help(argparse.HelpFormatter):
 
     def add_usage(self, usage: str | None, actions: Any, groups: Any, prefix: str | None = None) -> None:
         """The usage; of a command with many flags their place alone, for they are listed below it."""
+        actions = [action for action in actions if action.container.title != SAID]
         flags = [action for action in actions if action.option_strings]
         if usage is None and len(flags) > MANY_FLAGS:
             others = [str(action.metavar) for action in actions if not action.option_strings]
@@ -73,6 +81,16 @@ class Help(argparse.HelpFormatter):
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         """A text of several lines as it is, such as a list; others wrapped."""
         return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
+def add_said(parser: argparse.ArgumentParser) -> None:
+    """What a command says of its work, on standard error: the same flags for all; `main` obeys them."""
+    group = parser.add_argument_group(SAID)
+    facts: dict[str, Any] = {"action": "store_true", "default": argparse.SUPPRESS}  # kept where two parsers have them
+    group.add_argument("--quiet", help="say results and what is wrong, no progress and no warnings", **facts)
+    group.add_argument("--verbose", help="say what is read and written, and where a failed run stopped", **facts)
+    log_file = "append all that is said, with times, to a file; draw no bars"
+    group.add_argument("--log-file", default=argparse.SUPPRESS, metavar="FILE", help=log_file)
 
 
 def integer(least: int) -> Any:
@@ -105,6 +123,11 @@ def add_jobs(parser: Flags, help: str) -> None:
 def add_list(parser: Flags, flag: str, **arguments: Any) -> None:
     """A flag that takes several values, and may be given several times."""
     parser.add_argument(flag, nargs="+", action="extend", **arguments)
+
+
+def add_json(parser: Flags) -> None:
+    """`--json`."""
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs; keys are stable")
 
 
 def add_plugin(parser: Flags) -> None:
@@ -183,8 +206,15 @@ def add_evaluation(group: Flags) -> None:
     )
 
 
-def place_of(options: argparse.Namespace, output: str | Path, device: str, may_train: bool = True) -> Place:
-    """Where runs read and write, from the flags of `add_places` and, where there are, `add_evaluation`."""
+def place_of(
+    options: argparse.Namespace,
+    output: str | Path,
+    device: str,
+    may_train: bool = True,
+    learned: tuple[str, Path] | None = None,
+) -> Place:
+    """Where runs read and write, from the flags of `add_places` and, where there are, `add_evaluation`; for the others
+    see `Place`."""
     from promptbench.data.dataset import data_roots
     from promptbench.runs.session import Place
 
@@ -198,6 +228,7 @@ def place_of(options: argparse.Namespace, output: str | Path, device: str, may_t
         may_train=may_train,
         skip_unreadable=getattr(options, "on_bad_image", "error") == "skip",
         loggers=loggers,
+        learned=learned,
     )
 
 

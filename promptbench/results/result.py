@@ -3,6 +3,8 @@
     <folder>/results/<protocol>/<dataset>/<method[@preset]>-<hash>.json
     <folder>/results/<protocol>/<dataset>/<method[@preset]>-<hash>.failed.json
     <folder>/predictions/<protocol>/<dataset>/<method[@preset]>-<hash>.safetensors    (if asked for)
+    <folder>/learned/<protocol>/<dataset>/<method[@preset]>-<hash>.safetensors        (of `results learned`)
+    <folder>/trainings/<key of the training>.safetensors                              (which several runs may share)
 
 Tables, plots and reports read these files and nothing else, so a table can be rebuilt years later from the JSON alone.
 """
@@ -284,6 +286,26 @@ def find_predictions(folder: Path | str, spec: Spec) -> Path | None:
     """The file with the predictions of this spec, as it was written or compressed; None where there is none."""
     plain = predictions_path(folder, spec)
     places = (plain, plain.with_name(f"{plain.name}{PACKED}"))
+    return next((path for path in places if path.is_file()), None)
+
+
+def learned_path(folder: Path | str, spec: Spec) -> Path:
+    """Where `results learned` keeps what this spec's run learned."""
+    return Path(folder) / "learned" / f"{spec.name}.safetensors"
+
+
+def find_training(folder: Path | str, result: Result) -> Path | None:
+    """The file with what a run learned, as `run` or as `results learned` wrote it; None where there is none.
+
+    Raises:
+        UsageError: What the result calls the key of its training is none.
+    """
+    key = str(result.conditions.get("training_key") or "")
+    if not key:
+        return None
+    if not key.isalnum():  # a digest, or else no name of a file there
+        raise UsageError(f"{result.path} is not a valid promptbench result: its training_key is {key[:40]!r}.")
+    places = (Path(folder) / "trainings" / f"{key[:32]}.safetensors", learned_path(folder, result.spec))
     return next((path for path in places if path.is_file()), None)
 
 

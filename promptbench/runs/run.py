@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -15,10 +16,19 @@ from promptbench.runs.evaluate import Evaluated, evaluate
 from promptbench.runs.listener import Work
 from promptbench.runs.plan import Run
 from promptbench.runs.session import Session, as_it_was, identified
-from promptbench.runs.train import choice_conditions, choose, learn, prepared, training_transform_id
+from promptbench.runs.train import (
+    as_it_was_trained,
+    choice_conditions,
+    choose,
+    learn,
+    prepared,
+    training_transform_id,
+)
 from promptbench.storage.versions import git_commit, library_versions, utc_now
 from promptbench.training.files import TrainingOutcome, training_key
 from promptbench.training.numerics import peak_memory, peak_memory_restarts
+
+log = logging.getLogger(__name__)
 
 
 def execute(session: Session, run: Run, work: Work) -> Result:
@@ -30,7 +40,11 @@ def execute(session: Session, run: Run, work: Work) -> Result:
 def carried_out(session: Session, run: Run, work: Work) -> Result:
     """Train, evaluate, write and return the result of one run."""
     run = identified(session, run)
-    spec, key = run.spec, training_key(run.spec, run.method)
+    key = training_key(run.spec, run.method)
+    if session.place.learned is not None:
+        run, key = as_it_was_trained(session.place.learned, run, key)
+    spec = run.spec
+    log.info("%s begins, in %s", spec.name, session.output)
     train, method = prepared(session, run)
     outcome = TrainingOutcome([], 0.0, 0.0)
     if method.trains:
@@ -80,7 +94,7 @@ def carried_out(session: Session, run: Run, work: Work) -> Result:
         created=utc_now(),
         losses=outcome.losses,
     )
-    write_result(session.output, result)
+    log.info("%s is done: %s", spec.name, write_result(session.output, result))
     return result
 
 

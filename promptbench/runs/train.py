@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial as calling
@@ -28,14 +29,17 @@ from promptbench.data.transforms import EVALUATION_TRANSFORM, training_transform
 from promptbench.method import Method, instantiate, show_training_images, show_validation_images
 from promptbench.recipe import Recipe, settings_by_dataset
 from promptbench.results.knowledge import Choice, set_by_hand
+from promptbench.results.spec import SOURCE, fields_of
 from promptbench.runs.listener import Busy, Work
-from promptbench.training.files import PartialFile, TrainingOutcome, load_training, save_training
+from promptbench.training.files import PartialFile, TrainingOutcome, load_training, save_training, spec_of
 from promptbench.training.fit import fit
 from promptbench.training.numerics import float32_in_full, hold_to_bits, restart_peak_memory
 
 if TYPE_CHECKING:
     from promptbench.runs.plan import Run
     from promptbench.runs.session import Session
+
+log = logging.getLogger(__name__)
 
 
 def prepared(session: Session, run: Run) -> tuple[SelectedImages, Method]:
@@ -105,6 +109,36 @@ def training_path(session: Session, key: str) -> Path:
     return session.output / "trainings" / f"{key[:32]}.safetensors"
 
 
+def as_it_was_trained(learned: tuple[str, Path], run: Run, key: str) -> tuple[Run, str]:
+    """A run as far as it is said what its training was made of, and the key of that.
+
+    Other versions of libraries and other code may have done the training: the run then says which. Other weights,
+    images or names are none that it can be evaluated on.
+
+    Args:
+        learned: Key and file of the training.
+        run: Of today.
+        key: Of a training that is done today.
+
+    Raises:
+        UsageError: It is of another backbone, or of other images or names.
+    """
+    stored_key, path = learned
+    if stored_key == key:
+        return run, key
+    before, now = spec_of(path), run.spec
+    other_code = [
+        item.name for item in fields_of(now, SOURCE) if item.name.endswith("_code") and item.metadata["trains"]
+    ]
+    for item in fields_of(now):
+        old, new = getattr(before, item.name), getattr(now, item.name)
+        if item.metadata["trains"] and item.metadata["renews"] and item.name not in other_code and old and old != new:
+            raise UsageError(f"{path} was {str(item.metadata['renews']).format(**now.values())}; train it again.")
+    log.warning("what %s learned was trained by other versions or code than these, which its results say", now.label)
+    said = {name: getattr(before, name) for name in other_code}
+    return replace(run, spec=replace(now, **said)), stored_key
+
+
 def learn(session: Session, run: Run, method: Method, train: SelectedImages, key: str, work: Work) -> TrainingOutcome:
     """Load the learned tensors of an equal training, or train and store them.
 
@@ -112,10 +146,11 @@ def learn(session: Session, run: Run, method: Method, train: SelectedImages, key
         Busy: Another process is at this training.
     """
     spec = run.spec
-    path = training_path(session, key)
+    path = training_path(session, key) if session.place.learned is None else session.place.learned[1]
     partial = PartialFile(path.with_suffix(".partial"), key)
     stored = load_training(path, method)
     if stored is not None:
+        log.info("what %s learned is read from %s", spec.label, path)
         partial.remove()  # killed between the two
         return stored
     if not session.may_train:
@@ -135,6 +170,7 @@ def learn(session: Session, run: Run, method: Method, train: SelectedImages, key
             choose(session, run, method)
             check()
             save_training(path, method, outcome, spec)
+            log.info("what %s learned is written to %s", spec.label, path)
             work.got_on()
         partial.remove()
     return outcome

@@ -217,6 +217,7 @@ def failed(
 ) -> bool:
     """Record the failure of a run, as `write_failure` does; False."""
     place = place_of(run, where)
+    log.info("%s failed at %s\n%s", run.spec.name, place, trace)
     write_failure(session.output, run.spec, reason=reason, traceback=trace, where=place, deaths=deaths)
     Attempt(session.output, run.spec).forget()
     listener.failed(run, reason)

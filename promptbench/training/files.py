@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from promptbench.config import number
+from promptbench.config import UsageError, number
 from promptbench.method import Method
 from promptbench.results.spec import Spec, expect, to_plain
 from promptbench.storage.atomic import read_sealed, sealed, write_atomically, write_sealed
@@ -102,6 +102,33 @@ def read_training(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if about.get("sha256", digest(tensors)) != digest(tensors):
         raise ValueError("its tensors are not those that were written")
     return tensors, about
+
+
+def spec_of(path: Path) -> Spec:
+    """The spec of the run that a training was done for.
+
+    Raises:
+        UsageError: The file cannot be read, or says no such thing.
+    """
+    try:
+        return Spec.stored(json.loads(read_training(path)[1]["spec"]))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"The training {path} cannot be read ({error}).") from error
+
+
+def copy_training(source: Path, target: Path) -> int:
+    """Copy what was learned, after a look at its checksums; the number of its bytes.
+
+    Raises:
+        UsageError: The file is damaged, or cannot be copied.
+    """
+    try:
+        read_training(source)
+        data = source.read_bytes()
+        write_atomically(target, lambda file: file.write(data))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UsageError(f"The training {source} cannot be copied to {target} ({error}).") from error
+    return len(data)
 
 
 def check_metadata(about: Mapping[str, str]) -> None:

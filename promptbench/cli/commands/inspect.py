@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from promptbench.cli.flags import integer
+from promptbench.config import UsageError
 
 if TYPE_CHECKING:
     from promptbench.results.predictions import Predictions
@@ -26,12 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Carry out `promptbench inspect`: a block per evaluation whose images have classes."""
     from promptbench.cli.text import columns
+    from promptbench.results.command import command_text
     from promptbench.results.predictions import load_predictions
-    from promptbench.results.result import find_predictions, folder_of, predictions_path, read_result
+    from promptbench.results.result import find_predictions, folder_of, read_result
 
     result = read_result(options.run)
     folder = folder_of(options.run)
-    kept = load_predictions(find_predictions(folder, result.spec) or predictions_path(folder, result.spec))
+    path = find_predictions(folder, result.spec)
+    if path is None:
+        again = command_text(result, "", "--save-predictions")
+        raise UsageError(
+            f"The predictions of {options.run} were not kept; make it again and name the new result: {again}"
+        )
+    kept = load_predictions(path)
     for name, predictions in kept.items():
         if bool((predictions.labels >= 0).all()):
             print(f"{name}, {len(predictions.images)} images, {len(predictions.class_names)} classes\n")
