@@ -47,6 +47,7 @@ def _elsewhere(no_plugins: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 def what(birds: Path) -> dict[str, Any]:
     """Runs that take a moment."""
     return {
+        "protocol": "base2new",
         "datasets": f"folder:{birds}",
         "backbone": TINY,
         "shots": 2,
@@ -81,6 +82,7 @@ def test_python_and_the_command_leave_the_same_files(
     said = capsys.readouterr()
     assert said.out == said.err == ""
     words = ["--method", "zeroshot", "coop", "--dataset", f"folder:{birds}", "--backbone", TINY, "--shots", "2"]
+    words += ["--protocol", "base2new"]
     words += ["--threads", "1", "--seeds", "1", "2", "--set", "coop.epochs=1", "coop.batch=4"]
     assert main(["run", *words, "--output", "command"]) == 0
     assert stored("python") == stored("command") and len(stored("python")) == len(results) == 6

@@ -17,7 +17,7 @@ from promptbench.data.selection import FILE, sampler_of, seed_of_halves
 from promptbench.metrics.ood import Score, open_score, open_scores
 from promptbench.protocol import Plan, Protocol
 from promptbench.recipe import find_preset, parse_label
-from promptbench.suite import DatasetEntry, Suite, load_suite
+from promptbench.suite import DatasetEntry, Suite, load_suite, parse_entry
 from promptbench.training.numerics import check_device, resolve_device
 
 if TYPE_CHECKING:
@@ -128,7 +128,8 @@ class Request:
 
         Args:
             methods: Names, `name@preset`, or `all`; without any the suite's line-up.
-            protocol: One or several, or `all` of those whose role the suite has; `base2new` without any.
+            protocol: One or several, or `all` of those whose role the suite has; without any `base2new`, or what all
+                datasets named ask for, with the suite's usual number of shots: a folder's is `few_shot`.
             suite: A name, the path of a YAML file, or a suite.
             datasets: In the place of the suite's: names, or `folder:PATH`.
             seeds: Different integers; the suite's without any.
@@ -162,7 +163,10 @@ class Request:
         device = device_for(device, precision, elsewhere)
         suite = suite if isinstance(suite, Suite) else load_suite(suite)
         asked |= {"suite": suite, "device": device}
-        protocols = protocols_of(suite, listed(protocol) or (PROTOCOL,))
+        if not listed(protocol):
+            usual = asked_by_datasets(suite, listed(datasets))
+            protocol, shots = usual or PROTOCOL, listed(shots) or ((suite.shots,) if usual else ())
+        protocols = protocols_of(suite, listed(protocol))
         suite = suite if backbone is None else replace(suite, backbone=backbone)
         suite = suite if threads is None else replace(suite, threads=threads)
         suite = replace(suite, **shots_of(listed(shots), protocols), **split_of(listed(split), protocols))
@@ -225,6 +229,14 @@ def protocols_of(suite: Suite, words: Iterable[str]) -> dict[str, Protocol]:
     for word in words:
         names += usual_protocols(suite) if word == "all" else [word]
     return {name: registry.load("protocols", name)() for name in dict.fromkeys(names)}
+
+
+def asked_by_datasets(suite: Suite, datasets: Iterable[str]) -> str:
+    """The protocol that all datasets named ask for where none is named; "" where they ask for none, or differ."""
+    known = {entry.name: entry for entry in suite.entries()}
+    entries = [known[word] if word in known else parse_entry(word) for word in datasets]
+    wanted = {registry.load("datasets", entry.dataset).usual_protocol for entry in entries}
+    return str(wanted.pop()) if len(wanted) == 1 else ""
 
 
 def usual_protocols(suite: Suite) -> list[str]:

@@ -39,6 +39,7 @@ def runs(birds: Path, tiny_name: str, tmp_path_factory: pytest.TempPathFactory) 
     """Result file by label, of a first call of `run`; `csc` is CoOp with a context for every class."""
     output = tmp_path_factory.mktemp("runs")
     call = ["run", "--backbone", tiny_name, "--dataset", f"folder:{birds}", "--shots", "2", "--threads", "1"]
+    call += ["--protocol", "base2new"]
     call += ["--seeds", "1", "--save-predictions"]
     methods = ["--method", "coop", "maple", "cocoop", "linear_probe", "tip_adapter", "tip_adapter_f"]
     methods += ["--set", *EPOCHS, *BATCH, "tip_adapter_f.epochs=2", "tip_adapter_f.search=few"]
@@ -117,6 +118,7 @@ def worded(birds: Path, tiny_name: str, tmp_path_factory: pytest.TempPathFactory
     """The result file of a CoOp that starts from the words of the dataset."""
     output = tmp_path_factory.mktemp("worded")
     call = ["run", "--backbone", tiny_name, "--dataset", f"folder:{birds}", "--shots", "2", "--threads", "1"]
+    call += ["--protocol", "base2new"]
     words = ["birds.template=an etching of a {} bird.", "coop.ctx_init=dataset", *EPOCHS[:1], *BATCH[:1]]
     call += ["--seeds", "1", "--save-predictions", "--method", "coop", "--set", *words]
     assert main([*call, "--output", str(output)]) == 0
@@ -339,6 +341,7 @@ def test_a_plugin_is_used_from_its_file_and_warned_of_where_it_changed(
     plugin.write_text(PLUGIN)
     call = ["run", "--plugin", str(plugin), "--method", "shift", "--backbone", tiny_name, "--threads", "1"]
     call += ["--dataset", f"folder:{birds}", "--shots", "2", "--seeds", "1", "--output", str(tmp_path / "runs")]
+    call += ["--protocol", "base2new"]
     assert main(call) == 0
     (result,) = (tmp_path / "runs" / "results" / "base2new" / "birds").glob("shift-*.json")
     predict = ["predict", "--run", str(result), "--plugin", str(plugin), image]

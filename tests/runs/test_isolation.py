@@ -122,6 +122,7 @@ def what(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
     """What `pb.run` is asked for, with an output folder that is named from the current one."""
     monkeypatch.chdir(tmp_path)
     data = {"datasets": f"folder:{folder / 'birds'}", "backbone": TINY, "shots": 2, "seeds": [1], "threads": 1}
+    data["protocol"] = "base2new"
     return {**data, "settings": SETTINGS, "plugins": folder / "changer.py", "progress": False}
 
 

@@ -107,6 +107,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def call(folder: Path, tmp_path: Path) -> list[str]:
     """A sweep with a method that leaves and others that stay."""
     words = ["run", "--method", "leaver", "zeroshot", "--dataset", f"folder:{folder / 'birds'}", "--backbone", TINY]
+    words += ["--protocol", "base2new"]
     words += ["--shots", "2", "--threads", "1", "--seeds", "1", "--set", "leaver.epochs=3", "leaver.batch=4"]
     return [*words, "--plugin", str(folder / "leaver.py"), "--output", str(tmp_path)]
 

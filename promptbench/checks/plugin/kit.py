@@ -123,6 +123,7 @@ CHECKS: tuple[Check, ...] = (
     behaviour.check_gradients_reach_everything_learned,
     behaviour.check_training_repeats_and_leaves_clip_alone,
     behaviour.check_saved_tensors_give_the_same_logits,
+    behaviour.check_without_training_images_it_gives_the_same_logits,
     behaviour.check_half_precision_tensors_load,
     behaviour.check_other_classes,
     behaviour.check_datasets_with_templates_of_their_own,
