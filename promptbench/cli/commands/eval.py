@@ -6,17 +6,26 @@ import argparse
 from dataclasses import replace
 from functools import partial
 
-from promptbench.cli.flags import add_corrupt, add_evaluation, add_list, add_places, add_plugin, place_of
+from promptbench.cli.flags import (
+    add_corrupt,
+    add_evaluation,
+    add_list,
+    add_places,
+    add_plugin,
+    add_run,
+    place_of,
+    run_of,
+)
 from promptbench.config import UsageError
 from promptbench.training.numerics import resolve_device
 
 HELP = "evaluate the stored training of a run under other protocols"
-EXAMPLE = "promptbench eval --run promptbench-runs/results/few_shot/dtd/coop-0123456789ab.json --protocol ood"
+EXAMPLE = "promptbench eval --run coop-0123 --protocol ood"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `promptbench eval` to its parser."""
-    parser.add_argument("--run", required=True, metavar="RESULT", help="the result file of a run")
+    add_run(parser, "a result")
     add_list(parser, "--protocol", required=True, metavar="P", help="protocols, or all")
     parser.add_argument("--suite", metavar="S", help="a name or a YAML file; default: the run's")
     add_corrupt(parser)
@@ -35,12 +44,13 @@ def execute(options: argparse.Namespace) -> int:
     from promptbench.runs.session import Session
     from promptbench.suite import load_suite
 
-    result = read_result(options.run)
+    path = run_of(options)
+    result = read_result(path)
     try:
         device = resolve_device(result.spec.device)
     except UsageError as error:
         raise UsageError(
-            f"{options.run} was trained on {result.spec.device}, which is not here, and is evaluated where it was "
+            f"{path} was trained on {result.spec.device}, which is not here, and is evaluated where it was "
             "trained; `promptbench predict` scores images with it on a CPU."
         ) from error
     suite = suite_of(load_suite(options.suite or result.spec.suite), result.spec)
@@ -48,7 +58,8 @@ def execute(options: argparse.Namespace) -> int:
     corruptions = corruptions_for(options.corrupt or (), protocols)
     suite = replace(suite, corruptions=tuple(map(str, corruptions)) or suite.corruptions)
     corruption = corruptions[0] if corruptions else None
-    runs = evaluations_of(result, protocols, suite, corruption=corruption, temperature=options.temperature)
-    output = options.output or folder_of(options.run)
+    how = {"corruption": corruption, "temperature": options.temperature, "limit": options.limit}
+    runs = evaluations_of(result, protocols, suite, **how)
+    output = options.output or folder_of(path)
     session = Session(place_of(options, output, device, may_train=False), suite)
     return print_results(partial(do, runs, session, Display()), session)

@@ -6,20 +6,20 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from promptbench.cli.flags import integer
+from promptbench.cli.flags import add_run, integer, run_of
 
 if TYPE_CHECKING:
     from promptbench.results.predictions import Predictions
 
 HELP = "show accuracy per class and the classes most confused, of a run with stored predictions"
-EXAMPLE = "promptbench inspect --run promptbench-runs/results/base2new/dtd/coop-0123456789ab.json --top 5"
+EXAMPLE = "promptbench inspect --run coop-0123 --top 5"
 
 Row = Sequence[str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `promptbench inspect` to its parser."""
-    parser.add_argument("--run", required=True, metavar="RESULT", help="of a run made with --save-predictions")
+    add_run(parser, "a result made with --save-predictions")
     parser.add_argument("--top", type=integer(1), default=10, metavar="N", help="lines of each list; default: 10")
 
 
@@ -29,8 +29,9 @@ def execute(options: argparse.Namespace) -> int:
     from promptbench.results.predictions import load_predictions
     from promptbench.results.result import find_predictions, folder_of, predictions_path, read_result
 
-    result = read_result(options.run)
-    folder = folder_of(options.run)
+    path = run_of(options, needs="predictions")
+    result = read_result(path)
+    folder = folder_of(path)
     kept = load_predictions(find_predictions(folder, result.spec) or predictions_path(folder, result.spec))
     for name, predictions in kept.items():
         if bool((predictions.labels >= 0).all()):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promptbench import registry
-from promptbench.cli.flags import add_trained, classes_of, integer
+from promptbench.cli.flags import add_trained, classes_of, integer, run_of
 from promptbench.config import UsageError, path_of
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from promptbench.data.class_names import ClassNames
 
 HELP = "classify images with a trained prompt"
-EXAMPLE = (
-    "promptbench predict --run promptbench-runs/results/few_shot/dtd/coop-0123456789ab.json --classes cat,dog *.jpg"
-)
+EXAMPLE = "promptbench predict --run latest --top 3 photo.jpg folder/"
 
 SHOWN = 12  # class names in a sentence
 Ranked = Sequence[tuple[str, float]]
@@ -40,7 +38,7 @@ def execute(options: argparse.Namespace) -> int:
     from promptbench.checkpoints.load import load
 
     paths, names = image_paths(options.images), classes_of(options)
-    trained = load(options.run, device=options.device, backbone=options.backbone)
+    trained = load(run_of(options), device=options.device, backbone=options.backbone)
     if names is None:
         names = all_known(trained)
     shown = trained.set_classes(names)  # a mistake in them comes before any image is read
@@ -115,7 +113,7 @@ def knowledge(trained: Trained, shown: Sequence[str]) -> str:
         return f"{said}; others are told by the words of their names alone ({listed(unseen)})"
     if trained.untrained:
         return f"{said}; the others are unknown to it: whatever an image shows, it gets one of these names"
-    if registry.load("protocols", protocol).halves:
+    if halves(protocol):
         return f"{said}; the other half is unknown here: without --classes that name it, images get one of these names"
     return f"{said}; whatever an image shows, it gets one of these names"
 
@@ -125,8 +123,16 @@ def counted(trained: Trained) -> str:
     known = len(trained.trained_on)
     if trained.untrained:
         return f"{known} of the {known + len(trained.untrained)} classes"
-    halved = registry.load("protocols", trained.spec.trained_by or trained.spec.protocol).halves
-    return f"{known} classes, half of those" if halved else f"{known} classes"
+    return (
+        f"{known} classes, half of those"
+        if halves(trained.spec.trained_by or trained.spec.protocol)
+        else f"{known} classes"
+    )
+
+
+def halves(protocol: str) -> bool:
+    """Whether a protocol trains on half of the classes; one of a plugin that is not there does not say."""
+    return protocol in registry.names("protocols") and bool(registry.load("protocols", protocol).halves)
 
 
 def listed(names: Sequence[str]) -> str:
