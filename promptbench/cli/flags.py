@@ -108,7 +108,7 @@ def add_what(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what to run")
     methods = "methods, method@preset, or all; default: the suite's line-up"
     what.add_argument(*("--method", "--methods"), nargs="+", action="extend", metavar="M", help=methods)
-    protocols = "protocols, or all; default: base2new, and all classes of your own images (folder:PATH)"
+    protocols = "protocols, or all; default: base2new; of images of your own (folder:PATH) all classes"
     add_list(what, "--protocol", metavar="P", help=protocols)
     what.add_argument("--suite", default="mini", metavar="S", help="a name or a YAML file; default: mini")
     add_list(what, "--dataset", metavar="D", help="instead of the suite's: names, or folder:PATH for your own images")
@@ -398,11 +398,12 @@ def picture_of(options: argparse.Namespace) -> dict[str, Any]:
     return data
 
 
-def add_run(parser: argparse.ArgumentParser, said: str, required: bool = True) -> None:
+def add_run(parser: argparse.ArgumentParser, said: str) -> None:
     """`--run`, and the folders that short names of results are looked up in."""
-    parser.add_argument("--run", required=required, metavar="RESULT", help=f"{said}: {SHORT}")
+    parser.add_argument("--run", required=True, metavar="RESULT", help=f"{said}: {SHORT}")
     folders = f"where short names of --run are looked up; default: ./{OUTPUT}"
-    add_list(parser, "--results", metavar="DIR", help=folders)
+    # one a flag: a list would swallow the images behind it
+    parser.add_argument("--results", action="append", metavar="DIR", help=folders)
 
 
 def run_of(options: argparse.Namespace, needs: Needs = "training") -> str:
@@ -423,7 +424,9 @@ def add_trained(parser: argparse.ArgumentParser) -> None:
     """What to load, and the classes to score."""
     add_run(parser, "a training (.safetensors), an exported folder, hf://user/name, or a result")
     classes = parser.add_mutually_exclusive_group()
-    classes.add_argument("--classes", metavar="A,B,C", help="class names; default: those of the training")
+    classes.add_argument(
+        "--classes", metavar="A,B,C", help="class names; default: those of its dataset, as far as known"
+    )
     classes.add_argument("--classes-file", metavar="FILE", help="class names, one a line")
     parser.add_argument("--backbone", default="", metavar="B", help="what the run's weights are called here")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: auto")

@@ -169,7 +169,7 @@ def test_results_have_short_names(icons: Path, said: Callable[..., str], capsys:
     assert f"--run coop is {Path(result.path).resolve()}" in said("export", "--run", "coop", "-o", "out")  # type: ignore[arg-type]
     assert "--run coop is" in said("eval", "--run", "coop", "--protocol", "base2new")
     assert "--run latest is" in said("inspect", "--run", "latest")
-    assert "--run latest is" in said("predict", "--run", "latest", "--results", "promptbench-runs", "--", photo)
+    assert "--run latest is" in said("predict", "--run", "latest", "--results", "promptbench-runs", photo)
     assert "--run out" not in said("predict", "--run", "out", photo)  # a folder that is there is no short name
 
 
