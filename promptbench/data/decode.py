@@ -70,7 +70,9 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 def has_alpha(path: Path) -> bool:
     """Whether an image file says that it has an alpha channel or a transparent colour; its pixels are not decoded, and
-    one that cannot be opened says nothing."""
+    one that cannot be opened says nothing. A JPEG, told by its name, never has."""
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        return False
     try:
         with _quiet(), Image.open(path) as image:
             return bool(image.has_transparency_data)

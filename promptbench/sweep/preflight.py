@@ -111,14 +111,9 @@ def say_of_transparency(dataset: Dataset, splits: Iterable[str]) -> None:
     for split in sorted(splits):
         items = dataset.items(split)
         some = items[:: len(items) // MOST_ASKED + 1]
-        if any(has_alpha(dataset.image_root / item.image) for item in some if can_have_alpha(item.image)):
+        if any(has_alpha(dataset.image_root / item.image) for item in some):
             log.warning("images of '%s' %s", dataset.name, NO_ALPHA)
             return
-
-
-def can_have_alpha(image: str) -> bool:
-    """Whether an image may have an alpha channel, by its name."""
-    return not image.lower().endswith((".jpg", ".jpeg"))
 
 
 def too_few_classes(run: Run, chosen: SelectedImages) -> str:

@@ -226,7 +226,7 @@ ZEROSHOT = (*RUN, *BIRDS, "--method", "zeroshot")
         (("plot", "gain", "-o", LONG), "is too long for a path"),
         (("results", "merge", LONG, "-o", "merged"), "is too long for a path"),
         (("status", "--output", LONG), "is too long for a path"),
-        (("eval", "--run", LONG, "--protocol", "ood"), "cannot be read"),
+        (("eval", "--run", LONG, "--protocol", "ood"), "is too long for a path"),
         (("predict", "--run", LONG, "a.png"), "is too long for a path"),
         (("export", "--run", LONG, "-o", "y"), "is too long for a path"),
         (("diff", LONG, "birds"), "is too long for a path"),

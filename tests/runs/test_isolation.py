@@ -199,7 +199,19 @@ def test_the_command_puts_all_back_too(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = ["run", "--method", "changer", "--dataset", what["datasets"], "--backbone", TINY, "--shots", "2"]
+    words = [
+        "run",
+        "--method",
+        "changer",
+        "--protocol",
+        "base2new",
+        "--dataset",
+        what["datasets"],
+        "--backbone",
+        TINY,
+        "--shots",
+        "2",
+    ]
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # as the command does, for torch
     words += ["--seeds", "1", "--threads", "1", "--set", "changer.epochs=2", "changer.batch=4"]
     before = state()

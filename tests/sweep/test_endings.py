@@ -233,7 +233,8 @@ def test_a_death_is_told_and_the_run_is_tried_again(
     (tmp_path / "claims").mkdir()
     Attempt(tmp_path, run.spec).__enter__()
     assert main(call) == 0
-    assert caplog.messages == [f"a process ended in the middle of {run.spec.name} (once); done again"]
+    told = [text for text in caplog.messages if "split into" not in text]
+    assert told == [f"a process ended in the middle of {run.spec.name} (once); done again"]
     assert not leftovers(tmp_path) and not (tmp_path / "claims").exists()
 
 

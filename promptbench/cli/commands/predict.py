@@ -37,10 +37,9 @@ def execute(options: argparse.Namespace) -> int:
     """Carry out `promptbench predict`; returns the exit code, 1 where an image could not be read."""
     from promptbench.checkpoints.load import load
 
-    paths, names = image_paths(options.images), classes_of(options)
+    paths, asked = image_paths(options.images), classes_of(options)
     trained = load(run_of(options), device=options.device, backbone=options.backbone)
-    if names is None:
-        names = all_known(trained)
+    names = all_known(trained) if asked is None else asked
     shown = trained.set_classes(names)  # a mistake in them comes before any image is read
     for sentence in (knowledge(trained, shown), *about_pictures(trained, paths)):
         print(f"promptbench: {sentence}", file=sys.stderr)
