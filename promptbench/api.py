@@ -56,11 +56,11 @@ def run(
 
     Args:
         methods: Names, `name@preset`, or `all`; without any the suite's line-up. The suite's companions run too.
-        protocol: One or several, or `all`; `base2new` without any.
+        protocol: One or several, or `all`; without any `base2new`, or all classes (`few_shot`) of images of your own.
         suite: A name, the path of a YAML file, or a suite.
         datasets: In the place of the suite's: names, or `folder:PATH` for images of your own.
         seeds: Different integers; the suite's without any.
-        settings: `method.field`, `dataset.field` or `score.field` to a value.
+        settings: `method.field`, `dataset.field` or `score.field` to a value; `field` of all methods that have it.
         grid: `method.field` to values; a method runs with every combination.
         output: The folder for results and learned prompts.
         data_root: Folders that hold the datasets; without any those of PROMPTBENCH_DATA.
@@ -81,7 +81,7 @@ def run(
             file `*.failed.json` says why.
         asked: The other arguments of `Request.of`: `shots`, `data_seed`, `train_seed`, `sampler`, `split`, `scores`,
             `corrupt`, `train_views`, `backbone`, `threads`, `device`, `precision`, `deterministic`, `temperature`,
-            `companions`.
+            `limit`, `companions`.
 
     Raises:
         UsageError: A name is unknown, a value does not fit, or data are missing.

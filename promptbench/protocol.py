@@ -83,6 +83,11 @@ class Plan:
         changed = [replace(evaluation, corruption=corruption) for evaluation in self.evaluations]
         return replace(self, evaluations=tuple(changed))
 
+    def limited(self, most: int | None) -> Plan:
+        """The same with at most so many images of each split that is evaluated, see `Selection.limit`."""
+        limited = [replace(one, selection=replace(one.selection, limit=most)) for one in self.evaluations]
+        return replace(self, evaluations=tuple(limited))
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,6 +15,7 @@ from promptbench.training.numerics import PRECISIONS
 if TYPE_CHECKING:
     from argparse import _ActionsContainer as Flags  # a parser, or a group of its flags
 
+    from promptbench.results.named import Needs
     from promptbench.runs.request import Request
     from promptbench.runs.session import Place, Session
     from promptbench.show.tables.show import Question
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 OUTPUT = "promptbench-runs"
 LOCAL = "local"  # the executor of this machine
 FORMATS = ("md", "csv", "csv-long", "latex", "html", "json")
+SHORT = "its file, the beginning of its name such as coop-22b7, or latest"
 LAYOUTS = ("paper", "plain")
 MANY_FLAGS = 10
 SAID = "what is said"  # the group of flags that all commands have
@@ -142,14 +145,16 @@ def add_what(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what to run")
     methods = "methods, method@preset, or all; default: the suite's line-up"
     what.add_argument(*("--method", "--methods"), nargs="+", action="extend", metavar="M", help=methods)
-    add_list(what, "--protocol", metavar="P", help="protocols, or all; default: base2new")
+    protocols = "protocols, or all; default: base2new; of images of your own (folder:PATH) all classes"
+    add_list(what, "--protocol", metavar="P", help=protocols)
     what.add_argument("--suite", default="mini", metavar="S", help="a name or a YAML file; default: mini")
     add_list(what, "--dataset", metavar="D", help="instead of the suite's: names, or folder:PATH for your own images")
     what.add_argument("--backbone", metavar="B", help="mini, or ARCHITECTURE:TAG_OR_FILE; default: the suite's")
     add_plugin(what)
     _add_sample(parser.add_argument_group("which images and classes"))
     settings = parser.add_argument_group("settings")
-    add_list(settings, "--set", metavar="M.FIELD=VALUE", help="of a method, its recipe, a dataset or a score")
+    assigned = "of a method, its recipe, a dataset or a score; FIELD=VALUE: of all methods that have it"
+    add_list(settings, "--set", metavar="M.FIELD=VALUE", help=assigned)
     views = "random views of a training image, drawn once and seen in turn; default: a new one every epoch"
     settings.add_argument("--train-views", type=integer(1), metavar="N", help=views)
     score = "scores of images besides those of protocols that have some, such as ood"
@@ -200,6 +205,8 @@ def add_evaluation(group: Flags) -> None:
     group.add_argument("--save-predictions", action="store_true", help="keep the scores of every image evaluated")
     temperature = "fit one on at most 4 validation images of each trained class; measure calibration after it, too"
     group.add_argument("--temperature", action="store_true", help=temperature)
+    limit = "at most N images of each split evaluated, spread over its classes, for a quick look; no table mixes them"
+    group.add_argument("--limit", type=integer(1), metavar="N", help=limit)
     add_list(group, "--logger", choices=tuple(LOGGERS), metavar="L", help=f"watch each run: {', '.join(LOGGERS)}")
     group.add_argument(
         "--on-bad-image", default="error", choices=("error", "skip"), help="images that cannot be read; default: error"
@@ -273,6 +280,7 @@ def request_of(options: argparse.Namespace, companions: bool = True) -> Request:
         precision=options.precision,
         deterministic=options.deterministic,
         temperature=getattr(options, "temperature", False),
+        limit=getattr(options, "limit", None),
         companions=companions,
         elsewhere=getattr(options, "executor", LOCAL) != LOCAL,
     )
@@ -431,7 +439,7 @@ def add_picture(parser: argparse.ArgumentParser) -> None:
     )
     add_list(parser, "--field", metavar="M.FIELD", help="ablation: the setting along the curve; several run together")
     parser.add_argument("--score", default="", metavar="S", help="ood: mcm, gl_mcm, ...; default: mcm")
-    parser.add_argument("--run", metavar="RESULT", help="heatmap: the result file of a trained method")
+    parser.add_argument("--run", metavar="RESULT", help=f"heatmap: a trained method's result: {SHORT}")
     parser.add_argument(
         "--image", default="", metavar="FILE", help="heatmap: default: a test image of the run's dataset"
     )
@@ -486,23 +494,42 @@ def _data_of(options: argparse.Namespace) -> dict[str, Any]:
         places = options.results or [OUTPUT]
         source = read_source(places, protocol, options.method or (), options.dataset or (), **details)
     elif options.run:
-        source = Source(places=(path_of(options.run),), **details)
+        source = Source(places=(path_of(run_of(options)),), **details)
     else:
-        raise UsageError(f"A {options.kind} shows one trained method; name its result file with --run.")
+        raise UsageError(f"A {options.kind} shows one trained method; name its result with --run.")
     data: dict[str, Any] = module.data(source)
     return data
 
 
+def add_run(parser: argparse.ArgumentParser, said: str) -> None:
+    """`--run`, and the folders that short names of results are looked up in."""
+    parser.add_argument("--run", required=True, metavar="RESULT", help=f"{said}: {SHORT}")
+    folders = f"where short names of --run are looked up; default: ./{OUTPUT}"
+    # one a flag: a list would swallow the images behind it
+    parser.add_argument("--results", action="append", metavar="DIR", help=folders)
+
+
+def run_of(options: argparse.Namespace, needs: Needs = "training") -> str:
+    """The path that `--run` names; what a short name stands for is said.
+
+    Raises:
+        UsageError: No result is called so, or several are.
+    """
+    from promptbench.results.named import find_run
+
+    found = find_run(options.run, options.results or [OUTPUT], needs)
+    if found != options.run:
+        print(f"promptbench: --run {options.run} is {found}", file=sys.stderr)
+    return found
+
+
 def add_trained(parser: argparse.ArgumentParser) -> None:
     """What to load, and the classes to score."""
-    parser.add_argument(
-        "--run",
-        required=True,
-        metavar="RESULT",
-        help="a result file, a training (.safetensors), an exported folder, or hf://user/name",
-    )
+    add_run(parser, "a training (.safetensors), an exported folder, hf://user/name, or a result")
     classes = parser.add_mutually_exclusive_group()
-    classes.add_argument("--classes", metavar="A,B,C", help="class names; default: those of the training")
+    classes.add_argument(
+        "--classes", metavar="A,B,C", help="class names; default: those of its dataset, as far as known"
+    )
     classes.add_argument("--classes-file", metavar="FILE", help="class names, one a line")
     parser.add_argument("--backbone", default="", metavar="B", help="what the run's weights are called here")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: auto")

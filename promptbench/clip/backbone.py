@@ -413,7 +413,13 @@ class Backbone(nn.Module):
             if images.pixels is None:
                 raise ValueError("this batch carries cached features only, and the image tower must run on its pixels")
             images = images.pixels
-        visual = self.clip.visual
+        visual, R = self.clip.visual, self.resolution
+        if images.shape[-2:] != (R, R) and image_tower.is_standard(visual):
+            height, width = images.shape[-2:]
+            raise UsageError(
+                f"Backbone '{self.name}' takes images of {R} x {R} pixels, not {height} x {width}: resize and crop "
+                f"them, as EvaluationTransform({R}, mean=backbone.mean, std=backbone.std) does."
+            )
         if not changed and not local and not image_tower.is_standard(visual):
             found = visual(images)  # CoCa's gives tokens too
             return ImageFeatures(found[0] if isinstance(found, tuple) else found)

@@ -236,7 +236,7 @@ def read_results(*places: Path | str) -> list[Result]:
     Raises:
         UsageError: If a place does not exist or a file is not a result.
     """
-    paths = set(chain.from_iterable(_result_files(real_path_of(place)) for place in places))
+    paths = set(chain.from_iterable(result_files(real_path_of(place)) for place in places))
     return sorted(map(read_result, sorted(paths)), key=lambda result: (result.name, result.created))
 
 
@@ -319,7 +319,12 @@ def check_writable(folder: Path | str) -> None:
         check_room(Path(folder) / "results" / "any.json")
 
 
-def _result_files(place: Path) -> Iterator[str]:
+def result_files(place: Path) -> Iterator[str]:
+    """The paths of the result files in a folder, or that of one file.
+
+    Raises:
+        UsageError: There is no such place.
+    """
     if place.is_file():
         yield str(place)
     elif place.is_dir():

@@ -17,6 +17,7 @@ from promptbench.runs.listener import Work
 from promptbench.runs.plan import Run
 from promptbench.runs.session import Session, as_it_was, identified
 from promptbench.runs.train import (
+    NO_TRAINING,
     as_it_was_trained,
     choice_conditions,
     choose,
@@ -25,7 +26,7 @@ from promptbench.runs.train import (
     training_transform_id,
 )
 from promptbench.storage.versions import git_commit, library_versions, utc_now
-from promptbench.training.files import TrainingOutcome, training_key
+from promptbench.training.files import training_key
 from promptbench.training.numerics import peak_memory, peak_memory_restarts
 
 log = logging.getLogger(__name__)
@@ -46,8 +47,8 @@ def carried_out(session: Session, run: Run, work: Work) -> Result:
     spec = run.spec
     log.info("%s begins, in %s", spec.name, session.output)
     train, method = prepared(session, run)
-    outcome = TrainingOutcome([], 0.0, 0.0)
-    if method.trains:
+    outcome = NO_TRAINING
+    if method.is_stored():
         outcome = learn(session, run, method, train, key, work)
     else:
         choose(session, run, method)
@@ -72,7 +73,7 @@ def carried_out(session: Session, run: Run, work: Work) -> Result:
             **sample_facts(run.plan.train, train),
             "transform": {"evaluation": EVALUATION_TRANSFORM, "training": training_transform_id(run)},
             **({"corruptions": CORRUPTIONS} if spec.corruption else {}),
-            "training_key": key if method.trains else "",
+            "training_key": key if method.is_stored() else "",
             "provenance": run.settings.provenance,
             **choice_conditions(session, run, method),
             **evaluation_conditions(found, train),

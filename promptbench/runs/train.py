@@ -35,6 +35,8 @@ from promptbench.training.files import PartialFile, TrainingOutcome, load_traini
 from promptbench.training.fit import fit
 from promptbench.training.numerics import float32_in_full, hold_to_bits, restart_peak_memory
 
+NO_TRAINING = TrainingOutcome([], 0.0, 0.0)
+
 if TYPE_CHECKING:
     from promptbench.runs.plan import Run
     from promptbench.runs.session import Session
@@ -140,7 +142,9 @@ def as_it_was_trained(learned: tuple[str, Path], run: Run, key: str) -> tuple[Ru
 
 
 def learn(session: Session, run: Run, method: Method, train: SelectedImages, key: str, work: Work) -> TrainingOutcome:
-    """Load the learned tensors of an equal training, or train and store them.
+    """Load the learned and kept tensors of an equal training, or train and store them.
+
+    Where nothing may be trained, a method without training chooses anew what it chooses, and nothing is stored.
 
     Raises:
         Busy: Another process is at this training.
@@ -153,6 +157,9 @@ def learn(session: Session, run: Run, method: Method, train: SelectedImages, key
         log.info("what %s learned is read from %s", spec.label, path)
         partial.remove()  # killed between the two
         return stored
+    if not session.may_train and not method.trains:
+        choose(session, run, method)
+        return NO_TRAINING
     if not session.may_train:
         raise UsageError(
             f"The training of {spec.label} on '{spec.dataset}' is not in {path.parent}, or weights, images or "
@@ -166,14 +173,20 @@ def learn(session: Session, run: Run, method: Method, train: SelectedImages, key
         if outcome is None:
             check = calling(work.check, claim)
             noted = replace(partial, check=check, written=work.got_on)
-            outcome = train_method(session, run, method, train, noted, work)
+            outcome = train_method(session, run, method, train, noted, work) if method.trains else NO_TRAINING
             choose(session, run, method)
             check()
-            save_training(path, method, outcome, spec)
+            save_training(path, method, outcome, spec, untrained_names(train))
             log.info("what %s learned is written to %s", spec.label, path)
             work.got_on()
         partial.remove()
     return outcome
+
+
+def untrained_names(train: SelectedImages) -> list[str]:
+    """The class names of the dataset that a training does not see, such as those of the new half."""
+    trained = set(train.class_names)
+    return [name for name in train.dataset.names_shown if name not in trained]
 
 
 def train_method(

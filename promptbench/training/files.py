@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -38,18 +38,27 @@ def training_key(spec: Spec, method: type[Method] = Method) -> str:
     return hashlib.sha256(json.dumps(to_plain(decisive), sort_keys=True).encode()).hexdigest()
 
 
-def save_training(path: Path, method: Method, outcome: TrainingOutcome, spec: Spec) -> None:
-    """Write the learned tensors, how the training went, and what it takes to use them without the data.
+def save_training(
+    path: Path, method: Method, outcome: TrainingOutcome, spec: Spec, untrained: Sequence[str] = ()
+) -> None:
+    """Write the learned and kept tensors, how the training went, and what it takes to use them without the data.
 
     The file appears whole or not at all. A checksum covers the tensors, another one all that is said of them, the
     first checksum included.
+
+    Args:
+        path: Of the file.
+        method: After its training, with the classes of it.
+        outcome: How that went.
+        spec: Of the run.
+        untrained: Names of the dataset's other classes.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in method.state_dict().items()}
     names = method.class_names
     about = {
         "outcome": asdict(outcome),
         "spec": asdict(spec),
-        "classes": names.record(),
+        "classes": {**names.record(), **({"untrained": list(untrained)} if untrained else {})},
         "weights_hash": method.backbone.weights_hash,
     }
     said = {"format": FORMAT, "sha256": digest(tensors), **{key: json.dumps(value) for key, value in about.items()}}

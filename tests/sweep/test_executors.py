@@ -117,7 +117,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def call(root: Path) -> tuple[str, ...]:
     """A sweep that takes a moment."""
     plugins = ("--plugin", str(root / "slow.py"), str(root / "broken.py"))
-    data = ("--data-root", str(root / "data"), "--dataset", "folder:birds", "--backbone", TINY)
+    what = ("--protocol", "base2new", "--dataset", "folder:birds")
+    data = ("--data-root", str(root / "data"), *what, "--backbone", TINY)
     return ("run", *METHODS, *data, "--shots", "2", "--threads", "1", "--seeds", "1", *plugins)
 
 

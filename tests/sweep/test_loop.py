@@ -65,7 +65,8 @@ def what(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     """Flags of a run that takes a moment."""
     folder = tmp_path_factory.mktemp("images") / "birds"
     make_fake.make_folder(folder)
-    return ("--backbone", TINY, "--dataset", f"folder:{folder}", "--shots", "2", "--threads", "1", "--seeds", "1")
+    what = ("--protocol", "base2new", "--dataset", f"folder:{folder}")
+    return ("--backbone", TINY, *what, "--shots", "2", "--threads", "1", "--seeds", "1")
 
 
 @pytest.fixture(scope="module")

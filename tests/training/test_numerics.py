@@ -94,6 +94,7 @@ def test_images_are_scored_in_float32(folder: Path, tmp_path: Path, monkeypatch:
     """The run: another spec and training, the same features, and zero-shot to the bit."""
     monkeypatch.setenv("PROMPTBENCH_CACHE", str(tmp_path / "cache"))
     what = ["--backbone", TINY, "--dataset", f"folder:{folder}", "--shots", "2", "--threads", "1", "--seeds", "1"]
+    what += ["--protocol", "base2new"]
     call = ["run", "--method", "zeroshot", "coop", *what, "--set", "coop.epochs=2", "coop.batch=4", "--device", "cpu"]
     records, cached = [], []
     for name in ("32", "bf16-mixed"):

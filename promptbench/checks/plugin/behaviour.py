@@ -246,6 +246,24 @@ def check_saved_tensors_give_the_same_logits(specimen: Specimen) -> Iterator[str
         yield "it gives others; keep everything learned in parameters, and nothing computed from them across loading"
 
 
+def check_without_training_images_it_gives_the_same_logits(specimen: Specimen) -> Iterator[str]:
+    """Loaded where no training image is, as `predict` does, it gives the same logits."""
+    if not specimen.cls.prepares:
+        raise NotConcerned("it looks at no training image before its training")
+    if specimen.cls.kept is None:
+        yield (
+            "`prepare` makes what nothing stores, so that neither `predict` nor `export` can use it: make buffers of "
+            "it, of size 0 in __init__, and name them in `kept`; () where what is learned is enough"
+        )
+        return
+    method, images, other = specimen.moved(), specimen.images(), specimen.unshown(seed=5)
+    stored = method.state_dict()
+    other.make_room(stored)
+    other.load_state_dict(stored)
+    if not torch.equal(predict(method, images).logits, predict(other, images).logits):
+        yield "it gives others; name in `kept` every buffer that `prepare` fills and scores are made of"
+
+
 def check_half_precision_tensors_load(specimen: Specimen) -> Iterator[str]:
     """Tensors stored in half precision load into float32 and give nearly the same logits."""
     method, images, other = specimen.moved(), specimen.images(), specimen.make(seed=5)

@@ -124,6 +124,7 @@ CHECKS: tuple[Check, ...] = (
     behaviour.check_training_repeats_and_leaves_clip_alone,
     behaviour.check_tensors_are_made_where_the_backbone_is,
     behaviour.check_saved_tensors_give_the_same_logits,
+    behaviour.check_without_training_images_it_gives_the_same_logits,
     behaviour.check_half_precision_tensors_load,
     behaviour.check_other_classes,
     behaviour.check_datasets_with_templates_of_their_own,

@@ -169,8 +169,10 @@ def chosen_results(question: Question, suites: Sequence[Suite]) -> list[Result]:
     there = {result.spec.protocol for result in results}
     if not results or (ALL not in asked and set(asked) - there):
         none = said if ALL in asked else " or ".join(name for name in asked if name not in there)
+        others = sorted({result.spec.protocol for result in stored} - set(asked))
+        instead = f"ask for others that are there, --protocol {' '.join(others)}, " if others else ""
         raise UsageError(
-            f"There are no {none} results in {places}; make some with "
+            f"There are no {none} results in {places}; {instead}make some with "
             "`promptbench run`, or name another folder with --results."
         )
     return results
