@@ -8,7 +8,7 @@ FAST    = "not slow and not ray and not gpu"
 .PHONY: demo test fast lowest lint speed clean
 
 demo: $(VENV)/installed
-	$(BIN)/promptbench run --method maple --protocol base2new
+	$(BIN)/promptbench run --method coop cocoop --protocol base2new
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
