@@ -6,13 +6,13 @@ import argparse
 
 from promptbench.cli.flags import add_plugin
 
-HELP = "describe a method, dataset, protocol, score or suite"
+HELP = "describe a method, dataset, protocol, score, suite, metric or column"
 EXAMPLE = "promptbench describe maple"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `promptbench describe` to its parser."""
-    parser.add_argument("name", metavar="NAME", help="as `promptbench list` shows it")
+    parser.add_argument("name", metavar="NAME", help="as `promptbench list` or a table shows it")
     add_plugin(parser)
 
 
