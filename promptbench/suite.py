@@ -19,7 +19,6 @@ import yaml
 from promptbench.config import LARGEST, UsageError, build, load_yaml, path_of, text_of, unknown
 
 ALPHABETICAL = "alphabetical"  # halves of the classes by the order of their labels, as in the papers
-PROTOCOL = "base2new"  # where none is named
 MOST_THREADS = 1024  # of a run; many more bring the process down when they are started
 
 

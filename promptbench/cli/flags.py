@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from promptbench.suite import Suite
 
 OUTPUT = "promptbench-runs"
+PROTOCOL = "base2new"  # where none is named
 LOCAL = "local"  # the executor of this machine
 FORMATS = ("md", "csv", "csv-long", "latex", "html", "json")
 LAYOUTS = ("paper", "plain")
@@ -326,7 +327,7 @@ def question_of(options: argparse.Namespace) -> Question:
     )
     return Question(
         places=options.results or [OUTPUT],
-        protocols=options.protocol or ("base2new",),
+        protocols=options.protocol or (PROTOCOL,),
         methods=options.method or (),
         datasets=options.dataset or (),
         view=view,

@@ -10,14 +10,13 @@ from pathlib import Path
 from shlex import quote
 from typing import IO, TYPE_CHECKING, cast
 
-from promptbench.cli.flags import OUTPUT
+from promptbench.cli.flags import OUTPUT, PROTOCOL
 from promptbench.cli.text import columns, reason, running_lines, summary
 from promptbench.experiment import RunsFailed
 from promptbench.protocol import Protocol, digits_of
 from promptbench.registry import load
 from promptbench.results.result import find_predictions, read_result, result_path
 from promptbench.runs.listener import Quiet, Standing
-from promptbench.suite import PROTOCOL
 from promptbench.sweep.status import since
 
 if TYPE_CHECKING:

@@ -17,12 +17,13 @@ from promptbench.data.selection import FILE, sampler_of, seed_of_halves
 from promptbench.metrics.ood import Score, open_score, open_scores
 from promptbench.protocol import Plan, Protocol
 from promptbench.recipe import find_preset, parse_label
-from promptbench.suite import PROTOCOL, DatasetEntry, Suite, load_suite
+from promptbench.suite import DatasetEntry, Suite, load_suite
 from promptbench.training.numerics import check_device, resolve_device
 
 if TYPE_CHECKING:
     from promptbench.method import Method
 
+PROTOCOL = "base2new"  # where none is named
 SAMPLER = "coop"  # where neither the call nor a preset names one
 
 USUAL = {

@@ -11,6 +11,7 @@ from promptbench import registry
 from promptbench.cli.describe import foreseen, numbers
 from promptbench.cli.flags import (
     OUTPUT,
+    PROTOCOL,
     add_corrupt,
     add_evaluation,
     add_list,
@@ -22,7 +23,7 @@ from promptbench.cli.flags import (
 from promptbench.config import unknown
 from promptbench.experiment import Where, run
 from promptbench.recipe import parse_label
-from promptbench.suite import PROTOCOL, load_suite
+from promptbench.suite import load_suite
 
 HELP = "train, evaluate, store results and print the table"
 EXAMPLE = "promptbench run --method zeroshot coop maple --protocol base2new --seeds 1 2 3 --set coop.n_ctx=4"
