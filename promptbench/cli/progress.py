@@ -233,6 +233,9 @@ def headline(result: Result) -> dict[str, float]:
 
 
 def title(run: Run) -> str:
-    """`coop mini_shapes seed 1`."""
-    data, train = run.spec.seeds
-    return f"{run.spec.label} {run.spec.halved_dataset} seed {data if data == train else f'{data}/{train}'}"
+    """`base2new, 16 shots: coop mini_shapes seed 1`."""
+    spec = run.spec
+    data, train = spec.seeds
+    seed = data if data == train else f"{data}/{train}"
+    shots = "all images" if spec.shots is None else f"{spec.shots} shot{'s' * (spec.shots != 1)}"
+    return f"{spec.protocol}, {shots}: {spec.label} {spec.halved_dataset} seed {seed}"
