@@ -11,7 +11,7 @@ PDOC    = "import promptbench as pb, pdoc.__main__ as p; vars(pb).update({n: get
 .PHONY: demo test fast lowest lint docs speed gpu clean
 
 demo: $(VENV)/installed
-	$(BIN)/promptbench run --method maple --protocol base2new
+	$(BIN)/promptbench run --method coop cocoop --protocol base2new
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -22,6 +22,7 @@ class PrintCompletion(argparse.Action):
     """Prints the script for a shell and ends the command, as `--help` does."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
+        """Print the script and end the command."""
         print(script(parser, str(values)))
         parser.exit()
 

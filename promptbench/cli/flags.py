@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from promptbench.suite import Suite
 
 OUTPUT = "promptbench-runs"
+PROTOCOL = "base2new"  # where none is named
 LOCAL = "local"  # the executor of this machine
 FORMATS = ("md", "csv", "csv-long", "latex", "html", "json")
 SHORT = "its file, the beginning of its name such as coop-22b7, or latest"
@@ -405,7 +406,7 @@ def question_of(options: argparse.Namespace) -> Question:
     )
     return Question(
         places=options.results or [OUTPUT],
-        protocols=options.protocol or ("base2new",),
+        protocols=options.protocol or (PROTOCOL,),
         methods=options.method or (),
         datasets=options.dataset or (),
         view=view,

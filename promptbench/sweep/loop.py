@@ -33,7 +33,7 @@ from promptbench.runs.request import Request
 from promptbench.runs.session import Place, Session, asked_by_signal
 from promptbench.storage.atomic import remove_drafts, superseded, write_atomically
 from promptbench.storage.claims import CLAIMS, GOES_ON, Claim, Claims, now
-from promptbench.sweep.status import standing_of
+from promptbench.sweep.status import PLANNED, notes_of, planned_in, standing_of
 from promptbench.training.fit import TrainingDiverged
 
 log = logging.getLogger(__name__)
@@ -94,11 +94,26 @@ def run_all(
 
 @contextlib.contextmanager
 def announced(output: Path, names: Iterable[str]) -> Iterator[None]:
-    """Within it, `status` knows which runs a call has to do; at the end, what killed processes left is removed."""
+    """Within it, `status` knows which runs a call has to do, and also afterwards where the call is interrupted; at the
+    end, what killed processes left is removed."""
     with Claims(output / CLAIMS) as claims:
-        claims.take(f"call-{secrets.token_hex(8)}", {"kind": "call", "runs": list(names)})
-        yield
+        call, runs = f"call-{secrets.token_hex(8)}", list(names)
+        claims.take(call, {"kind": "call", "runs": runs})
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit):
+            note_plan(output, call, runs)
+            raise
         _clear_away(output, claims)
+
+
+def note_plan(output: Path, call: str, runs: Sequence[str]) -> None:
+    """Note what a call that is interrupted had to do, in the place of what earlier ones noted of the same runs."""
+    with contextlib.suppress(OSError):
+        for note in notes_of(output):
+            if planned_in(note) <= set(runs):
+                note.unlink(missing_ok=True)
+        (output / CLAIMS / f"{call}{PLANNED}").write_text(json.dumps(runs), encoding="utf-8")
 
 
 def tidy(output: Path) -> None:
@@ -111,6 +126,10 @@ def _clear_away(output: Path, claims: Claims) -> None:
     """Remove claims of dead owners, half-written files, and notes of runs and trainings that are finished now."""
     claims.clear()
     forget_finished(output)
+    standing = standing_of(output)
+    for note in notes_of(output):
+        if not planned_in(note) - standing.done - set(standing.failed):
+            note.unlink(missing_ok=True)
     today = now(output)
     for part in ("results", "trainings", "predictions"):
         remove_drafts(output / part, today)

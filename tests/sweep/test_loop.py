@@ -442,3 +442,20 @@ def test_a_sweep_that_is_killed_again_and_again_ends_with_the_same_files(tmp_pat
     found = kill.compare(tmp_path, argparse.Namespace(**options))
     assert found["kills"] == 3 and found["files compared"] >= 4
     assert found["different"] == [] and found["left over"] == []
+
+
+def test_status_says_what_an_interrupted_call_left_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["base2new/birds/coop-1", "base2new/birds/coop-2", "base2new/birds/coop-3"]
+    with pytest.raises(KeyboardInterrupt), loop.announced(tmp_path, names):
+        (tmp_path / "results" / "base2new" / "birds").mkdir(parents=True)
+        (tmp_path / "results" / f"{names[0]}.json").write_text("{}")
+        (tmp_path / "results" / f"{names[1]}.failed.json").write_text('{"reason": "it broke"}')
+        raise KeyboardInterrupt
+    assert main(["status", "--output", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "1 done, 1 failed, 0 running" in said and "1 to do that an interrupted call left" in said
+    assert "base2new/birds/coop 2: it broke" in said
+    with loop.announced(tmp_path, names[2:]):
+        (tmp_path / "results" / f"{names[2]}.json").write_text("{}")
+    assert main(["status", "--output", str(tmp_path)]) == 0
+    assert "to do" not in capsys.readouterr().out and not (tmp_path / "claims").exists()

@@ -7,13 +7,13 @@ import argparse
 from promptbench.cli.flags import add_json, add_plugin
 from promptbench.config import path_of
 
-HELP = "describe a method, dataset, protocol, score, suite or result file"
+HELP = "describe a method, dataset, protocol, score, suite, metric, column or result file"
 EXAMPLE = "promptbench describe maple"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `promptbench describe` to its parser."""
-    parser.add_argument("name", metavar="NAME", help="as `promptbench list` shows it, or a result file")
+    parser.add_argument("name", metavar="NAME", help="as `promptbench list` or a table shows it, or a result file")
     add_json(parser)
     add_plugin(parser)
 

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Carry out `promptbench status`, from the files of an output folder."""
     from promptbench.cli.text import columns, reason, running_lines, short, summary
-    from promptbench.sweep.status import SHOWN, standing_of
+    from promptbench.sweep.status import SHOWN, left_undone, standing_of
 
     folder = path_of(options.output)
     if not folder.is_dir():
@@ -32,6 +32,9 @@ def execute(options: argparse.Namespace) -> int:
         print(printed(stood(folder, standing)))
         return 0
     print(f"{folder}: {summary(standing)}")
+    left = left_undone(folder, standing)
+    if left:
+        print(f"{len(left)} to do that an interrupted call left; the same command goes on from here")
     if standing.running:
         print("\nrunning\n" + columns(running_lines(standing), indent="  "))
     if standing.failed:

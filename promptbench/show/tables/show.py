@@ -311,10 +311,12 @@ def print_tables(
     methods: Sequence[str],
     datasets: Sequence[str],
     view: View | None = None,
-) -> None:
-    """Print one table per protocol, suite and backbone."""
+) -> list[Table]:
+    """Print one table per protocol, suite and backbone; returns them."""
     view = view or View()
-    print(show(tables_of(results, suites, methods, datasets, view), view), end="")
+    tables = tables_of(results, suites, methods, datasets, view)
+    print(show(tables, view), end="")
+    return tables
 
 
 def tables_of(

@@ -184,6 +184,7 @@ def legends(table: Table) -> list[str]:
         f"selection: on which images settings were chosen{trials}: {'; '.join(kinds)}.",
         f"text prior: words told besides class names (rows are ranked and judged within one): {'; '.join(priors)}.",
         column_legend(table.columns),
+        f"shots: images of each class that are trained on{'' if table.per_seed else '; n: number of seeds'}.",
     ]
 
 
