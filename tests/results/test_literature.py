@@ -160,7 +160,10 @@ class TestPlot:
     @pytest.mark.slow
     def test_it_is_written(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["literature", "--plot", str(tmp_path / "h.svg"), "--method", "maple", "cocoop"]) == 0
-        assert capsys.readouterr().out == f"wrote {tmp_path / 'h.svg'}\n"
+        said = capsys.readouterr().out
+        assert said.startswith(
+            f"wrote {tmp_path / 'h.svg'}\n\nPrinted figures of base to new classes, ViT-B/16, 16 shots"
+        )
         text = (tmp_path / "h.svg").read_text(encoding="utf-8")
         assert "<!-- MaPLe -->" in text and "<!-- CoCoOp -->" in text and "<!-- PromptKD -->" not in text
 

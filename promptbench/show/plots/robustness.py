@@ -59,22 +59,25 @@ def draw(data: dict[str, Any]) -> Figure:
     """Curves over the severity, where there are several, above a row of marks for each kind."""
     curves = len(data["severities"]) > 2
     kinds = data["kinds"]
-    below = 0.45 + 0.17 * len(kinds)
+    methods = len(data["series"])
+    below = 0.45 + max(0.17, 0.07 * methods) * len(kinds)
     if curves:
         how = {"height_ratios": [2.1, below]}
         figure, (above, axes) = new_figure(2.1 + below, width=width_of(data), rows=2, gridspec_kw=how)
         _draw_curves(above, data)
     else:
         figure, axes = new_figure(below, width=width_of(data))
-    for series in data["series"]:
+    for place, series in enumerate(data["series"]):
         look = {**style_in(data, series["method"]), "linestyle": "none"}
-        places = range(len(kinds))
+        places = [row + 0.8 * ((place + 0.5) / methods - 0.5) for row in range(len(kinds))]
         axes.plot([series["by_kind"][kind][0] for kind in kinds], places, label=series["method"], **look)
-    axes.axvline(0, color="0.6", linewidth=0.6)
+    for row in range(0, len(kinds), 2):
+        axes.axhspan(row - 0.5, row + 0.5, color="0.94", linewidth=0, zorder=0)
+    axes.axvline(0, color="black", linewidth=0.6)
     axes.set_yticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds])
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
-    axes.grid(axis="y")
+    axes.grid(visible=True, axis="x")
     axes.set_axisbelow(True)
     axes.set_xlabel("drop from clean images, in points")
     return finish(figure, data)
