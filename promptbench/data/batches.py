@@ -217,7 +217,7 @@ def view_batches(
     for view in range(views):
         indices = [(index, view) for index in range(len(items))]
         order += [indices[start : start + batch] for start in range(0, len(items), batch)]
-    return ImageLoader(made, batch_sampler=order, num_workers=count, generator=torch.Generator())  # type: ignore[arg-type]
+    return ImageLoader(made, batch_sampler=order, num_workers=count, generator=torch.Generator())
 
 
 def training_batches(

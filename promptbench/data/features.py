@@ -55,16 +55,20 @@ class Reader(Protocol):
     """What of a method decides how it reads images."""
 
     @property
-    def backbone(self) -> Backbone: ...
+    def backbone(self) -> Backbone:
+        """What encodes them."""
 
     @property
-    def frozen_image_tower(self) -> bool: ...
+    def frozen_image_tower(self) -> bool:
+        """Whether features of images can be kept, as nothing in the image tower is learned."""
 
     @property
-    def reads_dense(self) -> bool: ...
+    def reads_dense(self) -> bool:
+        """Whether it needs the features of patches as well."""
 
     @property
-    def half_dense(self) -> bool: ...
+    def half_dense(self) -> bool:
+        """Whether those may be kept in half precision."""
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from promptbench.config import UsageError, shown, to_mapping
 from promptbench.recipe import LENGTHS, PROSE
 from promptbench.results.knowledge import BY_HAND
 from promptbench.results.result import Result
-from promptbench.results.spec import Spec
+from promptbench.results.spec import Spec, fields_of
 from promptbench.suite import ALPHABETICAL, DatasetEntry, Suite, load_suite
 
 PROGRAM = "promptbench"
 STORED_SAMPLE = "file:"  # how the sampler of a stored sample begins
-USUAL = {"sampler": "coop", "precision": "32"}  # what a flag is where nobody gives it
+USUAL = {item.name: item.default for item in fields_of(Spec)}  # what a flag is where nobody gives it
 
 
 def command_of(result: Result, suite: str = "") -> list[str]:
@@ -83,6 +83,23 @@ def settings_of(result: Result, suite: str) -> list[str]:
     for score, asked in spec.scores.items():
         found += [f"{score}.{name}={shown(value)}" for name, value in asked.items()]
     return found + list(_dataset_settings(spec, suite))
+
+
+def pinned(result: Result, config: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[str]:
+    """What `--set` takes besides, so that a run gets the result's settings where it would have these today.
+
+    Args:
+        result: Of any age.
+        config: Fields of the method that a run has today.
+        recipe: Fields of its training.
+    """
+    spec = result.spec
+    found = []
+    for today, stored in ((config, spec.config), (recipe, spec.recipe)):
+        for name, value in stored.items():
+            if name in today and name not in PROSE and today[name] != value:
+                found.append(f"{spec.label}.{name}={shown(value)}")
+    return found
 
 
 def _seed_words(spec: Spec) -> list[str]:
@@ -148,7 +165,7 @@ def _dataset_settings(spec: Spec, suite: str) -> Iterator[str]:
 
 @lru_cache(maxsize=256)
 def _usual_options(suite: str, dataset: str, plugin: str) -> Mapping[str, Any]:
-    """The options of a dataset with those that a suite gives it; the latter alone where the plugin is not known here."""
+    """The options of a dataset with those of its suite; the latter alone where the plugin is not known here."""
     from promptbench.data.dataset import config_of
 
     entry = _entry(suite, dataset)

@@ -135,7 +135,7 @@ def test_tables_are_text_or_csv(folder: Path, capsys: pytest.CaptureFixture[str]
         (["--protocol", "base2now"], "Unknown protocol 'base2now'. Did you mean 'base2new'?"),
         (["--dataset", "ucf"], "Unknown dataset 'ucf'."),
         (["--format", "csv"], "--format csv holds one table; name coverage or disagreements."),
-        (["--plot", "h.gif"], "The picture h.gif cannot be written: its name must end in png, svg, pdf."),
+        (["--plot", "h.gif"], "The picture h.gif cannot be written: its name must end in png, svg, pdf, pgf."),
         (["--plot", "h.png", "--protocol", "ood"], "There is no published h of base2new on average11"),
     ],
 )

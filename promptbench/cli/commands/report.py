@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from promptbench.cli.flags import OUTPUT, add_list
+from promptbench.cli.flags import OUTPUT, add_anonymous, add_list
 from promptbench.config import UsageError, path_of
 
 HELP = "write tables, plots and the runs behind every figure as one HTML page"
@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_list(parser, "--method", metavar="M", help="only these, in this order, and the suite's companions")
     add_list(parser, "--dataset", metavar="D", help="only these, in this order")
     parser.add_argument("--with-published", action="store_true", help="papers' figures beside ours, and verdicts")
+    add_anonymous(parser)
     parser.add_argument("--title", default="", metavar="TEXT", help="default: promptbench report")
     parser.add_argument("--force", action="store_true", help="replace a file that is no report")
     parser.add_argument("-o", "--output", default="report.html", metavar="FILE", help="default: report.html")
@@ -36,7 +37,7 @@ def execute(options: argparse.Namespace) -> int:
         protocols=options.protocol or [ALL],
         methods=options.method or (),
         datasets=options.dataset or (),
-        view=View(published=options.with_published),
+        view=View(published=options.with_published, anonymous=options.anonymous),
     )
     path = path_of(options.output)
     _check(path, options.force)

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 from promptbench.config import UsageError
-from promptbench.show.plots.picture import KINDS, look, module_of, to_text
+from promptbench.show.plots.picture import KINDS, caption_of, look, module_of, to_text
 from promptbench.show.plots.source import Source
 from promptbench.show.tables.table import Table
 from promptbench.suite import Suite
@@ -69,7 +69,8 @@ def pictures(table: Table, suites: Sequence[Suite]) -> Iterator[Picture]:
         with look():
             module.draw(data).savefig(file, format="svg", metadata={"Date": None})
         svg = following(shorter(file.getvalue().decode())).encode()
-        yield Picture(kind, (module.__doc__ or "").splitlines()[0], svg)
+        what = (module.__doc__ or "").splitlines()[0]
+        yield Picture(kind, f"{what} {caption_of(data)}", svg)
 
 
 def following(svg: str) -> str:
