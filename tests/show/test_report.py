@@ -619,6 +619,30 @@ class TestBrowser:
         finally:
             opened.send("Emulation.clearDeviceMetricsOverride")
 
+    def test_averages_are_filtered_and_open_as_the_figures_that_they_are(
+        self, browser: Chromium, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "averages.html"
+        path.write_bytes(rendered([*several(), *map(transferred, (1, 2, 3))]).encode())
+        browser.open(path)
+        browser.look(
+            "[...document.querySelectorAll('#summed .figure')].find((one) => one.textContent[0] === '6').click()"
+        )
+        text = browser.look("document.getElementById('panel').textContent")
+        assert "maple, imagenet, averageCross-dataset transfermean 61.000 ± 0.000" in text
+        browser.press("Escape")
+        shown = "[...document.querySelectorAll('section')].filter((one) => !one.hidden).map((one) => one.id)"
+        for words, sections in (
+            ("maple", ["summed", "table-0", "table-1"]),
+            ("imagenet", ["summed", "table-1"]),  # which stands in a head of the averages
+            ("generic", []),  # a word of no name
+        ):
+            browser.look(f"document.getElementById('filter').value = '{words}'")
+            browser.look("document.getElementById('filter').dispatchEvent(new Event('input'))")
+            assert browser.look(shown) == sections
+        assert browser.look("document.getElementById('none').checkVisibility()") is True
+        assert browser.complaints() == []
+
     def test_pictures_follow_a_dark_screen(self, browser: Chromium, tmp_path: Path) -> None:
         drawn = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9">{}</svg>'
         drawn = drawn.format('<path d="M 0 0 L 9 0 L 9 9 L 0 9 z" style="fill: #ffffff"/>')

@@ -27,10 +27,14 @@
   function opened(table) {
     const bodies = [...table.tBodies];
     const rows = bodies.flatMap((body) => [...body.rows].slice(1).map((row) => ({ row, body })));
-    for (const item of rows) item.text = item.row.cells[0].textContent.toLowerCase();
+    const summed = table.dataset.table === undefined; // the averages, whose lines are those of other tables
+    for (const item of rows) {
+      const head = item.row.cells[0];
+      item.text = (summed ? head.firstChild : head).textContent.toLowerCase();
+    }
     const heads = [...table.tHead.rows[0].cells];
     const titles = heads.map((head) => head.textContent.toLowerCase());
-    const found = { table, bodies, rows, heads, titles, column: -1, way: "" };
+    const found = { table, summed, bodies, rows, heads, titles, column: -1, way: "" };
     heads.forEach((head, column) => {
       const button = element("button", "", ...head.childNodes);
       button.type = "button";
@@ -104,7 +108,7 @@
     let all = 0;
     for (const item of tables) {
       const visible = narrowed(item, words);
-      if (item.table.dataset.table === undefined) continue; // the averages are lines of other tables
+      if (item.summed) continue;
       shown += visible;
       all += item.rows.length;
     }
