@@ -103,7 +103,7 @@ def both(card: Card, backbone: Backbone, label: str, classes: int) -> Iterator[R
     def plain() -> Row:
         try:
             return measured(card, pairs[0].plain_piece(batch, cached), batch)
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             return {"passed": None, "left_out": "out of memory"}
 
     yield case(f"{what}, ours", ours)

@@ -25,7 +25,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from promptbench.clip.image_tower import Images
-from promptbench.data.batches import EpochOrder
+from promptbench.data.batches import EpochOrder, sent
 from promptbench.method import Method
 from promptbench.recipe import Recipe
 from promptbench.training.files import (
@@ -223,7 +223,7 @@ class PromptTraining(pl.LightningModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         images, labels = batch
-        move = calling(to_gpu if device.type == "cuda" else Tensor.to, device=device)
+        move = calling(sent, device=device)
         return images.map(move), move(labels)
 
 
@@ -280,11 +280,6 @@ def fit(
     seconds = module.seconds
     method.eval().to(method.backbone.device)
     return TrainingOutcome(module.losses, seconds, module.images / seconds)
-
-
-def to_gpu(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a GPU, copied from memory that it reads by itself, in its turn: nobody waits for it."""
-    return tensor if tensor.is_cuda else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def numbers(scalars: Iterable[Tensor]) -> list[float]:

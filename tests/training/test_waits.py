@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,7 +19,9 @@ from promptbench import registry
 from promptbench.checks.plugin import kit
 from promptbench.checks.plugin.pretended import DEVICE, PretendedGpu
 from promptbench.checks.plugin.subject import specimen
-from promptbench.clip.image_tower import Images
+from promptbench.clip.image_tower import ImageFeatures, Images
+from promptbench.data.batches import EpochOrder, FeatureBatches
+from promptbench.data.features import with_local_there
 from promptbench.method import Method
 from promptbench.training import fit as training
 from promptbench.training.fit import TrainingDiverged, fit
@@ -79,6 +82,29 @@ def test_no_step_waits_for_the_gpu(name: str, tiny: pb.Backbone, gpu: PretendedG
     _, second, third, fourth = batches.before[STEPS:]  # of the last epoch
     for start, end in ((second, third), (third, fourth)):
         assert [wait.rpartition(":")[0] for wait in gpu.waits[start:end]] == WAITING.get(name, [])
+
+
+def test_dense_features_are_projected_where_they_are_needed(tiny: pb.Backbone, gpu: PretendedGpu) -> None:
+    """As kept features of a frozen tower come: before their projection, which no copy back and forth interrupts."""
+    images, labels = kit.batch(tiny)
+    features = tiny.encode_image(images, local=True)
+    kept = ImageFeatures(features.cls, local_unprojected=features.local_unprojected)
+    tiny.to(DEVICE)
+    method = pb.create_method("gallop", tiny, kit.CLASSES)
+    order = EpochOrder(len(images), seed=1)
+    batches = FeatureBatches(kept, labels.tolist(), 2, order, finish=partial(with_local_there, tiny))
+    seen: list[int] = []
+    loss = method.loss
+
+    def counted(images: Images, labels: Tensor) -> dict[str, Tensor]:
+        assert images.features is not None and images.features.local is not None
+        assert torch.equal(images.features.local[0], tiny.project_local(images.features.local_unprojected)[0])
+        seen.append(len([wait for wait in gpu.waits if not wait.startswith("equal")]))
+        return loss(images, labels)
+
+    method.loss = counted  # type: ignore[method-assign]
+    fit(method, RECIPE, batches, len(batches), seed=1, device="cuda")
+    assert len(seen) == 6 and seen[3] == seen[4] == seen[5]
 
 
 def test_a_step_that_reads_its_loss_is_found(
