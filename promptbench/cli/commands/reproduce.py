@@ -189,10 +189,10 @@ def said(found: Repeated, stored: Result) -> str:
         parts.append("made with the same settings, code, versions, weights and images")
     if found.apart:
         shown = list(found.apart.items())[:FEW]
-        rows = [("figure", "stored", "here", "difference")]
-        rows += [(name, _number(a), _number(b), _gap(a, b)) for name, (a, b) in shown]
+        figures = [("figure", "stored", "here", "difference")]
+        figures += [(name, _number(a), _number(b), _gap(a, b)) for name, (a, b) in shown]
         more = f"\n  ... and {len(found.apart) - FEW} more" if len(found.apart) > FEW else ""
-        parts.append("figures that differ\n" + columns(rows, indent="  ") + more)
+        parts.append("figures that differ\n" + columns(figures, indent="  ") + more)
     return "\n\n".join(parts)
 
 

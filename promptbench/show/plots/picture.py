@@ -326,11 +326,11 @@ def _add_legend(figure: Figure, data: Mapping[str, Any]) -> None:
         shown["others"] = Line2D([], [], color=GREY, marker="o" if marks else "", linestyle="none" if marks else "-")
     wrapped = [textwrap.fill(label, 2 * LABEL) for label in shown]
     lined = any(str(getattr(handle, "get_linestyle", str)()) not in ("None", "") for handle in shown.values())
-    handle = (4.2 if lined else 3.0) * SMALL / 72  # inches of a mark and of the space around it
-    columns = _columns([text_width(label) + handle for label in wrapped], width_of(data) - 0.15)
+    mark = (4.2 if lined else 3.0) * SMALL / 72  # inches of a mark and of the space around it
+    columns = _columns([text_width(label) + mark for label in wrapped], width_of(data) - 0.15)
     if columns == 1 and len(wrapped) > LONG:
         wrapped = [textwrap.fill(label, LABEL) for label in shown]
-        columns = _columns([text_width(label) + handle for label in wrapped], width_of(data) - 0.15)
+        columns = _columns([text_width(label) + mark for label in wrapped], width_of(data) - 0.15)
     how = {"handlelength": 2.2 if lined else 1.0, "columnspacing": 1.0, "handletextpad": 0.5, "labelspacing": 0.3}
     handles = list(shown.values())
     figure.legend(handles, wrapped, loc="outside upper center", ncols=columns, borderpad=0, borderaxespad=0.7, **how)
@@ -445,7 +445,8 @@ def save(draw: Callable[[Any], Figure], data: Mapping[str, Any], path: Path) -> 
         figure = draw(data)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, dpi=DPI, **({"metadata": {dated[form]: None}} if form in dated else {}))
+            more: dict[str, Any] = {"metadata": {dated[form]: None}} if form in dated else {}
+            figure.savefig(path, dpi=DPI, **more)
         except OSError as error:
             raise UsageError(f"The picture {path} cannot be written ({error.strerror}).") from error
 

@@ -139,9 +139,9 @@ def _draw_curves(
             axes.axhline(one["mean"][0], label=one["method"], **line)
             continue
         shift = 0.04 * (shown.index(one["method"]) - (len(shown) - 1) / 2)
-        x = [ticks.index(shots) + shift for shots in one["shots"]]
+        shifted = [ticks.index(shots) + shift for shots in one["shots"]]
         bars = {"yerr": [std or 0 for std in one["std"]], "elinewidth": 0.7}
-        axes.errorbar(x, one["mean"], label=one["method"], **bars, **style)
+        axes.errorbar(shifted, one["mean"], label=one["method"], **bars, **style)
 
 
 def said(data: Mapping[str, Any]) -> list[str]:
