@@ -141,6 +141,8 @@ def read_data(path: Path, kind: str) -> dict[str, Any]:
             f"--from {path} must hold the data of the kind {kind}, and its kind is {found}; name the .json beside such "
             "a picture."
         )
+    if kind != "heatmap" and "looks" not in data:
+        raise UsageError(f"--from {path} was written by an earlier version; draw the picture from its results.")
     return data
 
 
@@ -246,6 +248,17 @@ def is_dimmed(data: Mapping[str, Any], name: str) -> bool:
     """Whether others are highlighted."""
     highlighted = data.get("drawn", {}).get("highlight", [])
     return bool(highlighted) and name not in highlighted
+
+
+def label_below(grid: Any, panels: int, text: str) -> None:
+    """Write what all of some panels show along their x axes below the middle of them.
+
+    It belongs to a panel of the last row, for the place below the figure is the caption's.
+    """
+    columns = len(grid[0])
+    last = panels - columns * (len(grid) - 1)  # panels of the last row
+    place = min((columns - 1) // 2, last - 1)
+    grid[-1][place].set_xlabel(text, x=(columns / 2 - place) * 1.05 - 0.025)
 
 
 def title_panels(panels: Sequence[Any], titles: Sequence[str], room: float) -> float:

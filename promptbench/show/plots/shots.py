@@ -12,6 +12,7 @@ from promptbench.show.plots.picture import (
     bars_are,
     finish,
     is_dimmed,
+    label_below,
     panel_grid,
     style_in,
     text_width,
@@ -91,7 +92,7 @@ def draw(data: dict[str, Any]) -> Figure:
     else:
         label = "accuracy (%)" if "by_dataset" in data else data["y"]
         figure.supylabel(textwrap.fill(label, int(HIGH * len(grid) / text_width("n"))), fontsize=7.5)
-        figure.supxlabel("training images per class", fontsize=7.5)
+        label_below(grid, len(panels), "training images per class")
     return finish(figure, data)
 
 
