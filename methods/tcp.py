@@ -173,7 +173,7 @@ class TCP(Method):
     def class_prompts(self) -> Tensor:
         """C (K, 4, d)."""
         states = self.meta_net(self.targets.features())
-        return states.unflatten(-1, (CLASS_PROMPTS, -1))  # type: ignore[no-any-return]
+        return states.unflatten(-1, (CLASS_PROMPTS, -1))
 
     def encode_classes(self) -> Tensor:
         deep = {self.config.layer: self.class_prompts()}

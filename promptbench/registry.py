@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 from promptbench.config import UsageError, real_path_of, unknown
 
 _log = logging.getLogger(__name__)
-_LONGEST_TITLE = 24  # letters, of what stands before the colon of a docstring
+_LONGEST_TITLE = 32  # letters, of what stands before the colon of a docstring
 
 _CONTRACTS = {"methods": "Method", "datasets": "Dataset", "protocols": "Protocol", "scores": "Score"}
 _PACKAGES = {kind: f"promptbench.{kind}" for kind in _CONTRACTS} | {"scores": "promptbench.metrics.scores"}

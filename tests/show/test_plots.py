@@ -514,7 +514,7 @@ def test_a_heat_map_says_what_it_lacks(trained: Path, tmp_path: Path, capsys: py
         assert main.main(["plot", "heatmap", *words, "-o", str(tmp_path / "x.png")]) == 2
         return capsys.readouterr().err
 
-    assert "name its result file with --run" in said()
+    assert "name its result with --run" in said()
     assert "Unknown class of the run 'reed'. Did you mean 'red'?" in said(
         "--run", str(trained), "--class", "reed", "--image", "x.png"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -71,25 +71,20 @@ class Source:
 
     def table(self, results: Iterable[Result] | None = None) -> Table:
         """The table that `promptbench table` makes of these results, or of all that the source has."""
-        shown = self.results if results is None else results
-        (table,) = build_tables(shown, self.layout, methods=self.methods, datasets=self.datasets)
+        if results is None:
+            return self._table
+        (table,) = build_tables(results, self.layout, methods=self.methods, datasets=self.datasets)
         return table
 
-    def blocks(self, results: Iterable[Result]) -> set[str]:
-        """What the lines of a table of these results stand for, such as datasets."""
-        return set(chain.from_iterable(map(self.layout.blocks, results)))
+    @cached_property
+    def _table(self) -> Table:
+        """The table of all results, which several plots of a source start from."""
+        return self.table(self.results)
 
     def per_seed(self, line: Line, column: Column) -> dict[str, float]:
         """The figure of a line seed by seed, where a seed has every block of the line."""
-        found = {}
-        for seeds in line.seeds:
-            results = [result for result in line.results if result.spec.seeds == seeds]
-            if self.blocks(results) == self.blocks(line.results):
-                (own,) = overall(self.table(results))
-                mean = own.cells[column.key].mean if column.key in own.cells else None
-                if mean is not None:
-                    found[seeds_text([seeds], "")] = mean
-        return found
+        cell = line.cells.get(column.key, Cell())
+        return {seeds_text([seeds], ""): cell.values[seeds] for seeds in line.seeds if seeds in cell.values}
 
 
 def read_source(

@@ -10,7 +10,7 @@ from itertools import chain
 from promptbench.config import UsageError, unknown
 from promptbench.protocol import Column
 from promptbench.show.tables.formats.texts import seeds_text
-from promptbench.show.tables.rows import SPREAD
+from promptbench.show.tables.rows import MEANS_APART, SPREAD
 from promptbench.show.tables.table import Cell, Line, Table, population_std
 
 
@@ -19,6 +19,24 @@ def per_seed(table: Table) -> Table:
     lines = tuple(chain.from_iterable(map(_seeds_of, table.lines)))
     remarks = tuple(remark for remark in table.remarks if remark != SPREAD)
     return replace(table, lines=lines, remarks=remarks, ranked=False, per_seed=True)
+
+
+def without_means(table: Table) -> Table:
+    """The table without the mean of what each dataset derives, such as H, and without what is said of it."""
+    lines = tuple(line for line in table.lines if line.kind != "mean")
+    return replace(table, lines=lines, remarks=tuple(map(without_apart, table.remarks)))
+
+
+def averages_of(table: Table) -> Table:
+    """The lines that sum a table up alone; of a table without an average, all."""
+    lines = tuple(line for line in table.lines if line.kind != "block")
+    return replace(table, lines=lines) if lines else table
+
+
+def without_apart(remark: str) -> str:
+    """What is said of an average, without the mean that is not there."""
+    start, apart, _ = remark.partition(MEANS_APART)
+    return f"{start}." if apart else remark
 
 
 def sort_by(tables: Sequence[Table], title: str) -> list[Table]:
