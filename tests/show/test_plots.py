@@ -820,6 +820,14 @@ def test_many_curves_have_a_panel_for_each_kind_of_methods(stored: Any) -> None:
     assert "Grey: the methods of the other panels." in caption_of(many) and "Grey" not in caption_of(few)
 
 
+def test_a_caption_covers_no_label_of_panels(stored: Any) -> None:
+    source = stored(few_shot_curves(["cocoop", "kgcoop", "vpt", "ivlp", "clip_adapter"]), "few_shot")
+    with look():
+        figure = shots.draw(with_look(shots.data(source), caption=True))
+    assert "training images per class" in [axes.get_xlabel() for axes in figure.axes]
+    assert "backbone mini" in figure.get_supxlabel()
+
+
 def test_curves_of_each_dataset_share_their_axes_with_the_average(stored: Any) -> None:
     data = shots.data(stored(few_shot_curves(["coop", "maple"]), "few_shot", by_dataset=True))
     assert {one["method"]: one["mean"] for one in data["by_dataset"]["Neon"]}["CoOp"] == [51, 52, 54]

@@ -11,6 +11,7 @@ from promptbench.protocol import Column
 from promptbench.show.plots.picture import (
     LABEL,
     finish,
+    label_below,
     name_rows,
     new_figure,
     panel_grid,
@@ -117,7 +118,7 @@ def _rows(data: Mapping[str, Any]) -> Figure:
         name_rows(row[0], middles, names, data)
     grid[0][0].set_ylim(sum(lines) + 0.1, -0.1)
     grid[0][0].margins(x=0.08)
-    figure.supxlabel(data["x"], fontsize=7.5)
+    label_below(grid, len(data["datasets"]), data["x"])
     figure.set_figheight(figure.get_figheight() + len(grid) * above + 0.1)
     return figure
 

@@ -103,14 +103,15 @@ def draw(data: dict[str, Any]) -> Figure:
         last = int(np.flatnonzero(base)[-1]) + 2 if base.any() else 1
         marks = {"markevery": (3 + 5 * place % MARKED, MARKED), "markersize": 3.5}
         style = style_in(data, series["method"]) | marks
-        axes.plot(new[:last], base[:last], label=f"{series['method']} {series['auc']:.1f}", **style)
+        axes.plot(new[:last], base[:last], label=series["method"], **style)
     axes.set_xlim(0, 102)
     axes.set_ylim(0, 102)
     axes.set_aspect("equal")
     axes.grid(True)
     axes.set_xlabel("new images taken for new and recognised (%)")
     axes.set_ylabel("base images taken for base\nand recognised (%)")
-    return finish(figure, data)
+    areas = {series["method"]: f"{series['auc']:.1f}" for series in data["series"]}
+    return finish(figure, data, behind=areas)
 
 
 def said(data: Mapping[str, Any]) -> list[str]:

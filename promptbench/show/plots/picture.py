@@ -141,6 +141,8 @@ def read_data(path: Path, kind: str) -> dict[str, Any]:
             f"--from {path} must hold the data of the kind {kind}, and its kind is {found}; name the .json beside such "
             "a picture."
         )
+    if kind != "heatmap" and "looks" not in data:
+        raise UsageError(f"--from {path} was written by an earlier version; draw the picture from its results.")
     return data
 
 
@@ -248,6 +250,17 @@ def is_dimmed(data: Mapping[str, Any], name: str) -> bool:
     return bool(highlighted) and name not in highlighted
 
 
+def label_below(grid: Any, panels: int, text: str) -> None:
+    """Write what all of some panels show along their x axes below the middle of them.
+
+    It belongs to a panel of the last row, for the place below the figure is the caption's.
+    """
+    columns = len(grid[0])
+    last = panels - columns * (len(grid) - 1)  # panels of the last row
+    place = min((columns - 1) // 2, last - 1)
+    grid[-1][place].set_xlabel(text, x=(columns / 2 - place) * 1.05 - 0.025)
+
+
 def title_panels(panels: Sequence[Any], titles: Sequence[str], room: float) -> float:
     """Write titles above panels, aslant where a word is wider than the room that each has; all in inches.
 
@@ -290,16 +303,19 @@ def name_rows(axes: Any, places: Sequence[float], names: Sequence[str], data: Ma
         label.set_color("0.6" if is_dimmed(data, name) else "black")
 
 
-def finish(figure: Figure, data: Mapping[str, Any], legend: bool = True) -> Figure:
+def finish(
+    figure: Figure, data: Mapping[str, Any], *, legend: bool = True, behind: Mapping[str, str] | None = None
+) -> Figure:
     """The figure with a legend above, where there is something to tell apart, and the caption below if asked for.
 
     Args:
         figure: Drawn; it grows by what is added.
         data: With what `about` says.
         legend: Whether there is one.
+        behind: What stands behind the names in the legend, by name.
     """
     if legend:
-        _add_legend(figure, data)
+        _add_legend(figure, data, behind or {})
     if data.get("drawn", {}).get("caption"):
         text = textwrap.fill(caption_of(data), int(LETTERS * width_of(data) / WIDTH))
         figure.supxlabel(text, fontsize=7, color="0.3", x=0.01, ha="left", linespacing=1.15)
@@ -307,7 +323,7 @@ def finish(figure: Figure, data: Mapping[str, Any], legend: bool = True) -> Figu
     return figure
 
 
-def _add_legend(figure: Figure, data: Mapping[str, Any]) -> None:
+def _add_legend(figure: Figure, data: Mapping[str, Any], behind: Mapping[str, str]) -> None:
     """What the figure's axes label, each once, kind by kind; of dimmed rows one stands for all."""
     entries: dict[str, Any] = {}
     for axes in figure.axes:
@@ -324,12 +340,13 @@ def _add_legend(figure: Figure, data: Mapping[str, Any]) -> None:
 
         marks = all(str(entries[name].get_linestyle()) == "None" for name in dimmed)
         shown["others"] = Line2D([], [], color=GREY, marker="o" if marks else "", linestyle="none" if marks else "-")
-    wrapped = [textwrap.fill(label, 2 * LABEL) for label in shown]
+    labels = [f"{name} {behind[name]}" if name in behind else name for name in shown]
+    wrapped = [textwrap.fill(label, 2 * LABEL) for label in labels]
     lined = any(str(getattr(handle, "get_linestyle", str)()) not in ("None", "") for handle in shown.values())
     mark = (4.2 if lined else 3.0) * SMALL / 72  # inches of a mark and of the space around it
     columns = _columns([text_width(label) + mark for label in wrapped], width_of(data) - 0.15)
     if columns == 1 and len(wrapped) > LONG:
-        wrapped = [textwrap.fill(label, LABEL) for label in shown]
+        wrapped = [textwrap.fill(label, LABEL) for label in labels]
         columns = _columns([text_width(label) + mark for label in wrapped], width_of(data) - 0.15)
     how = {"handlelength": 2.2 if lined else 1.0, "columnspacing": 1.0, "handletextpad": 0.5, "labelspacing": 0.3}
     handles = list(shown.values())
@@ -445,8 +462,7 @@ def save(draw: Callable[[Any], Figure], data: Mapping[str, Any], path: Path) -> 
         figure = draw(data)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            more: dict[str, Any] = {"metadata": {dated[form]: None}} if form in dated else {}
-            figure.savefig(path, dpi=DPI, **more)
+            figure.savefig(path, dpi=DPI, metadata={dated[form]: None} if form in dated else None)
         except OSError as error:
             raise UsageError(f"The picture {path} cannot be written ({error.strerror}).") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from promptbench.config import UsageError
 from promptbench.metrics.classification import confidence_bins, confidences
 from promptbench.results.predictions import Predictions, stored_predictions
-from promptbench.show.plots.picture import finish, new_figure, width_of
+from promptbench.show.plots.picture import LABEL, finish, new_figure, width_of
 from promptbench.show.plots.source import NothingToShow, Source, about, name, overall
 from promptbench.show.tables.table import Line
 
@@ -111,7 +112,7 @@ def draw(data: dict[str, Any]) -> Figure:
             _bars(above, panel["halves"][half])
             _counts(below, panel["halves"][half])
             above.set_title(_title(half, panel["halves"][half]), fontsize=7.5, pad=3)
-        grid[2 * place][0].set_ylabel(f"{panel['method']}\naccuracy (%)")
+        grid[2 * place][0].set_ylabel(f"{textwrap.fill(panel['method'], LABEL)}\naccuracy (%)")
         grid[2 * place + 1][0].set_ylabel("images\n(%)")
     for axes in grid[-1]:
         axes.set_xlabel("confidence (%)")

@@ -12,6 +12,7 @@ from promptbench.show.plots.picture import (
     bars_are,
     finish,
     is_dimmed,
+    label_below,
     panel_grid,
     style_in,
     text_width,
@@ -91,7 +92,7 @@ def draw(data: dict[str, Any]) -> Figure:
     else:
         label = "accuracy (%)" if "by_dataset" in data else data["y"]
         figure.supylabel(textwrap.fill(label, int(HIGH * len(grid) / text_width("n"))), fontsize=7.5)
-        figure.supxlabel("training images per class", fontsize=7.5)
+        label_below(grid, len(panels), "training images per class")
     return finish(figure, data)
 
 
@@ -130,18 +131,16 @@ def _draw_curves(
     shown = [one["method"] for one in series if one["method"] in front]
     for one in series:
         style = style_in(data, one["method"])
+        places = [float(ticks.index(shots)) for shots in one["shots"] if shots != "0"]
         if one["method"] not in front:
-            x = [ticks.index(shots) for shots in one["shots"]]
-            axes.plot(x, one["mean"], color="0.85", linewidth=0.8, zorder=1)
-            continue
-        if one["shots"] == ["0"]:
+            axes.plot(places, one["mean"], color="0.85", linewidth=0.8, zorder=1)
+        elif not places:
             line = {"color": style["color"], "linestyle": style["linestyle"], "zorder": style["zorder"]}
             axes.axhline(one["mean"][0], label=one["method"], **line)
-            continue
-        shift = 0.04 * (shown.index(one["method"]) - (len(shown) - 1) / 2)
-        shifted = [ticks.index(shots) + shift for shots in one["shots"]]
-        bars = {"yerr": [std or 0 for std in one["std"]], "elinewidth": 0.7}
-        axes.errorbar(shifted, one["mean"], label=one["method"], **bars, **style)
+        else:
+            shift = 0.04 * (shown.index(one["method"]) - (len(shown) - 1) / 2)
+            bars = {"yerr": [std or 0 for std in one["std"]], "elinewidth": 0.7}
+            axes.errorbar([place + shift for place in places], one["mean"], label=one["method"], **bars, **style)
 
 
 def said(data: Mapping[str, Any]) -> list[str]:
