@@ -211,11 +211,11 @@ def test_tables_are_printed_in_every_format(first: tuple[Path, Any], capsys: pyt
     assert capsys.readouterr().out == first[1].stdout
     assert main([*call, "--format", "csv", "--method", "maple", "coop"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("protocol,suite,backbone,kind,dataset,method")
+    assert lines[0].startswith("protocol,suite,backbone,kind,dataset,dataset title,method,label")
     asked, always = ["maple", "coop"], ["zeroshot", "zeroshot@generic"]  # the suite's companions stay
-    assert [line.split(",")[5] for line in lines[1:]] == asked + always
+    assert [line.split(",")[6] for line in lines[1:]] == asked + always
     assert main([*call, "--format", "latex", "--dataset", "birds"]) == 0
-    assert r"\begin{tabular}{llllrrrrr}" in capsys.readouterr().out
+    assert r"\begin{tabular}{lcccc}" in capsys.readouterr().out
 
 
 def test_a_method_from_a_file_is_listed_described_and_run(
