@@ -4,11 +4,14 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 FAST    = "not slow and not ray and not gpu"
+PAGES   = promptbench $(addprefix promptbench.,clip.backbone clip.prompts method metrics.ood protocol protocols)
+# pdoc does not ask a package for names that it imports when they are first used
+PDOC    = "import promptbench as pb, pdoc.__main__ as p; vars(pb).update({n: getattr(pb, n) for n in pb.__all__}); p.cli()"
 
-.PHONY: demo test fast lowest lint speed clean
+.PHONY: demo test fast lowest lint docs speed gpu clean
 
 demo: $(VENV)/installed
-	$(BIN)/promptbench run --method maple --protocol base2new
+	$(BIN)/promptbench run --method coop cocoop --protocol base2new
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -25,8 +28,16 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Pages of the public names and of the contracts, from their docstrings: build/docs/index.html
+docs: $(VENV)/installed-docs
+	$(BIN)/python -c $(PDOC) --docformat google --output-directory build/docs $(PAGES)
+
 speed: $(VENV)/installed-test
 	$(BIN)/python -m promptbench.benchmarks.speed -o results/measured/speed
+
+# On one card, at most eight minutes; `--device cpu` does a short form of it.
+gpu: $(VENV)/installed-test
+	$(BIN)/python -m promptbench.benchmarks.gpu -o results/measured/gpu
 
 # What has the tools has the package, too.
 $(VENV)/installed: pyproject.toml | $(BIN)/python
@@ -35,6 +46,10 @@ $(VENV)/installed: pyproject.toml | $(BIN)/python
 
 $(VENV)/installed-test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $(VENV)/installed $@
+
+$(VENV)/installed-docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $(VENV)/installed $@
 
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/python

@@ -106,4 +106,4 @@ class CoCoOp(Method):
 
     def shift(self, image: Tensor) -> Tensor:
         """What is added to every context token, (B, d), for image features (B, D)."""
-        return self.meta_net(self.condition(F.normalize(image, dim=-1)))  # type: ignore[no-any-return]
+        return self.meta_net(self.condition(F.normalize(image, dim=-1)))

@@ -83,7 +83,7 @@ class DPL(Method):
 
     title: ClassVar[str] = "DPL-R"
     reconstructed: ClassVar[bool] = True
-    category = "decoupled attention"
+    category = "multi-modal, decoupled attention"
     parameters_vit_b16 = 46_197
     learned_prompts = ("text_prompts", "visual_prompts", "visual.prompts")
     recipes: ClassVar = {
@@ -286,7 +286,7 @@ class DPL(Method):
         if self.config.gates_vision == "own":
             first, *deep = self.visual_prompts
             return self.backbone.encode_image(images, first, dict(enumerate(deep, start=1)))
-        return self.visual.encode(self.backbone, images)  # type: ignore[no-any-return]
+        return self.visual.encode(self.backbone, images)
 
     # What it reports ------------------------------------------------------------------------------------------------
 
@@ -315,7 +315,7 @@ class DPL(Method):
             return at(layers[-1][0], last)
 
         self.backbone.run_text(states, K, self.length(), learns=False)
-        return (torch.stack(sums).sum(dim=0) / K).tolist()  # type: ignore[no-any-return]
+        return (torch.stack(sums).sum(dim=0) / K).tolist()
 
 
 class FrozenLayer(NamedTuple):

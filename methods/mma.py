@@ -173,4 +173,4 @@ class GradientTimes(torch.autograd.Function):
 
 def with_gradient_times(factor: float, x: Tensor) -> Tensor:
     """x, whose gradient is multiplied by `factor` on its way back."""
-    return GradientTimes.apply(x, factor)  # type: ignore[no-any-return,no-untyped-call]
+    return GradientTimes.apply(x, factor)

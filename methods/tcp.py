@@ -85,7 +85,7 @@ class QuickGELU(nn.Module):
 class TCP(Method):
     """One learned context for all classes, and deep prompts of every class by a network."""
 
-    category = "class-aware text"
+    category = "text, class-aware"
     parameters_vit_b16 = 331_904
     authors_half = ("",)  # all
     learned_prompts = ("ctx",)
@@ -173,7 +173,7 @@ class TCP(Method):
     def class_prompts(self) -> Tensor:
         """C (K, 4, d)."""
         states = self.meta_net(self.targets.features())
-        return states.unflatten(-1, (CLASS_PROMPTS, -1))  # type: ignore[no-any-return]
+        return states.unflatten(-1, (CLASS_PROMPTS, -1))
 
     def encode_classes(self) -> Tensor:
         deep = {self.config.layer: self.class_prompts()}

@@ -108,6 +108,15 @@ def facts(kind: str, name: str) -> PluginFacts:
     return PluginFacts(name, summary, docstring, literals(plugin_class(tree, _CONTRACTS[kind], kind)), path)
 
 
+def is_built_in(kind: str, name: str) -> bool:
+    """Whether a plugin is one of the package.
+
+    Raises:
+        UsageError: The name is unknown.
+    """
+    return _find(kind, name).module == f"{_PACKAGES[kind]}.{name}"
+
+
 def titles(kind: str, names: Iterable[str], stored: Mapping[str, str] | None = None) -> dict[str, str]:
     """What papers, and so tables and plots, call some plugins: `CoOp`, `DTD`; no plugin is imported.
 
@@ -142,7 +151,7 @@ def source_digest(kind: str, name: str) -> str:
     Raises:
         UsageError: The name is unknown, or the file cannot be read.
     """
-    if _find(kind, name).module == f"{_PACKAGES[kind]}.{name}":
+    if is_built_in(kind, name):
         return ""
     path = _path(kind, name)
     try:

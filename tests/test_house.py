@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
@@ -273,6 +274,27 @@ def test_the_framework_names_and_imports_no_plugin(name: str) -> None:
     known = {plugin for kind in PLUGINS for plugin in registry.names(kind)}
     literals = {node.value for node in ast.walk(tree_of(MODULES[name])) if isinstance(node, ast.Constant)}
     assert not (literals & known) - NAMES_ALLOWED.get(name, set()) - NAMES_ALLOWED.get(stem_of(name), set())
+
+
+@pytest.mark.parametrize("kind", PLUGINS)
+def test_what_a_plugin_adds_to_its_contract_has_a_docstring(kind: str) -> None:
+    """ruff does not ask it of plugins, where a method that the contract documents need not say it again."""
+    silent = []
+    for name in registry.names(kind):
+        cls = registry.load(kind, name)
+        for attribute, value in vars(cls).items():
+            is_method = isinstance(value, (FunctionType, property, classmethod, staticmethod))
+            if is_method and not attribute.startswith("_") and not documented(cls, attribute):
+                silent.append(f"{cls.__name__}.{attribute}")
+    assert silent == []
+
+
+def documented(cls: type, attribute: str) -> bool:
+    """Whether a class or one of those it derives from says what an attribute is, there or in its own docstring."""
+    for base in cls.__mro__:
+        if getattr(vars(base).get(attribute), "__doc__", None) or f" {attribute}: " in (base.__doc__ or ""):
+            return True
+    return False
 
 
 @pytest.mark.parametrize("name", ["datasets", "methods"])

@@ -9,18 +9,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import make_fake
 import pytest
 from PIL import Image
 from shared_paths import REPOSITORY
 
 from promptbench import registry
 from promptbench.cli import main
+from promptbench.results.result import read_results
 
 FOLDERS = ("methods", "datasets", "benchmarks", "results")
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 PAGES = {name: (REPOSITORY / name / "README.md").read_text(encoding="utf-8") for name in FOLDERS} | {"": README}
 TEXT = "\n".join(PAGES.values())
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+SUITES = re.findall(r"```yaml\n(.*?)```", TEXT, flags=re.DOTALL)
 COMMANDS = list(dict.fromkeys(re.findall(r"^    (promptbench .+)$", TEXT, flags=re.MULTILINE)))
 INLINE = list(dict.fromkeys(" ".join(one.split()) for one in re.findall(r"`(promptbench\s[a-z][^`]*)`", TEXT)))
 PLUGIN = next(block for block in BLOCKS if "class TextAdapter" in block)
@@ -38,6 +41,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(registry, "_files", {kind: {} for kind in registry._files})  # forget the plugins of other tests
     (tmp_path / "text_adapter.py").write_text(PLUGIN, encoding="utf-8")
     (tmp_path / "birds.py").write_text(next(block for block in BLOCKS if "class Birds" in block), encoding="utf-8")
+    (tmp_path / "birds.yaml").write_text(SUITES[0].replace("/data", str(tmp_path)), encoding="utf-8")
     fewer = shutil.ignore_patterns("few_shot", "cross_dataset", "domain_generalization", "mini_co*")  # soon drawn
     shutil.copytree(
         REPOSITORY / "results" / "mini" / "results", tmp_path / "promptbench-runs" / "results", ignore=fewer
@@ -128,6 +132,19 @@ def test_a_command_within_a_sentence_exists_with_its_flags(command: str, capsys:
 
 
 @pytest.mark.slow
+def test_the_experiment_in_one_file_runs(workplace: Path, tiny_name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    make_fake.make_folder(workplace / "birds")
+    command = next(c for c in COMMANDS if "birds.yaml" in c)
+    fewer = ("--seeds", "1", "--backbone", tiny_name, "--threads", "1", "--set", "epochs=1", "tip_adapter.views=1")
+    assert run(command, *fewer, "--output", "bird-runs") == 0
+    results = read_results("bird-runs")
+    labels = {result.spec.label for result in results}
+    assert labels == {"zeroshot@generic", "zeroshot", "coop", "tip_adapter"}
+    assert {result.spec.shots for result in results if result.spec.method == "coop"} == {4, 8}
+    assert "photographs of one garden" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_the_plugin_of_the_readme_runs_and_its_table_is_printed(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,7 +167,7 @@ def test_a_trained_prompt_is_exported_loaded_and_used_as_the_readme_says(workpla
     Image.new("RGB", (60, 40), "red").save(workplace / "photo.jpg")
     exec(next(block for block in BLOCKS if 'pb.load("coop-dtd")' in block), {})
     predict = next(command for command in INLINE if command.split()[1] == "predict")
-    assert run(predict.replace("RESULT", str(result)).replace("folder/", "photo.jpg")) == 0
+    assert run(predict.replace("latest", str(result)).replace("folder/", "photo.jpg")) == 0
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
-"""How fast training steps and evaluations are against what the official code does.
+r"""How fast training steps and evaluations are against what the official code does.
 
     python -m promptbench.benchmarks.speed -o results/measured/speed          # about a quarter of an hour on two cores
     python -m promptbench.benchmarks.speed --render results/measured/speed.json
-    python -m promptbench.benchmarks.speed --steps-only --backbone ViT-B-16-quickgelu:random \\
+    python -m promptbench.benchmarks.speed --steps-only --backbone ViT-B-16-quickgelu:random \
         --method clip_lora tip_adapter_f -o results/measured/speed-adapters
 
 Writes a report (`.json`), and a table (`.md`) and a picture (`.svg`) that are made from it. Both sides are timed in one

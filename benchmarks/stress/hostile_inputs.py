@@ -325,6 +325,7 @@ class Watch:
             self.on = False
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Keeps an audit event that opens a way out or writes where it may not."""
         if not self.on:
             return
         paths = [path for path in arguments[:2] if isinstance(path, (str, bytes, os.PathLike))]

@@ -80,16 +80,19 @@ class Images:
             raise ValueError("an Images batch needs pixels or features")
 
     def __len__(self) -> int:
-        return len(self.pixels if self.pixels is not None else self.features.cls)  # type: ignore[union-attr,arg-type]
+        return len(self.pixels if self.pixels is not None else self.features.cls)  # type: ignore[union-attr]
 
     def __getitem__(self, part: slice) -> Images:
-        pixels = None if self.pixels is None else self.pixels[part]
-        return replace(self, pixels=pixels, features=self.features and self.features.map(lambda t: t[part]))
+        return self.map(lambda tensor: tensor[part])
 
     def to(self, device: torch.device | str) -> Images:
         """The batch on another device."""
-        pixels = None if self.pixels is None else self.pixels.to(device)
-        return replace(self, pixels=pixels, features=self.features and self.features.map(lambda t: t.to(device)))
+        return self.map(lambda tensor: tensor.to(device))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Images:
+        """The batch with all its tensors changed in one way."""
+        pixels = None if self.pixels is None else change(self.pixels)
+        return replace(self, pixels=pixels, features=self.features and self.features.map(change))
 
 
 def resblocks(visual: Any) -> Any:
@@ -145,7 +148,7 @@ def project(visual: Any, tokens: Tensor) -> Tensor:
 
 def pooled(visual: Any, x: Tensor) -> Tensor:
     """Features (B, D) of all tokens (B, 1 + P, d) after the last block, in a tower that pools them."""
-    return visual._pool(x)[0] @ visual.proj  # type: ignore[no-any-return]
+    return visual._pool(x)[0] @ visual.proj
 
 
 def pooled_alone(visual: Any, tokens: Tensor) -> Tensor:
@@ -157,7 +160,7 @@ def pooled_alone(visual: Any, tokens: Tensor) -> Tensor:
     keys = pool.ln_k(alone)
     queries = pool.ln_q(pool.query[:1]).expand(len(keys), -1, -1)
     read = pool.attn(queries, keys, keys, need_weights=False)[0].squeeze(1)
-    return (visual.ln_post(read) @ visual.proj).unflatten(0, tokens.shape[:-1])  # type: ignore[no-any-return]
+    return (visual.ln_post(read) @ visual.proj).unflatten(0, tokens.shape[:-1])
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ def embedded(trunk: Any, images: Tensor) -> tuple[Tensor, Tensor | None]:
 
 def before_blocks(trunk: Any, tokens: Tensor) -> Tensor:
     """Tokens (..., d) after the normalisation that some towers have before the first block."""
-    return trunk.norm_pre(tokens) if hasattr(trunk, "norm_pre") else tokens  # type: ignore[no-any-return]
+    return trunk.norm_pre(tokens) if hasattr(trunk, "norm_pre") else tokens
 
 
 def with_prompts(turns: Tensor, n: int) -> Tensor:
@@ -44,7 +44,7 @@ def with_prompts(turns: Tensor, n: int) -> Tensor:
 
 def run(block: Any, x: Tensor, turns: Tensor | None) -> Tensor:
     """A block of timm's for tokens x (B, tokens, d)."""
-    return block(x) if turns is None else block(x, rope=turns)  # type: ignore[no-any-return]
+    return block(x) if turns is None else block(x, rope=turns)
 
 
 def encode(
@@ -75,4 +75,4 @@ def project(visual: Any, tokens: Tensor) -> Tensor:
     """Tokens (..., d) as after the last normalisation in the joint space (..., D): what the pool makes of one alone."""
     trunk = visual.trunk
     alone = tokens.reshape(-1, 1, tokens.shape[-1]).expand(-1, trunk.num_prefix_tokens + 1, -1)
-    return visual.head(trunk.forward_head(alone)).unflatten(0, tokens.shape[:-1])  # type: ignore[no-any-return]
+    return visual.head(trunk.forward_head(alone)).unflatten(0, tokens.shape[:-1])

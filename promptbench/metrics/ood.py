@@ -107,7 +107,7 @@ def open_score(name: str, settings: Mapping[str, Any] | None = None) -> Score:
         UsageError: The name or a setting is unknown, a value does not fit, or a file cannot be read.
     """
     cls = registry.load("scores", name)
-    return cls(build(cls.Config, dict(settings or {}), f"score '{name}'"))  # type: ignore[no-any-return]
+    return cls(build(cls.Config, dict(settings or {}), f"score '{name}'"))
 
 
 def open_scores(names: Iterable[str]) -> dict[str, Score]:

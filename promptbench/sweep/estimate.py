@@ -297,7 +297,7 @@ class Forecast:
         step, unseen = self._once(what, partial(calibration.training, train, recipe, reads))
         steps = count_batches(len(train.items), recipe.batch, recipe.drop_last)
         found.training += step * recipe.total_steps(steps)
-        return waiting + unseen
+        return float(waiting + unseen)
 
     def _evaluate(self, calibration: Calibration, method: Method, found: Estimate) -> None:
         """Add the evaluations of a run."""

@@ -36,7 +36,7 @@ def make(method: str, clean: float, corrupted: Mapping[str, float], seed: int = 
     }
     return Result(
         spec=Spec(**facts),
-        conditions={"texts_told": "generic", "images": {name: 10 for name in ("clean", *corrupted)}},
+        conditions={"texts_told": "generic", "images": dict.fromkeys(("clean", *corrupted), 10)},
         metrics={**{f"{name}/accuracy": value for name, value in accuracies.items()}, "drop": clean - mean},
         cost={},
         versions={},

@@ -178,9 +178,14 @@ text prior: words told besides class names (rows are ranked and judged within on
 
 base, new, H: %, 0 to 100, higher is better.
 
+shots: images of each class that are trained on; n: number of seeds.
+
 ± is the population standard deviation over n seeds (ddof 0).
 
 Average H is computed from the averages beside it; the mean of per-dataset H stands apart.
+
+base: accuracy on images of the classes trained on, among their names; new: on images of the other classes, among \
+theirs; H: the harmonic mean of both.
 
 A toy.
 

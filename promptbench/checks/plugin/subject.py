@@ -55,10 +55,14 @@ class Specimen:
 
     def make(self, seed: int = 0) -> Method:
         """The method as a run makes it: instantiated, then shown its training images."""
-        method = instantiate(self.cls, self.config, self.backbone, self.class_names, seed, self.condition)
+        method = self.unshown(seed)
         images, labels = batch(self.backbone)
         show_training_images(method, [(Images(images), labels)] * max(1, method.shown_views), seed)
         return method
+
+    def unshown(self, seed: int = 0) -> Method:
+        """The method before it is shown any image."""
+        return instantiate(self.cls, self.config, self.backbone, self.class_names, seed, self.condition)
 
     def moved(self) -> Method:
         """The same, its learned tensors moved off their first values, where a gradient may vanish by symmetry."""
@@ -162,6 +166,7 @@ class WeightlessBackbone(Backbone):
     """A backbone on the meta device: it tokenises, and its embeddings have a shape and no values."""
 
     def embed_text(self, texts: Sequence[str]) -> Tokens:
+        """Token ids (K, L) as those of real weights; embeddings (K, L, d) without values."""
         ids = self.tokenizer(list(texts), context_length=self.context_length)
         eot = ids.argmax(dim=-1)
         ids = ids[:, : int(eot.max()) + 1]

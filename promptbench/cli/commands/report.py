@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Carry out `promptbench report`, from stored results alone."""
-    from promptbench.show.report.page import NO_MATPLOTLIB, drawable, pictures, render
+    from promptbench.show.report import pictures
+    from promptbench.show.report.page import render
     from promptbench.show.tables.show import ALL, Question, View, stored_tables
     from promptbench.suite import load_suite, suite_names
 
@@ -42,9 +43,12 @@ def execute(options: argparse.Namespace) -> int:
     _check(path, options.force)
     tables = stored_tables(question)
     suites = [load_suite(name) for name in suite_names()]
-    drawn = {place: [*pictures(table, suites)] for place, table in enumerate(tables)} if drawable() else {}
-    remark = "" if drawable() else NO_MATPLOTLIB
-    _write(path, render(tables, title=options.title, pictures=drawn, remark=remark))
+    drawn, remark = {}, ""
+    if pictures.drawable():
+        drawn = {place: [*pictures.pictures(table, suites)] for place, table in enumerate(tables)}
+    else:
+        remark = pictures.NO_MATPLOTLIB
+    _write(path, render(tables, title=options.title, pictures=drawn, remark=remark, path=path))
     print(f"wrote {options.output}" + (f". {remark}" if remark else ""))
     return 0
 

@@ -248,7 +248,7 @@ class _Entry(tarfile.TarInfo):
         tar.budget.count(max(1, (long // tarfile.BLOCKSIZE) ** 2))  # the time that Python takes over attributes
         if self.type == tarfile.GNUTYPE_SPARSE:
             raise BadArchive(f"holds a sparse file, {self.name!r}")
-        return super()._proc_member(tar)  # type: ignore[misc,no-any-return]
+        return super()._proc_member(tar)  # type: ignore[misc]
 
     def _sparse(self, *_: object) -> None:
         raise BadArchive(f"holds a sparse file, {self.name!r}")

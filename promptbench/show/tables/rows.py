@@ -73,7 +73,7 @@ _CONTEXT = f"config.{CONTEXT}"
 _BY_DATASET = {_TRANSFORM, *(item.name for item in _SETTINGS if item.metadata["by_dataset"])}
 _NAMES_FOLLOW = ("split", "dataset_options.class_names")  # what the class names shown follow from
 _OF_SAMPLES = {"shots", "sampler"}
-_OF_ALL = {"precision", "weights_hash", "split_digest", "corruption"}  # what is compared must agree in these
+_OF_ALL = {"precision", "weights_hash", "split_digest", "corruption", "limit"}  # what is compared must agree in these
 
 SEEDS = ("data_seed", "train_seed")
 SPREAD = "± is the population standard deviation over n seeds (ddof 0)."
@@ -252,7 +252,7 @@ def _said(name: str, value: str) -> str:
     if value in (BY_RECIPE, BY_DATASET):
         return f"{_short(name)} {value}"
     text = value[1:-1] if value.startswith('"') else value
-    if value == "null" or (name == "corruption" and not text):
+    if value == "null" or (name, text) in (("corruption", ""), ("limit", "0")):
         text = "none"
     digest = hashlib.sha256(text.encode()).hexdigest()
     if name.startswith(_SCORES) and text != "none":  # settings, which a digest tells apart
@@ -529,7 +529,7 @@ def _helps(columns: Sequence[Column]) -> list[str]:
 
 
 def _data_remarks(results: Sequence[Result], titles: Mapping[str, str]) -> Iterator[str]:
-    """Splits that are not the papers', and images that were left out or corrupted."""
+    """Splits that are not the papers', and images that were left out, limited or corrupted."""
     made = [result for result in results if str(result.conditions.get("split_source", "")).startswith("generated")]
     generated = {titles[result.spec.dataset] for result in made}
     skipped = {titles[result.spec.dataset] for result in results if result.conditions.get("skipped")}
@@ -538,6 +538,11 @@ def _data_remarks(results: Sequence[Result], titles: Mapping[str, str]) -> Itera
         yield f"Split generated for want of a split file, so not the papers': {', '.join(sorted(generated))}."
     if skipped:
         yield f"Unreadable images were left out in runs on {', '.join(sorted(skipped))}."
+    limits = sorted({result.spec.limit for result in results} - {0})
+    if limits:
+        most = " or ".join(map(str, limits))
+        where = "" if all(result.spec.limit for result in results) else " in rows that say so"
+        yield f"A quick look (--limit): at most {most} test images of each dataset were scored{where}, not all of them."
     if corrupted:
         said = "; ".join(map(corruption_text, corrupted))
         yield f"Test images are corrupted here, and are not ImageNet-C's files: {said}."

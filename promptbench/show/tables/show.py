@@ -167,8 +167,10 @@ def chosen_results(question: Question, suites: Sequence[Suite]) -> list[Result]:
     there = {result.spec.protocol for result in results}
     if not results or (ALL not in asked and set(asked) - there):
         none = said if ALL in asked else " or ".join(name for name in asked if name not in there)
+        others = sorted({result.spec.protocol for result in stored} - set(asked))
+        instead = f"ask for others that are there, --protocol {' '.join(others)}, " if others else ""
         raise UsageError(
-            f"There are no {none} results in {places}; make some with "
+            f"There are no {none} results in {places}; {instead}make some with "
             "`promptbench run`, or name another folder with --results."
         )
     return results
@@ -306,10 +308,12 @@ def print_tables(
     methods: Sequence[str],
     datasets: Sequence[str],
     view: View | None = None,
-) -> None:
-    """Print one table per protocol, suite and backbone."""
+) -> list[Table]:
+    """Print one table per protocol, suite and backbone; returns them."""
     view = view or View()
-    print(show(tables_of(results, suites, methods, datasets, view), view), end="")
+    tables = tables_of(results, suites, methods, datasets, view)
+    print(show(tables, view), end="")
+    return tables
 
 
 def tables_of(

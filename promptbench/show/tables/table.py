@@ -196,10 +196,12 @@ class Line:
 
     @cached_property
     def seeds(self) -> tuple[Seed, ...]:
+        """The seeds behind the line, sorted, each once."""
         return tuple(sorted({result.spec.seeds for result in self.results}))
 
     @cached_property
     def shots(self) -> tuple[int | None, ...]:
+        """The numbers of training images a class behind the line, the smallest first."""
         return by_size({result.spec.shots for result in self.results})
 
     @cached_property

@@ -210,7 +210,8 @@ class Tasks:
                     raise KeyboardInterrupt
                 if work.claim.lost:
                     raise Busy(work.claim.name)
-            return ray.get(task)
+            answered: tuple[Any, dict[str, bytes]] = ray.get(task)
+            return answered
         except (KeyboardInterrupt, Busy):
             ray.cancel(task)  # as Ctrl-C would, so that it removes its files
             ray.wait([task], timeout=FAREWELL)

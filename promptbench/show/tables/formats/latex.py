@@ -109,7 +109,7 @@ def caption(table: Table) -> str:
 
 
 def label(table: Table) -> str:
-    """What `\\ref` calls a table: protocol, suite, backbone and, where there are several, the source."""
+    r"""What `\ref` calls a table: protocol, suite, backbone and, where there are several, the source."""
     words = [table.protocol, table.suite, table.backbone.partition(":")[0], table.subject]
     return "tab:" + "-".join(filter(None, (re.sub(r"[^a-z0-9]+", "-", word.lower()).strip("-") for word in words)))
 

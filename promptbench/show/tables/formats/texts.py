@@ -78,11 +78,11 @@ RUNS_SHOWN = 3  # in a tooltip; the JSON format names all
 
 @dataclass(frozen=True)
 class Style:
-    """What a reader may choose about a format.
+    r"""What a reader may choose about a format.
 
     Attributes:
         plain: In LaTeX, one tabular as in other formats, instead of the layout that papers have.
-        cite: BibTeX key by method, for `\\cite` in LaTeX.
+        cite: BibTeX key by method, for `\cite` in LaTeX.
         columns: Of the page that LaTeX is for, `one` or `two`.
         appendix: Whether the recipe of every row is told.
     """
@@ -182,6 +182,7 @@ def legends(table: Table) -> list[str]:
         f"selection: on which images settings were chosen{trials}: {'; '.join(kinds)}.",
         f"text prior: words told besides class names (rows are ranked and judged within one): {'; '.join(priors)}.",
         column_legend(table.columns),
+        f"shots: images of each class that are trained on{'' if table.per_seed else '; n: number of seeds'}.",
     ]
 
 
