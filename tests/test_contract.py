@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import promptbench as pb
+from promptbench import registry
 from promptbench.checks.plugin import kit
 from promptbench.cli.main import main
 from promptbench.clip import prompts

@@ -402,7 +402,6 @@ def question_of(options: argparse.Namespace) -> Question:
         averages=options.averages,
         appendix=options.appendix,
         anonymous=options.anonymous,
-        trace=True,
     )
     return Question(
         places=options.results or [OUTPUT],

@@ -107,7 +107,7 @@ def test_the_installed_command_trains_evaluates_stores_and_prints(first: tuple[P
     assert done.stdout.startswith("### base2new on mini, backbone ")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if "|" in line]
     assert rows[0] == ["dataset", "method", "selection", "text prior", "base", "new", "H", "joint", "n"]
-    assert [row[1].rstrip("‡") for row in rows[2:]] == ["zeroshot@generic", "coop", "maple", "zeroshot"]
+    assert [row[1].rstrip("‡") for row in rows[2:]] == ["Zero-shot CLIP (generic)", "CoOp", "MaPLe", "Zero-shot CLIP"]
     assert [row[2:4] for row in rows[2:]] == [
         ["none", "generic"],
         *[["unknown", "generic"]] * 2,  # of which the call set the epochs
@@ -211,11 +211,11 @@ def test_tables_are_printed_in_every_format(first: tuple[Path, Any], capsys: pyt
     assert capsys.readouterr().out == first[1].stdout
     assert main([*call, "--format", "csv", "--method", "maple", "coop"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("protocol,suite,backbone,kind,dataset,method")
+    assert lines[0].startswith("protocol,suite,backbone,kind,dataset,dataset title,method,label")
     asked, always = ["maple", "coop"], ["zeroshot", "zeroshot@generic"]  # the suite's companions stay
-    assert [line.split(",")[5] for line in lines[1:]] == asked + always
+    assert [line.split(",")[6] for line in lines[1:]] == asked + always
     assert main([*call, "--format", "latex", "--dataset", "birds"]) == 0
-    assert r"\begin{tabular}{llllrrrrr}" in capsys.readouterr().out
+    assert r"\begin{tabular}{lcccc}" in capsys.readouterr().out
 
 
 def test_a_method_from_a_file_is_listed_described_and_run(
@@ -229,7 +229,7 @@ def test_a_method_from_a_file_is_listed_described_and_run(
     assert "Recipes (protocol, dataset)\n  *  *  1 epoch  " in capsys.readouterr().out
     call = ["run", "--plugin", str(plugin), "--method", "shift", *what, "--output", str(tmp_path / "runs")]
     assert main(call) == 0
-    assert "shift" in capsys.readouterr().out
+    assert "Shift" in capsys.readouterr().out
     before = [result for result in read_results(tmp_path / "runs") if result.spec.method == "shift"]
     assert len(before[0].spec.plugin) == 64
     plugin.write_text(PLUGIN.replace("torch.ones", "torch.zeros"))
@@ -245,7 +245,7 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(
     call += ["--set", "maple.lr=1e30", "maple.epochs=3"]
     assert main(call) == 1
     captured = capsys.readouterr()
-    assert "| coop" in captured.out.replace("|       | ", "| ") and "maple" not in captured.out
+    assert "| CoOp" in captured.out.replace("|       | ", "| ") and "MaPLe" not in captured.out
     assert "maple birds seed 1: FAILED" in captured.err and "1 of 4 runs failed" in captured.err
     (failure,) = tmp_path.rglob("*.failed.json")
     record = json.loads(failure.read_text())
@@ -360,7 +360,7 @@ def test_a_data_root_is_only_read(tmp_path: Path, capsys: pytest.CaptureFixture[
     flags += ["--threads", "1", "--seeds", "1", "--output", str(tmp_path / "runs")]
     assert main(["run", "--method", "zeroshot", "coop", *flags, "--set", "coop.epochs=1", "coop.batch=4"]) == 0
     table = capsys.readouterr().out
-    assert "average" in table and "mean of per-dataset H" in table and table.index("dtd") < table.index("eurosat")
+    assert "average" in table and "mean of per-dataset H" in table and table.index("DTD") < table.index("EuroSAT")
     assert files(root) == before
 
 

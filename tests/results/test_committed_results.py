@@ -65,4 +65,4 @@ def test_the_bars_follow_from_the_figures_beside_them() -> None:
 def test_zero_shot_stands_in_every_table_of_the_mini_suite(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["table", "--results", str(MINI), "--method", "coop", "--dataset", "mini_neon"]) == 0
     out = capsys.readouterr().out
-    assert "| zeroshot " in out and "| zeroshot@generic " in out and "| maple" not in out
+    assert "| Zero-shot CLIP " in out and "| Zero-shot CLIP (generic) " in out and "| MaPLe" not in out

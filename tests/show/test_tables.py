@@ -149,9 +149,13 @@ def test_published_averages_follow(base: float, new: float, expected: str) -> No
     assert f"| {base:.1f} | {new:.1f} | {expected} |" in re.sub(" +", " ", render(results, LAYOUT))
 
 
+COMMENT = "<!-- made of 6 files in results/base2new/*/*.json; sha256 of their sorted names and metrics {} -->\n"
+
+
 def test_markdown_reads_in_a_terminal() -> None:
     zero = [make(70, 65, seed=1, method="zeroshot", recipe={}, shots=0, dataset=name) for name in ("shapes", "icons")]
     text = render([*BY_HAND, *zero], LAYOUT, notes={"mini": "A toy."}, methods=["zeroshot", "maple"])
+    (digest,) = re.findall(r" ([0-9a-f]{16}) -->", text)
     assert (
         text
         == """\
@@ -184,7 +188,9 @@ base: accuracy on images of the classes trained on, among their names; new: on i
 theirs; H: the harmonic mean of both.
 
 A toy.
+
 """
+        + COMMENT.format(digest)
     )
 
 

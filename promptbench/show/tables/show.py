@@ -64,7 +64,6 @@ class View:
         averages: Whether only lines that sum a table up are there.
         appendix: Whether the recipe of every row is told.
         anonymous: Whether nothing says who made the results where.
-        trace: Whether Markdown names the result files in a comment.
     """
 
     format: str = "md"
@@ -86,7 +85,6 @@ class View:
     averages: bool = False
     appendix: bool = False
     anonymous: bool = False
-    trace: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,7 +297,6 @@ def table(
         averages=averages,
         appendix=appendix,
         anonymous=anonymous,
-        trace=True,
     )
     suites = [load_suite(name) for name in suite_names()]
     return Tables(tables_of(list(results), suites, methods, datasets, view), view)
@@ -399,7 +396,7 @@ def show(tables: Sequence[Table], view: View) -> str:
     if view.format not in FORMATS:
         raise unknown("format", view.format, FORMATS)
     cite = citations(tables) if view.cite else {}
-    style = Style(view.plain, cite, columns=view.columns, appendix=view.appendix, trace=view.trace)
+    style = Style(view.plain, cite, columns=view.columns, appendix=view.appendix)
     return FORMATS[view.format](tables, style)
 
 

@@ -72,7 +72,7 @@ tbody {{ border-bottom: 1px solid; }}
 </body>
 </html>
 """
-FILES_NAMED = 8  # in a comment; of more, their number and a digest
+FILES_NAMED = 4  # in a comment; of more, their number and a digest
 RUNS_SHOWN = 3  # in a tooltip; the JSON format names all
 
 
@@ -85,14 +85,12 @@ class Style:
         cite: BibTeX key by method, for `\cite` in LaTeX.
         columns: Of the page that LaTeX is for, `one` or `two`.
         appendix: Whether the recipe of every row is told.
-        trace: Whether a comment in Markdown names the result files.
     """
 
     plain: bool = False
     cite: Mapping[str, str] = field(default_factory=dict)
     columns: str = "one"
     appendix: bool = False
-    trace: bool = False
 
 
 class Markup(NamedTuple):
@@ -475,8 +473,7 @@ def _markdown(table: Table, style: Style) -> str:
         parts += ["", *laid_out(test_heading(table), test_texts(table, MARKDOWN))]
     if style.appendix:
         parts += ["", *laid_out(clean(appendix_heading(table)), appendix_texts(table, MARKDOWN), 1)]
-    if style.trace:
-        parts += ["", f"<!-- {files_behind(table.results)} -->"]
+    parts += ["", f"<!-- {files_behind(table.results)} -->"]
     return "\n".join(parts) + "\n"
 
 
