@@ -189,10 +189,10 @@ def said(found: Repeated, stored: Result) -> str:
         parts.append("made with the same settings, code, versions, weights and images")
     if found.apart:
         shown = list(found.apart.items())[:FEW]
-        rows = [("figure", "stored", "here", "difference")]
-        rows += [(name, _number(a), _number(b), _gap(a, b)) for name, (a, b) in shown]
+        lines = [("figure", "stored", "here", "difference")]
+        lines += [(name, _number(a), _number(b), _gap(a, b)) for name, (a, b) in shown]
         more = f"\n  ... and {len(found.apart) - FEW} more" if len(found.apart) > FEW else ""
-        parts.append("figures that differ\n" + columns(rows, indent="  ") + more)
+        parts.append("figures that differ\n" + columns(lines, indent="  ") + more)
     return "\n\n".join(parts)
 
 
@@ -211,8 +211,8 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.6g}"
 
 
-def _gap(a: float | None, b: float | None) -> str:
-    return "–" if a is None or b is None else f"{b - a:+.4g}"
+def _gap(a: float, b: float | None) -> str:
+    return "–" if b is None else f"{b - a:+.4g}"
 
 
 def _points(text: str) -> float:
