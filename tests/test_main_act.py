@@ -54,8 +54,7 @@ sys.exit(exit_code)
 
 
 def counts(name: str) -> bool:
-    """Whether a file is part of the act: neither the embedded sets, nor another command's parser, nor what stands at the
-    top of the package for those who name its modules."""
+    """Whether a file is part of the act: no embedded set, no other command's parser, not the package's names."""
     commands = "cli/commands/"
     return (
         name != "__init__.py"
