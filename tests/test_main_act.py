@@ -54,9 +54,13 @@ sys.exit(exit_code)
 
 
 def counts(name: str) -> bool:
-    """Whether a file is part of the act: neither the embedded sets nor another command's parser."""
+    """Whether a file is part of the act: no embedded set, no other command's parser, not the package's names."""
     commands = "cli/commands/"
-    return not name.startswith("mini/") and (not name.startswith(commands) or name == f"{commands}run.py")
+    return (
+        name != "__init__.py"
+        and not name.startswith("mini/")
+        and (not name.startswith(commands) or name == f"{commands}run.py")
+    )
 
 
 @pytest.mark.slow

@@ -238,7 +238,7 @@ def test_what_cannot_be_used_says_why(
     away = tmp_path / "runs" / "results" / "base2new" / "birds" / runs("coop").name
     away.parent.mkdir(parents=True)
     away.write_bytes(runs("coop").read_bytes())
-    assert f"is not at {tmp_path / 'runs' / 'trainings'}" in refused(lambda: pb.load(away))
+    assert f"is not in {tmp_path / 'runs'}" in refused(lambda: pb.load(away))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "torch sees no CUDA device here" in refused(lambda: pb.load(runs("coop"), device="cuda"))
     assert "torch sees no CUDA device here" in refused(lambda: pb.load(runs("coop"), device="cuda:0"))

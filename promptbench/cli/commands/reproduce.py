@@ -211,8 +211,8 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.6g}"
 
 
-def _gap(a: float | None, b: float | None) -> str:
-    return "–" if a is None or b is None else f"{b - a:+.4g}"
+def _gap(a: float, b: float | None) -> str:
+    return "–" if b is None else f"{b - a:+.4g}"
 
 
 def _points(text: str) -> float:
