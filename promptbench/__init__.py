@@ -138,9 +138,9 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name == "__version__":  # not written here, so that a release is no other code
-        from promptbench.storage.versions import library_versions
+        from promptbench.storage.versions import own_version
 
-        return library_versions()["promptbench"] or "0"  # not installed
+        return own_version()
     if name not in _HOME:
         raise AttributeError(f"module 'promptbench' has no attribute {name!r}")
     return getattr(import_module(f"promptbench.{_HOME[name]}"), name)

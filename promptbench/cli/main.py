@@ -23,12 +23,12 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
-from promptbench import __version__
 from promptbench.cli.commands import COMMANDS, GROUPS
 from promptbench.cli.flags import Parser, known_command
 from promptbench.config import UsageError
 from promptbench.registry import add_file
 from promptbench.runs.listener import Quiet
+from promptbench.storage.versions import own_version
 
 LONGEST = 2000  # characters of an error
 MOMENT = 0.05  # seconds
@@ -228,7 +228,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="Start here: promptbench run --method maple --protocol base2new\n"
         "Flags of a command and an example: promptbench COMMAND --help",
     )
-    top.add_argument("--version", action="version", version=f"promptbench {__version__}")
+    top.add_argument("--version", action="version", version=f"promptbench {own_version()}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
     for name in COMMANDS:
         module = import_module(f"promptbench.cli.commands.{name}")
