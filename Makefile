@@ -8,10 +8,10 @@ PAGES   = promptbench $(addprefix promptbench.,clip.backbone clip.prompts method
 # pdoc does not ask a package for names that it imports when they are first used
 PDOC    = "import promptbench as pb, pdoc.__main__ as p; vars(pb).update({n: getattr(pb, n) for n in pb.__all__}); p.cli()"
 
-.PHONY: demo test fast lowest lint docs speed clean
+.PHONY: demo test fast lowest lint docs speed gpu clean
 
 demo: $(VENV)/installed
-	$(BIN)/promptbench run --method maple --protocol base2new
+	$(BIN)/promptbench run --method coop cocoop --protocol base2new
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -34,6 +34,10 @@ docs: $(VENV)/installed-docs
 
 speed: $(VENV)/installed-test
 	$(BIN)/python -m promptbench.benchmarks.speed -o results/measured/speed
+
+# On one card, at most eight minutes; `--device cpu` does a short form of it.
+gpu: $(VENV)/installed-test
+	$(BIN)/python -m promptbench.benchmarks.gpu -o results/measured/gpu
 
 # What has the tools has the package, too.
 $(VENV)/installed: pyproject.toml | $(BIN)/python

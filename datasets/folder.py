@@ -5,13 +5,16 @@ per class directly in `root`, which a rule splits: each class's sorted images ar
 keyed by `split_seed` and the folder's name, and cut by `fractions`. Classes are the class folders in sorted order; "_"
 in a name reads as a blank.
 
-    promptbench run --method coop --protocol base2new --dataset folder --set folder.root=~/birds
+    promptbench run --method coop --dataset folder:~/birds
+
+trains on all classes (protocol `few_shot`), unless a `--protocol` is named.
 """
 
 from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,6 +30,7 @@ class Folder(Dataset):
     """Images in class folders."""
 
     info = DatasetInfo(title="Folder", classes=0)
+    usual_protocol = "few_shot"  # whoever brings images wants all of their classes known
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Dataset.Config):
@@ -68,7 +72,10 @@ class Folder(Dataset):
             if candidate.is_dir():
                 return candidate
         looked = ", ".join(map(str, dict.fromkeys(candidates)))
-        raise UsageError(f"The dataset {self.name!r} was not found: looked for 'root' in {looked}; set it to a folder.")
+        raise UsageError(
+            f"The dataset {self.name!r} was not found: there is no folder {looked}; name the folder of its class "
+            f"folders in full, as in --dataset folder:/path/to/{self.name}."
+        )
 
     def read(self, split: str) -> Sequence[Item]:
         """All splits at once, so that they are checked against each other."""
@@ -92,6 +99,16 @@ class Folder(Dataset):
                 f"The dataset {self.name!r} in {self.folder} has no class folders; make one folder of images per class."
             )
         return False
+
+    @property
+    def split_made(self) -> str:
+        """How many images of a class each split was given: `10/4/6 images a class: train/val/test`."""
+        if self._has_splits:
+            return ""
+        counts = [Counter(item.label for item in self.items(split)) for split in SPLITS]
+        labels = sorted(counts[0])
+        shares = "/".join(_span([count[label] for label in labels]) for count in counts)
+        return f"{shares} images a class: {'/'.join(SPLITS)}"
 
     def _from_split_folders(self) -> dict[str, list[Item]]:
         names = self._names(subfolders(self.folder / "train"))
@@ -135,3 +152,9 @@ class Folder(Dataset):
                 f"{path} names {len(listed)} folders but not {unnamed[0]!r}; add a line for each class folder."
             )
         return {folder: listed[folder] for folder in folders}
+
+
+def _span(counts: Sequence[int]) -> str:
+    """The least and the most of some counts: `10`, or `8-12`."""
+    least, most = min(counts), max(counts)
+    return str(least) if least == most else f"{least}-{most}"

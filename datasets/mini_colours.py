@@ -13,5 +13,6 @@ class MiniColours(MiniDataset):
     info = DatasetInfo(
         title="Colours",
         classes=20,
+        images=(960, 320, 800),
         template="a photo of a {} object.",
     )

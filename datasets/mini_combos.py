@@ -13,5 +13,6 @@ class MiniCombos(MiniDataset):
     info = DatasetInfo(
         title="Combos",
         classes=20,
+        images=(960, 320, 800),
         template="a watercolor painting of a {}.",
     )

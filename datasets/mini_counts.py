@@ -13,5 +13,6 @@ class MiniCounts(MiniDataset):
     info = DatasetInfo(
         title="Counts",
         classes=12,
+        images=(576, 192, 480),
         template="a photo of {}.",
     )

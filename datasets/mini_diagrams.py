@@ -16,5 +16,6 @@ class MiniDiagrams(MiniDataset):
     info = DatasetInfo(
         title="Diagrams",
         classes=16,
+        images=(768, 256, 640),
         template="a diagram of a {}.",
     )

@@ -16,6 +16,7 @@ class MiniDigits(MiniDataset):
     info = DatasetInfo(
         title="Digits",
         classes=10,
+        images=(480, 160, 400),
         template="a photo of the number {}.",
         url="https://archive.ics.uci.edu/dataset/80",
         paper="Alpaydin and Kaynak, UCI, 1998",

@@ -13,5 +13,6 @@ class MiniFabrics(MiniDataset):
     info = DatasetInfo(
         title="Fabrics",
         classes=10,
+        images=(480, 160, 400),
         template="a {} fabric.",
     )

@@ -13,5 +13,6 @@ class MiniNeon(MiniDataset):
     info = DatasetInfo(
         title="Neon",
         classes=20,
+        images=(960, 320, 800),
         template="a neon sign of a {}.",
     )

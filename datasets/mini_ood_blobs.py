@@ -13,6 +13,7 @@ class MiniOodBlobs(MiniDataset):
     info = DatasetInfo(
         title="Blobs",
         classes=1,
+        images=(0, 0, 600),
         template="a photo of a {}.",
     )
     splits = ("test",)

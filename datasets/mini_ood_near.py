@@ -13,6 +13,7 @@ class MiniOodNear(MiniDataset):
     info = DatasetInfo(
         title="Near",
         classes=1,
+        images=(0, 0, 600),
         template="a photo of a {}.",
     )
     splits = ("test",)

@@ -13,6 +13,7 @@ class MiniOodPixelNoise(MiniDataset):
     info = DatasetInfo(
         title="Pixel noise",
         classes=1,
+        images=(0, 0, 600),
         template="a photo of a {}.",
     )
     splits = ("test",)

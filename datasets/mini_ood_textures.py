@@ -13,6 +13,7 @@ class MiniOodTextures(MiniDataset):
     info = DatasetInfo(
         title="Textures",
         classes=1,
+        images=(0, 0, 600),
         template="a photo of a {}.",
     )
     splits = ("test",)

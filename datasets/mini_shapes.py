@@ -16,5 +16,6 @@ class MiniShapes(MiniDataset):
     info = DatasetInfo(
         title="Shapes",
         classes=24,
+        images=(1152, 384, 960),
         template="a photo of a toy {}.",
     )

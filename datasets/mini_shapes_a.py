@@ -13,6 +13,7 @@ class MiniShapesA(MiniDataset):
     info = DatasetInfo(
         title="Shapes-A",
         classes=24,
+        images=(0, 0, 960),
         template="a photo of a toy {}.",
     )
     splits = ("test",)

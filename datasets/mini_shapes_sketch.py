@@ -13,6 +13,7 @@ class MiniShapesSketch(MiniDataset):
     info = DatasetInfo(
         title="Shapes-Sketch",
         classes=24,
+        images=(0, 0, 960),
         template="a photo of a toy {}.",
     )
     splits = ("test",)

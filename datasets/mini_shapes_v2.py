@@ -13,6 +13,7 @@ class MiniShapesV2(MiniDataset):
     info = DatasetInfo(
         title="Shapes-V2",
         classes=24,
+        images=(0, 0, 960),
         template="a photo of a toy {}.",
     )
     splits = ("test",)

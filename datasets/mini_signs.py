@@ -13,5 +13,6 @@ class MiniSigns(MiniDataset):
     info = DatasetInfo(
         title="Signs",
         classes=16,
+        images=(768, 256, 640),
         template="a pixelated image of a {}.",
     )

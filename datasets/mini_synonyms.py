@@ -13,5 +13,6 @@ class MiniSynonyms(MiniDataset):
     info = DatasetInfo(
         title="Synonyms",
         classes=16,
+        images=(768, 256, 640),
         template="a chalk drawing of a {}.",
     )

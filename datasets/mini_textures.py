@@ -13,5 +13,6 @@ class MiniTextures(MiniDataset):
     info = DatasetInfo(
         title="Textures",
         classes=10,
+        images=(480, 160, 400),
         template="a photo of a {} texture.",
     )

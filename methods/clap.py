@@ -64,7 +64,7 @@ def recipe(origin: Literal["authors", "transferred"], source: str) -> Recipe:
 class CLAP(Method):
     """One prototype for each class of the training."""
 
-    category = "constrained linear probe"
+    category = "adapter, constrained linear probe"
     parameters_vit_b16 = 0  # one joint dimension for every class: none before `prepare`
     frozen_image_tower = True
     transfers = "subset"
@@ -108,6 +108,7 @@ class CLAP(Method):
         if first:
             templates = self.templates_of_classes()
             self.texts = prompts.ensemble(self.backbone, templates, self.class_names, as_spelled=True)
+        self.at = torch.tensor(self.rows(), device=self.backbone.device)  # of the current classes, (K,)
 
     def prepare(self, batches: Iterable[tuple[Images, Tensor]]) -> None:
         self.start = self.texts.encode(self.backbone, normalised=False)  # (K, D)
@@ -130,7 +131,7 @@ class CLAP(Method):
     def encode_classes(self) -> Tensor:
         if not len(self.prototypes):
             raise UsageError("CLAP scores nothing before `prepare` has made prototypes.")
-        return self.prototypes[self.rows()]
+        return self.prototypes[self.at]
 
     def loss(self, images: Images | Tensor, labels: Tensor) -> dict[str, Tensor]:
         terms = super().loss(images, labels)

@@ -72,7 +72,7 @@ def recipe(origin: Literal["authors", "transferred"], source: str) -> Recipe:
 class CLIPLoRA(Method):
     """Low-rank changes of attention in both towers, no prompts."""
 
-    category = "low-rank"
+    category = "adapter, low-rank"
     parameters_vit_b16 = 184_320
     authors_half = None
     recipes: ClassVar = {

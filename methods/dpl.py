@@ -83,7 +83,7 @@ class DPL(Method):
 
     title: ClassVar[str] = "DPL-R"
     reconstructed: ClassVar[bool] = True
-    category = "decoupled attention"
+    category = "multi-modal, decoupled attention"
     parameters_vit_b16 = 46_197
     learned_prompts = ("text_prompts", "visual_prompts", "visual.prompts")
     recipes: ClassVar = {

@@ -66,7 +66,7 @@ def recipe(
 class GalLoP(Method):
     """Global prompts for the image, local ones for its best patches, and a map of the patches."""
 
-    category = "global-local"
+    category = "text, global and local"
     parameters_vit_b16 = 606_208
     authors_half = None  # automatic mixed precision
     learned_prompts = ("global_prompt", "local_prompts")

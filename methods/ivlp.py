@@ -40,7 +40,7 @@ ELSEWHERE = "its base2new recipe; none was published for this protocol"
 class IVLP(Method):
     """Text and visual prompts that know nothing of each other."""
 
-    category = "independent"
+    category = "multi-modal, independent"
     parameters_vit_b16 = 30_720
     authors_half = ("ctx",)
     learned_prompts = ("ctx", "text_prompts", "visual_prompts")

@@ -47,7 +47,7 @@ def recipe(origin: Literal["authors", "transferred"], source: str) -> Recipe:
 class KgCoOp(Method):
     """One learned context for all classes, held near hand-written texts."""
 
-    category = "regularised text"
+    category = "text, regularised"
     parameters_vit_b16 = 2048
     authors_half = ("ctx",)
     learned_prompts = ("ctx",)

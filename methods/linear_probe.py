@@ -22,6 +22,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from promptbench.clip.backbone import Backbone
 from promptbench.config import UsageError
 from promptbench.method import Images, Method, MethodConfig, Prediction
 
@@ -36,6 +37,7 @@ class LinearProbe(Method):
     transfers = "subset"
     transfers_reason = "a linear probe has weights for the classes it was fitted on only"
     frozen_image_tower = True
+    kept = ("weight", "bias")
     baseline: ClassVar = {"": "the class names; nothing of it is chosen on validation images"}
 
     @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,13 @@ class LinearProbe(Method):
         C: float = field(default=0.316, metadata={"source": f"{README}; inverse of the regularisation"})
         max_iter: int = field(default=1000, metadata={"source": README})
 
-    solution: tuple[Tensor, Tensor] | None = None  # weights (K, D) and biases (K,); solved anew, never stored
+    weight: Tensor  # (K, D)
+    bias: Tensor  # (K,)
+
+    def __init__(self, config: Config, backbone: Backbone) -> None:
+        super().__init__(config, backbone)
+        self.register_buffer("weight", torch.empty(0, backbone.embed_dim))  # until `prepare`
+        self.register_buffer("bias", torch.empty(0))
 
     def prepare(self, batches: Iterable[tuple[Images, Tensor]]) -> None:
         from sklearn.linear_model import LogisticRegression  # half a second to import
@@ -60,12 +68,11 @@ class LinearProbe(Method):
         bias = torch.as_tensor(solver.intercept_).type_as(features)
         if len(weight) == 1:
             weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
-        self.solution = weight, bias
+        self.weight, self.bias = weight, bias
 
     def forward(self, images: Images | Tensor) -> Prediction:
-        if self.solution is None:
+        if not len(self.bias):
             raise UsageError("A linear probe scores nothing before `prepare` has shown it training images.")
         features = self.backbone.encode_image(images).cls.float()
         rows = self.rows()
-        weight, bias = (tensor[rows] for tensor in self.solution)
-        return Prediction(features @ weight.T + bias, None)
+        return Prediction(features @ self.weight[rows].T + self.bias[rows], None)

@@ -51,7 +51,7 @@ def recipe(origin: Literal["authors", "transferred"], source: str, **overrides: 
 class LoCoOp(CoOp):
     """One learned context for all classes, or one for each, undecided on patches of something else."""
 
-    category = "OOD"
+    category = "text, for OOD"
     parameters_vit_b16 = 8192
     dense_scores = True
     reads_dense = True

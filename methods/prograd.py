@@ -61,7 +61,7 @@ BY_SHOTS = replace(recipe(200, "authors", FEW_SHOT), epochs_at=FEWER)
 class ProGrad(Method):
     """One learned context for all classes, its gradients aligned with the teacher's."""
 
-    category = "regularised text"
+    category = "text, regularised"
     parameters_vit_b16 = 8192
     authors_half = ("ctx",)
     learned_prompts = ("ctx",)

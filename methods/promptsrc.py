@@ -57,7 +57,7 @@ def recipe(origin: Literal["authors", "transferred"], source: str, epochs: int =
 class PromptSRC(Method):
     """Independent deep prompts in both towers with three consistency terms."""
 
-    category = "independent, regularised"
+    category = "multi-modal, independent, regularised"
     parameters_vit_b16 = 46_080
     authors_half = ("ctx",)
     learned_prompts = ("ctx", "text_prompts", "visual_prompts")

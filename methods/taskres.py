@@ -63,7 +63,7 @@ def recipe(
 class TaskRes(Method):
     """One residual for each class of the training."""
 
-    category = "task residual"
+    category = "adapter, task residual"
     parameters_vit_b16 = 0  # one joint dimension for every class: none before the classes are known
     frozen_image_tower = True
     transfers = "subset"
@@ -97,11 +97,12 @@ class TaskRes(Method):
         super().set_classes(names)
         templates = self.templates_of_classes(names=self.trained_names)
         self.texts = prompts.FrozenTexts(self.backbone, templates, self.class_names, normalised=False, as_spelled=True)
+        self.at = torch.tensor(self.rows(), device=self.backbone.device)  # of the current classes, (K,)
         if first:
             self.residuals = nn.Parameter(torch.zeros(len(self.class_names), self.backbone.embed_dim))  # (K, D)
 
     def encode_classes(self) -> Tensor:
-        return self.texts.features() + self.config.alpha * self.residuals[self.rows()]
+        return self.texts.features() + self.config.alpha * self.residuals[self.at]
 
     def official_parameters(self) -> dict[str, nn.Parameter]:
         return {"text_feature_residuals": self.residuals}

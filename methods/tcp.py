@@ -85,7 +85,7 @@ class QuickGELU(nn.Module):
 class TCP(Method):
     """One learned context for all classes, and deep prompts of every class by a network."""
 
-    category = "class-aware text"
+    category = "text, class-aware"
     parameters_vit_b16 = 331_904
     authors_half = ("",)  # all
     learned_prompts = ("ctx",)

@@ -8,7 +8,8 @@
     trained = pb.load(results[-1].path)            # .classify(["photo.jpg"])
 
 `run` trains, evaluates and stores what is not finished yet, as the command does; `read_results` reads what is stored,
-`list_methods`, `list_datasets` and `list_protocols` say what there is. A method by itself, on a backbone:
+`methods()`, `datasets()` and `protocols()`, which are `list_methods` and so on, say what there is. A method by itself,
+on a backbone:
 
     backbone = pb.load_backbone("mini")
     method = pb.create_method("maple", backbone, ["cat", "dog"], n_ctx=2, depth=3, ctx_init="a photo of a")
@@ -20,8 +21,10 @@ imported when they are first used, so that `import promptbench` costs nothing.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from promptbench.api import run
@@ -136,15 +139,41 @@ __all__ = [
 ]
 
 
+_LISTED = ("datasets", "methods", "protocols")
+
+
+class _Plugins(ModuleType):
+    """A package of plugins, which lists them when it is called: `promptbench.methods()`."""
+
+    def __call__(self) -> dict[str, str]:
+        """The plugins by name, each with the first line of its docstring; none is imported."""
+        found: dict[str, str] = import_module("promptbench.registry").summaries(self.__name__.rpartition(".")[2])
+        return found
+
+
+class _Package(ModuleType):
+    """This package, whose packages of plugins can be called, whoever imports them first."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _LISTED and type(value) is ModuleType:
+            value.__class__ = _Plugins
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
 def __getattr__(name: str) -> object:
     if name == "__version__":  # not written here, so that a release is no other code
         from promptbench.storage.versions import own_version
 
         return own_version()
+    if name in _LISTED:
+        return import_module(f"promptbench.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'promptbench' has no attribute {name!r}")
     return getattr(import_module(f"promptbench.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, *_LISTED]

@@ -33,6 +33,7 @@ def run(
     output: str | Path = OUTPUT,
     data_root: str | Path | Sequence[str | Path] = (),
     jobs: int | None = None,
+    limit: int | None = None,
     runs_per_gpu: int = 1,
     executor: str = "local",
     executor_options: Sequence[str] = (),
@@ -55,16 +56,17 @@ def run(
 
     Args:
         methods: Names, `name@preset`, or `all`; without any the suite's line-up. The suite's companions run too.
-        protocol: One or several, or `all`; `base2new` without any.
+        protocol: One or several, or `all`; without any `base2new`, or all classes (`few_shot`) of images of your own.
         suite: A name, the path of a YAML file, or a suite.
         datasets: In the place of the suite's: names, or `folder:PATH` for images of your own.
         seeds: Different integers; the suite's without any.
-        settings: `method.field`, `dataset.field` or `score.field` to a value.
+        settings: `method.field`, `dataset.field` or `score.field` to a value; `field` of all methods that have it.
         grid: `method.field` to values; a method runs with every combination.
         output: The folder for results and learned prompts.
         data_root: Folders that hold the datasets; without any those of PROMPTBENCH_DATA.
-        jobs: Runs at once; None for one, and on a cluster for as many as have room.
-        runs_per_gpu: Of them, most on one GPU.
+        jobs: Runs at once; None for as many as cores and memory carry, here or on a cluster, and one on a GPU.
+        limit: Most images of an evaluation, for a quick look; None for all.
+        runs_per_gpu: Of the jobs, most on one GPU.
         executor: Where runs are done: `local`, `ray`, `ray:ADDRESS` or `slurm`.
         executor_options: Of Ray or Slurm, such as `partition=gpu`.
         save_predictions: Whether the scores of every image evaluated are kept.
@@ -79,12 +81,14 @@ def run(
             file `*.failed.json` says why.
         asked: The other arguments of `Request.of`: `shots`, `data_seed`, `train_seed`, `sampler`, `split`, `scores`,
             `corrupt`, `train_views`, `backbone`, `threads`, `device`, `precision`, `deterministic`, `temperature`,
-            `companions`.
+            `limit`, `companions`.
 
     Raises:
         UsageError: A name is unknown, a value does not fit, or data are missing.
         RunsFailed: Runs failed; its `results` are those of the others.
     """
+    if limit is not None:
+        asked["limit"] = limit
     files = _listed(plugins)
     for path in files:
         registry.add_file(path)

@@ -54,7 +54,7 @@ class Where:
     """Where and how the runs of a call are done.
 
     Attributes:
-        jobs: Runs at once; None for one, and on a cluster for as many as have room.
+        jobs: Runs at once; None for as many as have room, here or on a cluster.
         runs_per_gpu: Of them, most on one GPU.
         executor: `local`, `ray`, `ray:ADDRESS` or `slurm`.
         options: Of Ray or Slurm, `key=value` each.
@@ -222,14 +222,13 @@ class Start:
 
     def carry_out(self, todo: Sequence[Run], total: int, again: bool) -> None:
         """Do the runs, in a process that they may change; see `__call__`."""
-        several = (self.where.jobs or 1) > 1 and len(todo) > 1
+        from promptbench.sweep.loop import announced, carry_out, look_for_deaths, run_all, several
+
         engine = None
-        if self.request is not None and (several or not self.where.here):
+        if self.request is not None and (not self.where.here or several(todo, self.session.device, self.where.jobs)):
             engine = choose(self.where.executor, self.where.options)
             engine.prepare(self.session.device)  # first, for what it starts may take as long as what follows
         self.check(todo)
-        from promptbench.sweep.loop import announced, carry_out, look_for_deaths, run_all
-
         output = self.session.output
         look_for_deaths(output, todo, again)
         with announced(output, [one.spec.name for one in todo]), listening(self.listener, todo, total, output):

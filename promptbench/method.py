@@ -23,7 +23,7 @@ from promptbench.clip import prompts
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.controls import noise_like
 from promptbench.clip.image_tower import ImageFeatures, Images
-from promptbench.config import UsageError, build
+from promptbench.config import UsageError, build, overrides, to_mapping
 from promptbench.data.class_names import FROM_DATASET, ClassNames
 from promptbench.data.transforms import SCALE
 from promptbench.recipe import CONTROLS, NOISE, RANDOM, Preset, Recipe, find_preset, parse_label
@@ -31,6 +31,7 @@ from promptbench.recipe import CONTROLS, NOISE, RANDOM, Preset, Recipe, find_pre
 __all__ = ["ImageFeatures", "Images", "Method", "MethodConfig", "Prediction", "Preset", "Recipe", "create_method"]
 
 
+SHOWN = 4  # class names in a repr
 ALWAYS = -1  # state of text features that no learned tensor can change
 
 
@@ -85,8 +86,9 @@ class Method(nn.Module):
     so the state dict holds learned tensors alone.
 
     Attributes:
-        category: Where the prompts go, as shown by `promptbench list methods`.
-        title: What tables call it; "" for its name.
+        category: Where the prompts go, as shown by `promptbench list methods`: text, visual, multi-modal, adapter,
+            cache or baseline, which is its colour in plots, and behind a comma what else there is to say.
+        title: What tables call it; "" for what stands before the colon of its module's docstring, or else its name.
         reconstructed: True for a method rebuilt without its authors' code; tables mark it and never rank it.
         parameters_vit_b16: Learned parameters with the default config on ViT-B/16 (a literal; a test counts them).
         recipes: (protocol or "*", dataset or "*") -> how to train there.
@@ -99,8 +101,10 @@ class Method(nn.Module):
         shown_views: Random views of each training image that `prepare` is shown; 0 for the evaluation transform.
         shown_scale: Smallest and largest share of the area that their random crops take.
         validates: Validation images that `choose` is shown: `few` (CoOp's, at most 4 of a class), `all`, "" for none.
-        kept: Buffers that are stored with what is learned, since it takes the training images to make them again; None
-            where `prepare` makes what no training file holds, so that it must be shown them before it scores.
+        kept: Buffers that are stored with what is learned, since it takes the training images to make them again: with
+            them it scores, and is exported, where no training image is. What has no size before `prepare` begins with a
+            size of 0 in `__init__`; a method that trains nothing is stored for them alone. None, in a method that has
+            `prepare`, where what that makes is in no buffer, so that nobody can use it after its run.
         dense_scores: True where the authors score images by dense features too; elsewhere such scores are ours.
         frozen_image_tower: True where image features do not depend on what is learned, so that they may be cached.
         reads_dense: True where it reads dense features; cached ones then come with them.
@@ -184,6 +188,16 @@ class Method(nn.Module):
 
     backbone: Backbone
 
+    def __repr__(self) -> str:
+        """Three lines: the settings, what is learned on which backbone, and the classes."""
+        names = ", ".join(self.class_names[:SHOWN]) + (", ..." if len(self.class_names) > SHOWN else "")
+        learned = sum(parameter.numel() for parameter in self.parameters())
+        return (
+            f"{type(self).__name__}({overrides(to_mapping(self.config))})\n"
+            f"  {learned:,} learned parameters on {self.backbone.name}\n"
+            f"  scores {len(self.class_names)} classes: {names or 'none yet'}"
+        )
+
     def set_classes(self, names: Sequence[str]) -> None:
         """Score these classes from now on, in this order. Called again for other classes; learned tensors stay.
 
@@ -263,8 +277,8 @@ class Method(nn.Module):
     def prepare(self, batches: Iterable[tuple[Images, Tensor]]) -> None:
         """Look at the training images once before training, e.g. to build a cache model.
 
-        Learned tensors may be made here. What is not learned is not stored: before a stored training is loaded,
-        the same images are shown again.
+        Learned tensors may be made here. What is not learned is stored where `kept` names it. A run shows the same
+        images again before it loads a stored training; whoever only scores with it does not.
 
         Args:
             batches: All training images under the evaluation transform, in order, with their labels (B,); or, with
@@ -295,6 +309,11 @@ class Method(nn.Module):
     def sees_images(cls) -> bool:
         """Whether it looks at training images: to learn from them, or in `prepare`."""
         return cls.trains or cls.prepares
+
+    @classmethod
+    def is_stored(cls) -> bool:
+        """Whether its run leaves tensors on disk: what it learned, and what `kept` names."""
+        return cls.trains or bool(cls.kept)
 
     def on_epoch_end(self, epoch: int, epochs: int) -> None:
         """Called after each of `epochs` epochs, counted from 0: weight averaging and the like."""

@@ -28,6 +28,16 @@ SCALED = "_scaled"
 """What the name of a calibration metric ends in that was measured after the temperature."""
 NO_PERCENTAGE = {"nll": ("nats", "0 and more"), "brier": ("", "0 to 2"), "temperature": ("", "0.05 to 20.1")}
 """Units and ranges of metrics that are not in percent."""
+MEANINGS = {
+    "accuracy": "accuracy: the share of images whose own class scores highest among the class names shown.",
+    "ece": "ece, expected calibration error: how far confidence, the largest probability, is from accuracy, on average "
+    "over 15 bins of confidence.",
+    "adaptive_ece": "adaptive_ece: the calibration error over 15 bins that hold as many images each.",
+    "nll": "nll, negative log-likelihood: -log of the probability of the true class, mean over images.",
+    "brier": "brier: the squared distance of the probabilities from the truth, mean over images.",
+}
+"""What the metrics are that every evaluation has, as tables say it below and `describe` says it."""
+AFTER = "{}_scaled: the same after a temperature, fitted on a few validation images, has divided the logits."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +92,11 @@ class Plan:
         """The same with all images evaluated corrupted."""
         changed = [replace(evaluation, corruption=corruption) for evaluation in self.evaluations]
         return replace(self, evaluations=tuple(changed))
+
+    def limited(self, most: int | None) -> Plan:
+        """The same with at most so many images of each split that is evaluated, see `Selection.limit`."""
+        limited = [replace(one, selection=replace(one.selection, limit=most)) for one in self.evaluations]
+        return replace(self, evaluations=tuple(limited))
 
 
 @dataclass(frozen=True)
@@ -154,7 +169,10 @@ def metric_column(key: str, title: str) -> Column:
     """The column of a metric that every evaluation has, such as `base/nll`: its name says unit and direction."""
     metric = key.rpartition("/")[2].removesuffix(SCALED)
     unit, limits = NO_PERCENTAGE.get(metric, ("%", "0 to 100"))
-    return Column(key, title, lower=metric in CALIBRATION, unit=unit, range=limits, digits=digits_of(key))
+    said = MEANINGS.get(metric, "")
+    if said and key.endswith(SCALED):
+        said = f"{said} {AFTER.format(metric)}"
+    return Column(key, title, lower=metric in CALIBRATION, unit=unit, range=limits, digits=digits_of(key), help=said)
 
 
 def digits_of(key: str) -> int:

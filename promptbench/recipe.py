@@ -355,7 +355,7 @@ def resolve(
     if recipe is not None and not (recipe.steps_per_shot and shots is None):  # which a layer may still mend
         recipe = recipe.at(shots)
     parts = _parts(method, label, suite)
-    parts.append(_split_assignments(method, label, assignments or {}, trains=recipe is not None))
+    parts.append(_split_assignments(method, label, assignments or {}))
     overrides: list[Layer] = [(f"recipe ({recipe.origin})", recipe.overrides)] if recipe else []
     config = resolve_config(method.Config, [*overrides, *((part.origin, part.config) for part in parts)])
     provenance = {f"config.{name}": origin for name, origin in config.provenance.items()}
@@ -387,11 +387,16 @@ def _parts(method: Any, label: str, suite: Suite | None) -> list[_Part]:
     return [*before, *parts, *([own[label]] if preset and label in own else [])]
 
 
-def _split_assignments(method: Any, label: str, assignments: Mapping[str, Any], trains: bool) -> _Part:
-    """The command line's layer; a name that both the Config and the Recipe have belongs to the Config."""
+def settable(method: Any) -> tuple[set[str], set[str]]:
+    """The fields of a method's Config, and those of its Recipe that a call may set, if it trains."""
     of_config = {fact.name for fact in describe_fields(method.Config)}
-    of_recipe = {fact.name for fact in describe_fields(Recipe)} if trains else set()
-    of_recipe -= {*PROSE, "overrides", "epochs_at", "overrides_at"}
+    of_recipe = {fact.name for fact in describe_fields(Recipe)} if getattr(method, "trains", True) else set()
+    return of_config, of_recipe - {*PROSE, "overrides", "epochs_at", "overrides_at"}
+
+
+def _split_assignments(method: Any, label: str, assignments: Mapping[str, Any]) -> _Part:
+    """The command line's layer; a name that both the Config and the Recipe have belongs to the Config."""
+    of_config, of_recipe = settable(method)
     for name in assignments:
         if name not in of_config | of_recipe:
             raise UsageError(f"--set: {unknown(f'setting of {label}', name, of_config | of_recipe)}")

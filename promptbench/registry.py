@@ -23,6 +23,8 @@ import pkgutil
 import re
 import sys
 import traceback
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -30,6 +32,7 @@ from typing import Any, NamedTuple
 from promptbench.config import UsageError, real_path_of, unknown
 
 _log = logging.getLogger(__name__)
+_LONGEST_TITLE = 32  # letters, of what stands before the colon of a docstring
 
 _CONTRACTS = {"methods": "Method", "datasets": "Dataset", "protocols": "Protocol", "scores": "Score"}
 _PACKAGES = {kind: f"promptbench.{kind}" for kind in _CONTRACTS} | {"scores": "promptbench.metrics.scores"}
@@ -105,13 +108,50 @@ def facts(kind: str, name: str) -> PluginFacts:
     return PluginFacts(name, summary, docstring, literals(plugin_class(tree, _CONTRACTS[kind], kind)), path)
 
 
+def is_built_in(kind: str, name: str) -> bool:
+    """Whether a plugin is one of the package.
+
+    Raises:
+        UsageError: The name is unknown.
+    """
+    return _find(kind, name).module == f"{_PACKAGES[kind]}.{name}"
+
+
+def titles(kind: str, names: Iterable[str], stored: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What papers, and so tables and plots, call some plugins: `CoOp`, `DTD`; no plugin is imported.
+
+    It is the `title` that a plugin's source gives, of the class or in its `info`, or else what stands before the colon
+    of the docstring's first line. What is no plugin, such as a folder of images, keeps its name, and so do those that
+    would be called alike.
+
+    Args:
+        kind: `methods`, `datasets`, `protocols` or `scores`.
+        names: Theirs.
+        stored: What results say of plugins that may not be here, by name.
+    """
+    found = {name: _title(kind, name) or (stored or {}).get(name) or name for name in names}
+    several = {title for title, count in Counter(found.values()).items() if count > 1}
+    return {name: name if title in several else title for name, title in found.items()}
+
+
+def _title(kind: str, name: str) -> str:
+    try:
+        source = facts(kind, name)
+    except UsageError:  # made by a plugin that is not here
+        return ""
+    info = source.attributes.get("info")
+    stated = source.attributes.get("title") or (info.get("title") if isinstance(info, dict) else "")
+    before, colon, _ = source.summary.partition(":")
+    return str(stated or (before if colon and len(before) <= _LONGEST_TITLE else ""))
+
+
 def source_digest(kind: str, name: str) -> str:
     """SHA-256, in hex, of the source file of a plugin that is not built in; "" for a built-in one.
 
     Raises:
         UsageError: The name is unknown, or the file cannot be read.
     """
-    if _find(kind, name).module == f"{_PACKAGES[kind]}.{name}":
+    if is_built_in(kind, name):
         return ""
     path = _path(kind, name)
     try:

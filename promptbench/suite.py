@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from itertools import chain
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from promptbench.config import LARGEST, UsageError, build, load_yaml, path_of, text_of, unknown
+from promptbench.config import LARGEST, UsageError, build, load_yaml, nearest, path_of, text_of, unknown
 
 ALPHABETICAL = "alphabetical"  # halves of the classes by the order of their labels, as in the papers
 MOST_THREADS = 1024  # of a run; many more bring the process down when they are started
@@ -190,11 +190,20 @@ def _folder() -> Path:
 
 def _read(file: Path, name: str, where: str) -> Suite:
     raw = _raw(file, where)
-    if "name" in raw:
-        raise UsageError(f"{where}: a suite is named by its file; remove the key 'name'.")
+    check_keys(raw, where)
     if "extends" in raw:
         raw = {**_base(raw["extends"], where), **{key: value for key, value in raw.items() if key != "extends"}}
     return build(Suite, {**raw, "name": name, "roles": _roles(raw.get("roles"), where)}, where)
+
+
+def check_keys(raw: Mapping[Any, Any], where: str) -> None:
+    """Raise a UsageError where a suite has a key that there is not; it lists all there are."""
+    if "name" in raw:
+        raise UsageError(f"{where}: a suite is named by its file; remove the key 'name'.")
+    known = sorted({"extends", *(item.name for item in fields(Suite))} - {"name"})
+    for key in raw:
+        if key not in known:
+            raise UsageError(f"{where}: Unknown key {str(key)!r}.{nearest(key, known)} Keys: {', '.join(known)}.")
 
 
 def _base(name: Any, where: str) -> Mapping[str, Any]:

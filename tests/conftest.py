@@ -36,6 +36,16 @@ def _quiet_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             os.environ[name] = value
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_after_another() -> Iterator[None]:
+    """Where nothing is said of `--jobs`, runs are done in the process of the test, which may have changed something."""
+    from promptbench.sweep import loop
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(loop, "room_here", lambda runs, device: 1)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_name() -> str:
     """Name of the tiny random CLIP, as `--backbone` takes it."""

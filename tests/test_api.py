@@ -47,6 +47,7 @@ def _elsewhere(no_plugins: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 def what(birds: Path) -> dict[str, Any]:
     """Runs that take a moment."""
     return {
+        "protocol": "base2new",
         "datasets": f"folder:{birds}",
         "backbone": TINY,
         "shots": 2,
@@ -81,6 +82,7 @@ def test_python_and_the_command_leave_the_same_files(
     said = capsys.readouterr()
     assert said.out == said.err == ""
     words = ["--method", "zeroshot", "coop", "--dataset", f"folder:{birds}", "--backbone", TINY, "--shots", "2"]
+    words += ["--protocol", "base2new"]
     words += ["--threads", "1", "--seeds", "1", "2", "--set", "coop.epochs=1", "coop.batch=4"]
     assert main(["run", *words, "--output", "command"]) == 0
     assert stored("python") == stored("command") and len(stored("python")) == len(results) == 6
@@ -165,7 +167,9 @@ def test_a_failure_is_recorded_where_that_is_asked_for(what: dict[str, Any], bro
         ({"methods": "coop", "sampler": "copo"}, "Did you mean 'coop'"),
         ({"methods": "coop", "sampler": "file:a.jsonl", "seeds": [1, 2]}, "write {seed} in the path"),
         ({"methods": "coop", "settings": {"maple.depth": 1}}, "--set maple.…: Unknown method or dataset of this call"),
-        ({"methods": "coop", "settings": {"depth": 1}}, "--set depth=1: write method.field=value"),
+        ({"methods": "coop", "settings": {"depth": 1}}, "Unknown setting of the methods of this call 'depth'"),
+        ({"methods": "coop", "settings": {"a.b.c": 1}}, "--set a.b.c=1: write method.field=value"),
+        ({"methods": "coop", "limit": True}, "--limit takes an integer from 1 on, not true"),
         ({"methods": "coop", "grid": {"coop.n_ctx": []}}, "--grid coop.n_ctx=: write method.field=value,value"),
         ({"methods": "coop", "grid": {"coop.n_ctx": 4}}, "--grid coop.n_ctx=4: write method.field=value,value"),
         ({"methods": "coop", "threads": 0}, "'threads' must be at least 1"),

@@ -9,18 +9,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import make_fake
 import pytest
 from PIL import Image
 from shared_paths import REPOSITORY
 
 from promptbench import registry
 from promptbench.cli import main
+from promptbench.results.result import read_results
 
 FOLDERS = ("methods", "datasets", "benchmarks", "results")
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 PAGES = {name: (REPOSITORY / name / "README.md").read_text(encoding="utf-8") for name in FOLDERS} | {"": README}
 TEXT = "\n".join(PAGES.values())
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+SUITES = re.findall(r"```yaml\n(.*?)```", TEXT, flags=re.DOTALL)
 COMMANDS = list(dict.fromkeys(re.findall(r"^    (promptbench .+)$", TEXT, flags=re.MULTILINE)))
 INLINE = list(dict.fromkeys(" ".join(one.split()) for one in re.findall(r"`(promptbench\s[a-z][^`]*)`", TEXT)))
 PLUGIN = next(block for block in BLOCKS if "class TextAdapter" in block)
@@ -38,6 +41,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(registry, "_files", {kind: {} for kind in registry._files})  # forget the plugins of other tests
     (tmp_path / "text_adapter.py").write_text(PLUGIN, encoding="utf-8")
     (tmp_path / "birds.py").write_text(next(block for block in BLOCKS if "class Birds" in block), encoding="utf-8")
+    (tmp_path / "birds.yaml").write_text(SUITES[0].replace("/data", str(tmp_path)), encoding="utf-8")
     fewer = shutil.ignore_patterns("few_shot", "cross_dataset", "domain_generalization", "mini_co*")  # soon drawn
     shutil.copytree(
         REPOSITORY / "results" / "mini" / "results", tmp_path / "promptbench-runs" / "results", ignore=fewer
@@ -78,7 +82,7 @@ def test_a_command_of_the_readme_prints(command: str, workplace: Path, capsys: p
 @pytest.mark.parametrize(
     "command",
     [
-        *(c for c in COMMANDS if c.split()[1] in ("table", "plot", "data", "evidence", "literature")),
+        *(c for c in COMMANDS if c.split()[1] in ("table", "plot", "data", "evidence", "literature", "results")),
         *(pytest.param(c, marks=pytest.mark.slow) for c in COMMANDS if c.split()[1] == "report"),
     ],
 )
@@ -113,7 +117,7 @@ def test_the_tuning_tries_its_points(workplace: Path, capsys: pytest.CaptureFixt
 
 
 def test_every_command_is_run_here() -> None:
-    shown = {"list", "describe", "show-config", "table", "plot", "report", "evidence", "literature"}
+    shown = {"list", "describe", "show-config", "table", "plot", "report", "evidence", "literature", "results"}
     known = {"run", "data", "check-plugin", "mini", "tune"} | shown
     assert {command.split()[1] for command in COMMANDS} == known
 
@@ -125,6 +129,19 @@ def test_a_command_within_a_sentence_exists_with_its_flags(command: str, capsys:
         main.main([words[0], *words[1:2] * (words[0] in ("data", "results", "mini", "cache")), "--help"])
     text = capsys.readouterr().out
     assert all(word in text for word in words if word.startswith("-"))
+
+
+@pytest.mark.slow
+def test_the_experiment_in_one_file_runs(workplace: Path, tiny_name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    make_fake.make_folder(workplace / "birds")
+    command = next(c for c in COMMANDS if "birds.yaml" in c)
+    fewer = ("--seeds", "1", "--backbone", tiny_name, "--threads", "1", "--set", "epochs=1", "tip_adapter.views=1")
+    assert run(command, *fewer, "--output", "bird-runs") == 0
+    results = read_results("bird-runs")
+    labels = {result.spec.label for result in results}
+    assert labels == {"zeroshot@generic", "zeroshot", "coop", "tip_adapter"}
+    assert {result.spec.shots for result in results if result.spec.method == "coop"} == {4, 8}
+    assert "photographs of one garden" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -150,14 +167,14 @@ def test_a_trained_prompt_is_exported_loaded_and_used_as_the_readme_says(workpla
     Image.new("RGB", (60, 40), "red").save(workplace / "photo.jpg")
     exec(next(block for block in BLOCKS if 'pb.load("coop-dtd")' in block), {})
     predict = next(command for command in INLINE if command.split()[1] == "predict")
-    assert run(predict.replace("RESULT", str(result)).replace("folder/", "photo.jpg")) == 0
+    assert run(predict.replace("latest", str(result)).replace("folder/", "photo.jpg")) == 0
 
 
 @pytest.mark.slow
 def test_the_runs_of_the_readme_are_done_from_python(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found: dict[str, Any] = {}
     exec(next(block for block in BLOCKS if "pb.run" in block), found)
-    assert "| mini_fabrics | zeroshot" in capsys.readouterr().out
+    assert "| Fabrics | Zero-shot CLIP" in capsys.readouterr().out
     assert len(list((workplace / "runs" / "results").rglob("coop-*.json"))) == 2
     assert set(found["frame"].label) == {"zeroshot", "zeroshot@generic", "coop"} and found["one"].spec.method == "coop"
 

@@ -101,7 +101,11 @@ def test_unknown_roles_and_datasets_are_refused_with_the_nearest_one(tmp_path: P
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (MINIMAL + "shot: 4\n", "mine.yaml: Unknown key 'shot'. Did you mean 'shots'?"),
+        (MINIMAL + "shot: 4\n", "mine.yaml: Unknown key 'shot'. Did you mean 'shots'? Keys: backbone, companions,"),
+        (
+            MINIMAL + "xyz: 4\n",
+            "extends, few_shots, lineup, methods, note, ranked, recipe, roles, seeds, shots, split, thr",
+        ),
         (MINIMAL + "shots: many\n", "mine.yaml: 'shots' takes an integer, not 'many'."),
         (MINIMAL + "shots: 0\n", "mine.yaml: 'shots' must be at least 1, not 0."),
         (MINIMAL + "threads: 0\n", "mine.yaml: 'threads' must be at least 1"),

@@ -66,7 +66,7 @@ def move(parameters: Sequence[torch.nn.Parameter], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in parameters:
-            parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator).to(parameter.device))
 
 
 def optimizer_of(parameters: Any) -> torch.optim.Optimizer:

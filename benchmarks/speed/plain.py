@@ -175,7 +175,8 @@ class Mutual(CoOp):
 
     def reorganized(self, x: Tensor, text: Tensor) -> Tensor:
         """What the prompt says, (D,), of an image (D,) and its texts (K, D), all of length 1."""
-        texts_and_ridge = torch.cat([text.T, RIDGE**0.5 * torch.eye(len(text))])  # (D + K, K)
+        ridge = RIDGE**0.5 * torch.eye(len(text), device=text.device)
+        texts_and_ridge = torch.cat([text.T, ridge])  # (D + K, K)
         weights = torch.linalg.lstsq(texts_and_ridge, F.pad(x, (0, len(text)))[:, None]).solution[:, 0]
         return weights @ text
 
@@ -307,7 +308,7 @@ class GalLoP(Plain):
     def loss(self, seen: tuple[Tensor, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
         of_image, of_patches = self.cosines(seen, self.text())
         m, classes = of_image.shape[1:]
-        kept = torch.randint(m, (len(labels), max(m - int(self.config.dropout * m), 1)))
+        kept = torch.randint(m, (len(labels), max(m - int(self.config.dropout * m), 1)), device=labels.device)
         of_kept = of_image.gather(1, kept[..., None].expand(-1, -1, classes)).mean(dim=1)
         terms = [of_kept, *of_patches.unbind(dim=1)]
         of_global, *of_local = (F.cross_entropy(self.scale * cosines, labels) for cosines in terms)

@@ -42,9 +42,10 @@ class Pair:
         self.method.train()
         self.plain: Plain | None = PLAIN[label](self.method) if label in PLAIN else None
         generator = torch.Generator().manual_seed(2)
-        self.pixels = torch.randn(batch, 3, backbone.resolution, backbone.resolution, generator=generator)
-        self.labels = torch.arange(batch) % classes
-        self.features = torch.randn(batch, backbone.embed_dim, generator=generator)
+        device, size = backbone.device, backbone.resolution
+        self.pixels = torch.randn(batch, 3, size, size, generator=generator).to(device)
+        self.labels = (torch.arange(batch) % classes).to(device)
+        self.features = torch.randn(batch, backbone.embed_dim, generator=generator).to(device)
         with torch.no_grad():
             if self.plain:
                 self.plain.start()

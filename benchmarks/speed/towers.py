@@ -26,7 +26,7 @@ class Towers:
 
     def tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Ids (K, 77) and embeddings (K, 77, d) of whole texts."""
-        ids = self.tokenizer(list(texts))
+        ids = self.tokenizer(list(texts)).to(self.clip.positional_embedding.device)
         with torch.no_grad():
             return ids, self.clip.token_embedding(ids)
 
@@ -44,7 +44,7 @@ class Towers:
     def read(self, x: Tensor, ids: Tensor) -> Tensor:
         """Text features (K, D) from what the last block says of all tokens, (K, at least 77, d)."""
         x = self.clip.ln_final(x)
-        return x[torch.arange(len(x)), ids.argmax(dim=-1)] @ self.clip.text_projection  # type: ignore[no-any-return]
+        return x[torch.arange(len(x), device=x.device), ids.argmax(dim=-1)] @ self.clip.text_projection  # type: ignore[no-any-return]
 
     def image(self, pixels: Tensor, prompts: Tensor | None = None, deep: Deep | None = None) -> Tensor:
         """Image features (B, D); `prompts` (n, d) stand after the patches, `deep` ones replace them before a block."""
@@ -117,7 +117,7 @@ class Towers:
             q, k, v = self.heads(block, x)
             shares = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + clip.attn_mask).softmax(dim=-1)
             of_words = shares[..., 1 : 1 + n].sum(dim=-1, keepdim=True)  # (K, h, 77, 1)
-            found.append((x, k, v, of_words[torch.arange(len(x)), :, eot].unsqueeze(2)))
+            found.append((x, k, v, of_words[torch.arange(len(x), device=x.device), :, eot].unsqueeze(2)))
             x = block(x, attn_mask=clip.attn_mask)
         return found
 
@@ -128,7 +128,8 @@ class Towers:
 
         Words are shifted by `shifts` (n, d) before the first blocks, and read name and rest with `beta` (layers,).
         """
-        n, places, classes = len(shifts[0]), torch.arange(77), torch.arange(len(eot))
+        n, device = len(shifts[0]), eot.device
+        places, classes = torch.arange(77, device=device), torch.arange(len(eot), device=device)
         behind = ((places > n) & (places <= eot[:, None]))[:, None, None]  # name and rest, (K, 1, 1, 77)
         others = (((places == 0) | (places > n)) & (places < eot[:, None]))[:, None, None]  # X without [EOT]
         itself = F.pad(others, (0, 1), value=True)
@@ -142,7 +143,8 @@ class Towers:
             of_x = F.scaled_dot_product_attention(q_eot, *context, attn_mask=itself)
             x = self.after(block, x, (1 - gate) * of_x + gate * F.scaled_dot_product_attention(q_eot, k, v))
             before = (torch.cat([t[:, :, :1], own], dim=2) for t, own in ((keys, k), (values, v)))
-            seen = F.scaled_dot_product_attention(q, *before, attn_mask=torch.ones(n, 1 + n, dtype=torch.bool).tril(1))
+            earlier = torch.ones(n, 1 + n, dtype=torch.bool, device=device).tril(1)
+            seen = F.scaled_dot_product_attention(q, *before, attn_mask=earlier)
             if i < len(beta):
                 sentence = F.scaled_dot_product_attention(q, keys, values, attn_mask=behind)
                 seen = (1 - beta[i]) * seen + beta[i] * sentence

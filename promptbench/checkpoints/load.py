@@ -28,16 +28,18 @@ from promptbench.clip.controls import randomize
 from promptbench.clip.load import load_backbone
 from promptbench.config import UsageError, build, path_of
 from promptbench.data.class_names import GENERIC_TEMPLATE, ClassNames, refuse_same_names
-from promptbench.data.decode import open_image
+from promptbench.data.decode import as_rgb, open_image
 from promptbench.data.transforms import EvaluationTransform
 from promptbench.method import Method, instantiate
-from promptbench.results.result import Result, folder_of, read_result
+from promptbench.results.command import command_text
+from promptbench.results.result import Result, find_training, folder_of, read_result
 from promptbench.results.spec import Spec, expect
 from promptbench.training.files import FORMAT, check_metadata, read_training
 from promptbench.training.numerics import resolve_device
 
 log = logging.getLogger(__name__)
 
+SHOWN = 4  # class names in a repr
 BATCH = 50  # images per pass; a method may make text per image and class of it
 
 AnyImages = str | os.PathLike[str] | Image.Image | Tensor | Iterable[str | os.PathLike[str] | Image.Image]
@@ -63,7 +65,9 @@ class Trained:
         result: Of that run; None where a training file alone was loaded.
         transform: PIL RGB image to what the image tower takes.
         trained_on: The classes of the training.
-        training: The file with the learned tensors; None where nothing was learned.
+        untrained: The other classes of its dataset, which it was never shown, in the words of their names; none where
+            there are none, or an older file does not say.
+        training: The file with the learned and kept tensors; None where there are none.
     """
 
     method: Method
@@ -72,7 +76,19 @@ class Trained:
     result: Result | None
     transform: EvaluationTransform
     trained_on: ClassNames
+    untrained: ClassNames
     training: Path | None
+
+    def __repr__(self) -> str:
+        """Three lines: the run, the classes, and what learned."""
+        spec = self.spec
+        names = ", ".join(self.class_names[:SHOWN]) + (", ..." if len(self.class_names) > SHOWN else "")
+        kept = f"from {self.training}" if self.training is not None else "nothing was learned"
+        return (
+            f"Trained {spec.label}: {spec.protocol} on {spec.halved_dataset}, seed {spec.train_seed}\n"
+            f"  scores {len(self.class_names)} classes: {names or 'name them'}\n"
+            f"  on {self.method.backbone.name}, {kept}"
+        )
 
     @torch.no_grad()
     def classify(self, images: AnyImages, class_names: Sequence[str] | None = None) -> list[list[tuple[str, float]]]:
@@ -147,7 +163,7 @@ class Trained:
         one = isinstance(images, (str, os.PathLike, Image.Image))
         waiting = iter([images] if one else images)  # type: ignore[arg-type]
         while batch := list(itertools.islice(waiting, BATCH)):
-            yield torch.stack([self.transform(as_rgb(image)) for image in batch])
+            yield torch.stack([self.transform(opened(image)) for image in batch])
 
 
 def load(run: str | os.PathLike[str], *, device: str = "auto", backbone: str = "") -> Trained:
@@ -160,8 +176,8 @@ def load(run: str | os.PathLike[str], *, device: str = "auto", backbone: str = "
         backbone: What the weights are called here, if not as in the run: a file may lie elsewhere. "" for the run's.
 
     Raises:
-        UsageError: Nothing usable is there, the weights are others than those of the training, or the method needs
-            its training images.
+        UsageError: Nothing usable is there, the weights are others than those of the training, or what the method
+            made of its training images is not stored.
     """
     source = source_of(run)
     cls = method_of(source)
@@ -176,7 +192,14 @@ def load(run: str | os.PathLike[str], *, device: str = "auto", backbone: str = "
         randomize(method.prompts_learned(), source.spec.train_seed)
     transform = EvaluationTransform(frozen.resolution, mean=frozen.mean, std=frozen.std)
     return Trained(
-        method, source.shown, source.spec, source.result, transform, source.trained_on, training=source.training
+        method,
+        source.shown,
+        source.spec,
+        source.result,
+        transform,
+        source.trained_on,
+        untrained=source.untrained,
+        training=source.training,
     )
 
 
@@ -184,7 +207,7 @@ def method_of(source: Source) -> type[Method]:
     """The class of the method; a warning where it is a file that has changed since.
 
     Raises:
-        UsageError: It is a plugin that is not known here, or needs its training images.
+        UsageError: It is a plugin that is not known here, or what it made of its training images is not stored.
     """
     spec = source.spec
     if spec.plugin and spec.method not in registry.names("methods"):
@@ -193,10 +216,15 @@ def method_of(source: Source) -> type[Method]:
             "promptbench.registry.add_file."
         )
     cls: type[Method] = registry.load("methods", spec.method)
-    if cls.prepares and (cls.kept is None or source.training is None):
+    if cls.prepares and cls.kept is None:
         raise UsageError(
-            f"{source.place}: {spec.label} looks at its training images again before it scores others, and they are "
-            "not stored; use `promptbench run --save-predictions`."
+            f"{source.place}: what {spec.label} makes of its training images in `prepare` is not stored; name its "
+            "buffers in `kept`, and run it again."
+        )
+    if cls.prepares and source.training is None:
+        raise UsageError(
+            f"{source.place}: what {spec.label} made of its training images was not stored by the promptbench that ran "
+            "it; run it again with `promptbench run`."
         )
     if registry.source_digest("methods", spec.method) != spec.plugin:
         log.warning("the method '%s' has changed since %s was made", spec.method, source.place)
@@ -246,9 +274,9 @@ def fill(method: Method, training: Path) -> None:
         ) from error
 
 
-def as_rgb(image: str | os.PathLike[str] | Image.Image) -> Image.Image:
+def opened(image: str | os.PathLike[str] | Image.Image) -> Image.Image:
     """An image or image file as RGB."""
-    return image.convert("RGB") if isinstance(image, Image.Image) else open_image(path_of(image))
+    return as_rgb(image) if isinstance(image, Image.Image) else open_image(path_of(image))
 
 
 @dataclass(frozen=True)
@@ -263,6 +291,7 @@ class Source:
         trained_on: The classes of the training; none, but with a template, where nothing was learned.
         shown: The classes to score where no others are asked for; none where they are not known.
         weights_hash: Of the backbone; "" where an older training file does not say.
+        untrained: The dataset's other classes; none where there are none, or the file does not say.
     """
 
     place: str
@@ -272,6 +301,7 @@ class Source:
     trained_on: ClassNames
     shown: ClassNames
     weights_hash: str
+    untrained: ClassNames = ClassNames(())
 
 
 def source_of(run: str | os.PathLike[str]) -> Source:
@@ -305,8 +335,10 @@ def of_training(path: Path) -> Source:
             raise UsageError(f"{path} was written by a newer promptbench ({about['format']}); update promptbench.")
         check_metadata(about)
         spec = replace(Spec.stored(json.loads(about["spec"])), prompts="")  # the file holds the learned ones
-        names = _class_names(json.loads(about["classes"]))
-        return Source(str(path), spec, None, path, names, names, json.loads(about.get("weights_hash", '""')))
+        classes = json.loads(about["classes"])
+        names = _class_names(classes)
+        others = _class_names({**classes, "names": classes.get("untrained", [])})
+        return Source(str(path), spec, None, path, names, names, json.loads(about.get("weights_hash", '""')), others)
     except OSError as error:
         raise UsageError(f"The training {path} cannot be read ({error.strerror or error}).") from error
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
@@ -361,13 +393,10 @@ def training_of(path: Path | str, result: Result) -> Path:
             f"{path} does not lie where `run` put it, so that its training is not found; name the training's "
             ".safetensors file instead."
         ) from error
-    key = result.conditions["training_key"]
-    if not key.isalnum():  # a digest, or else no name of a file there
-        raise UsageError(f"{path} is not a valid promptbench result: its training_key is {key[:40]!r}.")
-    training = folder / "trainings" / f"{key[:32]}.safetensors"
-    if not training.exists():
+    training = find_training(folder, result)
+    if training is None:
         raise UsageError(
-            f"What {result.spec.label} learned on '{result.spec.dataset}' is not at {training}; train it again with "
-            "`promptbench run`."
+            f"What {result.spec.label} learned on '{result.spec.dataset}' is not in {folder}; train it again and "
+            f"name the new result: {command_text(result)}"
         )
     return training

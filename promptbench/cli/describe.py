@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from promptbench import registry
 from promptbench.cli.text import columns
 from promptbench.config import describe_fields, overrides, shown, unknown
+from promptbench.data.splits import SPLITS
 from promptbench.recipe import Recipe, find_preset, parse_label
 from promptbench.registry import paper_of
 from promptbench.results.knowledge import Choice
@@ -18,9 +20,24 @@ from promptbench.suite import Suite, load_suite, suite_names
 from promptbench.sweep.status import duration
 
 if TYPE_CHECKING:
+    from promptbench.protocol import Column, Protocol
     from promptbench.runs.plan import Run
     from promptbench.runs.request import Request
     from promptbench.runs.session import Session
+
+WORDS = {
+    "suite": "What is compared on what: a backbone, datasets by role, shots, seeds and settings of methods, in a YAML "
+    "file. `promptbench list suites` names those of the package.",
+    "shots": "Training images of each class. A method that is trained on 16 of each is trained with 16 shots.",
+    "seed": "The number that draws the training images and the initial values. Figures of several seeds are averaged, "
+    "and ± says how far they spread.",
+    "n": "In tables, over how many seeds a figure is averaged.",
+    "selection": "In tables, on which images a method's settings were chosen, and in how many trials. Rows that were "
+    "chosen on more than others have an advantage over them.",
+    "text prior": "In tables, what a row was told of the words around class names. Rows are ranked and judged within "
+    "one.",
+}
+"""Words of tables that are no figures, in sentences."""
 
 
 def list_kind(kind: str, kinds: Sequence[str]) -> str:
@@ -130,10 +147,39 @@ def describe(name: str) -> str:
             return f"{plain}\n\n{facts.docstring.rstrip()}\n{details[kind](plain)}".rstrip()
     if plain in suite_names():
         return describe_suite(load_suite(plain))
-    known = [*suite_names()]
+    terms = terms_of_tables()
+    for term, said in terms.items():
+        if term.lower() == name.lower():
+            return f"{term}\n\n{said}"
+    known = [*suite_names(), *terms]
     for kind in details:
         known += registry.names(kind)
-    raise unknown("method, dataset, protocol, score or suite", name, known)
+    raise unknown("method, dataset, protocol, score, suite, metric or column", name, known)
+
+
+def terms_of_tables() -> dict[str, str]:
+    """What metrics, columns and other words of tables are, by their names as tables and results have them."""
+    columns_of: dict[str, list[tuple[str, Column]]] = {}
+    for name in registry.names("protocols"):
+        protocol: Protocol = registry.load("protocols", name)()
+        found = []
+        for metric in protocol.metrics:
+            found += protocol.columns(metric, [], [])
+        for column in found:
+            for term in dict.fromkeys((column.title, column.key.rpartition("/")[2])):
+                columns_of.setdefault(term, []).append((name, column))
+    return {**WORDS, **{term: describe_columns(shown) for term, shown in columns_of.items()}}
+
+
+def describe_columns(shown: Sequence[tuple[str, Column]]) -> str:
+    """What a figure is, from the protocols whose tables show it."""
+    said = [column.help for _, column in shown if column.help]
+    first = shown[0][1]
+    facts = [
+        ("in the tables of", ", ".join(dict.fromkeys(name for name, _ in shown))),
+        ("figures", ", ".join(filter(None, (first.unit, first.range, first.direction)))),
+    ]
+    return "\n\n".join([*said[:1], f"Facts\n{columns(facts, indent='  ')}"])
 
 
 def overrides_of(recipe: Any) -> str:
@@ -183,13 +229,17 @@ def describe_dataset(name: str) -> str:
     """The facts of a dataset, its classes and its settings."""
     cls = registry.load("datasets", name)
     settings = "\n\n" + settings_of(cls, name) if describe_fields(cls.Config) else ""
-    facts = [(key.replace("_", " "), shown(value)) for key, value in vars(cls.info).items() if value]
-    return "\nFacts\n" + columns(facts, indent="  ") + settings
+    facts = [(key, shown(value)) for key, value in vars(cls.info).items() if value and key != "images"]
+    if any(cls.info.images):
+        counts = [f"{count:,} {split}" for count, split in zip(cls.info.images, SPLITS, strict=True) if count]
+        facts.insert(2, ("images", ", ".join(counts)))
+    return "\nFacts\n" + columns([(key.replace("_", " "), value) for key, value in facts], indent="  ") + settings
 
 
 def describe_protocol(name: str) -> str:
     """The role that a protocol runs over, the suites that have it, and its metrics and scores."""
     cls = registry.load("protocols", name)
+    purpose = inspect.cleandoc(cls.__doc__ or "")
     suites = [suite.name for suite in map(load_suite, suite_names()) if cls.role in suite.roles]
     rows = [
         ("role of a suite it runs over", cls.role),
@@ -197,7 +247,7 @@ def describe_protocol(name: str) -> str:
         ("metrics its table can show", ", ".join(cls.metrics)),
         ("scores of images", ", ".join(cls.scores) or "none"),
     ]
-    return "\nFacts\n" + columns(rows, indent="  ")
+    return f"\n{purpose}\n\nFacts\n{columns(rows, indent='  ')}"
 
 
 def describe_score(name: str) -> str:

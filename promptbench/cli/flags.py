@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,16 +15,20 @@ from promptbench.training.numerics import PRECISIONS
 if TYPE_CHECKING:
     from argparse import _ActionsContainer as Flags  # a parser, or a group of its flags
 
+    from promptbench.results.named import Needs
     from promptbench.runs.request import Request
     from promptbench.runs.session import Place, Session
     from promptbench.show.tables.show import Question
     from promptbench.suite import Suite
 
 OUTPUT = "promptbench-runs"
+PROTOCOL = "base2new"  # where none is named
 LOCAL = "local"  # the executor of this machine
 FORMATS = ("md", "csv", "csv-long", "latex", "html", "json")
+SHORT = "its file, the beginning of its name such as coop-22b7, or latest"
 LAYOUTS = ("paper", "plain")
 MANY_FLAGS = 10
+SAID = "what is said"  # the group of flags that all commands have
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,6 +39,12 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**{"formatter_class": Help, "allow_abbrev": False, **arguments})
+        add_said(self)
+
+    def format_help(self) -> str:
+        """As argparse's, with the flags that all commands have at the end."""
+        self._action_groups.sort(key=lambda group: group.title == SAID)
+        return super().format_help()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, but what is left over is an error here, where the flags that it may have meant are known.
@@ -64,11 +75,26 @@ class Help(argparse.HelpFormatter):
 
     def add_usage(self, usage: str | None, actions: Any, groups: Any, prefix: str | None = None) -> None:
         """The usage; of a command with many flags their place alone, for they are listed below it."""
+        actions = [action for action in actions if action.container.title != SAID]
         flags = [action for action in actions if action.option_strings]
         if usage is None and len(flags) > MANY_FLAGS:
             others = [str(action.metavar) for action in actions if not action.option_strings]
             usage = " ".join(["%(prog)s", *others, "[FLAG ...]"])
         super().add_usage(usage, actions, groups, prefix)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """A text of several lines as it is, such as a list; others wrapped."""
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
+def add_said(parser: argparse.ArgumentParser) -> None:
+    """What a command says of its work, on standard error: the same flags for all; `main` obeys them."""
+    group = parser.add_argument_group(SAID)
+    facts: dict[str, Any] = {"action": "store_true", "default": argparse.SUPPRESS}  # kept where two parsers have them
+    group.add_argument("--quiet", help="say results and what is wrong, no progress and no warnings", **facts)
+    group.add_argument("--verbose", help="say what is read and written, and where a failed run stopped", **facts)
+    log_file = "append all that is said, with times, to a file; draw no bars"
+    group.add_argument("--log-file", default=argparse.SUPPRESS, metavar="FILE", help=log_file)
 
 
 def integer(least: int) -> Any:
@@ -88,9 +114,24 @@ def integer(least: int) -> Any:
     return convert
 
 
+def add_jobs(parser: Flags, help: str) -> None:
+    """The flag that says how many runs go at once."""
+    several = integer(1)
+
+    def convert(text: str) -> int | None:
+        return None if text == "auto" else several(text)
+
+    parser.add_argument("--jobs", type=convert, metavar="N", help=help)
+
+
 def add_list(parser: Flags, flag: str, **arguments: Any) -> None:
     """A flag that takes several values, and may be given several times."""
     parser.add_argument(flag, nargs="+", action="extend", **arguments)
+
+
+def add_json(parser: Flags) -> None:
+    """`--json`."""
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs; keys are stable")
 
 
 def add_plugin(parser: Flags) -> None:
@@ -105,14 +146,16 @@ def add_what(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what to run")
     methods = "methods, method@preset, or all; default: the suite's line-up"
     what.add_argument(*("--method", "--methods"), nargs="+", action="extend", metavar="M", help=methods)
-    add_list(what, "--protocol", metavar="P", help="protocols, or all; default: base2new")
+    protocols = "protocols, or all; default: base2new; of images of your own (folder:PATH) all classes"
+    add_list(what, "--protocol", metavar="P", help=protocols)
     what.add_argument("--suite", default="mini", metavar="S", help="a name or a YAML file; default: mini")
     add_list(what, "--dataset", metavar="D", help="instead of the suite's: names, or folder:PATH for your own images")
     what.add_argument("--backbone", metavar="B", help="mini, or ARCHITECTURE:TAG_OR_FILE; default: the suite's")
     add_plugin(what)
     _add_sample(parser.add_argument_group("which images and classes"))
     settings = parser.add_argument_group("settings")
-    add_list(settings, "--set", metavar="M.FIELD=VALUE", help="of a method, its recipe, a dataset or a score")
+    assigned = "of a method, its recipe, a dataset or a score; FIELD=VALUE: of all methods that have it"
+    add_list(settings, "--set", metavar="M.FIELD=VALUE", help=assigned)
     views = "random views of a training image, drawn once and seen in turn; default: a new one every epoch"
     settings.add_argument("--train-views", type=integer(1), metavar="N", help=views)
     score = "scores of images besides those of protocols that have some, such as ood"
@@ -163,14 +206,23 @@ def add_evaluation(group: Flags) -> None:
     group.add_argument("--save-predictions", action="store_true", help="keep the scores of every image evaluated")
     temperature = "fit one on at most 4 validation images of each trained class; measure calibration after it, too"
     group.add_argument("--temperature", action="store_true", help=temperature)
+    limit = "at most N images of each split evaluated, spread over its classes, for a quick look; no table mixes them"
+    group.add_argument("--limit", type=integer(1), metavar="N", help=limit)
     add_list(group, "--logger", choices=tuple(LOGGERS), metavar="L", help=f"watch each run: {', '.join(LOGGERS)}")
     group.add_argument(
         "--on-bad-image", default="error", choices=("error", "skip"), help="images that cannot be read; default: error"
     )
 
 
-def place_of(options: argparse.Namespace, output: str | Path, device: str, may_train: bool = True) -> Place:
-    """Where runs read and write, from the flags of `add_places` and, where there are, `add_evaluation`."""
+def place_of(
+    options: argparse.Namespace,
+    output: str | Path,
+    device: str,
+    may_train: bool = True,
+    learned: tuple[str, Path] | None = None,
+) -> Place:
+    """Where runs read and write, from the flags of `add_places` and, where there are, `add_evaluation`; for the others
+    see `Place`."""
     from promptbench.data.dataset import data_roots
     from promptbench.runs.session import Place
 
@@ -184,6 +236,7 @@ def place_of(options: argparse.Namespace, output: str | Path, device: str, may_t
         may_train=may_train,
         skip_unreadable=getattr(options, "on_bad_image", "error") == "skip",
         loggers=loggers,
+        learned=learned,
     )
 
 
@@ -228,6 +281,7 @@ def request_of(options: argparse.Namespace, companions: bool = True) -> Request:
         precision=options.precision,
         deterministic=options.deterministic,
         temperature=getattr(options, "temperature", False),
+        limit=getattr(options, "limit", None),
         companions=companions,
         elsewhere=getattr(options, "executor", LOCAL) != LOCAL,
     )
@@ -291,12 +345,31 @@ def add_tables(parser: argparse.ArgumentParser) -> None:
     selection = "only rows whose settings were chosen so: none, pseudo-new classes, few-shot validation, ..."
     parser.add_argument("--selection", default="", metavar="KIND", help=selection)
     parser.add_argument("--cost", action="store_true", help="parameters, seconds, milliseconds an image and memory too")
+    companions = "leave out the suite's companions, such as its zero-shot rows, but those named"
+    parser.add_argument("--no-companions", action="store_true", help=companions)
+    means = "leave out the mean of the datasets' H, which stands beside the H of averages"
+    parser.add_argument("--no-means", action="store_true", help=means)
+    parser.add_argument("--averages", action="store_true", help="only the lines that sum a table up")
+    appendix = "add the recipe of every row: epochs, lr, batch, origin, how it was chosen and in how many trials"
+    parser.add_argument("--appendix", action="store_true", help=appendix)
+    add_anonymous(parser)
     parser.add_argument("--format", default="md", metavar="F", help=f"{', '.join(FORMATS)}; default: md")
     parser.add_argument(
-        "--layout", default=LAYOUTS[0], metavar="L", help="of LaTeX: paper (panels, wide rows) or plain; default: paper"
+        "--layout",
+        default=LAYOUTS[0],
+        metavar="L",
+        help="of LaTeX: paper (as wide as the page) or plain; default: paper",
     )
+    columns = "of the page that LaTeX is for: one or two; default: one"
+    parser.add_argument("--columns", default="one", metavar="N", help=columns)
     parser.add_argument("--cite", action="store_true", help="LaTeX: cite the methods' papers")
     parser.add_argument("--bib", metavar="FILE", help="write the BibTeX entries of the methods shown")
+
+
+def add_anonymous(parser: Flags) -> None:
+    """`--anonymous`."""
+    said = "for a blind review: no hosts, users, commits and paths"
+    parser.add_argument("--anonymous", action="store_true", help=said)
 
 
 def question_of(options: argparse.Namespace) -> Question:
@@ -323,10 +396,17 @@ def question_of(options: argparse.Namespace) -> Question:
         cost=options.cost,
         plain=options.layout == "plain",
         cite=options.cite,
+        columns=options.columns,
+        companions=not options.no_companions,
+        means=not options.no_means,
+        averages=options.averages,
+        appendix=options.appendix,
+        anonymous=options.anonymous,
+        trace=True,
     )
     return Question(
         places=options.results or [OUTPUT],
-        protocols=options.protocol or ("base2new",),
+        protocols=options.protocol or (PROTOCOL,),
         methods=options.method or (),
         datasets=options.dataset or (),
         view=view,
@@ -356,25 +436,57 @@ def add_picture(parser: argparse.ArgumentParser) -> None:
     add_list(parser, "--results", metavar="DIR", help=f"folders that `run` wrote to, or files; default: ./{OUTPUT}")
     parser.add_argument("--column", default="", metavar="C", help="of the protocol's table, such as new; default: H")
     parser.add_argument(
-        "--baseline", default="", metavar="M", help="gain, heatmap: the suite's first companion if none"
+        "--baseline", default="", metavar="M", help="gain, heatmap: default: the suite's first companion"
     )
     add_list(parser, "--field", metavar="M.FIELD", help="ablation: the setting along the curve; several run together")
     parser.add_argument("--score", default="", metavar="S", help="ood: mcm, gl_mcm, ...; default: mcm")
-    parser.add_argument("--run", metavar="RESULT", help="heatmap: the result file of a trained method")
+    parser.add_argument("--run", metavar="RESULT", help=f"heatmap: a trained method's result: {SHORT}")
     parser.add_argument(
         "--image", default="", metavar="FILE", help="heatmap: default: a test image of the run's dataset"
     )
     parser.add_argument("--class", default="", dest="class_name", metavar="NAME", help="heatmap: default: the one seen")
+    by_dataset = "shots: a panel for each dataset, beside that of the average"
+    parser.add_argument("--by-dataset", action="store_true", help=by_dataset)
+    parser.add_argument("--from", dest="stored", metavar="FILE", help="draw the .json that --data wrote, not results")
+    how = parser.add_argument_group("how it looks")
+    width = "column (3.3 inches), page (6.9), or inches; default: column"
+    how.add_argument("--width", type=_width, default=None, metavar="W", help=width)
+    add_list(how, "--highlight", metavar="M", help="these in their colours, the others in grey")
+    how.add_argument("--caption", action="store_true", help="write the caption below the picture, not only here")
+
+
+def _width(text: str) -> float:
+    """A width in inches, as a type of argparse."""
+    from promptbench.show.plots.picture import NARROWEST, WIDEST, WIDTHS
+
+    try:
+        inches = WIDTHS[text] if text in WIDTHS else float(text)
+    except ValueError:
+        inches = 0.0
+    if not NARROWEST <= inches <= WIDEST:
+        raise argparse.ArgumentTypeError(
+            f"takes {', '.join(WIDTHS)}, or {NARROWEST:g} to {WIDEST:g} inches, not '{text}'"
+        )
+    return inches
 
 
 def picture_of(options: argparse.Namespace) -> dict[str, Any]:
     """The data of a picture, from the flags of `add_picture` and its kind."""
+    from promptbench.show.plots.picture import read_data, with_look
+
+    data = read_data(path_of(options.stored), options.kind) if options.stored else _data_of(options)
+    return with_look(data, options.width, options.highlight or (), options.caption)
+
+
+def _data_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The figures of a picture, from stored results."""
     from promptbench.registry import names
     from promptbench.show.plots.picture import module_of
     from promptbench.show.plots.source import Source, read_source
 
     module = module_of(options.kind)
-    details = {name: getattr(options, name) for name in ("column", "baseline", "score", "image", "class_name")}
+    asked = ("column", "baseline", "score", "image", "class_name", "by_dataset")
+    details = {name: getattr(options, name) for name in asked}
     if module.PROTOCOL:
         protocol = options.protocol or module.PROTOCOL
         if protocol not in names("protocols"):
@@ -383,23 +495,42 @@ def picture_of(options: argparse.Namespace) -> dict[str, Any]:
         places = options.results or [OUTPUT]
         source = read_source(places, protocol, options.method or (), options.dataset or (), **details)
     elif options.run:
-        source = Source(places=(path_of(options.run),), **details)
+        source = Source(places=(path_of(run_of(options)),), **details)
     else:
-        raise UsageError(f"A {options.kind} shows one trained method; name its result file with --run.")
+        raise UsageError(f"A {options.kind} shows one trained method; name its result with --run.")
     data: dict[str, Any] = module.data(source)
     return data
 
 
+def add_run(parser: argparse.ArgumentParser, said: str) -> None:
+    """`--run`, and the folders that short names of results are looked up in."""
+    parser.add_argument("--run", required=True, metavar="RESULT", help=f"{said}: {SHORT}")
+    folders = f"where short names of --run are looked up; default: ./{OUTPUT}"
+    # one a flag: a list would swallow the images behind it
+    parser.add_argument("--results", action="append", metavar="DIR", help=folders)
+
+
+def run_of(options: argparse.Namespace, needs: Needs = "training") -> str:
+    """The path that `--run` names; what a short name stands for is said.
+
+    Raises:
+        UsageError: No result is called so, or several are.
+    """
+    from promptbench.results.named import find_run
+
+    found = find_run(options.run, options.results or [OUTPUT], needs)
+    if found != options.run:
+        print(f"promptbench: --run {options.run} is {found}", file=sys.stderr)
+    return found
+
+
 def add_trained(parser: argparse.ArgumentParser) -> None:
     """What to load, and the classes to score."""
-    parser.add_argument(
-        "--run",
-        required=True,
-        metavar="RESULT",
-        help="a result file, a training (.safetensors), an exported folder, or hf://user/name",
-    )
+    add_run(parser, "a training (.safetensors), an exported folder, hf://user/name, or a result")
     classes = parser.add_mutually_exclusive_group()
-    classes.add_argument("--classes", metavar="A,B,C", help="class names; default: those of the training")
+    classes.add_argument(
+        "--classes", metavar="A,B,C", help="class names; default: those of its dataset, as far as known"
+    )
     classes.add_argument("--classes-file", metavar="FILE", help="class names, one a line")
     parser.add_argument("--backbone", default="", metavar="B", help="what the run's weights are called here")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: auto")

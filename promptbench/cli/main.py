@@ -17,19 +17,22 @@ import logging
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from typing import Any
+from typing import Any, TextIO
 
 from promptbench.cli.commands import COMMANDS, GROUPS
+from promptbench.cli.completion import SHELLS, PrintCompletion
 from promptbench.cli.flags import Parser, known_command
-from promptbench.config import UsageError
+from promptbench.config import UsageError, path_of
 from promptbench.registry import add_file
 from promptbench.runs.listener import Quiet
 from promptbench.storage.versions import own_version
 
+PACKAGE = "promptbench"
 LONGEST = 2000  # characters of an error
 MOMENT = 0.05  # seconds
 INTERRUPTED = "promptbench: interrupted; finished runs are kept, and the same command goes on from here"
@@ -66,15 +69,87 @@ def obey(words: Sequence[str]) -> int:
             return 0
         known_command(words, [name.replace("_", "-") for name in COMMANDS])
         options = parser().parse_args(words)
-        add_plugins(getattr(options, "plugin", None) or [])
-        with no_exit():
-            return int(options.execute(options))
+        with as_loud_as(options):
+            try:
+                add_plugins(getattr(options, "plugin", None) or [])
+                with no_exit():
+                    return int(options.execute(options))
+            except UsageError as error:  # here, so that the log file has it too
+                complain(str(error))
+                return 2
     except UsageError as error:
         complain(str(error))
         return 2
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return 130
+
+
+@contextmanager
+def as_loud_as(options: argparse.Namespace) -> Iterator[None]:
+    """Within it, standard error and the log of the package say what `--quiet`, `--verbose` and `--log-file` ask for.
+
+    Raises:
+        UsageError: The file cannot be written.
+    """
+    quiet, verbose = getattr(options, "quiet", False), getattr(options, "verbose", False)
+    if quiet and verbose:
+        raise UsageError("--quiet and --verbose ask for opposite things; give one of them.")
+    named = getattr(options, "log_file", None)
+    log, stderr = logging.getLogger(PACKAGE), sys.stderr
+    level, file = log.level, log_file(named) if named else None
+    said = Said(stderr, quiet, file) if quiet or file else stderr
+    handlers = [handler for handler in logging.root.handlers if type(handler) is logging.StreamHandler]
+    before = [handler.setStream(said) for handler in handlers]
+    log.setLevel(logging.ERROR if quiet else logging.INFO if verbose else level)
+    sys.stderr = said
+    try:
+        yield
+    finally:
+        sys.stderr = stderr
+        log.setLevel(level)
+        for handler, stream in zip(handlers, before, strict=True):
+            handler.setStream(stream or stderr)
+        if file is not None:
+            file.close()
+
+
+def log_file(name: str) -> TextIO:
+    """The file that `--log-file` names, to be appended to.
+
+    Raises:
+        UsageError: It cannot be written.
+    """
+    try:
+        return path_of(name).open("a", encoding="utf-8", errors="replace", buffering=1)
+    except OSError as error:
+        raise UsageError(f"--log-file {name} cannot be written ({error.strerror}); name another one.") from error
+
+
+class Said:
+    """Standard error line by line: of a quiet command what is wrong alone, and all of it, with times, in a file."""
+
+    def __init__(self, stream: Any, quiet: bool, file: TextIO | None) -> None:
+        self.stream, self.quiet, self.file = stream, quiet, file
+        self.begun = ""  # a line whose end is still to come
+
+    def write(self, text: str) -> int:
+        """Write, once a line is whole."""
+        *lines, self.begun = (self.begun + text).split("\n")
+        for line in lines:
+            if self.file is not None:
+                with suppress(OSError, ValueError):
+                    self.file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+            if not self.quiet or line.startswith(f"{PACKAGE}: "):  # as errors and failures begin
+                self.stream.write(f"{line}\n")
+        return len(text)
+
+    def isatty(self) -> bool:
+        """Nothing can be drawn over in a file."""
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 @contextmanager
@@ -226,9 +301,12 @@ def parser() -> argparse.ArgumentParser:
         prog="promptbench",
         description="Every prompt-learning method for CLIP under the same data, backbone, trainer and evaluator.",
         epilog="Start here: promptbench run --method maple --protocol base2new\n"
-        "Flags of a command and an example: promptbench COMMAND --help",
+        "Flags of a command and an example: promptbench COMMAND --help\n"
+        "Completion in a shell: promptbench --print-completion bash, or zsh, tcsh (benchmarks/README.md)",
     )
     top.add_argument("--version", action="version", version=f"promptbench {own_version()}")
+    shells = f"print a script that completes commands, flags and names: {', '.join(SHELLS)}"
+    top.add_argument("--print-completion", action=PrintCompletion, choices=SHELLS, metavar="SHELL", help=shells)
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
     for name in COMMANDS:
         module = import_module(f"promptbench.cli.commands.{name}")

@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 from typing import IO, TYPE_CHECKING, cast
 
+from promptbench.cli.flags import OUTPUT, PROTOCOL
 from promptbench.cli.text import columns, reason, running_lines, summary
 from promptbench.experiment import RunsFailed
 from promptbench.protocol import Protocol, digits_of
@@ -25,8 +27,10 @@ if TYPE_CHECKING:
     from promptbench.results.result import Result
     from promptbench.runs.plan import Run
     from promptbench.runs.session import Session
+    from promptbench.show.tables.table import Table
 
 REFRESH = 0.1  # seconds between updates of the bar
+LATEST = "latest"  # how commands are told of the youngest result
 
 
 class Display:
@@ -134,7 +138,7 @@ class Display:
 
 
 def print_results(results_of: Callable[[], list[Result]], session: Session, methods: Sequence[str] = ()) -> int:
-    """Print the tables of the results of a call, and how many runs failed; 1 where any did.
+    """Print the tables of the results of a call, how many runs failed, and what to do next; 1 where any failed.
 
     Args:
         results_of: Gives them; raises `RunsFailed` where some are missing.
@@ -147,13 +151,38 @@ def print_results(results_of: Callable[[], list[Result]], session: Session, meth
         results, failed, left, tried = error.results, len(error.failed), len(error.left), error.tried
     from promptbench.show.tables.show import print_tables  # it takes pandas, runs do not
 
-    print_tables(results, [session.suite], methods, [entry.name for entry in session.suite.entries()])
+    tables = print_tables(results, [session.suite], methods, [entry.name for entry in session.suite.entries()])
     if failed:
         of = f"{failed} of {tried} runs" if tried > 1 else "the run"
         print(f"promptbench: {of} failed; see *.failed.json in {session.place.named}", file=sys.stderr)
     if left:
         print(f"promptbench: {left} failed before; --retry-failed does them again", file=sys.stderr)
+    if results and sys.stdout.isatty() and sys.stderr.isatty():  # nobody else asks what to do next
+        print("", *next_steps(tables, results, session.place.named), sep="\n", file=sys.stderr)
     return 1 if failed or left else 0
+
+
+def next_steps(tables: Sequence[Table], results: Sequence[Result], output: Path) -> list[str]:
+    """Where results are, and the commands that show them again, make a page of them and, with what was trained,
+    classify images."""
+    usual = output == Path(OUTPUT)
+    place = "" if usual else f" --results {quote(str(output))}"
+    words: list[str] = []
+    protocols = list(dict.fromkeys(table.protocol for table in tables))
+    if protocols != [PROTOCOL]:
+        words += ["--protocol", *protocols]
+    if len(protocols) == 1:
+        words += ["--sort", quote(tables[0].main_column.title)]
+    steps = [
+        f"results: {output}",
+        f"the best first: {' '.join(['promptbench table', *words])}{place}",
+        f"a page of them: promptbench report{place}",
+    ]
+    trained = [result for result in results if result.losses]
+    if trained:
+        run = LATEST if usual else quote(str(result_path(output, trained[-1].spec)))
+        steps.append(f"your own images: promptbench predict --run {run} PHOTO")
+    return steps
 
 
 def drawable(console: Console) -> bool:
@@ -204,6 +233,9 @@ def headline(result: Result) -> dict[str, float]:
 
 
 def title(run: Run) -> str:
-    """`coop mini_shapes seed 1`."""
-    data, train = run.spec.seeds
-    return f"{run.spec.label} {run.spec.halved_dataset} seed {data if data == train else f'{data}/{train}'}"
+    """`base2new, 16 shots: coop mini_shapes seed 1`."""
+    spec = run.spec
+    data, train = spec.seeds
+    seed = data if data == train else f"{data}/{train}"
+    shots = "all images" if spec.shots is None else f"{spec.shots} shot{'s' * (spec.shots != 1)}"
+    return f"{spec.protocol}, {shots}: {spec.label} {spec.halved_dataset} seed {seed}"

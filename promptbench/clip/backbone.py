@@ -289,8 +289,8 @@ class Backbone(nn.Module):
         prompts = {i: p.reshape(-1, *p.shape[-2:]) if p.dim() > 2 else p for i, p in (deep or {}).items()}
         form = self.text_form
         text_tower.check_deep(prompts, prefix, self.text_depth, form.start)
-        read = form.read(eot, suffix.shape[2])
-        texts = text_tower.Texts(prefix, prompts, suffix, read, layer, causal=form.causal, start=form.start)
+        read, ends = (form.read(of, suffix.shape[2]) for of in (eot, text_tower.on_cpu(eot)))
+        texts = text_tower.Texts(prefix, prompts, suffix, read, ends, layer, causal=form.causal, start=form.start)
         opened = bool(changes or deep_by_class or inserted)
         if opened:
             texts = self._opened(texts, changes or {}, deep_by_class or {}, inserted or {})
@@ -413,7 +413,13 @@ class Backbone(nn.Module):
             if images.pixels is None:
                 raise ValueError("this batch carries cached features only, and the image tower must run on its pixels")
             images = images.pixels
-        visual = self.clip.visual
+        visual, R = self.clip.visual, self.resolution
+        if images.shape[-2:] != (R, R) and image_tower.is_standard(visual):
+            height, width = images.shape[-2:]
+            raise UsageError(
+                f"Backbone '{self.name}' takes images of {R} x {R} pixels, not {height} x {width}: resize and crop "
+                f"them, as EvaluationTransform({R}, mean=backbone.mean, std=backbone.std) does."
+            )
         if not changed and not local and not image_tower.is_standard(visual):
             found = visual(images)  # CoCa's gives tokens too
             return ImageFeatures(found[0] if isinstance(found, tuple) else found)

@@ -83,13 +83,16 @@ class Images:
         return len(self.pixels if self.pixels is not None else self.features.cls)  # type: ignore[union-attr]
 
     def __getitem__(self, part: slice) -> Images:
-        pixels = None if self.pixels is None else self.pixels[part]
-        return replace(self, pixels=pixels, features=self.features and self.features.map(lambda t: t[part]))
+        return self.map(lambda tensor: tensor[part])
 
     def to(self, device: torch.device | str) -> Images:
         """The batch on another device."""
-        pixels = None if self.pixels is None else self.pixels.to(device)
-        return replace(self, pixels=pixels, features=self.features and self.features.map(lambda t: t.to(device)))
+        return self.map(lambda tensor: tensor.to(device))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Images:
+        """The batch with all its tensors changed in one way."""
+        pixels = None if self.pixels is None else change(self.pixels)
+        return replace(self, pixels=pixels, features=self.features and self.features.map(change))
 
 
 def resblocks(visual: Any) -> Any:

@@ -124,6 +124,18 @@ def foreign(config: Mapping[str, Any]) -> str:
     return f"a text tower of Hugging Face ({name}), which prompts cannot enter" if name else ""
 
 
+def said_of_embedded() -> str:
+    """What the embedded backbone is for, and the line for real pictures: where weights come from, with and without a
+    network."""
+    exact = "ViT-B-16-quickgelu"
+    R = config_of(EMBEDDED)["vision_cfg"]["image_size"]
+    return (
+        f"backbone '{EMBEDDED}' knows rendered shapes of {R} x {R} pixels only, and larger images are scaled down; for "
+        f"real pictures take --backbone {exact}:openai, whose weights open_clip fetches once (0.6 GB, "
+        f"{_source_of(exact, 'openai')}), or without a network a file of them: --backbone {exact}:/path/to/file"
+    )
+
+
 def lacking(config: Mapping[str, Any]) -> dict[str, str]:
     """By need, what lacks it of an architecture; empty where nothing does."""
     from promptbench.clip import capabilities

@@ -11,7 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import product
 from typing import Any
 
@@ -240,6 +240,11 @@ class Arranged:
     n: int
     shared: int
 
+    @cached_property
+    def eot(self) -> Tensor:
+        """(K,), where [EOT] stands behind what is shared."""
+        return self.tokens.eot - self.shared
+
     def encode(self, backbone: Backbone, context: Tensor) -> Tensor:
         """Text features (K, D), not normalised, for a context (n, d), or (K, n, d) where every class has its own."""
         start = self.tokens.embeddings[0, : self.tokens.start]  # [SOS]
@@ -249,7 +254,7 @@ class Arranged:
             embeddings = self.tokens.embeddings[:, self.shared :]
         else:
             embeddings = arrange(self.tokens, context, self.index, self.shared)
-        return backbone.encode_text(embeddings, self.tokens.eot - self.shared, prefix)
+        return backbone.encode_text(embeddings, self.eot, prefix)
 
 
 def arranged(

@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from promptbench.clip import block as blocks
 
@@ -155,7 +156,7 @@ def check_deep_by_class(by_class: Mapping[int, Tensor], texts: Texts, depth: int
             raise ValueError(f"text prompts by class for block {index}: the tower has blocks 1 to {depth - 1}")
         if prompts.dim() != 3 or len(prompts) != len(texts.eot):
             raise ValueError(f"text prompts by class are ({len(texts.eot)}, m, d), not {tuple(prompts.shape)}")
-        if texts.start + prompts.shape[1] > texts.before + int(texts.eot.min()):
+        if texts.start + prompts.shape[1] > texts.before + int(texts.ends.min()):
             raise ValueError("text prompts by class replace tokens between [SOS] and [EOT]: a text is too short")
 
 
@@ -173,7 +174,21 @@ def check_inserted(inserted: Mapping[int, Tensor], replaced: bool, depth: int) -
 
 def mean_length(eot: Tensor) -> float:
     """Tokens of a text, [EOT] included, where [EOT] stands at `eot` (K,)."""
-    return float((eot + 1).float().mean())
+    return float((on_cpu(eot) + 1).float().mean())
+
+
+_ON_CPU = WeakTensorKeyDictionary()
+
+
+def on_cpu(eot: Tensor) -> Tensor:
+    """Positions (K,) on the CPU, fetched once for a tensor: a GPU is waited for until it has done all it has to."""
+    if eot.device.type == "cpu" or eot.is_inference():
+        return eot.cpu()
+    version, fetched = _ON_CPU.get(eot, (None, eot))
+    if version != eot._version:
+        fetched = eot.cpu()
+        _ON_CPU[eot] = eot._version, fetched
+    return fetched
 
 
 class Texts(NamedTuple):
@@ -184,6 +199,7 @@ class Texts(NamedTuple):
         deep: Block index -> prompts (m, d) or (S, m, d) that replace the prefix's tokens after [SOS].
         suffix: (S or 1, K, T, d), without positions.
         eot: (K,), where the token whose state is the feature stands in `suffix`: [EOT], in most towers.
+        ends: The same on the CPU.
         layer: Runs each block in place of it; see `Backbone.encode_text`.
         changed: All blocks, some with a method's change, where there are any.
         by_class: Block index -> prompts (K, m, d) that replace the tokens after [SOS].
@@ -197,6 +213,7 @@ class Texts(NamedTuple):
     deep: Mapping[int, Tensor]
     suffix: Tensor
     eot: Tensor
+    ends: Tensor
     layer: Layer | None
     changed: Sequence[Any] = ()
     by_class: Mapping[int, Tensor] = {}
@@ -227,7 +244,7 @@ class Texts(NamedTuple):
 
     def own_length(self) -> float:
         """Tokens that each class runs in `shared_path`, on average, as far as memory is concerned."""
-        length = mean_length(self.eot)
+        length = mean_length(self.ends)
         if self.by_class or self.own_masks:
             length += self.before
         return DROPPING * length if self.own_masks else length
@@ -242,9 +259,8 @@ class Texts(NamedTuple):
         deep = {i: prompts[images] if prompts.dim() > 2 else prompts for i, prompts in self.deep.items()}
         suffix = self.suffix if len(self.suffix) == 1 else self.suffix[images]
         by_class = {i: prompts[classes] for i, prompts in self.by_class.items()}
-        return self._replace(
-            prefix=prefix, deep=deep, suffix=suffix[:, classes], eot=self.eot[classes], by_class=by_class
-        )
+        texts = self._replace(prefix=prefix, deep=deep, suffix=suffix[:, classes], by_class=by_class)
+        return texts._replace(eot=self.eot[classes], ends=self.ends[classes])
 
     def placed(self, positions: Tensor) -> Texts:
         """These texts with positional embeddings (L, d) added."""
@@ -259,7 +275,7 @@ class Texts(NamedTuple):
         S, K = self.sizes
         suffix = self.suffix.expand(S, *self.suffix.shape[1:])
         suffix = torch.cat([self.prefix.unsqueeze(1).expand(-1, K, -1, -1), suffix], dim=2)
-        return self._replace(prefix=None, suffix=suffix, eot=self.eot + self.prefix.shape[1])
+        return self._replace(prefix=None, suffix=suffix, eot=self.eot + self.before, ends=self.ends + self.before)
 
     def closed(self, tower: Any) -> Texts:
         """Texts with positions as CoCa reads them, with a learned token behind each, whose state is the feature.
@@ -275,11 +291,13 @@ class Texts(NamedTuple):
         x[:, K, at] = padding.to(x.dtype)
         at = at + padded
         x[:, K, at] = (tower.cls_emb + positions[-1]).to(x.dtype)
-        return self._replace(suffix=x, eot=at, blind=tuple(padded.tolist()))
+        ends = self.ends + 1
+        blind = self.before + ends < len(positions) - 1
+        return self._replace(suffix=x, eot=at, ends=ends + blind, blind=tuple(blind.tolist()))
 
     def layout(self) -> Layout:
         """How long these texts are, without a prefix, and what their tokens see."""
-        read = tuple(self.eot.tolist())
+        read = tuple(self.ends.tolist())
         lengths = tuple(place + 1 for place in read) if self.causal else (self.suffix.shape[2],) * len(read)
         return Layout(lengths, read, self.causal, self.blind)
 

@@ -177,6 +177,13 @@ class FeatureBatches:
         return count_batches(len(self.labels if self.sampler is None else self.sampler), self.batch, self.drop_last)
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; a GPU copies it in its turn, from memory that it reads by itself, and nobody waits."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def count_batches(images: int, batch: int, drop_last: bool) -> int:
     """Batches of a pass over so many images; with `drop_last` an incomplete one counts only if it is all there is."""
     whole, rest = divmod(images, batch)

@@ -59,6 +59,10 @@ class ClassNames(tuple[str, ...]):
         """Names, template and dataset, as plain values."""
         return {"names": list(self), "template": self.template, "dataset": self.dataset}
 
+    def with_more(self, names: Iterable[str]) -> ClassNames:
+        """These names, and others behind them."""
+        return ClassNames([*self, *names], self.template, self.dataset)
+
     def select(self, labels: Iterable[int]) -> ClassNames:
         """The names of the given labels, in sorted order of the labels: what `selection.select` relabels them to."""
         return ClassNames([self[label] for label in sorted(set(labels))], self.template, self.dataset)

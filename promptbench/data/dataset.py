@@ -122,6 +122,7 @@ class Dataset:
         ignored: Folders beside the class folders that are no class.
         sources: Where its files come from.
         by_files: Whether its images are files, as long as no subclass says otherwise what an image is known by.
+        usual_protocol: The protocol that it is run under where none is named; "" for the one that is usual elsewhere.
         config: Its settings.
         roots: The data roots it looks in, first hit wins.
         skip_unreadable: Whether images that cannot be read are left out; otherwise they are an error.
@@ -138,6 +139,7 @@ class Dataset:
     sources: ClassVar[Sources] = Sources()
 
     by_files: ClassVar[bool] = True
+    usual_protocol: ClassVar[str] = ""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -218,6 +220,11 @@ class Dataset:
         or lists of its makers are the split."""
         self.items("test")
         return self._split_source or "its own"
+
+    @property
+    def split_made(self) -> str:
+        """How its images were shared out among train, val and test, where the user should hear of it; "" otherwise."""
+        return ""
 
     def annotated(self) -> Annotated:
         """What the makers say, to be split where there is no split file: labelled images, and their test set apart, or
@@ -313,7 +320,8 @@ class Dataset:
 
     def open(self, item: Item) -> Image.Image:
         """The image in RGB; see `open_image`."""
-        return open_image(self.image_root / item.image)
+        way_out = "replace the file, or leave such images out with --on-bad-image skip"
+        return open_image(self.image_root / item.image, way_out)
 
     def class_id(self, item: Item) -> str:
         """What tells the class of an item from all others, in shifted versions of the dataset too: its name."""

@@ -21,18 +21,23 @@ from promptbench.storage.atomic import write_atomically
 T = TypeVar("T")
 
 _EIGHT_BITS = np.rint(np.arange(65536) / 257).astype(np.uint8)  # 16 bits to 8
+NO_ALPHA = (
+    "have an alpha channel, which is dropped: transparent parts show the colours stored beneath them, usually black"
+)
 _BY_PROGRAM = ("EPS",)
 _SMALL = 5 * 10**6  # bytes of a file that may take no more than
 _MOST_OF_SMALL = 240 * 2**20  # bytes of memory
 _PER_PIXEL = {"RGB": 4, "L": 5, "P": 5, "1": 5, "I": 16}  # bytes that decoding takes, 8 in other modes
 
 
-def open_image(path: Path) -> Image.Image:
-    """An image file as RGB, of any mode that PIL reads.
+def open_image(path: Path, way_out: str = "replace the file") -> Image.Image:
+    """An image file as RGB, of any mode that PIL reads; see `as_rgb`.
 
-    Converted as PIL's `convert("RGB")` does, which drops transparency, but integer grey of more than 8 bits is scaled
-    to 8 (value / 257), where `convert` would clip it to white. EXIF orientation is not applied. PIL's warnings, of
-    broken EXIF data and the like, are not passed on.
+    EXIF orientation is not applied. PIL's warnings, of broken EXIF data and the like, are not passed on.
+
+    Args:
+        path: Of the file.
+        way_out: What the user may do about a file that cannot be read.
 
     Raises:
         UsageError: The file is missing, damaged, cut short, or has more pixels than `Image.MAX_IMAGE_PIXELS`,
@@ -41,16 +46,38 @@ def open_image(path: Path) -> Image.Image:
     try:
         with _quiet(), Image.open(path) as image:
             _check_harmless(image, path.stat().st_size)
-            if image.mode.startswith("I"):
-                grey = np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
-                return Image.fromarray(_EIGHT_BITS[grey]).convert("RGB")
-            image.load()
-            if image.mode == "RGB" and not image.readonly:  # not a map of the file
-                return image  # `convert` would copy its pixels
-            return image.convert("RGB")
+            return as_rgb(image)
     except Exception as error:  # decoders raise anything on damaged files: OSError, SyntaxError, struct.error, ...
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UsageError(f"Cannot read the image {path}: {reason.rstrip('.')}; replace the file.") from error
+        raise UsageError(f"Cannot read the image {path}: {reason.rstrip('.')}; {way_out}.") from error
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB.
+
+    Converted as PIL's `convert("RGB")` does, as the field's code has it: an alpha channel is dropped, so that
+    transparent parts show the colours stored beneath them. Integer grey of more than 8 bits is scaled to 8 (value /
+    257), where `convert` would clip it to white.
+    """
+    if image.mode.startswith("I"):
+        grey = np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
+        return Image.fromarray(_EIGHT_BITS[grey]).convert("RGB")
+    image.load()
+    if image.mode == "RGB" and not image.readonly:  # not a map of the file
+        return image  # `convert` would copy its pixels
+    return image.convert("RGB")
+
+
+def has_alpha(path: Path) -> bool:
+    """Whether an image file says that it has an alpha channel or a transparent colour; its pixels are not decoded, and
+    one that cannot be opened says nothing. A JPEG, told by its name, never has."""
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        return False
+    try:
+        with _quiet(), Image.open(path) as image:
+            return bool(image.has_transparency_data)
+    except Exception:  # as in `open_image`, which says so
+        return False
 
 
 def _check_harmless(image: Image.Image, size: int) -> None:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.image_tower import ImageFeatures, Images
-from promptbench.data.batches import EpochOrder, FeatureBatches, pixel_batches, view_batches
+from promptbench.data.batches import EpochOrder, FeatureBatches, pixel_batches, sent, view_batches
 from promptbench.data.dataset import Dataset, Item
 from promptbench.data.selection import SelectedImages
 from promptbench.data.transforms import EVALUATION_TRANSFORM, SCALE, Scale, training_transform
@@ -191,6 +191,16 @@ def with_local(backbone: Backbone, features: ImageFeatures) -> ImageFeatures:
     return ImageFeatures(features.cls, torch.cat(parts), None, unprojected)
 
 
+@torch.no_grad()
+def with_local_there(backbone: Backbone, features: ImageFeatures) -> ImageFeatures:
+    """As `with_local`, of a batch, which is on the backbone's device afterwards: nothing of it comes back."""
+    if features.local_unprojected is None:
+        return features
+    unprojected = sent(features.local_unprojected, backbone.device).float()
+    parts = [backbone.project_local(part).float() for part in unprojected.split(BATCH)]
+    return ImageFeatures(sent(features.cls, backbone.device), torch.cat(parts), None, unprojected)
+
+
 def key(
     backbone: Backbone, dataset: Dataset, items: Sequence[Item], dense: bool = False, kept: Kept | None = None
 ) -> str:
@@ -294,7 +304,7 @@ def feature_batches(
     """Kept features of the chosen images: of their views, or out of the whole pool, so that halves share it."""
     backbone, rows = method.backbone, None if kept.views else chosen.chosen
     features = kept_features(backbone, chosen.dataset, chosen.items if kept.views else chosen.pool, kept)
-    finish = partial(with_local, backbone)
+    finish = partial(with_local_there, backbone)
     return FeatureBatches(features, chosen.labels, batch, order, rows, finish, drop_last)
 
 
@@ -322,5 +332,5 @@ def shown_views(
     for view in range(views):
         rows = range(view * count, (view + 1) * count)
         yield from FeatureBatches(
-            features, chosen.labels, FEATURE_BATCH, rows=rows, finish=partial(with_local, method.backbone)
+            features, chosen.labels, FEATURE_BATCH, rows=rows, finish=partial(with_local_there, method.backbone)
         )

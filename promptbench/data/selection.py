@@ -594,7 +594,7 @@ def open_selection(
         UsageError: If the dataset cannot be read, or nothing is left.
     """
     dataset = open_dataset(selection.dataset)
-    pool = images_of(dataset, selection, seed, nearest)
+    pool = spread(images_of(dataset, selection, seed, nearest), selection.limit)
     skipped = [item.image for item in dataset.unreadable(pool)] if dataset.skip_unreadable else []
     if skipped:
         left_out = set(skipped)
@@ -603,12 +603,32 @@ def open_selection(
     wanted = set(labels)
     chosen = [index for index, item in enumerate(pool) if item.label in wanted]
     if not chosen:
+        among = f" among the {selection.limit} that --limit leaves; take more" if selection.limit else ""
         raise UsageError(
-            f"The dataset '{dataset.name}' has no {selection.split} images of its {selection.classes} classes."
+            f"The dataset '{dataset.name}' has no {selection.split} images of its {selection.classes} classes{among}."
         )
     items = select(pool, labels)
     names = dataset.names_shown.select(labels)
     return SelectedImages(dataset, pool, chosen, items, names, tuple(skipped), tuple(sorted(wanted)))
+
+
+def spread(items: list[Item], most: int | None) -> list[Item]:
+    """At most so many of the images, in their order, as evenly over the classes as that number allows.
+
+    The first image of each class is taken, then the second, and so on; where not all classes have a place in the last
+    round, those that do stand at equal distances.
+    """
+    if most is None or most >= len(items):
+        return items
+    by_label = places_by_label(items)
+    kept: set[int] = set()
+    for number in range(len(items)):
+        of_round = [by_label[label][number] for label in sorted(by_label) if number < len(by_label[label])]
+        places = min(len(of_round), most - len(kept))
+        kept.update(of_round[index * len(of_round) // places] for index in range(places))
+        if len(kept) == most:
+            break
+    return [item for place, item in enumerate(items) if place in kept]
 
 
 def images_of(dataset: Dataset, selection: Selection, seed: int, nearest: Nearest | None = None) -> list[Item]:
@@ -728,6 +748,7 @@ class Selection:
         shots: Images drawn per class, over all classes before `classes` is applied; None takes the whole split.
         sampler: How they are drawn: as `selection.sampler_of` names it, or `file:PATH`.
         halves: Which classes are base and which new: `alphabetical` or `random:N`.
+        limit: The most images of the whole split, for a quick look, before `classes` is applied; None for all.
 
     Raises:
         UsageError: There are no such halves.
@@ -739,6 +760,7 @@ class Selection:
     shots: int | None = None
     sampler: str = "coop"
     halves: str = ALPHABETICAL
+    limit: int | None = None
 
     def __post_init__(self) -> None:
         seed_of_halves(self.halves)

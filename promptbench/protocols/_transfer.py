@@ -10,6 +10,10 @@ from promptbench.protocol import Column, Evaluation, Outcome, Plan, Protocol, me
 from promptbench.suite import Suite
 
 SOURCE = "source"  # the evaluation on the source's own test images
+HELP = (
+    "source: accuracy on test images of the dataset trained on; then on datasets that were not, each among its own "
+    "class names; average: the mean over these, the source apart."
+)
 
 
 class Transfer(Protocol):
@@ -51,4 +55,5 @@ class Transfer(Protocol):
     def columns(self, metric: str, evaluations: Sequence[str], along: Sequence[int | None]) -> list[Column]:
         """Source, targets, average over targets."""
         names = [SOURCE, *(name for name in evaluations if name != SOURCE), "average"]
-        return [metric_column(f"{name}/{metric}", name) for name in names]
+        found = [metric_column(f"{name}/{metric}", name) for name in names]
+        return [column._replace(help=HELP) for column in found] if metric == self.metrics[0] else found

@@ -1,4 +1,4 @@
-"""Base-to-new: train on the first half of the classes, evaluate on both halves apart.
+"""From base to new classes: train on the first half of the classes, evaluate on both halves apart.
 
 Zhou et al., "Conditional Prompt Learning for Vision-Language Models", CVPR 2022, arXiv:2203.05557.
 Code by the authors: https://github.com/KaiyangZhou/CoOp (`scripts/cocoop`)
@@ -23,10 +23,21 @@ from promptbench.suite import Suite
 
 OPEN_WORLD = "open_world_auc"
 EVALUATIONS = ("base", "new", "joint")
+HELP = (
+    "base: accuracy on images of the classes trained on, among their names; new: on images of the other classes, among "
+    "theirs; H: the harmonic mean of both."
+)
+HELP_JOINT = "joint: accuracy on base and new images together, among all names."
+HELP_OPEN_WORLD = (
+    "OpenworldAUC: the share of pairs of a base and a new image in which both are recognised among the names of their "
+    "half, and the base image is the one that seems to be base."
+)
 
 
 class Base2New(Protocol):
-    """Few-shot training on base classes, test accuracy on base and on new classes, and their harmonic mean `h`."""
+    """What a method gains on the classes that it is trained on, and what it loses on others: half of a dataset's
+    classes, `base`, are trained on, and images of both halves are classified. Accuracy on base and on new classes, each
+    among its own names, is summed up by their harmonic mean H, which is low where either is."""
 
     role = "base2new"
     halves = True
@@ -59,9 +70,13 @@ class Base2New(Protocol):
     def columns(self, metric: str, evaluations: Sequence[str], along: Sequence[int | None]) -> list[Column]:
         """Base, new, H and joint; of another metric there is no H, and OpenworldAUC is one figure of all three."""
         if metric == OPEN_WORLD:
-            return [Column(OPEN_WORLD, "OpenworldAUC")]
-        base, new, joint = (metric_column(f"{name}/{metric}", name) for name in EVALUATIONS)
-        return [base, new, *([] if metric != "accuracy" else [Column("h", "H", derived=True)]), joint]
+            return [Column(OPEN_WORLD, "OpenworldAUC", help=HELP_OPEN_WORLD)]
+        found = [metric_column(f"{name}/{metric}", name) for name in EVALUATIONS]
+        if metric != "accuracy":
+            return found
+        base, new, joint = found
+        h = Column("h", "H", derived=True)
+        return [*(column._replace(help=HELP) for column in (base, new, h)), joint._replace(help=HELP_JOINT)]
 
 
 def paired(base: Outcome, new: Outcome, joint: Outcome) -> OpenWorld:

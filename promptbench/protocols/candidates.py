@@ -17,9 +17,13 @@ from promptbench.suite import Suite
 SHOWN = {"eighth": "new.base.base", "quarter": "new.base", "half": "new", "whole": "all"}
 TITLES = {"eighth": "1/8 of the classes", "quarter": "1/4", "half": "1/2", "whole": "all"}
 
+HELP = "1/8, 1/4, 1/2, all: accuracy on the same images of new classes among this share of all class names."
+
 
 class Candidates(Protocol):
-    """Accuracy on the images of a few new classes, by the share of all classes whose names are shown."""
+    """How much of the accuracy on new classes depends on how many names are to choose from: the same images of a few
+    classes that were not trained on are classified among more and more names. The figures are accuracy, a column for
+    each share of all class names that is shown."""
 
     role = "candidates"
     recipes_of = "base2new"
@@ -34,7 +38,8 @@ class Candidates(Protocol):
 
     def columns(self, metric: str, evaluations: Sequence[str], along: Sequence[int | None]) -> list[Column]:
         """From few names to all."""
-        return [metric_column(f"{name}/{metric}", title) for name, title in TITLES.items()]
+        found = [metric_column(f"{name}/{metric}", title) for name, title in TITLES.items()]
+        return [column._replace(help=HELP) for column in found] if metric == self.metrics[0] else found
 
 
 def _plan(dataset: str, shots: int, halves: str) -> Plan:

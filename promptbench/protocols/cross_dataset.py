@@ -11,6 +11,8 @@ from ._transfer import Transfer
 
 
 class CrossDataset(Transfer):
-    """Accuracy on the source and on each target dataset, and its average over the targets."""
+    """Whether what was learned on one dataset, the source, helps on others: all classes of the source are trained on,
+    and the same prompts classify the images of each target among its own class names. The figure that sums it up is the
+    average accuracy over the targets, the source apart."""
 
     targets = "targets"

@@ -12,6 +12,8 @@ from ._transfer import Transfer
 
 
 class DomainGeneralization(Transfer):
-    """Accuracy on the source and on each shifted domain, and its average over the domains."""
+    """Whether what was learned on one dataset, the source, holds where its images look different: all classes of the
+    source are trained on, and other pictures of these classes, such as sketches, are classified. The figure that sums
+    it up is the average accuracy over these domains, the source apart."""
 
     targets = "domains"

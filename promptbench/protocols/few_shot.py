@@ -13,9 +13,12 @@ from promptbench.data.selection import Selection
 from promptbench.protocol import Column, Evaluation, Numbers, Plan, Protocol, metric_column
 from promptbench.suite import Suite
 
+HELP = "Figures are accuracy on all test images after training on so many images of each class, or on none."
+
 
 class FewShot(Protocol):
-    """Test accuracy over all classes against the number of training images per class."""
+    """How many training images a method needs: it is trained on all classes of a dataset with 1, 2, 4, 8 and 16 images
+    (shots) of each. The figures are accuracy on all test images, among all class names, a column for each number."""
 
     role = "few_shot"
     several_shots = True
@@ -33,7 +36,8 @@ class FewShot(Protocol):
 
     def columns(self, metric: str, evaluations: Sequence[str], along: Sequence[int | None]) -> list[Column]:
         """One column per number of shots; 0 for methods that see no training image."""
-        return [metric_column(f"{shots}/{metric}", _title(shots)) for shots in along]
+        found = [metric_column(f"{shots}/{metric}", _title(shots)) for shots in along]
+        return [column._replace(help=HELP) for column in found] if metric == self.metrics[0] else found
 
     def blocks(self, metric: str, dataset: str, along: int | None, metrics: Numbers) -> dict[str, Numbers]:
         """The figure of this number of shots."""

@@ -20,16 +20,19 @@ from promptbench.data.selection import Selection
 from promptbench.protocol import Column, Evaluation, Numbers, Outcome, Plan, mean_over
 from promptbench.suite import Suite
 
-from .ood import ID, OOD, by_score, column_of, detections, plan_of, strangers
+from .ood import ID, INSIDE, OOD, by_score, column_of, detections, plan_of, strangers
 
 FULL = "full_"  # what metrics begin with that take shifted images for in-distribution
 SHIFTED, NEAR, FAR = "shifted", "near", "far"
 ROLES = {NEAR: "near_ood", FAR: "far_ood"}
+HELP_SHIFTED = "shifted accuracy: the mean over shifted versions of the source, other pictures of its classes."
 HELP = "FS, full spectrum: in-distribution are the source's test images and those of its shifted versions together."
 
 
 class FullSpectrumOOD(OOD):
-    """Detection of near and far OOD sets with shifted images as in-distribution ones, and accuracy on those."""
+    """Whether a method notices images of none of its classes, and still takes other pictures of its classes, such as
+    sketches, for its own: these shifted images count as in-distribution too. The figures are those of `ood`, averaged
+    over sets that are near to the source and sets that are far from it, beside accuracy on shifted images."""
 
     recipes_of = "ood"
     metrics = (
@@ -63,7 +66,11 @@ class FullSpectrumOOD(OOD):
     def columns(self, metric: str, evaluations: Sequence[str], along: Sequence[int | None]) -> list[Column]:
         """ID accuracy, the mean over shifted versions, the metric on each OOD set, near and far averages, and those of
         FPR95; of accuracy every shifted version."""
-        accuracy = [Column(f"{ID}/accuracy", "ID accuracy"), Column(f"{SHIFTED}/accuracy", "shifted accuracy")]
+        said = f"{HELP_SHIFTED} {HELP}" if metric.startswith(FULL) else HELP_SHIFTED
+        accuracy = [
+            Column(f"{ID}/accuracy", "ID accuracy", help=INSIDE),
+            Column(f"{SHIFTED}/accuracy", "shifted accuracy", help=said),
+        ]
         others = [name for name in evaluations if name != ID]
         if metric == "accuracy":
             return [accuracy[0], *(Column(f"{name}/accuracy", name) for name in others), accuracy[1]]
@@ -123,9 +130,7 @@ def averages(metrics: Numbers, groups: Mapping[str, Sequence[str]], scores: Sequ
 
 def column(name: str, metric: str, title: str) -> Column:
     """The column of a metric, which of the full spectrum has the direction and the help of the plain one."""
-    plain = column_of(name, metric.removeprefix(FULL), title)
-    said = plain.help or (HELP if metric.startswith(FULL) else "")
-    return plain._replace(key=f"{name}/{metric}", help=said)
+    return column_of(name, metric.removeprefix(FULL), title)._replace(key=f"{name}/{metric}")
 
 
 def titled(group: str, metric: str) -> Column:

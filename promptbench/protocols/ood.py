@@ -44,7 +44,16 @@ TITLES = {
     "max_logit": "MaxLogit",
     "energy": "Energy",
 }  # of the scores that are always computed, whose modules need torch
+INSIDE = (
+    "ID accuracy: accuracy on in-distribution images, those of the classes trained on; the other figures say how well "
+    "a score of images tells them from out-of-distribution (OOD) images, which show none of these classes."
+)
 HELP = {
+    "auroc": "AUROC: the share of pairs, an in-distribution and an OOD image, in which the in-distribution one scores "
+    "more; 0 to 100 %, 50 is chance, higher is better.",
+    "aupr": "AUPR: average precision, in-distribution images are positive; 0 to 100 %, higher is better.",
+    "aupr_ood": "AUPR_OOD: area under the precision-recall curve, OOD images are positive; 0 to 100 %, higher is "
+    "better.",
     "fpr95": "FPR95: in-distribution images are positive; the share of OOD images accepted at the threshold that "
     "accepts nearest to 95 % of in-distribution ones; 0 to 100 %, lower is better.",
     "fpr95_ood": "FPR95_OOD: OOD images are positive, as in OpenOOD; the share of in-distribution images lost at the "
@@ -53,7 +62,9 @@ HELP = {
 
 
 class OOD(Protocol):
-    """AUROC, FPR95 and AUPR of each OOD set under each score, and accuracy on in-distribution images."""
+    """Whether a method notices images of none of its classes: it is trained on the source, and a score of each image
+    should be larger for test images of the source than for those of out-of-distribution (OOD) sets. The figures say how
+    well each score separates the two, with AUROC, FPR95 and AUPR, beside accuracy on the source."""
 
     role = "source"
     scores = tuple(TITLES)
@@ -86,7 +97,7 @@ class OOD(Protocol):
         """ID accuracy; the metric on each set; its average, and that of FPR95."""
         sets = [column_of(name, metric, name) for name in evaluations if name != ID]
         averages = [column_of("average", one, f"average {one.upper()}") for one in (metric, "fpr95")]
-        return [Column(f"{ID}/accuracy", "ID accuracy"), *sets, *dict.fromkeys(averages)]
+        return [Column(f"{ID}/accuracy", "ID accuracy", help=INSIDE), *sets, *dict.fromkeys(averages)]
 
     def blocks(self, metric: str, dataset: str, along: int | None, metrics: Numbers) -> dict[str, Numbers]:
         """One block per score, whose figures lose the score's name."""

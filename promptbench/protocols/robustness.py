@@ -22,11 +22,14 @@ from promptbench.protocol import Column, Evaluation, Outcome, Plan, Protocol, me
 from promptbench.suite import Suite
 
 CLEAN = "clean"  # the evaluation on the images as they are
+HELP = "drop: accuracy on clean images minus the mean over the kinds of corruption."
 USUAL = ("gaussian_noise:3", "defocus_blur:3", "fog:3", "contrast:3", "jpeg_compression:3")
 
 
 class Robustness(Protocol):
-    """Accuracy on clean and on corrupted test images of the source, the mean over corruptions, and the drop to it."""
+    """How much accuracy is lost on bad pictures: after training on all classes of the source its test images are
+    classified as they are, and blurred, noisy, in fog or otherwise corrupted. The figures are accuracy under each kind,
+    their mean, and the drop from clean images to that mean, which should be small."""
 
     role = "source"
     recipes_of = "domain_generalization"
@@ -66,7 +69,7 @@ class Robustness(Protocol):
         found = [metric_column(f"{name}/{metric}", title) for name, title in titles.items()]
         if metric != self.metrics[0]:
             return found
-        return [*found, Column("drop", "drop", lower=True, unit="points", range="-100 to 100")]
+        return [*found, Column("drop", "drop", lower=True, unit="points", range="-100 to 100", help=HELP)]
 
 
 def by_kind(evaluations: Iterable[str]) -> dict[str, list[str]]:

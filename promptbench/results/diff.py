@@ -358,6 +358,68 @@ def differences(
     return found | {name: said[0] if len(set(said)) == 1 else "differs seed by seed" for name, said in by_name.items()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Repeated:
+    """A result beside another one of the same run, made later.
+
+    Attributes:
+        apart: Figures that differ, stored and made again; None where that lacks it.
+        largest: The largest difference of figures.
+        new: Figures that only the later one has, such as of a metric that is younger than the stored result.
+        compared: How many figures were compared.
+        tolerance: The most by which equal figures differ.
+        losses: What the losses of the training say of where a difference begins, in words.
+        made_of: What else differs, as `before → after`: settings, conditions, code, versions and commit.
+    """
+
+    apart: Mapping[str, tuple[float, float | None]]
+    largest: float
+    new: tuple[str, ...]
+    compared: int
+    tolerance: float
+    losses: str
+    made_of: Mapping[str, str]
+
+    @property
+    def equal(self) -> bool:
+        """Whether every stored figure was made again."""
+        return not self.apart
+
+
+def repeated(stored: Result, made: Result, tolerance: float = SAME) -> Repeated:
+    """A stored result beside one that was made again."""
+    apart: dict[str, tuple[float, float | None]] = {}
+    largest = 0.0
+    for name, value in stored.metrics.items():
+        again = made.metrics.get(name)
+        largest = max(largest, 0.0 if again is None else abs(again - value))
+        if again is None or abs(again - value) > tolerance:
+            apart[name] = value, again
+    (left,), (right,) = _groups([stored]).values(), _groups([made]).values()
+    differs = differences(left[0].settings, right[0].settings, left[0].runs, right[0].runs)
+    return Repeated(
+        apart=apart,
+        largest=largest,
+        new=tuple(name for name in made.metrics if name not in stored.metrics),
+        compared=len(stored.metrics),
+        tolerance=tolerance,
+        losses=_losses_beside(stored.losses, made.losses),
+        made_of=differs,
+    )
+
+
+def _losses_beside(stored: Sequence[Mapping[str, float]], made: Sequence[Mapping[str, float]]) -> str:
+    """Where the losses of two trainings begin to differ, in words."""
+    if not stored and not made:
+        return "nothing is trained, so that they come from images, weights or the evaluation"
+    for epoch, (before, after) in enumerate(zip(stored, made, strict=False), start=1):
+        if dict(before) != dict(after):
+            return f"the losses of the training differ from epoch {epoch} on"
+    if len(stored) != len(made):
+        return f"the training has {len(made)} epochs, where {len(stored)} are stored"
+    return "the losses of the training are the same, so that they come from the evaluation"
+
+
 def _groups(results: Iterable[Result]) -> dict[Place, list[_Group]]:
     """The runs of a side by place and settings."""
     found: dict[Place, dict[str, _Group]] = defaultdict(dict)

@@ -18,6 +18,7 @@ from typing import Any
 
 import pandas as pd
 
+from promptbench import registry
 from promptbench.results.result import Result
 
 ENCODE = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
@@ -26,9 +27,9 @@ ENCODE = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 def to_frame(results: Iterable[Result]) -> pd.DataFrame:
     """One line per run, evaluation and metric, with every condition of the run as a column.
 
-    The columns are those of `runs_frame`, mappings and lists as JSON text so that all can be grouped by, then
-    `evaluation`, `metric` and `value`: the metric `base/accuracy` is `accuracy` of the evaluation `base`, and what a
-    protocol derives, such as `h`, is of the evaluation "".
+    The columns are those of `runs_frame`, mappings and lists as JSON text so that all can be grouped by, besides
+    `dataset_title` and `method_title`, what papers call them; then `evaluation`, `metric` and `value`: the metric
+    `base/accuracy` is `accuracy` of the evaluation `base`, and what a protocol derives, such as `h`, is of "".
     """
     results = list(results)
     lines = []
@@ -38,6 +39,10 @@ def to_frame(results: Iterable[Result]) -> pd.DataFrame:
             lines.append((place, evaluation if slash else "", metric if slash else name, float(value)))
     figures = pd.DataFrame(lines, columns=["place", "evaluation", "metric", "value"])
     runs = runs_frame(results).apply(lambda column: column.map(_hashable)).infer_objects()
+    if results:
+        for kind, column in (("datasets", "dataset"), ("methods", "method")):
+            titles = registry.titles(kind, runs[column].unique())
+            runs.insert(int(runs.columns.get_loc(column)) + 1, f"{column}_title", runs[column].map(titles))
     return runs.loc[figures.pop("place")].reset_index(drop=True).join(figures)
 
 

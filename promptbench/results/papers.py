@@ -489,6 +489,7 @@ def _obstacles(result: Result, row: Published) -> Iterator[str]:
     yield f"other class names of {', '.join(renamed)}" if renamed else ""
     yield "unreadable images were left out" if result.conditions.get("skipped") else ""
     yield "images were corrupted here" if spec.corruption else ""
+    yield f"at most {spec.limit} test images were scored here (--limit)" if spec.limit else ""
     yield "the mini suite is no public benchmark" if spec.suite == "mini" else ""
     yield f"{spec.label} is not {row.method}" if spec.label not in row.labels else ""
     yield f"protocol {spec.protocol}, not {row.protocol}" if spec.protocol != row.protocol else ""

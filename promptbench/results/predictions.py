@@ -102,6 +102,11 @@ def load_predictions(path: Path | str) -> dict[str, Predictions]:
         _check(Path(str(path).removesuffix(PACKED)), tensors, about)
         ordered = sorted(about, key=lambda name: about[name].get("place", 0))  # metadata come in no order
         return {name: _of_evaluation(name, about[name], tensors) for name in ordered}
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"The predictions {path} are not there; `promptbench run --save-predictions`, with what the run was made "
+            "with, adds them."
+        ) from error
     except OSError as error:
         raise UsageError(f"The predictions {path} cannot be read ({error.strerror or error}).") from error
     except (

@@ -3,6 +3,8 @@
     <folder>/results/<protocol>/<dataset>/<method[@preset]>-<hash>.json
     <folder>/results/<protocol>/<dataset>/<method[@preset]>-<hash>.failed.json
     <folder>/predictions/<protocol>/<dataset>/<method[@preset]>-<hash>.safetensors    (if asked for)
+    <folder>/learned/<protocol>/<dataset>/<method[@preset]>-<hash>.safetensors        (of `results learned`)
+    <folder>/trainings/<key of the training>.safetensors                              (which several runs may share)
 
 Tables, plots and reports read these files and nothing else, so a table can be rebuilt years later from the JSON alone.
 """
@@ -234,7 +236,7 @@ def read_results(*places: Path | str) -> list[Result]:
     Raises:
         UsageError: If a place does not exist or a file is not a result.
     """
-    paths = set(chain.from_iterable(_result_files(real_path_of(place)) for place in places))
+    paths = set(chain.from_iterable(result_files(real_path_of(place)) for place in places))
     return sorted(map(read_result, sorted(paths)), key=lambda result: (result.name, result.created))
 
 
@@ -287,6 +289,26 @@ def find_predictions(folder: Path | str, spec: Spec) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
+def learned_path(folder: Path | str, spec: Spec) -> Path:
+    """Where `results learned` keeps what this spec's run learned."""
+    return Path(folder) / "learned" / f"{spec.name}.safetensors"
+
+
+def find_training(folder: Path | str, result: Result) -> Path | None:
+    """The file with what a run learned, as `run` or as `results learned` wrote it; None where there is none.
+
+    Raises:
+        UsageError: What the result calls the key of its training is none.
+    """
+    key = str(result.conditions.get("training_key") or "")
+    if not key:
+        return None
+    if not key.isalnum():  # a digest, or else no name of a file there
+        raise UsageError(f"{result.path} is not a valid promptbench result: its training_key is {key[:40]!r}.")
+    places = (Path(folder) / "trainings" / f"{key[:32]}.safetensors", learned_path(folder, result.spec))
+    return next((path for path in places if path.is_file()), None)
+
+
 def check_writable(folder: Path | str) -> None:
     """Tries a file in the output folder, or where it would be made, so that a run fails before training, not after.
 
@@ -297,7 +319,12 @@ def check_writable(folder: Path | str) -> None:
         check_room(Path(folder) / "results" / "any.json")
 
 
-def _result_files(place: Path) -> Iterator[str]:
+def result_files(place: Path) -> Iterator[str]:
+    """The paths of the result files in a folder, or that of one file.
+
+    Raises:
+        UsageError: There is no such place.
+    """
     if place.is_file():
         yield str(place)
     elif place.is_dir():

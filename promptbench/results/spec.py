@@ -69,6 +69,7 @@ class Spec:
         trained_by: The protocol whose training is evaluated, where it is not this one's own.
         corruption: What the images evaluated are corrupted by, such as `fog:3`, several separated by spaces; "" for
             nothing.
+        limit: The most images scored of each split that is evaluated, for a quick look; 0 for all of them.
         temperature: Whether a temperature was fitted on validation images, and calibration measured after it too.
         condition: `noise` where that stands in the place of what an image-conditional method makes prompts of, in
             training and evaluation: a control.
@@ -112,6 +113,7 @@ class Spec:
     scores: Mapping[str, Any] = decides(SETTING, later=True, default_factory=dict)
     trained_by: str = decides(SETTING, later=True, default="")
     corruption: str = decides(DATA, later=True, default="")
+    limit: int = decides(DATA, later=True, default=0)
     temperature: bool = decides(SETTING, later=True, default=False)
     condition: str = decides(SETTING, trains=True, later=True, default="")
     prompts: str = decides(SETTING, later=True, default="")

@@ -52,7 +52,9 @@ def plan_runs(request: Request) -> list[Run]:
     runs: dict[str, Run] = {}
     for protocol in request.protocols:
         for seeds in request.seeds:
-            for plan in plans_of(request.protocols[protocol], request.suite, seeds[0], request.corruption):
+            for plan in plans_of(
+                request.protocols[protocol], request.suite, seeds[0], request.corruption, request.limit
+            ):
                 for run in runs_of(request, protocol, plan, seeds, resolved):
                     runs.setdefault(run.spec.name, run)
     return list(runs.values())
@@ -131,6 +133,7 @@ def facts_of(request: Request, protocol: str, plan: Plan, chosen: ChosenMethod, 
         "corruption": plan.corruption,
         "deterministic": request.deterministic,
         "temperature": request.temperature,
+        "limit": request.limit or 0,
         **control_of(chosen),
     }
 

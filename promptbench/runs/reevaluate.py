@@ -27,6 +27,7 @@ def evaluations_of(
     *,
     corruption: Corruption | None = None,
     temperature: bool = False,
+    limit: int | None = None,
 ) -> list[Run]:
     """The evaluations of other protocols, or under a corruption, for what a run trained: its images, settings, seeds.
 
@@ -37,6 +38,7 @@ def evaluations_of(
         protocols: By name; its own may be among them.
         suite: From `suite_of`.
         temperature: Whether a temperature is fitted; it is, too, where the run has one.
+        limit: The most images of each split that is evaluated; None for all.
 
     Raises:
         UsageError: The suite lacks the dataset, or the protocol never trains with that number of shots.
@@ -53,7 +55,7 @@ def evaluations_of(
     train = replace(plan_for(suite, trained, spec).train, sampler=spec.sampler)
     runs = []
     for protocol, evaluated in protocols.items():
-        plan = plan_for(suite, evaluated, spec, corruption)
+        plan = plan_for(suite, evaluated, spec, corruption).limited(limit)
         other = replace(
             spec,
             suite=suite.name,
@@ -63,6 +65,7 @@ def evaluations_of(
             scores={},
             corruption=plan.corruption,
             temperature=temperature or spec.temperature,
+            limit=limit or 0,
             trained_by=origin if method.sees_images() and train != replace(plan.train, sampler=spec.sampler) else "",
         )
         scores = open_scores(evaluated.scores)

@@ -16,13 +16,14 @@ from promptbench.data.dataset import config_of
 from promptbench.data.selection import FILE, sampler_of, seed_of_halves
 from promptbench.metrics.ood import Score, open_score, open_scores
 from promptbench.protocol import Plan, Protocol
-from promptbench.recipe import find_preset, parse_label
-from promptbench.suite import DatasetEntry, Suite, load_suite
+from promptbench.recipe import find_preset, parse_label, settable
+from promptbench.suite import DatasetEntry, Suite, load_suite, parse_entry
 from promptbench.training.numerics import check_device, resolve_device
 
 if TYPE_CHECKING:
     from promptbench.method import Method
 
+EVERY = "*"  # what stands for all methods in the name of a setting
 PROTOCOL = "base2new"  # where none is named
 SAMPLER = "coop"  # where neither the call nor a preset names one
 
@@ -74,6 +75,7 @@ class Request:
         device: `cpu`, `cuda` or `cuda:N`.
         deterministic: Whether torch is held to algorithms that always give the same bits.
         temperature: Whether a temperature is fitted on validation images, and calibration measured after it too.
+        limit: The most images of each split that is evaluated; None for all.
         flags: The arguments that were given, such as `shots`, for whoever asks where a value came from.
         asked: The arguments that `Request.of` makes an equal request from, also in another process: plain values.
     """
@@ -88,6 +90,7 @@ class Request:
     device: str
     deterministic: bool
     temperature: bool
+    limit: int | None
     flags: frozenset[str]
     asked: Mapping[str, Any]
 
@@ -121,6 +124,7 @@ class Request:
         precision: str = "32",
         deterministic: bool = False,
         temperature: bool = False,
+        limit: int | None = None,
         companions: bool = True,
         elsewhere: bool = False,
     ) -> Request:
@@ -128,7 +132,8 @@ class Request:
 
         Args:
             methods: Names, `name@preset`, or `all`; without any the suite's line-up.
-            protocol: One or several, or `all` of those whose role the suite has; `base2new` without any.
+            protocol: One or several, or `all` of those whose role the suite has; without any `base2new`, or what all
+                datasets named ask for, with the suite's usual number of shots: a folder's is `few_shot`.
             suite: A name, the path of a YAML file, or a suite.
             datasets: In the place of the suite's: names, or `folder:PATH`.
             seeds: Different integers; the suite's without any.
@@ -141,7 +146,8 @@ class Request:
                 without any.
             corrupt: `kind:severity`, of the images evaluated; several for protocols that compare them, in the place of
                 the suite's.
-            settings: `method.field`, `dataset.field` or `score.field` to a value.
+            settings: `method.field`, `dataset.field` or `score.field` to a value; `field` or `*.field` of all methods
+                that have it.
             grid: `method.field` to values; a method runs with every combination.
             scores: Scores of images besides those of the protocols that have some.
             train_views: Random views of a training image, drawn once; None for a new one every epoch.
@@ -151,6 +157,7 @@ class Request:
             precision: One of `numerics.PRECISIONS`.
             deterministic: Whether torch is held to algorithms that always give the same bits.
             temperature: Whether a temperature is fitted on validation images, and calibration measured after it too.
+            limit: The most images of each split that is evaluated, for a quick look; None for all.
             companions: Whether the suite's companions run too.
             elsewhere: Whether other machines do the runs, which may have a GPU where this one has none.
 
@@ -162,7 +169,10 @@ class Request:
         device = device_for(device, precision, elsewhere)
         suite = suite if isinstance(suite, Suite) else load_suite(suite)
         asked |= {"suite": suite, "device": device}
-        protocols = protocols_of(suite, listed(protocol) or (PROTOCOL,))
+        if not listed(protocol):
+            usual = asked_by_datasets(suite, listed(datasets))
+            protocol, shots = usual or PROTOCOL, listed(shots) or ((suite.shots,) if usual else ())
+        protocols = protocols_of(suite, listed(protocol))
         suite = suite if backbone is None else replace(suite, backbone=backbone)
         suite = suite if threads is None else replace(suite, threads=threads)
         suite = replace(suite, **shots_of(listed(shots), protocols), **split_of(listed(split), protocols))
@@ -174,10 +184,11 @@ class Request:
         more = {name: open_score(name, assignments.pop(name, {})) for name in dict.fromkeys(listed(scores))}
         check_scores(protocols, more, assignments)
         wanted = labels(suite if companions else replace(suite, companions=()), listed(methods))
+        loaded = {label: registry.load("methods", parse_label(label)[0]) for label in wanted}
+        assignments = for_all_methods(assignments, loaded)
         assignments |= views_of(assignments, wanted, train_views)
         points = grid_of(grid or {})
         pairs = seed_pairs(listed(seeds) or suite.seeds, data_seed, train_seed)
-        loaded = {label: registry.load("methods", parse_label(label)[0]) for label in wanted}
         check_assignments(suite, loaded, {"--set": assignments, "--grid": points})
         check_sampler(sampler, pairs)
         return cls(
@@ -191,6 +202,7 @@ class Request:
             device=device,
             deterministic=deterministic,
             temperature=temperature,
+            limit=limit_of(limit),
             flags=given,
             asked=asked,
         )
@@ -225,6 +237,14 @@ def protocols_of(suite: Suite, words: Iterable[str]) -> dict[str, Protocol]:
     for word in words:
         names += usual_protocols(suite) if word == "all" else [word]
     return {name: registry.load("protocols", name)() for name in dict.fromkeys(names)}
+
+
+def asked_by_datasets(suite: Suite, datasets: Iterable[str]) -> str:
+    """The protocol that all datasets named ask for where none is named; "" where they ask for none, or differ."""
+    known = {entry.name: entry for entry in suite.entries()}
+    entries = [known[word] if word in known else parse_entry(word) for word in datasets]
+    wanted = {registry.load("datasets", entry.dataset).usual_protocol for entry in entries}
+    return str(wanted.pop()) if len(wanted) == 1 else ""
 
 
 def usual_protocols(suite: Suite) -> list[str]:
@@ -266,9 +286,11 @@ def corruptions_for(texts: Sequence[str], protocols: Mapping[str, Protocol]) -> 
     return found
 
 
-def plans_of(protocol: Protocol, suite: Suite, seed: int, corruption: Corruption | None) -> list[Plan]:
-    """What a protocol plans, with the images that it evaluates corrupted unless it does that itself."""
-    plans = protocol.plan(suite, seed)
+def plans_of(
+    protocol: Protocol, suite: Suite, seed: int, corruption: Corruption | None, limit: int | None = None
+) -> list[Plan]:
+    """What a protocol plans, with the images that it evaluates corrupted unless it does that itself, and limited."""
+    plans = [plan.limited(limit) for plan in protocol.plan(suite, seed)]
     return plans if corruption is None or protocol.corrupts else [plan.under(corruption) for plan in plans]
 
 
@@ -300,22 +322,48 @@ def split_of(split: Sequence[str], protocols: Mapping[str, Protocol]) -> dict[st
 
 
 def assign(suite: Suite, settings: Values) -> tuple[Suite, dict[str, dict[str, Any]]]:
-    """Settings by method; those that name a dataset of the suite change that dataset's options.
+    """Settings by method, `*` for all of them; those that name a dataset of the suite change that dataset's options.
 
     Raises:
-        UsageError: A name is not `method.field`.
+        UsageError: A name is neither `method.field` nor `field`.
     """
     by_method: dict[str, dict[str, Any]] = {}
     datasets = {entry.name for entry in suite.entries()}
     for path, value in settings.items():
-        owner, name = split_name(path) or ("", "")
-        if not owner:
+        owner, name = (EVERY, path.strip()) if "." not in path else split_name(path) or ("", "")
+        if not (owner and name):
             raise UsageError(f"--set {path}={shown(value)}: write method.field=value, for instance coop.n_ctx=4.")
         if owner in datasets:
             suite = with_option(suite, owner, name, value)
         else:
             by_method.setdefault(owner, {})[name] = value
     return suite, by_method
+
+
+def for_all_methods(
+    assignments: Mapping[str, Values], methods: Mapping[str, type[Method]]
+) -> dict[str, dict[str, Any]]:
+    """The settings with those of `*` at each method that has such a field; what is set of a method itself goes first.
+
+    Args:
+        assignments: By method, label, or `*`.
+        methods: Those that run, by label.
+
+    Raises:
+        UsageError: No method has a field.
+    """
+    found = {owner: dict(values) for owner, values in assignments.items() if owner != EVERY}
+    everywhere = assignments.get(EVERY, {})
+    fields_of_all = {parse_label(label)[0]: set().union(*settable(method)) for label, method in methods.items()}
+    known = set().union(*fields_of_all.values())
+    for name in everywhere:
+        if name not in known:
+            raise UsageError(f"--set {name}=…: {unknown('setting of the methods of this call', name, known)}")
+    for method, has in fields_of_all.items():
+        own = {name: value for name, value in everywhere.items() if name in has}
+        if own:
+            found[method] = own | found.get(method, {})
+    return found
 
 
 def split_name(path: str) -> tuple[str, str] | None:
@@ -374,6 +422,17 @@ def grid_of(grid: Mapping[str, Sequence[Any]]) -> dict[str, list[dict[str, Any]]
         method: [dict(zip(fields, point, strict=True)) for point in itertools.product(*fields.values())]
         for method, fields in values.items()
     }
+
+
+def limit_of(given: int | None) -> int | None:
+    """A number of images to evaluate.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
+        raise UsageError(f"--limit takes an integer from 1 on, not {shown(given)}.")
+    return given
 
 
 def seed_pairs(seeds: Sequence[int], data: int | None, train: int | None) -> tuple[tuple[int, int], ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
+from promptbench import registry
 from promptbench.data.corruptions import CORRUPTIONS
 from promptbench.data.selection import SelectedImages, sample_facts
 from promptbench.data.transforms import EVALUATION_TRANSFORM
@@ -14,10 +16,20 @@ from promptbench.runs.evaluate import Evaluated, evaluate
 from promptbench.runs.listener import Work
 from promptbench.runs.plan import Run
 from promptbench.runs.session import Session, as_it_was, identified
-from promptbench.runs.train import choice_conditions, choose, learn, prepared, training_transform_id
+from promptbench.runs.train import (
+    NO_TRAINING,
+    as_it_was_trained,
+    choice_conditions,
+    choose,
+    learn,
+    prepared,
+    training_transform_id,
+)
 from promptbench.storage.versions import git_commit, library_versions, utc_now
-from promptbench.training.files import TrainingOutcome, training_key
+from promptbench.training.files import training_key
 from promptbench.training.numerics import peak_memory, peak_memory_restarts
+
+log = logging.getLogger(__name__)
 
 
 def execute(session: Session, run: Run, work: Work) -> Result:
@@ -29,10 +41,14 @@ def execute(session: Session, run: Run, work: Work) -> Result:
 def carried_out(session: Session, run: Run, work: Work) -> Result:
     """Train, evaluate, write and return the result of one run."""
     run = identified(session, run)
-    spec, key = run.spec, training_key(run.spec, run.method)
+    key = training_key(run.spec, run.method)
+    if session.place.learned is not None:
+        run, key = as_it_was_trained(session.place.learned, run, key)
+    spec = run.spec
+    log.info("%s begins, in %s", spec.name, session.output)
     train, method = prepared(session, run)
-    outcome = TrainingOutcome([], 0.0, 0.0)
-    if method.trains:
+    outcome = NO_TRAINING
+    if method.is_stored():
         outcome = learn(session, run, method, train, key, work)
     else:
         choose(session, run, method)
@@ -48,7 +64,7 @@ def carried_out(session: Session, run: Run, work: Work) -> Result:
     result = Result(
         spec=spec,
         conditions={
-            "title": run.method.title,
+            "title": registry.titles("methods", [spec.method])[spec.method],
             "reconstructed": run.method.reconstructed,
             "dense_scores": run.method.dense_scores,
             "texts_told": method.texts_told,
@@ -57,7 +73,7 @@ def carried_out(session: Session, run: Run, work: Work) -> Result:
             **sample_facts(run.plan.train, train),
             "transform": {"evaluation": EVALUATION_TRANSFORM, "training": training_transform_id(run)},
             **({"corruptions": CORRUPTIONS} if spec.corruption else {}),
-            "training_key": key if method.trains else "",
+            "training_key": key if method.is_stored() else "",
             "provenance": run.settings.provenance,
             **choice_conditions(session, run, method),
             **evaluation_conditions(found, train),
@@ -79,7 +95,7 @@ def carried_out(session: Session, run: Run, work: Work) -> Result:
         created=utc_now(),
         losses=outcome.losses,
     )
-    write_result(session.output, result)
+    log.info("%s is done: %s", spec.name, write_result(session.output, result))
     return result
 
 

@@ -71,6 +71,8 @@ class Place:
         may_train: Whether a training that is not stored is made; otherwise it is an error.
         skip_unreadable: Whether images that cannot be read are left out; otherwise they are an error.
         loggers: Names in `listener.LOGGERS` that watch each run.
+        learned: Key and file of a training that is evaluated though other versions or code have done it; None where a
+            training must be what a run of today would do.
         named: The output folder as it was given, for what is said of it; `output` stays the same wherever code goes.
     """
 
@@ -81,6 +83,7 @@ class Place:
     may_train: bool = True
     skip_unreadable: bool = False
     loggers: tuple[str, ...] = ()
+    learned: tuple[str, Path] | None = None
     named: Path = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

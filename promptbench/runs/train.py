@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial as calling
@@ -28,14 +29,19 @@ from promptbench.data.transforms import EVALUATION_TRANSFORM, training_transform
 from promptbench.method import Method, instantiate, show_training_images, show_validation_images
 from promptbench.recipe import Recipe, settings_by_dataset
 from promptbench.results.knowledge import Choice, set_by_hand
+from promptbench.results.spec import SOURCE, fields_of
 from promptbench.runs.listener import Busy, Work
-from promptbench.training.files import PartialFile, TrainingOutcome, load_training, save_training
+from promptbench.training.files import PartialFile, TrainingOutcome, load_training, save_training, spec_of
 from promptbench.training.fit import fit
-from promptbench.training.numerics import hold_to_bits, restart_peak_memory
+from promptbench.training.numerics import float32_in_full, hold_to_bits, restart_peak_memory
+
+NO_TRAINING = TrainingOutcome([], 0.0, 0.0)
 
 if TYPE_CHECKING:
     from promptbench.runs.plan import Run
     from promptbench.runs.session import Session
+
+log = logging.getLogger(__name__)
 
 
 def prepared(session: Session, run: Run) -> tuple[SelectedImages, Method]:
@@ -43,6 +49,7 @@ def prepared(session: Session, run: Run) -> tuple[SelectedImages, Method]:
     spec = run.spec
     torch.set_num_threads(spec.threads)
     hold_to_bits(spec.deterministic)
+    float32_in_full()
     train = open_selection(session.dataset, run.plan.train, spec.data_seed, nearest=session.nearest)
     backbone = session.backbone
     restart_peak_memory(session.device)  # what the first run takes to load the backbone is not the run's
@@ -104,19 +111,55 @@ def training_path(session: Session, key: str) -> Path:
     return session.output / "trainings" / f"{key[:32]}.safetensors"
 
 
+def as_it_was_trained(learned: tuple[str, Path], run: Run, key: str) -> tuple[Run, str]:
+    """A run as far as it is said what its training was made of, and the key of that.
+
+    Other versions of libraries and other code may have done the training: the run then says which. Other weights,
+    images or names are none that it can be evaluated on.
+
+    Args:
+        learned: Key and file of the training.
+        run: Of today.
+        key: Of a training that is done today.
+
+    Raises:
+        UsageError: It is of another backbone, or of other images or names.
+    """
+    stored_key, path = learned
+    if stored_key == key:
+        return run, key
+    before, now = spec_of(path), run.spec
+    other_code = [
+        item.name for item in fields_of(now, SOURCE) if item.name.endswith("_code") and item.metadata["trains"]
+    ]
+    for item in fields_of(now):
+        old, new = getattr(before, item.name), getattr(now, item.name)
+        if item.metadata["trains"] and item.metadata["renews"] and item.name not in other_code and old and old != new:
+            raise UsageError(f"{path} was {str(item.metadata['renews']).format(**now.values())}; train it again.")
+    log.warning("what %s learned was trained by other versions or code than these, which its results say", now.label)
+    said = {name: getattr(before, name) for name in other_code}
+    return replace(run, spec=replace(now, **said)), stored_key
+
+
 def learn(session: Session, run: Run, method: Method, train: SelectedImages, key: str, work: Work) -> TrainingOutcome:
-    """Load the learned tensors of an equal training, or train and store them.
+    """Load the learned and kept tensors of an equal training, or train and store them.
+
+    Where nothing may be trained, a method without training chooses anew what it chooses, and nothing is stored.
 
     Raises:
         Busy: Another process is at this training.
     """
     spec = run.spec
-    path = training_path(session, key)
+    path = training_path(session, key) if session.place.learned is None else session.place.learned[1]
     partial = PartialFile(path.with_suffix(".partial"), key)
     stored = load_training(path, method)
     if stored is not None:
+        log.info("what %s learned is read from %s", spec.label, path)
         partial.remove()  # killed between the two
         return stored
+    if not session.may_train and not method.trains:
+        choose(session, run, method)
+        return NO_TRAINING
     if not session.may_train:
         raise UsageError(
             f"The training of {spec.label} on '{spec.dataset}' is not in {path.parent}, or weights, images or "
@@ -130,13 +173,20 @@ def learn(session: Session, run: Run, method: Method, train: SelectedImages, key
         if outcome is None:
             check = calling(work.check, claim)
             noted = replace(partial, check=check, written=work.got_on)
-            outcome = train_method(session, run, method, train, noted, work)
+            outcome = train_method(session, run, method, train, noted, work) if method.trains else NO_TRAINING
             choose(session, run, method)
             check()
-            save_training(path, method, outcome, spec)
+            save_training(path, method, outcome, spec, untrained_names(train))
+            log.info("what %s learned is written to %s", spec.label, path)
             work.got_on()
         partial.remove()
     return outcome
+
+
+def untrained_names(train: SelectedImages) -> list[str]:
+    """The class names of the dataset that a training does not see, such as those of the new half."""
+    trained = set(train.class_names)
+    return [name for name in train.dataset.names_shown if name not in trained]
 
 
 def train_method(

@@ -28,12 +28,12 @@ from promptbench import registry
 from promptbench.config import UsageError
 from promptbench.results.result import Result, failure_path, write_failure
 from promptbench.runs.listener import Attempt, Busy, Listener, Silent, Standing, Work, tracked
-from promptbench.runs.plan import Run, plan_runs
+from promptbench.runs.plan import Run, available_cores, plan_runs
 from promptbench.runs.request import Request
 from promptbench.runs.session import Place, Session, asked_by_signal
 from promptbench.storage.atomic import remove_drafts, superseded, write_atomically
 from promptbench.storage.claims import CLAIMS, GOES_ON, Claim, Claims, now
-from promptbench.sweep.status import standing_of
+from promptbench.sweep.status import PLANNED, notes_of, planned_in, standing_of
 from promptbench.training.fit import TrainingDiverged
 
 log = logging.getLogger(__name__)
@@ -94,11 +94,26 @@ def run_all(
 
 @contextlib.contextmanager
 def announced(output: Path, names: Iterable[str]) -> Iterator[None]:
-    """Within it, `status` knows which runs a call has to do; at the end, what killed processes left is removed."""
+    """Within it, `status` knows which runs a call has to do, and also afterwards where the call is interrupted; at the
+    end, what killed processes left is removed."""
     with Claims(output / CLAIMS) as claims:
-        claims.take(f"call-{secrets.token_hex(8)}", {"kind": "call", "runs": list(names)})
-        yield
+        call, runs = f"call-{secrets.token_hex(8)}", list(names)
+        claims.take(call, {"kind": "call", "runs": runs})
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit):
+            note_plan(output, call, runs)
+            raise
         _clear_away(output, claims)
+
+
+def note_plan(output: Path, call: str, runs: Sequence[str]) -> None:
+    """Note what a call that is interrupted had to do, in the place of what earlier ones noted of the same runs."""
+    with contextlib.suppress(OSError):
+        for note in notes_of(output):
+            if planned_in(note) <= set(runs):
+                note.unlink(missing_ok=True)
+        (output / CLAIMS / f"{call}{PLANNED}").write_text(json.dumps(runs), encoding="utf-8")
 
 
 def tidy(output: Path) -> None:
@@ -111,6 +126,10 @@ def _clear_away(output: Path, claims: Claims) -> None:
     """Remove claims of dead owners, half-written files, and notes of runs and trainings that are finished now."""
     claims.clear()
     forget_finished(output)
+    standing = standing_of(output)
+    for note in notes_of(output):
+        if not planned_in(note) - standing.done - set(standing.failed):
+            note.unlink(missing_ok=True)
     today = now(output)
     for part in ("results", "trainings", "predictions"):
         remove_drafts(output / part, today)
@@ -217,6 +236,7 @@ def failed(
 ) -> bool:
     """Record the failure of a run, as `write_failure` does; False."""
     place = place_of(run, where)
+    log.info("%s failed at %s\n%s", run.spec.name, place, trace)
     write_failure(session.output, run.spec, reason=reason, traceback=trace, where=place, deaths=deaths)
     Attempt(session.output, run.spec).forget()
     listener.failed(run, reason)
@@ -376,6 +396,22 @@ class Sweep:
                         self.output, run.spec, reason=reason, traceback=words, where=place, deaths=self.deaths[name]
                     )
                     attempt.forget()
+
+
+def room_here(runs: Sequence[Run], device: str) -> int:
+    """How many runs the cores of this machine do at once, each with its own threads; one on a GPU.
+
+    Where tensors are small, a suite gives a run one thread, and the other cores have room for other runs. Threads are
+    part of what a run is, so that its numbers do not depend on how many go at once.
+    """
+    if device != "cpu":
+        return 1
+    return max(1, available_cores() // max((run.spec.threads for run in runs), default=1))
+
+
+def several(runs: Sequence[Run], device: str, jobs: int | None) -> bool:
+    """Whether several runs go at once on this machine, where so many may, or as many as have room."""
+    return min(jobs or room_here(runs, device), len(runs)) > 1
 
 
 def carry_out(sweep: Sweep, executor: Executor, listener: Listener) -> int:

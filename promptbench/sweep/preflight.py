@@ -20,8 +20,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from promptbench.clip.load import EMBEDDED, said_of_embedded
 from promptbench.config import UsageError
+from promptbench.data.decode import NO_ALPHA, has_alpha
 from promptbench.data.selection import SelectedImages, few_validation_of, open_selection, shown_names, spoils
+from promptbench.data.splits import SPLITS
 from promptbench.method import instantiate
 from promptbench.results.result import OUTDATED, Result, find_predictions, read_result, result_path
 from promptbench.results.spec import Spec, fields_of
@@ -33,12 +36,14 @@ from promptbench.training.files import partial_seconds
 
 if TYPE_CHECKING:
     from promptbench.clip.backbone import Backbone
+    from promptbench.data.dataset import Dataset
     from promptbench.data.selection import Selection
     from promptbench.runs.plan import Run
     from promptbench.runs.session import Session
 
 log = logging.getLogger(__name__)
 
+MOST_ASKED = 1000  # images of a split whether they are transparent; 0.3 ms each
 TOO_LARGE = re.compile("allocate|overflow|memory")  # in what torch says of a tensor's size
 
 
@@ -54,6 +59,7 @@ def preflight(session: Session, runs: Sequence[Run]) -> None:
     partial_seconds()
     with as_it_was(deterministic=any(run.spec.deterministic for run in runs)):
         check_images(session, runs)
+        say_of_pictures(session, runs)
         check_prompts(session, runs)
 
 
@@ -77,6 +83,37 @@ def check_images(session: Session, runs: Iterable[Run]) -> None:
                 if selection in trained and selection not in warned and not spoils(selection.sampler):
                     warned.add(selection)
                     warn_of_few_images(chosen.class_names, chosen.labels, selection)
+
+
+def say_of_pictures(session: Session, runs: Iterable[Run]) -> None:
+    """Say of each dataset how promptbench split it, that a backbone of rendered shapes meets pictures, and what becomes
+    of transparency."""
+    looked_at: dict[str, set[str]] = {}
+    for run in runs:
+        for selection in (run.plan.train, *(evaluation.selection for evaluation in run.plan.evaluations)):
+            looked_at.setdefault(selection.dataset, set()).add(selection.split)
+    pictures: list[str] = []
+    for name, splits in looked_at.items():
+        with left_to_the_run():
+            dataset = session.dataset(name)
+            if dataset.split_made:
+                log.warning("'%s' was split into %s", name, dataset.split_made)
+            if dataset.by_files:
+                pictures.append(name)
+                say_of_transparency(dataset, splits & set(SPLITS))
+    if pictures and session.suite.backbone == EMBEDDED:
+        log.warning("%s", said_of_embedded())
+
+
+def say_of_transparency(dataset: Dataset, splits: Iterable[str]) -> None:
+    """Say that images have an alpha channel, and what becomes of it; of large splits some are asked, at equal
+    distances."""
+    for split in sorted(splits):
+        items = dataset.items(split)
+        some = items[:: len(items) // MOST_ASKED + 1]
+        if any(has_alpha(dataset.image_root / item.image) for item in some):
+            log.warning("images of '%s' %s", dataset.name, NO_ALPHA)
+            return
 
 
 def too_few_classes(run: Run, chosen: SelectedImages) -> str:

@@ -6,6 +6,7 @@ names all it has to do.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
@@ -16,6 +17,7 @@ from promptbench.runs.listener import Standing
 from promptbench.storage.claims import CLAIMS, Holder, holders
 
 SHOWN = 20  # failures in full
+PLANNED = ".planned"  # what notes beside the claims end in of what a call that was interrupted had to do
 
 
 def standing_of(output: Path) -> Standing:
@@ -31,6 +33,28 @@ def standing_of(output: Path) -> Standing:
     through = len(planned & ended)
     left = (time.time() - began) / through * (len(planned) - through) if through else None  # as the mean so far has it
     return Standing(done, failed, running, waiting, left)
+
+
+def left_undone(output: Path, standing: Standing) -> frozenset[str]:
+    """The runs that calls had to do which were interrupted or killed, and that have neither ended nor begun again."""
+    calls = [holder for holder in holders(output / CLAIMS) if holder.dead and holder.about.get("kind") == "call"]
+    planned = set(chain.from_iterable(call.about["runs"] for call in calls if named(call)))
+    planned.update(*map(planned_in, notes_of(output)))
+    under_way = {holder.about["run"] for holder in standing.running}
+    return frozenset(planned - standing.done - set(standing.failed) - standing.waiting - under_way)
+
+
+def notes_of(output: Path) -> list[Path]:
+    """The notes of calls that were interrupted."""
+    return sorted((output / CLAIMS).glob(f"*{PLANNED}"))
+
+
+def planned_in(note: Path) -> set[str]:
+    """The runs that a note names; none where it cannot be read."""
+    try:
+        return set(map(str, json.loads(note.read_text(encoding="utf-8"))))
+    except (OSError, ValueError, TypeError):
+        return set()
 
 
 def named(holder: Holder) -> bool:

@@ -40,6 +40,7 @@ from promptbench.sweep.loop import (
     look_for_deaths,
     neighbours,
     run_all,
+    several,
 )
 from promptbench.sweep.preflight import preflight, renew
 
@@ -205,7 +206,7 @@ def tune(
         request: For one protocol.
         grid: Field of the method's Config or Recipe -> values; empty for multiples of the recipe's lr and length.
         listener: Told of every run.
-        jobs: Runs at once, in processes of their own; None for one.
+        jobs: Runs at once, in processes of their own if several; None for as many as have room.
         plugins: Files with methods, datasets or protocols, which other processes need.
         keep_outdated: Whether finished runs stand whose weights or whose method's code changed since.
 
@@ -224,7 +225,7 @@ def tune(
         names = [run.spec.name for run in todo]
         job = TuningJob(request.asked, session.place, names=(), known={}, plugins=tuple(plugins), grid=grid)
         with announced(session.output, names), listening(listener, todo, len(runs), session.output):
-            do(todo, session, listener, job, jobs or 1)
+            do(todo, session, listener, job, jobs)
     return [search_of(label, list(found), session) for label, found in itertools.groupby(points, lambda p: p.label)]
 
 
@@ -252,13 +253,14 @@ def runs_of(points: Iterable[Point]) -> list[Run]:
     return list({run.spec.name: run for run in runs}.values())
 
 
-def do(todo: Sequence[Run], session: TuningSession, listener: Listener, job: TuningJob, jobs: int) -> None:
+def do(todo: Sequence[Run], session: TuningSession, listener: Listener, job: TuningJob, jobs: int | None) -> None:
     """Do runs, in this process or so many at once in others.
 
     Args:
         job: What other processes are told, but for which runs.
+        jobs: None for as many as have room.
     """
-    engine = choose(LOCAL) if min(jobs, len(todo)) > 1 else None
+    engine = choose(LOCAL) if several(todo, session.device, jobs) else None
     if engine is not None:
         engine.prepare(session.device)  # first, for it gets ready meanwhile
     preflight(session, todo)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from promptbench.config import number
+from promptbench.config import UsageError, number
 from promptbench.method import Method
 from promptbench.results.spec import Spec, expect, to_plain
 from promptbench.storage.atomic import read_sealed, sealed, write_atomically, write_sealed
@@ -38,18 +38,27 @@ def training_key(spec: Spec, method: type[Method] = Method) -> str:
     return hashlib.sha256(json.dumps(to_plain(decisive), sort_keys=True).encode()).hexdigest()
 
 
-def save_training(path: Path, method: Method, outcome: TrainingOutcome, spec: Spec) -> None:
-    """Write the learned tensors, how the training went, and what it takes to use them without the data.
+def save_training(
+    path: Path, method: Method, outcome: TrainingOutcome, spec: Spec, untrained: Sequence[str] = ()
+) -> None:
+    """Write the learned and kept tensors, how the training went, and what it takes to use them without the data.
 
     The file appears whole or not at all. A checksum covers the tensors, another one all that is said of them, the
     first checksum included.
+
+    Args:
+        path: Of the file.
+        method: After its training, with the classes of it.
+        outcome: How that went.
+        spec: Of the run.
+        untrained: Names of the dataset's other classes.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in method.state_dict().items()}
     names = method.class_names
     about = {
         "outcome": asdict(outcome),
         "spec": asdict(spec),
-        "classes": names.record(),
+        "classes": {**names.record(), **({"untrained": list(untrained)} if untrained else {})},
         "weights_hash": method.backbone.weights_hash,
     }
     said = {"format": FORMAT, "sha256": digest(tensors), **{key: json.dumps(value) for key, value in about.items()}}
@@ -102,6 +111,33 @@ def read_training(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if about.get("sha256", digest(tensors)) != digest(tensors):
         raise ValueError("its tensors are not those that were written")
     return tensors, about
+
+
+def spec_of(path: Path) -> Spec:
+    """The spec of the run that a training was done for.
+
+    Raises:
+        UsageError: The file cannot be read, or says no such thing.
+    """
+    try:
+        return Spec.stored(json.loads(read_training(path)[1]["spec"]))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"The training {path} cannot be read ({error}).") from error
+
+
+def copy_training(source: Path, target: Path) -> int:
+    """Copy what was learned, after a look at its checksums; the number of its bytes.
+
+    Raises:
+        UsageError: The file is damaged, or cannot be copied.
+    """
+    try:
+        read_training(source)
+        data = source.read_bytes()
+        write_atomically(target, lambda file: file.write(data))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UsageError(f"The training {source} cannot be copied to {target} ({error}).") from error
+    return len(data)
 
 
 def check_metadata(about: Mapping[str, str]) -> None:

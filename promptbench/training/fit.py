@@ -16,7 +16,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from functools import partial as calling
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -24,7 +25,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from promptbench.clip.image_tower import Images
-from promptbench.data.batches import EpochOrder
+from promptbench.data.batches import EpochOrder, sent
 from promptbench.method import Method
 from promptbench.recipe import Recipe
 from promptbench.training.files import (
@@ -42,6 +43,7 @@ Progress = Callable[[int, int, float], None]  # steps done, steps in all, loss
 StepLogger = Callable[[int, Mapping[str, float]], None]  # steps done, figures of the last
 
 LOGGED_STEPS = 1000  # of a training, roughly, however long it is
+LOOK = 0.5  # seconds between two looks at the losses of a GPU, which wait until it has done all that it was given
 
 
 def learning_rate(
@@ -58,6 +60,24 @@ def learning_rate(
     if epoch < warmup_epochs:
         return warmup_lr
     return lr_end + 0.5 * (base - lr_end) * (1 + math.cos(math.pi * (epoch - warmup_epochs) / max_epoch))
+
+
+class Step(NamedTuple):
+    """A step that was taken, its loss not yet read.
+
+    Attributes:
+        number: Counted from 1, over all epochs.
+        place: In its epoch, counted from 0.
+        loss: What was minimised.
+        terms: Of the loss, where a logger is told of the step.
+        lr: The learning rate of the first group.
+    """
+
+    number: int
+    place: int
+    loss: Tensor
+    terms: Mapping[str, Tensor]
+    lr: float
 
 
 class PromptTraining(pl.LightningModule):
@@ -88,6 +108,8 @@ class PromptTraining(pl.LightningModule):
         self.first_epoch = len(self.losses)
         self.began = self.noted = time.perf_counter()
         self._sums: dict[str, Tensor] = {}
+        self._unread: list[Step] = []
+        self._looked = self.began
         self._seen = self._steps = 0  # images and steps of the epoch under way
         self._ended = False
         self._done = self.first_epoch * steps_per_epoch
@@ -113,32 +135,52 @@ class PromptTraining(pl.LightningModule):
     def training_step(self, batch: tuple[Images, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         terms, loss = loss_of(self.method, images, labels)
-        if not torch.isfinite(loss):
-            raise TrainingDiverged(f"the loss became {loss.item()}", self, batch_idx)
         for name, term in terms.items():
             self._sums[name] = self._sums.get(name, torch.zeros((), device=loss.device)) + term.detach() * len(labels)
         self._seen += len(labels)
         self._steps += 1
         self._done += 1
-        if self.progress:
-            self.progress(self._done, self.total_steps, float(loss.detach()))
-        if self.log_step:
-            self._log(terms, loss, self.log_step)
+        logged = {name: term.detach() for name, term in terms.items()} if self._is_logged() else {}
+        self._unread.append(Step(self._done, batch_idx, loss.detach(), logged, self.lr))
+        if loss.device.type == "cpu" or time.perf_counter() - self._looked >= LOOK:
+            self._look()
         return loss
 
-    def _log(self, terms: Mapping[str, Tensor], loss: Tensor, log_step: StepLogger) -> None:
-        """Tells the logger of the first step, the last, and of others at equal distances."""
+    @property
+    def lr(self) -> float:
+        """The learning rate of the first group."""
+        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    def _is_logged(self) -> bool:
+        """Whether a logger is told of this step: of the first, the last, and of others at equal distances."""
+        if self.log_step is None:
+            return False
         total = self.total_steps
-        if self._done == total or (self._done - 1) % max(1, total // LOGGED_STEPS) == 0:
-            named = {f"loss/{name}": float(term.detach()) for name, term in terms.items()}
-            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-            log_step(self._done, {"loss": float(loss.detach()), **named, "lr": rate, "epoch": float(self.epoch + 1)})
+        return self._done == total or (self._done - 1) % max(1, total // LOGGED_STEPS) == 0
+
+    def _look(self) -> None:
+        """Reads the losses of the steps taken since the last look, and tells of them.
+
+        Raises:
+            TrainingDiverged: One is not finite.
+        """
+        steps, self._unread, self._looked = self._unread, [], time.perf_counter()
+        for step, loss in zip(steps, numbers(step.loss for step in steps), strict=True):
+            if not math.isfinite(loss):
+                raise TrainingDiverged(f"the loss became {loss}", self, step.place, step.lr)
+            if self.progress:
+                self.progress(step.number, self.total_steps, loss)
+            if self.log_step and step.terms:
+                terms = {f"loss/{name}": term for name, term in read(step.terms).items()}
+                self.log_step(step.number, {"loss": loss, **terms, "lr": step.lr, "epoch": float(self.epoch + 1)})
 
     def on_train_epoch_end(self) -> None:
-        for name, learned in self.method.named_parameters():
-            if not torch.isfinite(learned).all():
-                raise TrainingDiverged(f"the learned tensor {name} became infinite or NaN", self, self._steps - 1)
-        self.losses.append({name: float(total) / self._seen for name, total in self._sums.items()})
+        self._look()
+        finite = read({name: torch.isfinite(learned).all() for name, learned in self.method.named_parameters()})
+        if not all(finite.values()):
+            name = min(finite, key=lambda name: finite[name])
+            raise TrainingDiverged(f"the learned tensor {name} became infinite or NaN", self, self._steps - 1, self.lr)
+        self.losses.append({name: total / self._seen for name, total in read(self._sums).items()})
         self.images += self._seen
         self._sums, self._seen, self._steps = {}, 0, 0
         with torch.no_grad():
@@ -181,7 +223,8 @@ class PromptTraining(pl.LightningModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         images, labels = batch
-        return images.to(device), labels.to(device)
+        move = calling(sent, device=device)
+        return images.map(move), move(labels)
 
 
 def fit(
@@ -205,13 +248,13 @@ def fit(
         seed: Draws what a method draws in its loss; the global generators are left as they were.
         precision: One of `numerics.PRECISIONS`.
         device: `cpu`, `cuda` or `cuda:N`.
-        progress: Called after every step.
+        progress: Called for every step, in order: after it, and on a GPU up to `LOOK` later.
         logger: Called after some `LOGGED_STEPS` of all steps; it changes no number.
         partial: Where the training notes after an epoch how it stands, and from where it goes on, bit-identical on a
             CPU, if it was begun before.
 
     Raises:
-        TrainingDiverged: If a loss is not finite.
+        TrainingDiverged: If a loss is not finite; on a GPU, further steps may have followed.
     """
     kind, _, index = device.partition(":")
     with quiet_lightning(), torch.random.fork_rng(), halved(precision, method):
@@ -237,6 +280,17 @@ def fit(
     seconds = module.seconds
     method.eval().to(method.backbone.device)
     return TrainingOutcome(module.losses, seconds, module.images / seconds)
+
+
+def numbers(scalars: Iterable[Tensor]) -> list[float]:
+    """The values of scalars, read at once."""
+    tensors = [scalar.reshape(()) for scalar in scalars]
+    return torch.stack(tensors).tolist() if tensors else []
+
+
+def read(named: Mapping[str, Tensor]) -> dict[str, float]:
+    """The values of scalars by name, read at once."""
+    return dict(zip(named, numbers(named.values()), strict=True))
 
 
 def optimizer_of(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -374,8 +428,7 @@ class TrainingDiverged(RuntimeError):
         where: `epoch` and `step`, counted from 1, and `lr`.
     """
 
-    def __init__(self, what: str, module: PromptTraining, step: int) -> None:
-        rate = module.trainer.optimizers[0].param_groups[0]["lr"]
+    def __init__(self, what: str, module: PromptTraining, step: int, rate: float) -> None:
         self.where = {"epoch": module.epoch + 1, "step": step + 1, "lr": rate}
         super().__init__(
             f"{what} in epoch {module.epoch + 1} of {module.epochs}, step {step + 1} of "

@@ -140,6 +140,14 @@ def hold_to_bits(deterministic: bool) -> None:
         torch.backends.cudnn.benchmark = False
 
 
+def float32_in_full() -> None:
+    """Have convolutions on a GPU be float32: torch would round their inputs to the ten bits of TF32, which the first
+    layer of an image tower is. Products of matrices are left as they are, in float32 unless somebody says otherwise."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def restart_peak_memory(device: str) -> None:
     """Measure `peak_memory` from now on, as far as that is possible."""
     if device.startswith("cuda"):

@@ -53,6 +53,7 @@ def runs(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str]
     make_fake.make_folder(folder / "birds")
     backbone = f"{clip / 'tiny-clip.json'}:{clip / 'weights.safetensors'}"
     call = ["run", "--backbone", backbone, "--dataset", f"folder:{folder / 'birds'}", "--shots", "2", "--threads", "1"]
+    call += ["--protocol", "base2new"]
     call += ["--method", "coop", "vpt", "cocoop", "--seeds", "1", "--set", "coop.epochs=2", "vpt.epochs=1"]
     assert main([*call, "cocoop.epochs=1", "cocoop.batch=4", "--output", str(folder / "runs")]) == 0
 

@@ -126,7 +126,13 @@ def test_a_wrong_environment_is_told_before_anything_is_trained(
         ((*COOP, "maple.depth=2"), "Unknown method or dataset of this call 'maple'"),
         ((*COOP, "birds.rot=x"), "Unknown key 'rot'. Did you mean 'root'?"),
         ((*COOP, "coop.n_ctx"), "'coop.n_ctx' is no assignment; write method.field=value"),
-        ((*COOP, "n_ctx=4"), "write method.field=value, for instance coop.n_ctx=4"),
+        ((*COOP, ".n_ctx=4"), "is no assignment; write method.field=value, for instance coop.n_ctx=4"),
+        (
+            (*COOP, "epoch=4"),
+            "--set epoch=…: Unknown setting of the methods of this call 'epoch'. Did you mean 'epochs'?",
+        ),
+        ((*COOP, "*.a.b=4"), "write method.field=value, for instance coop.n_ctx=4"),
+        ((*COOP, "--limit", "0"), "takes integers from 1 on, not '0'"),
         ((*COOP, "coop.n_ctx=four"), "'n_ctx' takes an integer or none, not 'four'"),
         ((*COOP, "coop.csc=1"), "'csc' takes true or false, not 1"),
         ((*COOP, "coop.class_token_position=start"), "takes one of end, middle, front, not 'start'"),
@@ -220,7 +226,7 @@ ZEROSHOT = (*RUN, *BIRDS, "--method", "zeroshot")
         (("plot", "gain", "-o", LONG), "is too long for a path"),
         (("results", "merge", LONG, "-o", "merged"), "is too long for a path"),
         (("status", "--output", LONG), "is too long for a path"),
-        (("eval", "--run", LONG, "--protocol", "ood"), "cannot be read"),
+        (("eval", "--run", LONG, "--protocol", "ood"), "is too long for a path"),
         (("predict", "--run", LONG, "a.png"), "is too long for a path"),
         (("export", "--run", LONG, "-o", "y"), "is too long for a path"),
         (("diff", LONG, "birds"), "is too long for a path"),
@@ -332,11 +338,13 @@ def test_folders_that_are_no_dataset(refused: Said, here: Path) -> None:
     call = (*RUN, "--method", "coop", "--dataset")
     (here / "empty").mkdir()
     assert "has no class folders" in refused(*call, "folder:empty")
-    assert "was not found" in refused(*call, "folder:nowhere")
+    said = refused(*call, "folder:nowhere")
+    assert f"'nowhere' was not found: there is no folder {here / 'nowhere'}; name" in said
     assert "write its name, or folder:PATH" in refused(*call, "folder:")
     assert "'root' must be given" in refused(*call, "folder")
     make_fake.make_folder(here / "lonely", names=("wren",))
-    assert "'lonely' has no test images of its new classes" in refused(*call, "folder:lonely")
+    halved = (*call, "folder:lonely", "--protocol", "base2new")
+    assert "'lonely' has no test images of its new classes" in refused(*halved)
     (here / "birds" / "hollow").mkdir()
     assert "hollow holds no images" in refused(*call, "folder:birds")
 
@@ -387,7 +395,7 @@ def test_images_that_changed_since_a_run(here: Path, caplog: pytest.LogCaptureFi
     assert main([*COOP]) == 0
     make_fake.write_image(here / "birds" / "wren" / "new.png")
     assert main([*COOP]) == 0
-    (said,) = [record.getMessage() for record in caplog.records]
+    (said,) = [text for text in (record.getMessage() for record in caplog.records) if "finished" in text]
     assert (
         said.startswith("finished runs made with other splits of 'birds' than today's: ") and "they run again" in said
     )
@@ -410,6 +418,7 @@ def test_a_corrupt_image_is_named_and_fails_its_runs_alone(here: Path, capsys: p
     assert "Traceback" not in captured.err and "fine" in captured.out
     reasons = [json.loads(path.read_text())["reason"] for path in here.rglob("*.failed.json")]
     assert reasons and all("Cannot read the image" in reason for reason in reasons)
+    assert all("leave such images out with --on-bad-image skip" in reason for reason in reasons)
 
 
 @pytest.mark.slow

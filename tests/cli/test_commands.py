@@ -67,7 +67,7 @@ class Shift(Method):
 @pytest.fixture(scope="module")
 def what(birds: Path) -> tuple[str, ...]:
     """Flags of a run that takes a moment."""
-    return (*of_tiny(), "--dataset", f"folder:{birds}", "--shots", "2", "--threads", "1")
+    return (*of_tiny(), "--protocol", "base2new", "--dataset", f"folder:{birds}", "--shots", "2", "--threads", "1")
 
 
 @pytest.fixture(scope="module")

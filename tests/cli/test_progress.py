@@ -44,7 +44,7 @@ def test_a_finished_run_without_predictions_is_not_done_before_it_has_them(
     path.parent.mkdir(parents=True)
     path.touch()
     display.stands(standing_of(tmp_path))
-    assert capsys.readouterr().err == "[1/2] coop birds seed 2: h 72.0 (0.0 s)\n"
+    assert capsys.readouterr().err == "[1/2] base2new, 4 shots: coop birds seed 2: h 72.0 (0.0 s)\n"
 
 
 def test_figures_have_one_order_whether_a_result_was_just_made_or_read(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def call(folder: Path, tmp_path: Path) -> list[str]:
     words = ["run", "--method", "speaker", "--dataset", f"folder:{folder / 'birds'}", "--backbone", TINY]
+    words += ["--protocol", "base2new"]
     words += ["--shots", "2", "--threads", "1", "--seeds", "1", "--plugin", str(folder / "speaker.py")]
     return [*words, "--output", str(tmp_path / "runs")]
 
@@ -111,6 +112,7 @@ def test_a_script_that_nobody_reads_gets_its_results(
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, Refusing(errno.EPIPE))
     what = {"datasets": f"folder:{folder / 'birds'}", "backbone": TINY, "shots": 2, "seeds": [1], "threads": 1}
+    what["protocol"] = "base2new"
     found = pb.run("speaker", **what, plugins=folder / "speaker.py", output=tmp_path / "runs")
     assert len(found) == 3
 

@@ -45,6 +45,7 @@ def test_the_table_has_a_dash_and_the_reason_for_new_classes(
 ) -> None:
     make_fake.make_split_folders(tmp_path / "birds", ("crow", "eagle", "finch", "gull"))
     words = ["run", "--method", "linear_probe", "--dataset", f"folder:{tmp_path / 'birds'}", "--shots", "2"]
+    words += ["--protocol", "base2new"]
     assert main.main([*words, "--backbone", tiny_name, "--output", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     row = next(line for line in out.splitlines() if "linear_probe" in line)

@@ -38,6 +38,7 @@ class TipAdapterF(Method):
     parameters_vit_b16 = 0  # one joint dimension for every training image: none before `prepare`
     frozen_image_tower = True
     transfers = False
+    kept: ClassVar = ("values",)
     transfers_reason = "the cache holds images of the training classes only"
     recipes: ClassVar = {
         ("*", "*"): Recipe(epochs=20, lr=0.002, batch=32, origin="ours", source="epochs of the authors' configs")
@@ -50,10 +51,12 @@ class TipAdapterF(Method):
         alpha: float = field(default=1.0, metadata={"source": f"{CONFIGS}, init_alpha"})
         beta: float = field(default=5.5, metadata={"source": f"{CONFIGS}, init_beta; they go from 1 to 7"})
 
+    values: Tensor
+
     def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(config, backbone)
         self.keys = nn.Parameter(torch.empty(0, backbone.embed_dim))  # (N, D) once the training images were seen
-        self.values: Tensor | None = None  # (N, K), not learned
+        self.register_buffer("values", torch.empty(0, 0))  # (N, K), not learned
 
     def prepare(self, batches: Iterable[tuple[Images, Tensor]]) -> None:
         features, labels = [], []
@@ -64,7 +67,7 @@ class TipAdapterF(Method):
         self.values = F.one_hot(torch.cat(labels), len(self.class_names)).float()
 
     def set_classes(self, names: Sequence[str]) -> None:
-        if self.values is not None and len(names) != self.values.shape[1]:
+        if len(self.values) and len(names) != self.values.shape[1]:
             raise UsageError(f"The cache holds {self.values.shape[1]} classes, and {len(names)} are to be scored.")
         super().set_classes(names)
         template = self.class_names.template
@@ -81,7 +84,7 @@ class TipAdapterF(Method):
     def forward(self, images: Images | Tensor) -> Prediction:
         image = self.backbone.encode_image(images).cls
         zero_shot = self.classify(image, self.text_features())
-        if self.values is None:
+        if not len(self.values):
             return zero_shot
         affinity = F.normalize(image.float(), dim=-1) @ self.keys.T  # (B, N)
         cache = (-self.config.beta * (1 - affinity)).exp() @ self.values  # (B, K)

@@ -84,7 +84,7 @@ def test_tables_show_the_full_spectrum_first(protocol: Protocol) -> None:
     titles = ["ID accuracy", "shifted accuracy", "v", "n", "near FS-AUROC", "far FS-AUROC", "near FS-FPR95"]
     assert [column.title for column in columns] == [*titles, "far FS-FPR95"]
     assert columns[-1].lower and not columns[-3].lower and columns[-1].key == "far/full_fpr95"
-    assert "in-distribution images are positive" in columns[-1].help and "shifted versions" in columns[-3].help
+    assert "in-distribution images are positive" in columns[-1].help and "shifted versions together" in columns[1].help
     metrics = {"shifted/accuracy": 50.0, "n/mcm/full_auroc": 60.0, "n/mine/full_auroc": 61.0}
     blocks = protocol.blocks("full_auroc", "s", None, metrics)
     assert blocks["MCM"] == {"shifted/accuracy": 50.0, "n/full_auroc": 60.0}

@@ -34,7 +34,8 @@ from promptbench.sweep import preflight
 from promptbench.training.files import PARTIAL_FORMAT, Partial, PartialFile, training_key
 
 SCHEMA_1 = SUPPORT / "result-schema-1.json"
-RUN = ("run", "--dataset", "folder:birds", "--threads", "1", "--shots", "2", "--seeds", "1", "--set", "coop.epochs=1")
+WHAT = ("--protocol", "base2new", "--dataset", "folder:birds")
+RUN = ("run", *WHAT, "--threads", "1", "--shots", "2", "--seeds", "1", "--set", "coop.epochs=1")
 RUN += ("coop.batch=4", "--backbone", f"{ARCHITECTURE}:weights.pt", "--method", "coop")
 OUT = Path("promptbench-runs")
 

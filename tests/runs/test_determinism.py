@@ -33,6 +33,7 @@ def call(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("images") / "birds"
     make_fake.make_folder(folder)
     words = ["run", "--method", *METHODS, "--backbone", TINY, "--dataset", f"folder:{folder}", "--shots", "3"]
+    words += ["--protocol", "base2new"]
     return [*words, "--threads", "1", "--seeds", "1", "--device", "cpu", "--set", *SHORT]
 
 

@@ -122,6 +122,7 @@ def what(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[
     """What `pb.run` is asked for, with an output folder that is named from the current one."""
     monkeypatch.chdir(tmp_path)
     data = {"datasets": f"folder:{folder / 'birds'}", "backbone": TINY, "shots": 2, "seeds": [1], "threads": 1}
+    data["protocol"] = "base2new"
     return {**data, "settings": SETTINGS, "plugins": folder / "changer.py", "progress": False}
 
 
@@ -198,7 +199,19 @@ def test_the_command_puts_all_back_too(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = ["run", "--method", "changer", "--dataset", what["datasets"], "--backbone", TINY, "--shots", "2"]
+    words = [
+        "run",
+        "--method",
+        "changer",
+        "--protocol",
+        "base2new",
+        "--dataset",
+        what["datasets"],
+        "--backbone",
+        TINY,
+        "--shots",
+        "2",
+    ]
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # as the command does, for torch
     words += ["--seeds", "1", "--threads", "1", "--set", "changer.epochs=2", "changer.batch=4"]
     before = state()

@@ -49,6 +49,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_name: str) -> Callable[..
     def call(name: str, *flags: str) -> Path:
         output = tmp_path_factory.getbasetemp() / name
         what = ["--backbone", tiny_name, "--dataset", f"folder:{birds}", "--shots", "2", "--threads", "1"]
+        what += ["--protocol", "base2new"]
         what += ["--method", "coop", "--seeds", "1", "--set", "coop.epochs=2", "coop.batch=2"]
         assert main(["run", *what, *flags, "--output", str(output)]) == 0
         return output

@@ -32,6 +32,7 @@ def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def call(birds: Path) -> list[str]:
     """A training of three epochs."""
     what = ["--backbone", TINY, "--dataset", f"folder:{birds}", "--shots", "2", "--threads", "1", "--seeds", "1"]
+    what += ["--protocol", "base2new"]
     return ["run", "--method", "coop", *what, *STEPS]
 
 

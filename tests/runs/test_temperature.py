@@ -37,6 +37,7 @@ def evaluated(birds: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a call without a temperature, and of one with it; the second trains nothing."""
     output = tmp_path_factory.mktemp("temperature")
     call = ["run", "--method", "coop", "linear_probe", "--dataset", f"folder:{birds}", "--backbone", TINY, *SHORT]
+    call += ["--protocol", "base2new"]
     call += ["--output", str(output), "--save-predictions"]
     assert main(call) == 0
     before = trainings(output)

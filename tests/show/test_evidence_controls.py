@@ -47,7 +47,7 @@ def pairs() -> list[Result]:
 
 def test_differences_are_those_of_a_hand_calculation() -> None:
     (one,) = differences(pairs())
-    assert (one.method, one.control, one.datasets, one.n, one.trained) == ("cocoop", "cocoop@noise", 2, 3, "alike")
+    assert (one.method, one.control, one.datasets, one.n, one.trained) == ("CoCoOp", "CoCoOp (noise)", 2, 3, "alike")
     assert tuple(one.figures["base"]) == pytest.approx((4 / 3, *interval([1, 2, 1]), 3))
     assert tuple(one.figures["new"]) == pytest.approx((5 / 3, *interval([0, 2, 3]), 3))
     h = {label: [harmonic_mean(b + 5, n + 5) for b, n in zip(BASE[label], NEW[label], strict=True)] for label in BASE}
@@ -93,11 +93,11 @@ def test_baselines_are_controls_of_all_that_learn_and_of_no_control() -> None:
     found = differences([*pairs(), probe, result("zeroshot@ensemble", 70, 70, shots=0, recipe={})])
     beside = {(one.method, one.control) for one in found if one.baseline}
     assert beside == {
-        ("cocoop", "linear_probe"),
-        ("cocoop", "zeroshot@ensemble"),
-        ("linear_probe", "zeroshot@ensemble"),
+        ("CoCoOp", "Linear probe"),
+        ("CoCoOp", "Zero-shot CLIP (ensemble)"),
+        ("Linear probe", "Zero-shot CLIP (ensemble)"),
     }
-    (probed,) = (one for one in found if (one.method, one.control) == ("cocoop", "linear_probe"))
+    (probed,) = (one for one in found if (one.method, one.control) == ("CoCoOp", "Linear probe"))
     assert set(probed.figures) == {"base"} and probed.trained == "none"
 
 
@@ -107,16 +107,16 @@ def test_rows_of_a_method_go_with_those_of_the_control_that_are_told_apart_alike
     for label in BASE:
         found += [result(label, 80, 70, config=words), result(label, 90, 80, config=theirs)]
     assert [(one.method, one.control) for one in differences(found)] == [
-        ("cocoop", "cocoop@noise"),
-        ("cocoop (ctx_init=dataset)", "cocoop@noise (ctx_init=dataset)"),
+        ("CoCoOp", "CoCoOp (noise)"),
+        ("CoCoOp (ctx_init=dataset)", "CoCoOp (noise, ctx_init=dataset)"),
     ]
 
 
 def test_rows_of_other_halves_of_the_classes_go_with_those_of_the_same() -> None:
     found = [one for label in BASE for one in (result(label, 80, 70), result(label, 70, 60, split="random:1"))]
     assert [(one.method, one.control) for one in differences(found)] == [
-        ("cocoop (split=alphabetical)", "cocoop@noise (split=alphabetical)"),
-        ("cocoop (split=random:1)", "cocoop@noise (split=random:1)"),
+        ("CoCoOp (split=alphabetical)", "CoCoOp (noise, split=alphabetical)"),
+        ("CoCoOp (split=random:1)", "CoCoOp (noise, split=random:1)"),
     ]
 
 
@@ -149,9 +149,9 @@ def test_a_method_of_ones_own_has_a_line_by_what_its_file_declares(
     assert main([*call, "--plugin", str(plugin)]) == 0
     text = capsys.readouterr().out
     assert re.search(
-        r"^All that it hears adds \+10\.0 \[.*\] H to mine \(over mine@deaf\); of the 1 ", text, re.MULTILINE
+        r"^All that it hears adds \+10\.0 \[.*\] H to Mine \(over Mine \(deaf\)\); of the 1 ", text, re.MULTILINE
     )
-    assert re.search(r"^\| mine +\| mine@deaf +\| all that it hears +\| alike +\| \+10\.0 \[", text, re.MULTILINE)
+    assert re.search(r"^\| Mine +\| Mine \(deaf\) +\| all that it hears +\| alike +\| \+10\.0 \[", text, re.MULTILINE)
     assert main([*call, "--plugin", str(plugin), "--method", "coop"]) == 2
 
 

@@ -74,14 +74,14 @@ def test_the_open_world_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[st
     # By H: coop (68.57 and 70), maple (67.25 and 69.86), zero-shot; by pairs maple is 9 and 7 above coop: mean 8,
     # s = sqrt(2), t(0.975, 1) = 12.706, so 12.706 * sqrt(2) / sqrt(2) to either side.
     orders = "2 of 3 rows of the text prior generic stand elsewhere by OpenworldAUC than by H, by 1 place at most"
-    assert f"{orders}; maple is first and not coop, by " in text
+    assert f"{orders}; MaPLe is first and not CoOp, by " in text
     assert "by +8.0 [-4.7, +20.7] points of OpenworldAUC." in text
     h = (harmonic_mean(80, 60) + harmonic_mean(84, 60)) / 2
-    assert cells(text, "H and", "coop") == [f"{h:.1f}", "43.0", "56.0", "1", "2", "+3.0 [-22.4, +28.4]"]
-    assert cells(text, "H and", "zeroshot") == ["60.0", "40.0", "50.0", "3", "3", ""]
-    assert cells(text, "H and", "dpl§")[3:5] == ["–", "–"]
-    assert "Without these figures on every dataset: linear_probe." in text
-    assert "mean over mini_neon, mini_fabrics" in text.replace("mini_fabrics, mini_neon", "mini_neon, mini_fabrics")
+    assert cells(text, "H and", "CoOp") == [f"{h:.1f}", "43.0", "56.0", "1", "2", "+3.0 [-22.4, +28.4]"]
+    assert cells(text, "H and", "Zero-shot CLIP") == ["60.0", "40.0", "50.0", "3", "3", ""]
+    assert cells(text, "H and", "DPL-R§")[3:5] == ["–", "–"]
+    assert "Without these figures on every dataset: Linear probe." in text
+    assert "mean over Neon, Fabrics" in text.replace("Fabrics, Neon", "Neon, Fabrics")
 
 
 def test_one_seed_has_no_interval_and_the_first_is_ahead_of_the_second(
@@ -91,7 +91,7 @@ def test_one_seed_has_no_interval_and_the_first_is_ahead_of_the_second(
     store(tmp_path, "coop", {1: open_world(80, 60, 41, 55)})
     text = page(tmp_path, "open_world", capsys)
     orders = "None of 2 rows of the text prior generic stands elsewhere by OpenworldAUC than by H"
-    assert f"{orders}; coop is first by both, ahead of zeroshot by" in text
+    assert f"{orders}; CoOp is first by both, ahead of Zero-shot CLIP by" in text
     assert "by +1.0 (one seed) points" in text
 
 
@@ -116,8 +116,8 @@ def test_calibration_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     against = "points against zero-shot of the same text prior, mean of 2 trained rows."
     assert f"Training changes the step in ECE from base to new classes by {interval} {against}" in text
     figures = ["3.0", "11.0", "3.3", "12.1", "0.300", "1.100", "0.030", "0.110"]
-    assert cells(text, "As methods", "coop")[:8] == figures
-    assert cells(text, "As methods", "coop")[8].startswith("+8.0 [")
+    assert cells(text, "As methods", "CoOp")[:8] == figures
+    assert cells(text, "As methods", "CoOp")[8].startswith("+8.0 [")
     assert "After the temperature" not in text and "temperature of trained classes" not in text
 
 
@@ -134,10 +134,10 @@ def test_figures_after_the_temperature_stand_beside_and_count_once(
     assert (
         "the temperature of trained classes changes ECE by -1.5 [-1.5, -1.5] points on base classes and -4.0 [" in text
     )
-    assert cells(text, "After the temperature", "coop")[-1] == "2.500 (2.000 to 3.000)"
-    assert cells(text, "After the temperature", "zeroshot")[8] == "+2.0 [+2.0, +2.0]"
+    assert cells(text, "After the temperature", "CoOp")[-1] == "2.500 (2.000 to 3.000)"
+    assert cells(text, "After the temperature", "Zero-shot CLIP")[8] == "+2.0 [+2.0, +2.0]"
     assert "In 2 of 8 runs T is the least there may be" in text
-    assert text.count("| coop ") == 2
+    assert text.count("| CoOp ") == 2
 
 
 def test_rows_are_compared_within_their_text_prior(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,8 +152,8 @@ def test_rows_are_compared_within_their_text_prior(tmp_path: Path, capsys: pytes
     assert "by +1.0 [+1.0, +1.0] points against zero-shot of the same text prior, mean of 1 trained row." in text
     text = page(tmp_path, "open_world", capsys)
     assert "None of 2 rows of the text prior generic stands" in text and "Rows compare within one." in text
-    assert "coop is first by both, ahead of zeroshot@generic by +10.0 [" in text
-    assert [cells(text, "H and", name)[4:] for name in ("coop", "zeroshot", "promptsrc")] == [
+    assert "CoOp is first by both, ahead of Zero-shot CLIP (generic) by +10.0 [" in text
+    assert [cells(text, "H and", name)[4:] for name in ("CoOp", "Zero-shot CLIP", "PromptSRC")] == [
         ["1", "+10.0 [+10.0, +10.0]"],
         ["1", ""],
         ["1", "–"],

@@ -66,9 +66,9 @@ def test_best_median_and_worst_are_those_of_a_hand_calculation(
     assert main(["evidence", "sensitivity", "--results", str(report)]) == 0
     text = capsys.readouterr().out
     best = ["epochs=2, lr=0.1", "tried"]
-    assert cells(text, "coop") == [["coop", "3", "84.0", "80.0", "70.0", "4.0", "14.0", *best]]
-    assert cells(text, "maple") == [["maple", "4", "75.0", "73.5", "71.0", "1.5", "4.0", *best]]
-    assert cells(text, "taskres") == [["taskres", "2", "95.0", "92.5", "90.0", "2.5", "5.0", *best]]
+    assert cells(text, "CoOp") == [["CoOp", "3", "84.0", "80.0", "70.0", "4.0", "14.0", *best]]
+    assert cells(text, "MaPLe") == [["MaPLe", "4", "75.0", "73.5", "71.0", "1.5", "4.0", *best]]
+    assert cells(text, "TaskRes") == [["TaskRes", "2", "95.0", "92.5", "90.0", "2.5", "5.0", *best]]
     assert "by pseudo-new H: base2new on mini, 16 shots, dtd, pets, seed 1, 2" in text
     gain, span = ttest_1samp([4, 1.5], 0).confidence_interval(), ttest_1samp([14, 4], 0).confidence_interval()
     assert (
@@ -80,8 +80,8 @@ def test_best_median_and_worst_are_those_of_a_hand_calculation(
 def test_one_method_can_be_asked_for(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evidence", "sensitivity", "--results", str(report), "--method", "coop"]) == 0
     text = capsys.readouterr().out
-    assert "The best of 3 points of coop has +4.0 pseudo-new H over the median one and +14.0 over the worst" in text
-    assert not cells(text, "maple")
+    assert "The best of 3 points of CoOp has +4.0 pseudo-new H over the median one and +14.0 over the worst" in text
+    assert not cells(text, "MaPLe")
 
 
 @pytest.mark.parametrize("content", ['[{"label": "coop"}]', '[{"label": "coop", "trials": [1]}]', "[3]"])
@@ -109,8 +109,8 @@ def test_spreads_by_data_seed_by_training_seed_and_together(tmp_path: Path, caps
     assert main(["evidence", "sensitivity", "--results", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     data, training, both = ((16 / 2 + 25 / 2) / 2) ** 0.5, ((1 / 2 + 4 / 2) / 2) ** 0.5, (36 / 2) ** 0.5
-    assert cells(text, "coop") == [["coop", f"{data:.1f}", f"{training:.1f}", f"{both:.1f}", "1"]]
-    assert cells(text, "maple") == [["maple", "–", "–", f"{both:.1f}", "1"]]
+    assert cells(text, "CoOp") == [["CoOp", f"{data:.1f}", f"{training:.1f}", f"{both:.1f}", "1"]]
+    assert cells(text, "MaPLe") == [["MaPLe", "–", "–", f"{both:.1f}", "1"]]
     assert f"Seeds move H by a standard deviation of +{both:.1f} [+{both:.1f}, +{both:.1f}] points" in text
 
 
@@ -127,6 +127,6 @@ def test_halves_of_the_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str
     low, high = ttest_1samp([h - 80, h - 78], 0).confidence_interval()
     difference = f"{h - 79:+.1f} [{low:+.1f}, {high:+.1f}]"
     assert "alphabetical | random:1 | random:10 | mean of random" in text
-    assert cells(text, "coop") == [["coop", f"{h:.1f}", "80.0", "78.0", "79.0", difference]]
-    assert cells(text, "maple") == [["maple", "–", "80.0", "–", "80.0", "–"]]
+    assert cells(text, "CoOp") == [["CoOp", f"{h:.1f}", "80.0", "78.0", "79.0", difference]]
+    assert cells(text, "MaPLe") == [["MaPLe", "–", "80.0", "–", "80.0", "–"]]
     assert "\n\nThe alphabetical halves have " in text

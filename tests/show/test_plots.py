@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,17 +35,20 @@ from promptbench.show.plots import (
     seeds,
     shots,
 )
+from promptbench.show.plots.looks import looks_of, style
 from promptbench.show.plots.picture import (
     COLOURS,
     KINDS,
+    LATEX,
     MARKS,
-    WIDTH,
+    WIDTHS,
+    caption_of,
     look,
     module_of,
     rounded,
-    small_print,
     style_of,
     to_text,
+    with_look,
     write_picture,
 )
 from promptbench.show.plots.source import NothingToShow, Source, read_source
@@ -116,30 +121,30 @@ def stored(tmp_path: Path) -> Any:
 def test_base_new_is_the_tables_average(stored: Any) -> None:
     data = base_new.data(stored(BY_HAND))
     assert data["points"] == [
-        {"method": "zeroshot", "mean": [62, 58], "std": [None, None]},
-        {"method": "maple", "mean": [77.5, 55], "std": [2.5, 5]},
+        {"method": "Zero-shot CLIP", "mean": [62, 58], "std": [None, None]},
+        {"method": "MaPLe", "mean": [77.5, 55], "std": [2.5, 5]},
     ]
     assert (data["x"], data["y"]) == tuple(f"{what} accuracy, mean of 2 datasets (%)" for what in ("base", "new"))
-    assert data["n"] == {"zeroshot": "1", "maple": "2"} and data["shots"] == [16]
+    assert data["n"] == {"Zero-shot CLIP": "1", "MaPLe": "2"} and data["shots"] == [16]
 
 
 def test_a_method_from_its_dataset_s_words_is_a_point_of_its_own(stored: Any) -> None:
     started = [replace(one, spec=replace(one.spec, config={"n_ctx": 2, "ctx_init": "dataset"})) for one in BY_HAND[:4]]
     points = base_new.data(stored([*BY_HAND, *started]))["points"]
-    assert [point["method"] for point in points] == ["zeroshot", "maple", "maple (ctx_init=dataset)"]
+    assert [point["method"] for point in points] == ["Zero-shot CLIP", "MaPLe", "MaPLe (ctx_init=dataset)"]
     assert points[1]["mean"] == points[2]["mean"] == [77.5, 55]
 
 
 def test_seeds_are_averaged_one_by_one(stored: Any) -> None:
     rows = {row["method"]: row for row in seeds.data(stored(BY_HAND))["rows"]}
-    assert rows["maple"]["by_seed"] == pytest.approx({"1": 60, "2": 68.57142857142857})
-    assert rows["maple"]["mean"] == pytest.approx(2 * 77.5 * 55 / 132.5)
-    assert rows["maple"]["std"] == pytest.approx(4.285714285714286)
+    assert rows["MaPLe"]["by_seed"] == pytest.approx({"1": 60, "2": 68.57142857142857})
+    assert rows["MaPLe"]["mean"] == pytest.approx(2 * 77.5 * 55 / 132.5)
+    assert rows["MaPLe"]["std"] == pytest.approx(4.285714285714286)
 
 
 @pytest.mark.parametrize("module", [seeds, base_new, cost])
 def test_a_plot_of_methods_without_its_figure_is_refused(module: Any, stored: Any) -> None:
-    with pytest.raises(NothingToShow, match="None of maple has the figure that the plot (seeds|base-new|cost) shows"):
+    with pytest.raises(NothingToShow, match="None of MaPLe has the figure that the plot (seeds|base-new|cost) shows"):
         module.data(stored([base2new(80, 60), base2new(70, None, dataset="mini_fabrics")]))  # no average
 
 
@@ -150,11 +155,11 @@ def test_a_seed_without_every_dataset_is_no_ring(stored: Any) -> None:
 
 def test_gain_is_the_difference_to_zero_shot_dataset_by_dataset(stored: Any) -> None:
     data = gain.data(stored(BY_HAND, column="new"))
-    assert data["datasets"] == ["mini_neon", "mini_fabrics", "average"]
-    assert data["series"] == [{"method": "maple", "gain": [60 - 56, 50 - 60, 55 - 58]}]
-    assert data["x"] == "new minus that of zeroshot (points)"
+    assert data["datasets"] == ["Neon", "Fabrics", "average"]
+    assert data["series"] == [{"method": "MaPLe", "gain": [60 - 56, 50 - 60, 55 - 58]}]
+    assert data["x"] == "new minus that of Zero-shot CLIP (points)"
     other = gain.data(stored([], baseline="maple", column="base"))
-    assert other["series"] == [{"method": "zeroshot", "gain": [64 - 85, 60 - 70, 62 - 77.5]}]
+    assert other["series"] == [{"method": "Zero-shot CLIP", "gain": [64 - 85, 60 - 70, 62 - 77.5]}]
 
 
 def test_gain_on_the_targets_of_one_source_runs_along_the_columns(stored: Any) -> None:
@@ -192,10 +197,8 @@ def test_what_has_no_new_accuracy_is_named_as_left_out(stored: Any) -> None:
     probe = [base2new(90, None, method="linear_probe", dataset=name) for name in ("mini_neon", "mini_fabrics")]
     source = stored([*BY_HAND, *probe])
     for kind in (base_new, cost, seeds, gain):
-        assert kind.data(source)["left_out"] == ["linear_probe"]
-    assert "without such a figure: linear_probe." in small_print(base_new.data(source), [], bars=True).replace(
-        "\n", " "
-    )
+        assert kind.data(source)["left_out"] == ["Linear probe"]
+    assert "without such a figure: Linear probe." in caption_of(base_new.data(source))
 
 
 def few_shot(shots: int | None, accuracy: float, **facts: Any) -> Result:
@@ -206,10 +209,10 @@ def test_shots_are_in_order_and_all_images_last(stored: Any) -> None:
     results = [few_shot(number, 10.0 * place) for place, number in enumerate((1, 2, 16, None))]
     data = shots.data(stored([*results[::-1], few_shot(0, 5.0, method="zeroshot")], "few_shot"))
     assert data["series"] == [
-        {"method": "zeroshot", "shots": ["0"], "mean": [5.0], "std": [None]},
-        {"method": "maple", "shots": ["1", "2", "16", "all"], "mean": [0, 10, 20, 30], "std": [None] * 4},
+        {"method": "Zero-shot CLIP", "shots": ["0"], "mean": [5.0], "std": [None]},
+        {"method": "MaPLe", "shots": ["1", "2", "16", "all"], "mean": [0, 10, 20, 30], "std": [None] * 4},
     ]
-    assert data["y"] == "accuracy, dataset mini_neon (%)"
+    assert data["y"] == "accuracy, dataset Neon (%)"
 
 
 def curve(value: float, base: float, *, other: int = 0, **facts: Any) -> Result:
@@ -226,7 +229,7 @@ def test_ablation_takes_the_runs_that_differ_in_the_field_alone(stored: Any) -> 
         "column": "base",
         "by_value": {"0.02": [2, None], "0.1": [10, None], "0.5": [50, None]},
     }
-    assert data["method"] == "dpl§" and data["reconstructed"]
+    assert data["method"] == "DPL-R§" and data["reconstructed"]
     with pytest.raises(NothingToShow, match="All results of maple have epochs=5, .* needs runs with several values"):
         ablation.data(stored(BY_HAND, fields=("maple.epochs",)))
     with pytest.raises(NothingToShow, match="no result of dpl.depth to draw a curve over; it has carry, epochs,"):
@@ -274,7 +277,7 @@ def test_histograms_are_shares_of_images_over_common_bins(stored: Any, tmp_path:
     assert {place: share for place, share in enumerate(panel["shares"]["id"]) if share} == {12: 25, 23: 75}
     assert {place: share for place, share in enumerate(panel["shares"]["far"]) if share} == {0: 50, 12: 50}
     assert panel["auroc"] == {"far": 75.0}
-    assert (data["seeds"], data["n"], data["sets"], data["score"]) == (["2"], {"maple": "1"}, ["far"], "MCM")
+    assert (data["seeds"], data["n"], data["sets"], data["score"]) == (["2"], {"MaPLe": "1"}, ["far"], "MCM")
     with pytest.raises(UsageError, match="Unknown score 'mcn'.* Did you mean 'mcm'"):
         ood.data(stored([], "ood", score="mcn"))
 
@@ -398,7 +401,7 @@ def test_the_trade_off_is_averaged_over_datasets_and_its_area_is_the_metric(stor
     data = open_world.data(source)
     (series,) = data["series"]
     means = [sum(values) / 2 for values in expected.values()]
-    assert series["method"] == "maple" and data["left_out"] == ["zeroshot"]
+    assert series["method"] == "MaPLe" and data["left_out"] == ["Zero-shot CLIP"]
     assert series["auc"] == pytest.approx(sum(means) / 2)
     below = torch.trapezoid(torch.tensor(series["base"]), torch.tensor(data["new"])).item() / 100
     assert below == pytest.approx(series["auc"], abs=0.5)  # 201 steps
@@ -411,7 +414,7 @@ def test_a_dataset_without_predictions_leaves_a_method_out(stored: Any, tmp_path
     for result in (*BY_HAND[:2], *BY_HAND[4:]):
         save_halves(tmp_path, result, in_halves(1))
     data = open_world.data(source)
-    assert [series["method"] for series in data["series"]] == ["zeroshot"] and data["left_out"] == ["maple"]
+    assert [series["method"] for series in data["series"]] == ["Zero-shot CLIP"] and data["left_out"] == ["MaPLe"]
 
 
 def test_reliability_by_hand(stored: Any, tmp_path: Path) -> None:
@@ -430,7 +433,7 @@ def test_reliability_by_hand(stored: Any, tmp_path: Path) -> None:
         reliability.data(source)  # one run of two
     save_halves(tmp_path, runs[1], halves(0.99, labels=[0]))
     (panel,) = reliability.data(source)["panels"]
-    assert panel["method"] == "maple" and list(panel["halves"]) == ["base"]
+    assert panel["method"] == "MaPLe" and list(panel["halves"]) == ["base"]
     found = panel["halves"]["base"]
     assert {place: count for place, count in enumerate(found["images"]) if count} == {10: 2, 14: 2}
     assert (found["accuracy"][10], found["accuracy"][14]) == (50, 100)
@@ -492,10 +495,13 @@ def test_the_heat_map_is_the_cosines_of_the_trained_method(trained: Path, tmp_pa
     run = pb.load(trained)
     (pixels,) = run.batches(str(image))
     with torch.no_grad():
-        said = {"gallop": run.method, "zeroshot": pb.create_method("zeroshot", run.method.backbone, run.class_names)}
+        said = {
+            "GalLoP": run.method,
+            "Zero-shot CLIP": pb.create_method("zeroshot", run.method.backbone, run.class_names),
+        }
         local = {name: one(pb.Images(pixels, dense=True)).local[0, :, 0] for name, one in said.items()}
     assert list(run.class_names) == ["blue", "red"] and data["class"] == "blue"
-    assert [one["method"] for one in data["maps"]] == ["zeroshot", "gallop"]
+    assert [one["method"] for one in data["maps"]] == ["Zero-shot CLIP", "GalLoP"]
     for one in data["maps"]:
         assert torch.tensor(one["cosines"]).flatten().tolist() == pytest.approx(local[one["method"]].tolist(), abs=2e-6)
     side = data["image"]["side"]
@@ -508,7 +514,7 @@ def test_a_heat_map_says_what_it_lacks(trained: Path, tmp_path: Path, capsys: py
         assert main.main(["plot", "heatmap", *words, "-o", str(tmp_path / "x.png")]) == 2
         return capsys.readouterr().err
 
-    assert "name its result file with --run" in said()
+    assert "name its result with --run" in said()
     assert "Unknown class of the run 'reed'. Did you mean 'red'?" in said(
         "--run", str(trained), "--class", "reed", "--image", "x.png"
     )
@@ -586,14 +592,16 @@ def pictures(tmp_path: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_every_picture_is_a_column_wide_with_nothing_clipped_or_covered(tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_picture_is_as_wide_as_asked_with_nothing_clipped_or_covered(width: str, tmp_path: Path) -> None:
     from matplotlib.text import Text
 
     for kind, data in pictures(tmp_path).items():
+        asked = with_look(json.loads(to_text(data)), WIDTHS[width], caption=True)
         with look():
-            figure = module_of(kind).draw(json.loads(to_text(data)))
+            figure = module_of(kind).draw(asked)
             figure.draw_without_rendering()
-        assert figure.get_figwidth() == WIDTH == 3.3
+        assert figure.get_figwidth() == WIDTHS[width]
         canvas = figure.bbox.padded(1)
         texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
         drawn = [text for text in texts if text not in _not_drawn(figure)]
@@ -653,7 +661,7 @@ def test_a_picture_is_written_the_same_twice(suffix: str, stored: Any, tmp_path:
     ("words", "sentence"),
     [
         (["gian"], "Unknown kind of plot 'gian'. Did you mean 'gain'?"),
-        (["gain", "-o", "x.gif"], "The picture x.gif cannot be written: its name must end in png, svg, pdf."),
+        (["gain", "-o", "x.gif"], "The picture x.gif cannot be written: its name must end in png, svg, pdf, pgf."),
         (["gain", "--column", "neww"], "Unknown column of base2new 'neww'. Did you mean 'new'?"),
         (["gain", "--protocol", "few_shots"], "Unknown protocol 'few_shots'. Did you mean 'few_shot'?"),
         (["gain", "--method", "mapel"], "There is no base2new result of 'mapel' in "),
@@ -663,6 +671,14 @@ def test_a_picture_is_written_the_same_twice(suffix: str, stored: Any, tmp_path:
             "The protocol base2new does not compare numbers of shots; few_shot does.",
         ),
         (["shots", "--results", str(SUPPORT)], "is not a promptbench result"),
+        (["gain", "--highlight", "mapel"], "Unknown method of the plot to highlight 'mapel'. Did you mean 'maple'?"),
+        (["gain", "--width", "wide"], "--width: takes column, page, or 2.5 to 12 inches, not 'wide'"),
+        (["gain", "--from", "nothing.json"], "--from nothing.json cannot be read"),
+        (
+            ["gain", "--from", str(MINI / "plots" / "ood.json")],
+            "must hold the data of the kind gain, and its kind is ood; name",
+        ),
+        (["gain", "--from", str(SUPPORT / "tiny-clip.json")], "and its kind is none; name the .json"),
         (["ablation"], "An ablation needs fields of one method; write --field method.field, such as maple.depth."),
     ],
 )
@@ -680,6 +696,138 @@ def test_mistakes_are_one_sentence(
     error = capsys.readouterr().err
     assert sentence in error and error.count("\n") == 1
     assert not (tmp_path / "x.png").exists()
+
+
+def plot(*words: str) -> int:
+    return main.main(["plot", *words])
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> list[str]:
+    """Flags that name stored results of MaPLe, CoOp and zero-shot CLIP."""
+    others = [replace(one, spec=replace(one.spec, method="coop")) for one in BY_HAND[:4]]
+    for result in [*BY_HAND, *others]:
+        write_result(tmp_path, result)
+    return ["--results", str(tmp_path)]
+
+
+def svg_texts(path: Path) -> list[str]:
+    """What is written in a picture; matplotlib leaves a comment for every text that it draws as shapes."""
+    return re.findall("<!-- (.*?) -->", path.read_text())
+
+
+def test_the_caption_is_printed_and_stored_and_drawn_only_if_asked_for(
+    written: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "x.svg"
+    assert plot("base-new", *written, "-o", str(picture), "--data") == 0
+    caption = json.loads(picture.with_suffix(".json").read_text())["caption"]
+    assert caption.startswith("base2new on mini, backbone mini, 16 shots, n") and "Bars: " in caption
+    assert " ".join(capsys.readouterr().out.split("\n\n")[1].split("\n")).strip() == caption
+    assert not any("backbone mini" in text for text in svg_texts(picture))
+    assert plot("base-new", *written, "-o", str(picture), "--caption") == 0
+    assert any("backbone mini" in text for text in svg_texts(picture))
+
+
+def test_a_picture_is_drawn_again_from_its_data_in_another_form(written: list[str], tmp_path: Path) -> None:
+    first, second = tmp_path / "first.svg", tmp_path / "second.svg"
+    assert plot("base-new", *written, "-o", str(first), "--data", "--highlight", "maple") == 0
+    stored = str(first.with_suffix(".json"))
+    assert plot("base-new", "--from", stored, "-o", str(second)) == 0
+    assert first.read_bytes() == second.read_bytes()
+    assert plot("base-new", "--from", stored, "--width", "page", "-o", str(second)) == 0
+    widths = [float(re.search(r'width="([\d.]+)pt"', path.read_text())[1]) for path in (first, second)]  # type: ignore[index]
+    assert widths == pytest.approx([72 * WIDTHS["column"], 72 * WIDTHS["page"]])
+
+
+def test_what_is_not_highlighted_is_grey_and_has_one_entry_in_the_legend(written: list[str], tmp_path: Path) -> None:
+    plain, highlighted = tmp_path / "plain.svg", tmp_path / "highlighted.svg"
+    assert plot("base-new", *written, "-o", str(plain)) == 0
+    assert plot("base-new", *written, "-o", str(highlighted), "--highlight", "maple") == 0
+    colours = {name: style(look)["color"] for name, look in looks_of([("MaPLe", "maple"), ("CoOp", "coop")]).items()}
+    before, after = plain.read_text(), highlighted.read_text()
+    assert all(colour in before for colour in colours.values())
+    assert colours["MaPLe"] in after and colours["CoOp"] not in after
+    assert "CoOp" in svg_texts(plain) and "others" not in svg_texts(plain)
+    assert {"MaPLe", "others"} <= set(svg_texts(highlighted)) and "CoOp" not in svg_texts(highlighted)
+
+
+def test_fonts_are_embedded_as_outlines_that_publishers_take(written: list[str], tmp_path: Path) -> None:
+    assert plot("base-new", *written, "-o", str(tmp_path / "x.pdf")) == 0
+    content = (tmp_path / "x.pdf").read_bytes()
+    assert b"/TrueType" in content or b"/CIDFontType2" in content
+    assert b"/Type3" not in content and b"/FontFile2" in content
+
+
+def test_a_pgf_picture_needs_a_latex(
+    written: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert plot("base-new", *written, "-o", str(tmp_path / "x.pgf")) == 2
+    assert "x.pgf needs pdflatex, xelatex or lualatex to measure its text, and none is" in capsys.readouterr().err
+    assert not (tmp_path / "x.pgf").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, LATEX)), reason="no LaTeX is installed")
+def test_a_pgf_picture_is_text_for_latex(written: list[str], tmp_path: Path) -> None:
+    assert plot("base-new", *written, "-o", str(tmp_path / "x.pgf")) == 0
+    text = (tmp_path / "x.pgf").read_text()
+    assert "\\begin{pgfpicture}" in text and "MaPLe" in text
+
+
+def test_the_help_says_of_every_kind_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        plot("--help")
+    lines = capsys.readouterr().out.splitlines()
+    for kind, said in KINDS.items():
+        assert f"  {kind:<21}{said}" in lines
+        assert len(said) < 90 and "; " in said
+        assert ("--save-predictions" in said) == (not module_of(kind).STORED and bool(module_of(kind).PROTOCOL))
+
+
+@pytest.mark.parametrize("name", ["ood", "heatmap"])
+def test_committed_pictures_whose_predictions_are_not_here_are_drawn_from_their_data(name: str, tmp_path: Path) -> None:
+    stored = MINI / "plots" / f"{name}.json"
+    assert plot(name, "--from", str(stored), "-o", str(tmp_path / "x.svg")) == 0
+    assert "Zero-shot CLIP" in svg_texts(tmp_path / "x.svg")
+
+
+def few_shot_curves(methods: Sequence[str]) -> list[Result]:
+    """Curves over two datasets, and zero-shot CLIP."""
+    results = []
+    for dataset, (place, method) in itertools.product(("mini_neon", "mini_fabrics"), enumerate(methods)):
+        for number in (1, 2, 4):
+            results.append(few_shot(number, 50.0 + place + number, method=method, dataset=dataset))
+        results.append(few_shot(0, 60.0, method="zeroshot", dataset=dataset))
+    return results
+
+
+def test_many_curves_have_a_panel_for_each_kind_of_methods(stored: Any) -> None:
+    few = shots.data(stored(few_shot_curves(["coop", "maple"]), "few_shot"))
+    many = shots.data(stored(few_shot_curves(["cocoop", "kgcoop", "vpt", "ivlp", "clip_adapter"]), "few_shot"))
+    with look():
+        one, several = (shots.draw(json.loads(to_text(data))) for data in (few, many))
+    assert [axes.get_title() for axes in one.axes] == [""]
+    titled = [axes for axes in several.axes if axes.get_title()]
+    assert [axes.get_title() for axes in titled] == [
+        "text prompts",
+        "visual prompts",
+        "multi-modal prompts",
+        "adapters",
+    ]
+    assert len({(axes.get_xlim(), axes.get_ylim()) for axes in titled}) == 1
+    assert "Grey: the methods of the other panels." in caption_of(many) and "Grey" not in caption_of(few)
+
+
+def test_curves_of_each_dataset_share_their_axes_with_the_average(stored: Any) -> None:
+    data = shots.data(stored(few_shot_curves(["coop", "maple"]), "few_shot", by_dataset=True))
+    assert {one["method"]: one["mean"] for one in data["by_dataset"]["Neon"]}["CoOp"] == [51, 52, 54]
+    with look():
+        figure = shots.draw(json.loads(to_text(data)))
+    titled = [axes for axes in figure.axes if axes.get_title()]
+    assert {axes.get_title() for axes in titled} == {"Neon", "Fabrics", "average"}
+    assert len({(axes.get_xlim(), axes.get_ylim()) for axes in titled}) == 1
 
 
 def test_results_of_two_suites_make_no_plot(stored: Any) -> None:
@@ -707,7 +855,7 @@ def test_only_figures_of_one_metric_are_compared(stored: Any) -> None:
     source = stored([run(90), run(85, method="zeroshot", shots=0)], "ood")
     data = gain.data(source)
     assert (data["datasets"], data["series"][0]["gain"]) == (["far", "average AUROC"], [5, 5])
-    assert data["x"] == "AUROC minus that of zeroshot (points)"
+    assert data["x"] == "AUROC minus that of Zero-shot CLIP (points)"
     assert seeds.data(source)["x"] == "average AUROC, score MCM (%)"
 
 

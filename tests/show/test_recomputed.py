@@ -21,6 +21,7 @@ def output(birds: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Zero-shot from base to new classes, two templates, with predictions and a temperature; halves are drawn."""
     folder = tmp_path_factory.mktemp("runs")
     what = ["--backbone", TINY, "--dataset", f"folder:{birds}", "--shots", "1", "--threads", "1", "--seeds", "1"]
+    what += ["--protocol", "base2new"]
     call = [
         "run",
         "--method",

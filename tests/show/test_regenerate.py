@@ -152,7 +152,7 @@ def test_a_plot_of_predictions_outlives_them(folder: Path, capsys: pytest.Captur
             "regenerate.yaml, x.md: There is no --color here",
         ),
         ("plots: [{file: x.png, kind: gian}]\n", "regenerate.yaml, x.png: Unknown kind of plot 'gian'. Did you mean"),
-        ("plots: [{file: x.gif, kind: gain}]\n", "its name must end in png, svg, pdf."),
+        ("plots: [{file: x.gif, kind: gain}]\n", "its name must end in png, svg, pdf, pgf."),
         ("plots: [\n", "regenerate.yaml cannot be read: "),
     ],
 )

@@ -65,13 +65,13 @@ def test_the_page_pairs_drops_with_those_of_zero_shot(stored: Path, capsys: pyte
     assert said.startswith(
         "# Robustness to corruptions\n\nOn mini, the 2 rows that train lose 32.5 points of accuracy to "
     )
-    assert "corruption on average, from 31.5 (maple) to 33.5 (coop): " in said
+    assert "corruption on average, from 31.5 (MaPLe) to 33.5 (CoOp): " in said
     assert f": {paired_interval([2, 3])} points against zero-shot CLIP of the same text prior, beside " in said
     assert f"beside {paired_interval([7, 6])} points of accuracy on the corrupted images." in said
-    (coop,) = (line for line in said.splitlines() if line.startswith("| coop") and "[" in line)
+    (coop,) = (line for line in said.splitlines() if line.startswith("| CoOp") and "[" in line)
     cells = [cell.strip() for cell in coop.strip("|").split("|")]
     assert cells == [
-        "coop",
+        "CoOp",
         "generic",
         "90.0",
         "56.5",
@@ -80,8 +80,8 @@ def test_the_page_pairs_drops_with_those_of_zero_shot(stored: Path, capsys: pyte
         str(paired_interval([3, 4])),
         "2",
     ]
-    (kinds,) = (line for line in said.splitlines() if line.startswith("| coop") and "[" not in line)
-    assert [cell.strip() for cell in kinds.strip("|").split("|")] == ["coop", "20.0", "47.0"]
+    (kinds,) = (line for line in said.splitlines() if line.startswith("| CoOp") and "[" not in line)
+    assert [cell.strip() for cell in kinds.strip("|").split("|")] == ["CoOp", "20.0", "47.0"]
     assert "seeds 1, 2: snow, fog at severity 1, 5" in said and "16 shots" in said and "less is better" in said
 
 
@@ -91,14 +91,16 @@ def test_rows_are_compared_within_their_text_prior(stored: Path) -> None:
     for method, clean in (("zeroshot", 80), ("coop", 90)):
         write_result(stored, make(method, clean, {"snow:1": 70, "fog:1": 70}, preset="other"))
     said = page_of("robustness", Question(places=[stored], protocols=()))
-    assert "coop@other loses 20.0 points of accuracy to corruption: +10.0 (one seed)" in said  # not +15 to the told one
+    assert (
+        "CoOp (other) loses 20.0 points of accuracy to corruption: +10.0 (one seed)" in said
+    )  # not +15 to the told one
 
 
 def test_other_corruptions_are_compared_apart(stored: Path) -> None:
     for method, clean in (("zeroshot", 80), ("coop", 90)):
         write_result(stored, make(method, clean, {"contrast:3": 75}))
     said = page_of("robustness", Question(places=[stored], protocols=()))
-    assert said.count("On mini, ") == 2 and "coop loses 15.0 points of accuracy to corruption: +10.0 (one seed)" in said
+    assert said.count("On mini, ") == 2 and "CoOp loses 15.0 points of accuracy to corruption: +10.0 (one seed)" in said
     assert main(["table", "--results", str(stored), "--protocol", "robustness"]) == 0
 
 
@@ -113,7 +115,7 @@ def test_a_page_without_zero_shot_says_so(tmp_path: Path) -> None:
 def test_the_plot_has_the_mean_over_kinds_by_severity_and_drops_by_kind(stored: Path) -> None:
     found = robustness.data(read_source([stored], "robustness"))
     assert found["severities"] == ["0", "1", "5"] and found["kinds"] == ["snow", "fog"]
-    (coop,) = (series for series in found["series"] if series["method"] == "coop")
+    (coop,) = (series for series in found["series"] if series["method"] == "CoOp")
     assert coop["by_severity"] == {"0": [90, 0], "1": [73, 0], "5": [(41 + 39) / 2, 1]}
     assert coop["by_kind"] == {"snow": [20, 0], "fog": [47, 1]}
     with pytest.raises(NothingToShow):

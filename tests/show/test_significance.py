@@ -117,11 +117,11 @@ def test_tests_by_hand(table: Any) -> None:
 def test_a_row_without_a_dataset_of_the_named_one_is_not_tested(table: Any) -> None:
     text = table(BY_HAND, "--test", "coop", "--format", "csv")
     found = lines_of(text)
-    assert (found["ivlp"]["remark"], found["ivlp"]["test/p"]) == ("not tested: no H on ucf101", "")
+    assert (found["ivlp"]["remark"], found["ivlp"]["test/p"]) == ("not tested: no H on UCF101", "")
     assert (found["taskres"]["remark"], found["taskres"]["test/p_holm"]) == ("it knows no new classes", "")
     markdown = table([], "--test", "coop")
-    number = re.search(r"\[(\d)\] not tested: no H on ucf101\n", markdown)
-    assert number and re.search(rf"\| ivlp +\| +– \[{number[1]}\] \| +– \|", markdown)
+    number = re.search(r"\[(\d)\] not tested: no H on UCF101\n", markdown)
+    assert number and re.search(rf"\| IVLP +\| +– \[{number[1]}\] \| +– \|", markdown)
 
 
 def test_the_datasets_of_the_named_row_are_the_pairs(table: Any) -> None:
@@ -131,15 +131,15 @@ def test_the_datasets_of_the_named_row_are_the_pairs(table: Any) -> None:
 
 def test_the_table_says_what_it_shows_and_the_smallest_p(table: Any) -> None:
     text = table(BY_HAND, "--test", "coop", "--dataset", *SETS)
-    assert "### each row against coop\n" in text
+    assert "### each row against CoOp\n" in text
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     (head,) = [line for line in cells if line[0] == "compared"]
     assert head[2:] == [
         *("datasets", "mean Δ", "won/tied/lost", "p", "p (Holm)", "seeds", "Δ over seeds [95 %]", "seeds for 1 point")
     ]
     rows = {line[1]: line[2:] for line in cells[cells.index(head) :]}
-    assert rows["maple"] == ["6", "+3.5", "6/0/0", "0.0312", "0.0938", "3", "+3.5 [+1.0, +6.0]", "8"]
-    assert rows["kgcoop"] == ["6", "−1.0", "0/0/6", "0.0312", "0.0938", "1", "+0.0 (one seed)", "–"]
+    assert rows["MaPLe"] == ["6", "+3.5", "6/0/0", "0.0312", "0.0938", "3", "+3.5 [+1.0, +6.0]", "8"]
+    assert rows["KgCoOp"] == ["6", "−1.0", "0/0/6", "0.0312", "0.0938", "1", "+0.0 (one seed)", "–"]
     assert "The smallest p that 6 datasets can give is 2/2^6 = 0.0312, corrected for 3 rows 0.0938: none can" in text
     assert "exact two-sided Wilcoxon signed-rank test" in text and "in points, from −100 to 100, more is better" in text
     two = table([], "--test", "coop", "--method", "coop", "maple")
@@ -168,7 +168,7 @@ def test_json_has_the_tests_only_where_asked(table: Any) -> None:
     assert (test["smallest_p"], test["rows_tested"]) == (2 / 64, 3)
     rows = {one["method"]: one for one in test["rows"]}
     assert (rows["maple"]["p"], rows["maple"]["won"], rows["kgcoop"]["low"]) == (2 / 64, 6, None)
-    assert (rows["ivlp"]["p"], rows["ivlp"]["won"], rows["ivlp"]["why"]) == (None, None, "not tested: no H on ucf101")
+    assert (rows["ivlp"]["p"], rows["ivlp"]["won"], rows["ivlp"]["why"]) == (None, None, "not tested: no H on UCF101")
 
 
 @pytest.mark.parametrize("flag", ["--test", "--delta"])
@@ -176,8 +176,8 @@ def test_a_warning_names_rows_that_the_seeds_do_not_separate_and_how_many_could(
     text = table(BY_HAND, flag, "coop")
     warnings = [line for line in text.splitlines() if line.startswith("Warning")]
     assert warnings == [
-        "Warning: the seeds cannot separate these rows from coop by H: vpt +1.0 [−4.0, +6.0] (3 seeds; 32 could).",
-        "Warning: one seed cannot separate these rows from coop by H: kgcoop.",
+        "Warning: the seeds cannot separate these rows from CoOp by H: VPT +1.0 [−4.0, +6.0] (3 seeds; 32 could).",
+        "Warning: one seed cannot separate these rows from CoOp by H: KgCoOp.",
     ]
     assert text.count("ceil((2.8 s / 1 point)^2), with s the standard deviation of those differences (ddof 1)") == 1
     assert "Warning" not in table([], "--sort", "H")
@@ -187,7 +187,7 @@ def test_one_warning_is_enough(table: Any) -> None:
     assert table(BY_HAND, "--test", "coop", "--delta", "coop").count("Warning: ") == 2
     text = table(BY_HAND, "--test", "coop", "--delta", "maple")
     assert (
-        text.count("from coop by H") == 2 and text.count("Warning: one seed cannot separate these rows from maple") == 1
+        text.count("from CoOp by H") == 2 and text.count("Warning: one seed cannot separate these rows from MaPLe") == 1
     )
 
 

@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 
+from promptbench import registry
 from promptbench.cli import main
 from promptbench.metrics.classification import harmonic_mean
-from promptbench.protocol import Column
 from promptbench.results.result import Result, Spec, write_result
 from promptbench.show.tables.rows import build_tables
 from promptbench.show.tables.show import FORMATS, View, citations, layout_of, show, tables_of
-from promptbench.show.tables.table import short_titles
 from promptbench.suite import load_suite
 
 HOSTILE = r"""a|b & 50% $x_1$ #{~^\} [1] <b>""" + "\n\x1b[31m,\"'"
 ELEVEN = load_suite("clip11").datasets("base2new")
 TARGETS = load_suite("clip11").datasets("targets")
+TITLES = registry.titles("datasets", ELEVEN)
 
 
 def make(dataset: str, method: str, seed: int, metrics: dict[str, float], **spec: Any) -> Result:
@@ -91,7 +91,11 @@ COMMANDS = {
         "multicolumn",
         "rotatebox",
         "cite",
+        "label",
+        "addtocounter",
+        "textit",
     ),
+    *("small", "scriptsize", "tiny", "setlength", "tabcolsep", "smallskip", "medskip", "addlinespace"),
     *("pm", "dagger", "ddagger", "S", "P", "parallel", "Delta", "textbackslash", "textasciitilde", "textasciicircum"),
     *("textless", "textgreater", "textbar"),
 }
@@ -127,7 +131,8 @@ def parse_latex(text: str) -> list[list[list[str]]]:
 
 def _rows(body: str) -> list[str]:
     lines = [
-        re.sub(r"\\(toprule|midrule|bottomrule)|\\cmidrule\(lr\)\{\d+-\d+\}", "", line) for line in body.split("\n")
+        re.sub(r"\\(toprule|midrule|bottomrule|addlinespace)|\\cmidrule\(lr\)\{\d+-\d+\}", "", line)
+        for line in body.split("\n")
     ]
     lines = [line.strip() for line in lines if line.strip()]
     assert all(line.endswith(r"\\") and not line.startswith("[") for line in lines)
@@ -145,36 +150,40 @@ class TestLatex:
     def test_base_to_new_has_the_twelve_panels_of_the_papers(self) -> None:
         text = shown(twelve(), format="latex")
         panels = parse_latex(text)
-        assert len(panels) == 12 and text.count(r"\begin{minipage}") == 12 and text.count(r"\begin{table*}") == 1
+        assert len(panels) == 12 and text.count(r"\begin{minipage}") == 12
         names = re.findall(r"\\textbf\{\((\w)\) (.*?)\}\\\\", text)
-        assert [name.replace(r"\_", "_") for _, name in names] == ["Average over 11 datasets", *ELEVEN]
+        assert [name.replace(r"\_", "_") for _, name in names] == ["Average over 11 datasets", *TITLES.values()]
         assert [letter for letter, _ in names] == list("abcdefghijkl")
         assert {tuple(panel[0]) for panel in panels} == {("", "Base", "New", "H")}
-        assert {tuple(row[0] for row in panel[1:]) for panel in panels} == {("coop", "maple", "vpt")}
+        assert {tuple(row[0] for row in panel[1:]) for panel in panels} == {("CoOp", "MaPLe", "VPT")}
         # coop: base 71, 72, 73, new 60 to 70 over the datasets; H of the averages 2 * 72 * 65 / 137
-        assert panels[0][1][1:] == [r"72.0 $\pm$ 0.8", r"65.0 $\pm$ 0.0", r"68.3 $\pm$ 0.4"]
-        assert panels[0][3][1] == r"\textbf{78.0 $\pm$ 0.8}" and panels[0][2][1] == r"\underline{75.0 $\pm$ 0.8}"
-        assert text.count(r"\hfill") == 8 and "the mean of per-dataset" not in text
+        assert panels[0][1][1:] == [r"72.0{\tiny$\pm$0.8}", r"65.0{\tiny$\pm$0.0}", r"68.3{\tiny$\pm$0.4}"]
+        assert panels[0][3][1] == r"\textbf{78.0{\tiny$\pm$0.8}}"
+        assert panels[0][2][1] == r"\underline{75.0{\tiny$\pm$0.8}}"
+        assert text.count(r"\hfill") == 6 and "the mean of per-dataset" not in text
         assert "n = 3 seeds." in text
 
     def test_a_transfer_table_has_one_row_per_method_under_rotated_names(self) -> None:
         results = [transfer(TARGETS, method, seed, 50) for method in ("coop", "maple") for seed in (1, 2)]
-        text = shown(results, format="latex")
+        text = shown(results, format="latex", columns="two")
         (table,) = parse_latex(text)
-        assert r"\begin{table*}" in text
-        assert table[0] == ["", "", "", "source", r"\multicolumn{11}{c}{target}"]
-        assert [cell.replace(r"\_", "_") for cell in table[1]] == [
-            *("method", "selection", "text prior"),
-            *(f"\\rotatebox{{90}}{{{name}}}" for name in ("imagenet", *TARGETS, "average")),
-        ]
-        assert [row[0] for row in table[2:]] == ["coop", "maple"]
-        assert table[2][1:5] == ["unknown", "unknown", r"71.0 $\pm$ 0.0", r"50.0 $\pm$ 0.0"]
+        assert r"\begin{table*}" in text and "Trained on ImageNet." in text
+        titles = registry.titles("datasets", TARGETS).values()
+        rotated = [f"\\rotatebox{{90}}{{{name}}}" for name in ("source", *titles, "average")]
+        assert table[0] == ["method", *rotated]
+        assert [row[0] for row in table[1:]] == ["CoOp", "MaPLe"]
+        assert table[1][1:3] == [r"71.0{\tiny$\pm$0.0}", r"50.0{\tiny$\pm$0.0}"]
 
     def test_several_sources_stay_apart(self) -> None:
         results = [transfer(TARGETS, "coop", 1, 50), transfer(TARGETS[:3], "coop", 1, 50, source="food101")]
-        (table,) = parse_latex(shown(results, format="latex"))
-        assert table[1][:5] == ["dataset", "method", "selection", "text prior", r"\rotatebox{90}{source}"]
-        assert [row[0] for row in table[2:]] == ["food101", "imagenet"]
+        (table,) = parse_latex(shown(results, format="latex", columns="two"))
+        names = [row[0] for row in table[1:]]
+        assert names == [
+            r"\multicolumn{13}{l}{\textit{Food101}}",
+            "CoOp",
+            r"\multicolumn{13}{l}{\textit{ImageNet}}",
+            "CoOp",
+        ]
 
     def test_the_plain_layout_is_one_tabular_with_every_line(self) -> None:
         (table,) = parse_latex(shown(twelve(), format="latex", plain=True))
@@ -205,15 +214,15 @@ class TestLatex:
         assert tested[0][:4] == ["compared", "method", "datasets", r"mean $\Delta$"]
         # eleven differences of one sign: 2/2^11 = 0.00098, twice that for two rows
         assert [row[1:3] + row[4:7] for row in tested[1:]] == [
-            [method, "11", "11/0/0", "0.0010", "0.0020"] for method in ("maple", "vpt")
+            [method, "11", "11/0/0", "0.0010", "0.0020"] for method in ("MaPLe", "VPT")
         ]
-        assert r"\caption{Each row against coop: base2new on clip11" in text
+        assert r"\caption{Each row against CoOp: Base-to-new on clip11" in text
         assert r"2/2\textasciicircum{}11 = 0.0010, corrected for 2 rows 0.0020." in text
 
     def test_a_method_without_a_paper_is_not_cited(self) -> None:
         text = shown(twelve(("coop", "mine")), format="latex", cite=True)
         rows = [row[0] for row in parse_latex(text)[0][1:]]
-        assert rows == [r"coop~\cite{zhou2022coop}", "mine"]
+        assert rows == [r"CoOp~\cite{zhou2022coop}", "mine"]
         tables = tables_of(twelve(("coop", "mine")), [], (), (), View())
         assert citations(tables) == {"coop": "zhou2022coop"}
 
@@ -274,7 +283,7 @@ class TestHtml:
         results = twelve()
         page = parse_html(shown(results, format="html"))
         assert page.rows[0] == ["dataset", "method", "selection", "text prior", "base", "new", "H", "n"]
-        assert page.rows[1][:4] == ["imagenet", "coop", "unknown", "unknown"]
+        assert page.rows[1][:4] == ["ImageNet", "CoOp", "unknown", "unknown"]
         assert page.rows[1][4:] == ["72.0 ± 0.8", "60.0 ± 0.0", "65.5 ± 0.3", "3"]
         assert page.tags >= {"strong", "u"} and not page.tags & {"script", "link", "img"}
         first = [r.name for r in results if (r.spec.dataset, r.spec.method) == ("imagenet", "coop")]
@@ -284,7 +293,7 @@ class TestHtml:
         page = parse_html(shown(twelve(), format="html", test="coop"))
         start = page.rows.index(next(row for row in page.rows if row[0] == "compared"))
         assert [row[1:3] + row[4:7] for row in page.rows[start + 1 :]] == [
-            [method, "11", "11/0/0", "0.0010", "0.0020"] for method in ("maple", "vpt")
+            [method, "11", "11/0/0", "0.0010", "0.0020"] for method in ("MaPLe", "VPT")
         ]
         assert len({len(row) for row in page.rows[start:]}) == 1
 
@@ -374,21 +383,3 @@ def test_the_command_offers_every_format() -> None:
 def test_a_format_does_not_depend_on_the_order_of_results(fmt: str) -> None:
     results = twelve()
     assert shown(results, format=fmt) == shown(results[::-1], format=fmt)
-
-
-@pytest.mark.parametrize(
-    ("titles", "short"),
-    [
-        (["mini_neon", "mini_signs"], ["neon", "signs"]),
-        (["mini_ood_near", "mini_ood_blobs"], ["ood_near", "ood_blobs"]),
-        (["imagenetv2", "imagenet_a", "imagenet_r"], ["imagenetv2", "imagenet_a", "imagenet_r"]),
-        (["mini_neon"], ["mini_neon"]),
-        (["mini_average", "mini_neon"], ["mini_average", "mini_neon"]),
-        (["mini_", "mini_neon"], ["mini_", "mini_neon"]),
-    ],
-)
-def test_titles_lose_a_common_prefix_only_if_nothing_is_lost(titles: list[str], short: list[str]) -> None:
-    columns = [Column(f"{title}/accuracy", title) for title in (*titles, "average")]
-    found = short_titles(columns, set(titles))
-    assert [column.title for column in found] == [*short, "average"]
-    assert [column.key for column in found] == [column.key for column in columns]

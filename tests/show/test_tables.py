@@ -83,6 +83,16 @@ def cells(results: list[Result], **options: Any) -> dict[tuple[str, str], dict[s
     return found
 
 
+def twice(results: list[Result]) -> list[Result]:
+    """The results, and those of a second seed whose base accuracy is 2 points more."""
+    again = []
+    for result in results:
+        metrics = {**result.metrics, "base/accuracy": result.metrics["base/accuracy"] + 2}
+        spec = replace(result.spec, data_seed=2, train_seed=2)
+        again.append(replace(result, spec=spec, metrics=Base2New().summarize(metrics)))
+    return [*results, *again]
+
+
 def labels(results: list[Result]) -> list[str]:
     return list(dict.fromkeys(label for _, label in cells(results)))
 
@@ -147,16 +157,16 @@ def test_markdown_reads_in_a_terminal() -> None:
         == """\
 ### base2new on mini, backbone mini, 16 shots, seeds 1, 2
 
-| dataset               | method   | selection | text prior |       base |         new |          H |  n |
-| --------------------- | -------- | --------- | ---------- | ---------: | ----------: | ---------: | -: |
-| icons                 | zeroshot | none      | unknown    |       70.0 |        65.0 |       67.4 |  1 |
-|                       | maple    | unknown   | unknown    | 70.0 ± 0.0 | 50.0 ± 10.0 | 58.3 ± 6.9 |  2 |
-| shapes                | zeroshot | none      | unknown    |       70.0 |        65.0 |       67.4 |  1 |
-|                       | maple    | unknown   | unknown    | 85.0 ± 5.0 |  60.0 ± 0.0 | 70.3 ± 1.7 |  2 |
-| average               | zeroshot | none      | unknown    |       70.0 |        65.0 |       67.4 |  1 |
-|                       | maple    | unknown   | unknown    | 77.5 ± 2.5 |  55.0 ± 5.0 | 64.3 ± 4.3 |  2 |
-| mean of per-dataset H | zeroshot | none      | unknown    |            |             |       67.4 |  1 |
-|                       | maple    | unknown   | unknown    |            |             | 64.3 ± 4.3 |  2 |
+| dataset               | method         | selection | text prior |       base |         new |          H |  n |
+| --------------------- | -------------- | --------- | ---------- | ---------: | ----------: | ---------: | -: |
+| icons                 | Zero-shot CLIP | none      | unknown    |       70.0 |        65.0 |       67.4 |  1 |
+|                       | MaPLe          | unknown   | unknown    | 70.0 ± 0.0 | 50.0 ± 10.0 | 58.3 ± 6.9 |  2 |
+| shapes                | Zero-shot CLIP | none      | unknown    |       70.0 |        65.0 |       67.4 |  1 |
+|                       | MaPLe          | unknown   | unknown    | 85.0 ± 5.0 |  60.0 ± 0.0 | 70.3 ± 1.7 |  2 |
+| average               | Zero-shot CLIP | none      | unknown    |       70.0 |        65.0 |       67.4 |  1 |
+|                       | MaPLe          | unknown   | unknown    | 77.5 ± 2.5 |  55.0 ± 5.0 | 64.3 ± 4.3 |  2 |
+| mean of per-dataset H | Zero-shot CLIP | none      | unknown    |            |             |       67.4 |  1 |
+|                       | MaPLe          | unknown   | unknown    |            |             | 64.3 ± 4.3 |  2 |
 
 selection: on which images settings were chosen: none = nothing to choose, or fixed beforehand; unknown = nobody says.
 
@@ -164,9 +174,14 @@ text prior: words told besides class names (rows are ranked and judged within on
 
 base, new, H: %, 0 to 100, higher is better.
 
+shots: images of each class that are trained on; n: number of seeds.
+
 ± is the population standard deviation over n seeds (ddof 0).
 
 Average H is computed from the averages beside it; the mean of per-dataset H stands apart.
+
+base: accuracy on images of the classes trained on, among their names; new: on images of the other classes, among \
+theirs; H: the harmonic mean of both.
 
 A toy.
 """
@@ -198,7 +213,7 @@ def test_a_row_without_every_dataset_has_no_average() -> None:
     results += [make(70, 50, dataset=name, method="coop") for name in ("a", "c")]
     text = render(results, LAYOUT)
     assert text.count("n/a (2 of 3 datasets)") == 4  # base, new, H, mean of per-dataset H
-    assert "coop has no results on b, so no average." in text
+    assert "CoOp has no results on b, so no average." in text
     assert cells(results)["average", "coop"]["base/accuracy"] == ""
     assert float(cells(results)["average", "maple"]["base/accuracy"]) == 80
 
@@ -207,7 +222,7 @@ def test_unequal_seeds_give_an_average_without_spread_and_say_so() -> None:
     results = [make(80, 60, seed=1, dataset="a"), make(90, 60, seed=2, dataset="a"), make(70, 50, dataset="b")]
     average = cells(results)["average", "maple"]
     assert (average["base/accuracy"], average["base/accuracy/std"], average["n"]) == ("77.5", "", "1-2")
-    assert "maple has other seeds on some datasets than on others, so its averages have no ±." in render(
+    assert "MaPLe has other seeds on some datasets than on others, so its averages have no ±." in render(
         results, LAYOUT
     )
 
@@ -400,24 +415,40 @@ def test_recipes_that_are_not_the_authors_are_marked() -> None:
     results = [make(80, 60, dataset=d, recipe={"epochs": 5, "origin": "transferred"}) for d in ("a", "b")]
     results += [make(80, 60, method="coop", recipe={"origin": "ours"}), make(80, 60, method="vpt")]
     text = render(results, LAYOUT)
-    assert "maple† " in text
-    assert "coop‡ " in text
-    assert "vpt " in text
+    assert "MaPLe† " in text
+    assert "CoOp‡ " in text
+    assert "VPT " in text
     assert "† recipe transferred" in text
     assert "† recipe" not in render(results[2:], LAYOUT)
 
 
 def test_the_best_figure_is_bold_only_where_ranks_mean_something() -> None:
-    results = [make(80, 60, method="a"), make(70, 61, method="b"), make(80.04, 50, method="c")]
+    results = twice([make(80, 60, method="a"), make(70, 61, method="b"), make(80.04, 50, method="c")])
     assert "**" not in render(results, LAYOUT)
     bold = re.findall(r"\*\*(.*?)\*\*", render(results, LAYOUT, ranked={"mini"}))
-    assert bold == ["80.0", "68.6", "61.0", "80.0"]  # a and c read the same, so both are bold
+    assert bold == ["81.0 ± 1.0", "68.9 ± 0.4", "61.0 ± 0.0", "81.0 ± 1.0"]  # a and c read the same: both are bold
     second = re.findall(r" _(.*?)_ ", render(results, LAYOUT, ranked={"mini"}))
-    assert second == ["60.0", "70.0", "65.2"]
-    assert "_" not in render(results[:2], LAYOUT, ranked={"mini"})  # of two, the second is the last
+    assert second == ["60.0 ± 0.0", "65.6 ± 0.4"]  # none where two are best
+    assert "_" not in render(twice([make(80, 60, method="a"), make(70, 61, method="b")]), LAYOUT, ranked={"mini"})
     assert "**" not in render(results, LAYOUT, ranked={"clip11"})
     text = render(results, LAYOUT, "latex", ranked={"mini"})
-    assert r"\textbf{61.0}" in text and r"\underline{60.0}" in text
+    assert r"\textbf{61.0{\tiny$\pm$0.0}}" in text and r"\underline{60.0{\tiny$\pm$0.0}}" in text
+
+
+def test_bold_is_what_the_paired_test_does_not_separate_from_the_best() -> None:
+    # differences of b to a, seed by seed: 1 in the mean, t(0.975, 2) = 4.30, so that 1 ± 4.30 * 1 / sqrt(3) holds 0
+    figures = {"a": (80, 81, 82), "b": (79, 81, 80), "c": (60, 61, 62), "d": (59, 60, 61)}
+    results = []
+    for method, values in figures.items():
+        results += [make(value, 50, method=method, seed=seed) for seed, value in enumerate(values, start=1)]
+    text = render(results, LAYOUT, ranked={"mini"})
+    assert [cell for cell in column(text, 5)[1:] if "*" in cell or "_" in cell] == ["**81.0 ± 0.8**", "**80.0 ± 0.8**"]
+    assert "what the paired test does not separate from it" in text
+    close = render([one for one in results if one.spec.method in "ab"], LAYOUT, ranked={"mini"})
+    assert "**" not in close  # nothing is separated
+    one_seed = render([one for one in results if one.spec.train_seed == 1], LAYOUT, ranked={"mini"})
+    assert "**" not in one_seed and "fewer than two common seeds" in one_seed
+    assert "Bold: " not in render(results, LAYOUT)
 
 
 def test_figures_that_read_the_same_are_not_ranked() -> None:
@@ -432,10 +463,9 @@ def test_the_lowest_figure_is_the_best_where_less_is_better() -> None:
             return [Column("base/accuracy", "error", lower=True)]
 
     layout = TableLayout(Errors(), "accuracy")
-    text = render(
-        [make(value, 60, method=name) for name, value in zip("abc", (10, 20, 30), strict=True)], layout, ranked={"mini"}
-    )
-    assert "**10.0**" in text and "_20.0_" in text
+    results = twice([make(value, 60, method=name) for name, value in zip("abc", (10, 20, 30), strict=True)])
+    text = render(results, layout, ranked={"mini"})
+    assert "**11.0 ± 1.0**" in text and "_21.0 ± 1.0_" in text
 
 
 HOSTILE = r"""a|b & 50% $x_1$ #{~^\} [1] <b>""" + "\n\x1b[31m,\"'"
@@ -529,8 +559,8 @@ def test_datasets_with_options_of_different_kinds_share_a_row() -> None:
     results = [make(80, 60, dataset_options={"render_seed": 1}), make(70, 50, dataset="birds", dataset_options=own)]
     assert labels(results) == ["maple"]
     assert cells(results)["average", "maple"]["base/accuracy"] == "75.0"
-    twice = [*results, make(60, 40, dataset="birds", dataset_options={**own, "split_seed": 2})]
-    assert labels(twice) == [f"maple (split_seed={value})" for value in ("1", "2", "none")]
+    both = [*results, make(60, 40, dataset="birds", dataset_options={**own, "split_seed": 2})]
+    assert labels(both) == [f"maple (split_seed={value})" for value in ("1", "2", "none")]
 
 
 def test_an_edited_plugin_has_a_row_of_its_own() -> None:
@@ -560,17 +590,18 @@ def column(text: str, place: int) -> list[str]:
 
 def test_what_started_from_its_dataset_s_words_is_a_block_behind_the_others() -> None:
     text = render(started("shapes"), LAYOUT, methods=["zeroshot", "coop", "maple"])
-    names = ["coop (ctx_init=dataset)", "maple (ctx_init=dataset)", "ivlp (ctx_init=dataset)"]
-    assert column(text, 2)[1:] == ["zeroshot", "coop", "maple", *names]
+    names = ["CoOp (ctx_init=dataset)", "MaPLe (ctx_init=dataset)", "IVLP (ctx_init=dataset)"]
+    assert column(text, 2)[1:] == ["Zero-shot CLIP", "CoOp", "MaPLe", *names]
     assert column(text, 1)[1:] == ["shapes", "", "", "shapes", "", ""]
     assert text.count("ctx_init=dataset: the context starts from the template of the dataset trained on") == 1
     assert "the context starts" not in render(started("shapes")[:2], LAYOUT)
-    assert column(render(started("shapes")[2:3], LAYOUT), 2)[1:] == ["maple (ctx_init=dataset)"]
+    assert column(render(started("shapes")[2:3], LAYOUT), 2)[1:] == ["MaPLe (ctx_init=dataset)"]
 
 
 def test_blocks_are_ranked_apart() -> None:
-    text = render(started("shapes"), LAYOUT, ranked={"mini"}, methods=["zeroshot", "coop", "maple"])
-    assert column(text, 5)[1:] == ["_75.0_", "70.0", "**80.0**", "_90.0_", "**95.0**", "85.0"]
+    text = render(twice(started("shapes")), LAYOUT, ranked={"mini"}, methods=["zeroshot", "coop", "maple"])
+    shown = [figure.replace(" ± 1.0", "") for figure in column(text, 5)[1:]]
+    assert shown == ["_76.0_", "71.0", "**81.0**", "_91.0_", "**96.0**", "86.0"]
 
 
 def test_several_datasets_have_such_a_block_each_and_one_of_averages() -> None:
@@ -586,8 +617,8 @@ def test_several_datasets_have_such_a_block_each_and_one_of_averages() -> None:
 def test_a_difference_stands_by_what_its_own_row_knew() -> None:
     (differing,) = with_differences(build_tables(knowing(), LAYOUT), "zeroshot")
     found = {line.label: (str(line.selection), line.text_prior) for line in differing.lines if line.versus}
-    assert found["Δ coop − zeroshot"] == ("pseudo-new classes (9)", "generic")
-    assert found["Δ clap − zeroshot"] == ("unknown (each)", "ensemble")
+    assert found["Δ CoOp − Zero-shot CLIP"] == ("pseudo-new classes (9)", "generic")
+    assert found["Δ CLAP − Zero-shot CLIP"] == ("unknown (each)", "ensemble")
 
 
 def test_every_format_shows_the_block() -> None:
@@ -596,7 +627,7 @@ def test_every_format_shows_the_block() -> None:
     assert panels.count(r"\begin{minipage}") == 3 and "(a) Average over 2 datasets" in panels
     assert [panel.count(r"\midrule") for panel in panels.split(r"\begin{minipage}")[1:]] == [2, 2, 2]
     plain = render(started("shapes"), LAYOUT, "latex", plain=True)
-    assert re.search(r"zeroshot .*\n  \\midrule\n  shapes & coop \(ctx\\_init=dataset\)", plain)
+    assert re.search(r"Zero-shot CLIP .*\n  \\midrule\n  shapes & CoOp \(ctx\\_init=dataset\)", plain)
     assert render(started("shapes"), LAYOUT, "html").count("<tbody>") == 2
     (table,) = json.loads(render(started("shapes"), LAYOUT, "json"))["tables"]
     settings = [line["settings"] for line in table["lines"]]
@@ -618,11 +649,14 @@ def test_the_block_stays_whole_in_other_views() -> None:
     (differing,) = with_differences([ordered], "coop")
     shown = [line.label for line in chain.from_iterable(differing.parts)]
     behind = [
-        "Δ maple (ctx_init=dataset) − coop",
-        "Δ coop (ctx_init=dataset) − coop",
-        "Δ ivlp (ctx_init=dataset) − coop",
+        "Δ MaPLe (ctx_init=dataset) − CoOp",
+        "Δ CoOp (ctx_init=dataset) − CoOp",
+        "Δ IVLP (ctx_init=dataset) − CoOp",
     ]
-    assert shown[:5] == ["maple", "zeroshot", "coop", "Δ maple − coop", "Δ zeroshot − coop"] and shown[-3:] == behind
+    assert (
+        shown[:5] == ["MaPLe", "Zero-shot CLIP", "CoOp", "Δ MaPLe − CoOp", "Δ Zero-shot CLIP − CoOp"]
+        and shown[-3:] == behind
+    )
 
 
 def test_stored_results_say_it_as_methods_take_it() -> None:
@@ -635,15 +669,17 @@ def test_stored_results_say_it_as_methods_take_it() -> None:
 
 def test_a_reconstruction_has_its_title_and_a_mark_and_is_never_ranked() -> None:
     ours = {"title": "Other-R", "reconstructed": True}
-    results = [
+    made = [
         make(70.0, 60.0),
         make(50.0, 40.0, method="coop"),
         make(90.0, 80.0, method="other", preset="r2", conditions=ours),
     ]
-    for fmt, bold, mark in (("md", "**{}**", "Other-R@r2§"), ("latex", r"\textbf{{{}}}", r"Other-R@r2\S{}")):
+    results = twice(made)
+    for fmt, bold, mark in (("md", "**{}**", "Other-R (r2)§"), ("latex", r"\textbf{{{}}}", r"Other-R (r2)\S{}")):
         text = render(results, LAYOUT, fmt, ranked={"mini"})
         assert mark in text and "reconstructed without its authors' code" in text
-        assert bold.format("90.0") not in text and bold.format("70.0") in text
+        spread = " ± 1.0" if fmt == "md" else r"{\tiny$\pm$1.0}"
+        assert bold.format(f"91.0{spread}") not in text and bold.format(f"71.0{spread}") in text
 
 
 def test_zero_shot_with_other_weights_is_not_compared_silently() -> None:
@@ -683,7 +719,7 @@ def knowing() -> list[Result]:
 
 def test_a_row_says_how_settings_were_chosen_and_what_it_was_told() -> None:
     text = render(knowing(), LAYOUT)
-    assert column(text, 2)[1:] == ["coop", "tip_adapter", "zeroshot", "clap"]
+    assert column(text, 2)[1:] == ["CoOp", "Tip-Adapter", "Zero-shot CLIP", "CLAP"]
     said = ["pseudo-new classes (9)", "few-shot validation (4000 each)", "none", "unknown (each)"]
     assert column(text, 3)[1:] == said
     assert column(text, 4)[1:] == ["generic", "dataset", "dataset", "ensemble"]
@@ -701,11 +737,12 @@ def test_a_row_says_how_settings_were_chosen_and_what_it_was_told() -> None:
 
 
 def test_bold_figures_hold_within_one_text_prior() -> None:
-    text = render(knowing(), LAYOUT, ranked={"mini"})
-    assert column(text, 5)[1:] == ["90.0", "**85.0**", "80.0", "95.0"]
+    text = render(twice(knowing()), LAYOUT, ranked={"mini"})
+    shown = [figure.replace(" ± 1.0", "") for figure in column(text, 5)[1:]]
+    assert shown == ["91.0", "**86.0**", "81.0", "96.0"]
     told = {"texts_told": "dataset"}
     again = [make(base, 70.0, method=name, conditions=told) for name, base in (("coop", 90.0), ("zeroshot", 80.0))]
-    assert column(render(again, LAYOUT, ranked={"mini"}), 5)[1:] == ["**90.0**", "80.0"]
+    assert column(render(twice(again), LAYOUT, ranked={"mini"}), 5)[1:] == ["**91.0 ± 1.0**", "81.0 ± 1.0"]
 
 
 def test_data_formats_have_both_in_columns_of_their_own() -> None:
@@ -723,7 +760,7 @@ def test_data_formats_have_both_in_columns_of_their_own() -> None:
     assert coop["selection"] == {"kind": "pseudo-new classes", "trials": 9, "by_dataset": False}
     assert coop["text_prior"] == "generic"
     panels = render([*knowing(), make(60.0, 50.0, dataset="icons", method="coop")], LAYOUT, "latex")
-    assert r"\par\footnotesize text prior: " in panels and "pseudo-new classes (9): coop" in panels
+    assert r"\par\footnotesize text prior: " in panels and "pseudo-new classes (9): CoOp" in panels
 
 
 def test_settings_seen_to_differ_from_dataset_to_dataset_are_chosen_anew_for_each() -> None:
@@ -738,16 +775,16 @@ def test_a_table_of_one_selection_has_those_rows_alone(tmp_path: Path, capsys: p
         write_result(tmp_path, result)
     call = ["table", "--results", str(tmp_path), "--selection"]
     assert main.main([*call, "none"]) == 0
-    assert column(capsys.readouterr().out, 2)[1:] == ["zeroshot"]
+    assert column(capsys.readouterr().out, 2)[1:] == ["Zero-shot CLIP"]
     assert main.main([*call, "few-shot-validation"]) == 0
-    assert column(capsys.readouterr().out, 2)[1:] == ["tip_adapter"]
+    assert column(capsys.readouterr().out, 2)[1:] == ["Tip-Adapter"]
     assert main.main([*call, "ful validation"]) == 2
     assert "Unknown selection 'ful validation'. Did you mean 'full validation'?" in capsys.readouterr().err
     assert main.main([*call, "test"]) == 2
     assert (
         "No result has settings chosen so: test; these are here: none, pseudo-new classes," in capsys.readouterr().err
     )
-    assert [line.label for line in table(knowing(), selection="pseudo-new classes").tables[0].lines] == ["coop"]
+    assert [line.label for line in table(knowing(), selection="pseudo-new classes").tables[0].lines] == ["CoOp"]
 
 
 def test_columns_say_unit_range_and_direction() -> None:

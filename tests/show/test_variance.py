@@ -32,5 +32,5 @@ def test_the_variances_of_datasets_are_averaged_before_the_root() -> None:
     only_together = [result(70, (1, 1), "cars"), result(72, (2, 2), "cars")]
     others = [result(60, (1, 1), method="maple"), result(62, (2, 2), method="maple")]
     (found,) = variance_by_seed([*dtd, *pets, *only_together, *others])
-    assert (found.method, found.datasets) == ("coop", 2)
+    assert (found.method, found.datasets) == ("CoOp", 2)
     assert (found.data, found.training) == pytest.approx((math.sqrt((8 + 2) / 2), math.sqrt((0.5 + 4.5) / 2)))

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import make_fake
@@ -32,6 +33,7 @@ from promptbench.storage.claims import Claims, Holder, born, holders
 from promptbench.sweep import loop
 from promptbench.sweep import loop as sweep_job
 from promptbench.sweep.executors import local
+from promptbench.sweep.loop import room_here
 from promptbench.training.numerics import peak_memory
 
 SHORT = ("--set", "coop.epochs=2", "coop.batch=4")
@@ -63,7 +65,8 @@ def what(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     """Flags of a run that takes a moment."""
     folder = tmp_path_factory.mktemp("images") / "birds"
     make_fake.make_folder(folder)
-    return ("--backbone", TINY, "--dataset", f"folder:{folder}", "--shots", "2", "--threads", "1", "--seeds", "1")
+    what = ("--protocol", "base2new", "--dataset", f"folder:{folder}")
+    return ("--backbone", TINY, *what, "--shots", "2", "--threads", "1", "--seeds", "1")
 
 
 @pytest.fixture(scope="module")
@@ -389,6 +392,7 @@ def test_jobs_are_capped_by_memory(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     used = peak_memory("cpu") * 1.5
     monkeypatch.setattr(local, "free_memory", lambda: 3.5 * used)
     assert local.places(2, "cpu", 1) == (2, []) and not caplog.messages
+    assert local.places(8, "cpu", 1, asked=False) == (3, []) and not caplog.messages
     assert local.places(8, "cpu", 1) == (3, [])
     assert "--jobs 8: a run takes about" in caplog.text and "3 at once" in caplog.text
     caplog.clear()
@@ -400,6 +404,36 @@ def test_jobs_are_capped_by_memory(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     assert local.places(8, "cuda", 2) == (4, ["2", "5"])
 
 
+def test_runs_go_at_once_where_cores_have_room_unless_one_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: Any = [SimpleNamespace(spec=SimpleNamespace(threads=threads)) for threads in (1, 2)]
+    monkeypatch.setattr(loop, "available_cores", lambda: 8)
+    assert room_here(runs, "cpu") == 4 and room_here(runs[:1], "cpu") == 8 and room_here(runs, "cuda") == 1
+    monkeypatch.setattr(loop, "available_cores", lambda: 1)
+    assert room_here(runs, "cpu") == 1
+    monkeypatch.setattr(loop, "room_here", lambda *_: 4)
+    assert loop.several(runs, "cpu", None) and loop.several(runs, "cpu", 2)
+    assert not loop.several(runs, "cpu", 1) and not loop.several(runs[:1], "cpu", None)
+
+
+@pytest.mark.slow
+def test_the_command_leaves_no_core_idle(what: tuple[str, ...], whole: tuple[Path, Any], tmp_path: Path) -> None:
+    """By itself it does two runs in two processes, and their numbers are those of one after the other."""
+    words = ["run", "--method", "zeroshot", "coop", *what, *SHORT, "--output", str(tmp_path)]
+    code = (
+        "import sys\n"
+        "from promptbench.sweep import loop\n"
+        "loop.available_cores = lambda: 2\n"
+        "from promptbench.sweep.executors.local import Workers\n"
+        "start = Workers.start\n"
+        "Workers.start = lambda self, jobs: (print('at once:', jobs), start(self, jobs))[1]\n"
+        "from promptbench.cli.main import main\n"
+        f"sys.exit(main({words!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "at once: 2" in done.stdout
+    assert numbers(tmp_path) == whole[1]
+
+
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_again_and_again_ends_with_the_same_files(tmp_path: Path) -> None:
     import kill
@@ -408,3 +442,20 @@ def test_a_sweep_that_is_killed_again_and_again_ends_with_the_same_files(tmp_pat
     found = kill.compare(tmp_path, argparse.Namespace(**options))
     assert found["kills"] == 3 and found["files compared"] >= 4
     assert found["different"] == [] and found["left over"] == []
+
+
+def test_status_says_what_an_interrupted_call_left_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["base2new/birds/coop-1", "base2new/birds/coop-2", "base2new/birds/coop-3"]
+    with pytest.raises(KeyboardInterrupt), loop.announced(tmp_path, names):
+        (tmp_path / "results" / "base2new" / "birds").mkdir(parents=True)
+        (tmp_path / "results" / f"{names[0]}.json").write_text("{}")
+        (tmp_path / "results" / f"{names[1]}.failed.json").write_text('{"reason": "it broke"}')
+        raise KeyboardInterrupt
+    assert main(["status", "--output", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "1 done, 1 failed, 0 running" in said and "1 to do that an interrupted call left" in said
+    assert "base2new/birds/coop 2: it broke" in said
+    with loop.announced(tmp_path, names[2:]):
+        (tmp_path / "results" / f"{names[2]}.json").write_text("{}")
+    assert main(["status", "--output", str(tmp_path)]) == 0
+    assert "to do" not in capsys.readouterr().out and not (tmp_path / "claims").exists()

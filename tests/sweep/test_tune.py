@@ -34,6 +34,7 @@ def birds(tmp_path: Path) -> Path:
 def asked(birds: Path, backbone: str, *others: str) -> list[str]:
     """A short search for CoOp, and the other methods."""
     words = ["tune", "--method", "coop", *others, "--dataset", f"folder:{birds}", "--backbone", backbone]
+    words += ["--protocol", "base2new"]
     return [*words, "--shots", "3", "--set", "coop.epochs=2", "coop.batch=4", "--grid", "lr=0.0001,0.05"]
 
 
@@ -188,7 +189,13 @@ def test_worker_processes_find_what_one_process_finds_and_read_no_test_image(
 
 def test_a_worker_that_tunes_cannot_reach_test_images(birds: Path, tiny_name: str, tmp_path: Path) -> None:
     request = Request.of(
-        methods="coop", datasets=f"folder:{birds}", backbone=tiny_name, shots=3, device="cpu", companions=False
+        methods="coop",
+        protocol="base2new",
+        datasets=f"folder:{birds}",
+        backbone=tiny_name,
+        shots=3,
+        device="cpu",
+        companions=False,
     )
     grid = {"lr": [0.1, 0.2]}
     names = tuple(run.spec.name for run in runs_of(points_of(request, grid)))
@@ -252,6 +259,7 @@ def test_a_method_that_cannot_score_new_classes_is_judged_by_those_of_its_traini
     birds: Path, tiny_name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["tune", "--method", "coop", "--dataset", f"folder:{birds}", "--backbone", tiny_name, "--shots", "2"]
+    words += ["--protocol", "base2new"]
     words += [
         "--set",
         "coop.csc=true",

@@ -18,6 +18,7 @@ from short_cases import slow_but
 
 import promptbench as pb
 from promptbench import registry
+from promptbench.checks.plugin.subject import batch, specimen
 from promptbench.cli.main import main
 from promptbench.config import UsageError
 from promptbench.data.batches import training_batches
@@ -29,7 +30,7 @@ from promptbench.suite import load_suite
 from promptbench.sweep.estimate import Calibration
 from promptbench.training import numerics
 from promptbench.training.files import TrainingOutcome
-from promptbench.training.fit import fit
+from promptbench.training.fit import backward, fit
 from promptbench.training.numerics import (
     hold_to_bits,
     peak_memory,
@@ -93,6 +94,7 @@ def test_images_are_scored_in_float32(folder: Path, tmp_path: Path, monkeypatch:
     """The run: another spec and training, the same features, and zero-shot to the bit."""
     monkeypatch.setenv("PROMPTBENCH_CACHE", str(tmp_path / "cache"))
     what = ["--backbone", TINY, "--dataset", f"folder:{folder}", "--shots", "2", "--threads", "1", "--seeds", "1"]
+    what += ["--protocol", "base2new"]
     call = ["run", "--method", "zeroshot", "coop", *what, "--set", "coop.epochs=2", "coop.batch=4", "--device", "cpu"]
     records, cached = [], []
     for name in ("32", "bf16-mixed"):
@@ -250,3 +252,22 @@ def test_torch_is_held_to_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         hold_to_bits(False)
     assert not torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.deterministic
+
+
+@pytest.mark.parametrize("name", slow_but(TRAINED, "coop"))
+def test_gradients_in_bfloat16_point_where_those_in_float32_do(name: str, tiny: pb.Backbone) -> None:
+    made = specimen(registry.load("methods", name), tiny).fresh()
+    images, labels = batch(tiny)
+    found: list[tuple[dict[str, torch.Tensor], torch.Tensor]] = []
+    for mixed in (False, True):
+        method = made.moved()
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+            losses = backward(method, images, labels)
+        gradients = [parameter.grad.flatten() for parameter in method.parameters() if parameter.grad is not None]
+        found.append((losses, torch.cat(gradients).double()))
+    (whole, fine), (mixed_losses, coarse) = found
+    assert not torch.equal(fine, coarse) and coarse.isfinite().all()
+    assert torch.nn.functional.cosine_similarity(fine, coarse, dim=0) > 0.98
+    for term, loss in mixed_losses.items():
+        assert loss.isfinite() and float(loss) == pytest.approx(float(whole[term]), rel=0.05, abs=0.05)

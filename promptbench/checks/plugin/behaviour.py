@@ -9,6 +9,7 @@ from itertools import chain
 
 import torch
 
+from promptbench.checks.plugin.pretended import DEVICE, PretendedGpu
 from promptbench.checks.plugin.subject import (
     CLASSES,
     OTHER_CLASSES,
@@ -216,6 +217,23 @@ def check_training_repeats_and_leaves_clip_alone(specimen: Specimen) -> Iterator
         yield "two steps of SGD change no learned tensor; use them in the loss"
 
 
+def check_tensors_are_made_where_the_backbone_is(specimen: Specimen) -> Iterator[str]:
+    """On a GPU, every tensor is made where the backbone is, and scores stay the same."""
+    images, labels = batch(specimen.backbone)
+    expected = predict(specimen.moved(), images).logits
+    with PretendedGpu():
+        elsewhere = specimen.fresh()
+        elsewhere.backbone.to(DEVICE)
+        method = elsewhere.moved()
+        logits = predict(method, images.to(DEVICE)).logits
+        if logits.device != DEVICE:
+            yield "its logits are on the CPU; leave tensors where the backbone makes them"
+        elif not torch.equal(logits.cpu(), expected):
+            yield "there it gives other logits; let nothing depend on the device"
+        if specimen.cls.trains:
+            take_steps(method, images.to(DEVICE), labels.to(DEVICE), steps=1)
+
+
 # Saving and loading ---------------------------------------------------------------------------------------------------
 
 
@@ -226,6 +244,24 @@ def check_saved_tensors_give_the_same_logits(specimen: Specimen) -> Iterator[str
     other.load_state_dict(method.state_dict())
     if not torch.equal(predict(method, images).logits, predict(other, images).logits):
         yield "it gives others; keep everything learned in parameters, and nothing computed from them across loading"
+
+
+def check_without_training_images_it_gives_the_same_logits(specimen: Specimen) -> Iterator[str]:
+    """Loaded where no training image is, as `predict` does, it gives the same logits."""
+    if not specimen.cls.prepares:
+        raise NotConcerned("it looks at no training image before its training")
+    if specimen.cls.kept is None:
+        yield (
+            "`prepare` makes what nothing stores, so that neither `predict` nor `export` can use it: make buffers of "
+            "it, of size 0 in __init__, and name them in `kept`; () where what is learned is enough"
+        )
+        return
+    method, images, other = specimen.moved(), specimen.images(), specimen.unshown(seed=5)
+    stored = method.state_dict()
+    other.make_room(stored)
+    other.load_state_dict(stored)
+    if not torch.equal(predict(method, images).logits, predict(other, images).logits):
+        yield "it gives others; name in `kept` every buffer that `prepare` fills and scores are made of"
 
 
 def check_half_precision_tensors_load(specimen: Specimen) -> Iterator[str]:

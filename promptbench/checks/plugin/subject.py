@@ -55,10 +55,14 @@ class Specimen:
 
     def make(self, seed: int = 0) -> Method:
         """The method as a run makes it: instantiated, then shown its training images."""
-        method = instantiate(self.cls, self.config, self.backbone, self.class_names, seed, self.condition)
+        method = self.unshown(seed)
         images, labels = batch(self.backbone)
         show_training_images(method, [(Images(images), labels)] * max(1, method.shown_views), seed)
         return method
+
+    def unshown(self, seed: int = 0) -> Method:
+        """The method before it is shown any image."""
+        return instantiate(self.cls, self.config, self.backbone, self.class_names, seed, self.condition)
 
     def moved(self) -> Method:
         """The same, its learned tensors moved off their first values, where a gradient may vanish by symmetry."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import chain
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "run": ("run", "status", "eval", "tune"),
+    "run": ("run", "status", "eval", "tune", "reproduce"),
     "show what is stored": ("table", "plot", "report", "evidence", "inspect", "diff", "results", "regenerate", "audit"),
     "use what was trained": ("predict", "export"),
     "find out": ("list", "describe", "show_config", "literature"),

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from promptbench.cli.flags import add_list, integer
+from promptbench.cli.flags import add_json, add_list, integer
 from promptbench.config import UsageError, path_of
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     status = _action(actions, _status, "show what is there of each dataset", EXAMPLE, "*")
     status.add_argument("--suite", default=SUITE, metavar="S", help=f"without names: a suite's; default: {SUITE}")
+    add_json(status)
     example = "promptbench data check dtd --deep --data-root /data"
     check = _action(actions, _check, "tell whether every image is there", example, "+")
     check.add_argument("--deep", action="store_true", help="open every image, too")
@@ -75,7 +76,13 @@ def _status(options: argparse.Namespace) -> int:
 
     entries = [parse_entry(name) for name in options.names] or load_suite(options.suite).entries()
     with _quiet():
-        print(_table([inspect(dataset) for dataset in _opened(entries, options.data_root)]))
+        states = [inspect(dataset) for dataset in _opened(entries, options.data_root)]
+    if options.json:
+        from promptbench.cli.as_json import data_stood, printed
+
+        print(printed([data_stood(state) for state in states]))
+        return 0
+    print(_table(states))
     return 0
 
 

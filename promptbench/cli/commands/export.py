@@ -6,11 +6,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from promptbench.cli.flags import add_trained, classes_of
+from promptbench.cli.flags import add_trained, classes_of, run_of
 from promptbench.config import UsageError, path_of
 
 HELP = "write a trained prompt as a folder, or to the hub"
-EXAMPLE = "promptbench export --run promptbench-runs/results/few_shot/dtd/coop-0123456789ab.json -o coop-dtd"
+EXAMPLE = "promptbench export --run coop-0123 -o coop-dtd"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def write_and_upload(options: argparse.Namespace, folder: Path) -> None:
     if options.to:
         hub.parse(options.to)  # before anything is computed
     check_replaceable(folder.absolute(), options.force)
-    trained = load(options.run, device=options.device, backbone=options.backbone)
+    trained = load(run_of(options), device=options.device, backbone=options.backbone)
     written = export(trained, folder, classes_of(options), force=options.force)
     if options.output:
         print(f"wrote {', '.join(sorted(path.name for path in written.iterdir()))} to {folder}")

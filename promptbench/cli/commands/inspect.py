@@ -6,32 +6,38 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from promptbench.cli.flags import integer
+from promptbench.cli.flags import add_run, integer, run_of
+from promptbench.config import UsageError
 
 if TYPE_CHECKING:
     from promptbench.results.predictions import Predictions
 
 HELP = "show accuracy per class and the classes most confused, of a run with stored predictions"
-EXAMPLE = "promptbench inspect --run promptbench-runs/results/base2new/dtd/coop-0123456789ab.json --top 5"
+EXAMPLE = "promptbench inspect --run coop-0123 --top 5"
 
 Row = Sequence[str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `promptbench inspect` to its parser."""
-    parser.add_argument("--run", required=True, metavar="RESULT", help="of a run made with --save-predictions")
+    add_run(parser, "a result made with --save-predictions")
     parser.add_argument("--top", type=integer(1), default=10, metavar="N", help="lines of each list; default: 10")
 
 
 def execute(options: argparse.Namespace) -> int:
     """Carry out `promptbench inspect`: a block per evaluation whose images have classes."""
     from promptbench.cli.text import columns
+    from promptbench.results.command import command_text
     from promptbench.results.predictions import load_predictions
-    from promptbench.results.result import find_predictions, folder_of, predictions_path, read_result
+    from promptbench.results.result import find_predictions, folder_of, read_result
 
-    result = read_result(options.run)
-    folder = folder_of(options.run)
-    kept = load_predictions(find_predictions(folder, result.spec) or predictions_path(folder, result.spec))
+    found = run_of(options, needs="predictions")
+    result = read_result(found)
+    path = find_predictions(folder_of(found), result.spec)
+    if path is None:
+        again = command_text(result, "", "--save-predictions")
+        raise UsageError(f"The predictions of {found} were not kept; make it again and name the new result: {again}")
+    kept = load_predictions(path)
     for name, predictions in kept.items():
         if bool((predictions.labels >= 0).all()):
             print(f"{name}, {len(predictions.images)} images, {len(predictions.class_names)} classes\n")

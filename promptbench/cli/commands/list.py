@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from promptbench.cli.flags import add_plugin
+from promptbench.cli.flags import add_json, add_plugin
 from promptbench.config import UsageError
 
 KINDS = ("methods", "datasets", "protocols", "scores", "suites", "backbones")
@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="of backbones: what works with each architecture of open_clip, and why the rest does not",
     )
+    add_json(parser)
     add_plugin(parser)
 
 
@@ -32,5 +33,10 @@ def execute(options: argparse.Namespace) -> int:
         return 0
     if options.capabilities:
         raise UsageError("--capabilities goes with `promptbench list backbones`.")
+    if options.json:
+        from promptbench.cli.as_json import listed, printed
+
+        print(printed(listed(options.kind)))
+        return 0
     print(list_kind(options.kind, KINDS))
     return 0

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_list(parser, "--dataset", metavar="D", help="only these, such as ucf101 or average11")
     parser.add_argument("--figures", metavar="DIR", help="CSV files of figures instead of those that are shipped")
     parser.add_argument("--format", default="md", metavar="F", help=f"{', '.join(FORMATS)}; default: md")
-    parser.add_argument("--plot", metavar="FILE", help="draw H over the years instead: a .png, .svg or .pdf file")
+    parser.add_argument("--plot", metavar="FILE", help="draw H over the years instead: a .png, .svg, .pdf or .pgf file")
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -66,11 +66,12 @@ def _is_of(dataset: str, wanted: Sequence[str]) -> bool:
 
 def _draw(rows: Sequence[Any], file: str) -> int:
     from promptbench.show.plots import literature
-    from promptbench.show.plots.picture import rounded, save
+    from promptbench.show.plots.picture import paragraph, rounded, save
 
     path = path_of(file)
-    save(literature.draw, rounded(literature.data(rows)), path)
-    print(f"wrote {path}")
+    data = rounded(literature.data(rows))
+    save(literature.draw, data, path)
+    print(f"wrote {path}\n\n{paragraph(literature.caption_of(data))}")
     return 0
 
 

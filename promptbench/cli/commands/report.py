@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from promptbench.cli.flags import OUTPUT, add_list
+from promptbench.cli.flags import OUTPUT, add_anonymous, add_list
 from promptbench.config import UsageError, path_of
 
 HELP = "write tables, plots and the runs behind every figure as one HTML page"
@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_list(parser, "--method", metavar="M", help="only these, in this order, and the suite's companions")
     add_list(parser, "--dataset", metavar="D", help="only these, in this order")
     parser.add_argument("--with-published", action="store_true", help="papers' figures beside ours, and verdicts")
+    add_anonymous(parser)
     parser.add_argument("--title", default="", metavar="TEXT", help="default: promptbench report")
     parser.add_argument("--force", action="store_true", help="replace a file that is no report")
     parser.add_argument("-o", "--output", default="report.html", metavar="FILE", help="default: report.html")
@@ -26,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Carry out `promptbench report`, from stored results alone."""
-    from promptbench.show.report.page import NO_MATPLOTLIB, drawable, pictures, render
+    from promptbench.show.report import pictures
+    from promptbench.show.report.page import render
     from promptbench.show.tables.show import ALL, Question, View, stored_tables
     from promptbench.suite import load_suite, suite_names
 
@@ -35,15 +37,18 @@ def execute(options: argparse.Namespace) -> int:
         protocols=options.protocol or [ALL],
         methods=options.method or (),
         datasets=options.dataset or (),
-        view=View(published=options.with_published),
+        view=View(published=options.with_published, anonymous=options.anonymous),
     )
     path = path_of(options.output)
     _check(path, options.force)
     tables = stored_tables(question)
     suites = [load_suite(name) for name in suite_names()]
-    drawn = {place: [*pictures(table, suites)] for place, table in enumerate(tables)} if drawable() else {}
-    remark = "" if drawable() else NO_MATPLOTLIB
-    _write(path, render(tables, title=options.title, pictures=drawn, remark=remark))
+    drawn, remark = {}, ""
+    if pictures.drawable():
+        drawn = {place: [*pictures.pictures(table, suites)] for place, table in enumerate(tables)}
+    else:
+        remark = pictures.NO_MATPLOTLIB
+    _write(path, render(tables, title=options.title, pictures=drawn, remark=remark, path=path))
     print(f"wrote {options.output}" + (f". {remark}" if remark else ""))
     return 0
 

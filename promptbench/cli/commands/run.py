@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from functools import partial
 
-from promptbench.cli.describe import foreseen
+from promptbench import registry
+from promptbench.cli.describe import foreseen, numbers
 from promptbench.cli.flags import (
     OUTPUT,
+    PROTOCOL,
     add_corrupt,
     add_evaluation,
+    add_jobs,
     add_list,
     add_what,
     integer,
     request_of,
     session_of,
 )
+from promptbench.config import unknown
 from promptbench.experiment import Where, run
+from promptbench.recipe import parse_label
+from promptbench.suite import load_suite
 
 HELP = "train, evaluate, store results and print the table"
 EXAMPLE = "promptbench run --method zeroshot coop maple --protocol base2new --seeds 1 2 3 --set coop.n_ctx=4"
+ALL = "all"  # methods, or protocols of a suite
+NAMED = 6  # methods or datasets that the first line names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,9 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_evaluation(evaluation)
     several = parser.add_argument_group("many runs")
     add_list(several, "--grid", dest="points", metavar="M.FIELD=V,V", help="run a method with every combination")
-    several.add_argument(
-        "--jobs", type=integer(1), metavar="N", help="runs at once; default: 1, on a cluster as many as have room"
-    )
+    add_jobs(several, "runs at once; default: auto, as many as cores and memory carry, on a GPU one, on a cluster all")
     several.add_argument(
         "--runs-per-gpu", type=integer(1), default=1, metavar="N", help="of --jobs, most on one GPU; default: 1"
     )
@@ -72,6 +80,8 @@ def execute(options: argparse.Namespace) -> int:
         plugins=options.plugin or (),
     )
     where.check()
+    if "torch" not in sys.modules:  # importing it takes seconds, in which something should have been said
+        announce(options)
     request = request_of(options)
     session = session_of(options, request.suite, options.output or OUTPUT, request.device)
     if options.dry_run:
@@ -79,3 +89,33 @@ def execute(options: argparse.Namespace) -> int:
         return 0
     how = {"where": where, "retry_failed": options.retry_failed, "keep_outdated": options.keep_outdated}
     return print_results(partial(run, request, session, Display(), **how), session, request.labels)
+
+
+def announce(options: argparse.Namespace) -> None:
+    """Say what a call will run and where its results go, as far as its words and its suite tell that.
+
+    Raises:
+        UsageError: A method, a protocol or the suite is not known.
+    """
+    suite = load_suite(options.suite)
+    protocols = list(dict.fromkeys(options.protocol or [PROTOCOL]))
+    methods = options.method or suite.lineup
+    named = {"methods": [parse_label(label)[0] for label in methods], "protocols": protocols}
+    for kind, names in named.items():
+        for name in names:
+            if name not in (ALL, *registry.names(kind)):
+                raise unknown(kind.removesuffix("s"), name, registry.names(kind))
+    if not methods:  # that is refused
+        return
+    datasets = f"{few(options.dataset)}, " if options.dataset else ""
+    what = f"{', '.join(protocols)} on {datasets}suite {suite.name}: {few([*suite.companions, *methods])}"
+    seeds = options.seeds or suite.seeds
+    drawn = f"{'seeds' if len(seeds) > 1 else 'seed'} {numbers(seeds)}"
+    print(f"{what}; {drawn}; results in {options.output or OUTPUT}", file=sys.stderr, flush=True)
+
+
+def few(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    once = list(dict.fromkeys(names))
+    more = f" and {len(once) - NAMED} more" if len(once) > NAMED else ""
+    return ", ".join(once[:NAMED]) + more

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from promptbench.cli.flags import OUTPUT, add_list, add_what, integer, place_of, request_of
+from promptbench.cli.flags import OUTPUT, add_jobs, add_list, add_what, place_of, request_of
 from promptbench.config import path_of
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_list(
         parser, "--grid", metavar="FIELD=V,V", help="values to try; default: multiples of the recipe's lr and length"
     )
-    parser.add_argument("--jobs", type=integer(1), metavar="N", help="runs at once; default: 1")
+    add_jobs(parser, "runs at once; default: auto, as many as cores and memory carry")
     parser.add_argument(
         "--keep-outdated",
         action="store_true",

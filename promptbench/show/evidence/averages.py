@@ -9,6 +9,7 @@ from functools import cached_property
 from itertools import chain
 from statistics import fmean
 
+from promptbench import registry
 from promptbench.config import UsageError
 from promptbench.metrics.statistics import Interval, paired_interval
 from promptbench.results.knowledge import most_told, text_prior
@@ -144,8 +145,9 @@ def conditions(source: Source, shown: Sequence[Averaged], left_out: Sequence[str
     results = list(chain.from_iterable(one.row.results for one in shown))
     first = results[0].spec
     seeds = sorted({result.spec.seeds for result in results})
+    titles = registry.titles("datasets", shown[0].datasets)
     parts = [
-        f"{PROTOCOL} on {first.suite}, backbone {first.backbone}, mean over {', '.join(shown[0].datasets)}, "
+        f"{PROTOCOL} on {first.suite}, backbone {first.backbone}, mean over {', '.join(titles.values())}, "
         f"seeds {seeds_text(seeds, ', ')}.",
         "Intervals: 95 %, Student's t over differences of seeds (ddof 1).",
     ]

@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from promptbench import registry
 from promptbench.config import UsageError, overrides, path_of
 from promptbench.metrics.classification import harmonic_mean
 from promptbench.metrics.statistics import Interval, paired_interval
@@ -72,6 +73,12 @@ class Grid:
     judged_by: str
     figures: tuple[float, ...]
     best: str
+
+    @property
+    def name(self) -> str:
+        """What tables call the method."""
+        method = self.label.partition("@")[0]
+        return Row(self.label, "", (), registry.titles("methods", [method])[method]).label
 
     @property
     def gain(self) -> float:
@@ -164,7 +171,7 @@ def sections_of_grids(grids: Sequence[Grid]) -> Iterator[str]:
 def line_of(grid: Grid) -> list[str]:
     """A line of a grid's table."""
     figures = (grid.figures[0], median(grid.figures), grid.figures[-1], grid.gain, grid.span)
-    return [grid.label, str(len(grid.figures)), *map(rounded, figures), grid.best, grid.report]
+    return [grid.name, str(len(grid.figures)), *map(rounded, figures), grid.best, grid.report]
 
 
 def sections_of_seeds(results: Sequence[Result]) -> Iterator[str]:
@@ -287,7 +294,7 @@ def finding(grids: Sequence[Grid], results: Sequence[Result]) -> str:
     if judged:
         (grid,) = judged.values()
         return (
-            f"The best of {len(grid.figures)} points of {grid.label} has {grid.gain:+.1f} pseudo-new H over the median "
+            f"The best of {len(grid.figures)} points of {grid.name} has {grid.gain:+.1f} pseudo-new H over the median "
             f"one and {grid.span:+.1f} over the worst; one method gives no interval."
         )
     spreads: list[float] = []

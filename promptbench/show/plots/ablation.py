@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from promptbench.config import UsageError
 from promptbench.results.result import Result
-from promptbench.show.plots.picture import finish, new_figure, style_of
-from promptbench.show.plots.source import NothingToShow, Source, about, name, over, overall
+from promptbench.show.plots.picture import RECONSTRUCTED, bars_are, finish, new_figure, style_of, width_of
+from promptbench.show.plots.source import NothingToShow, Source, about, over, overall, titled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +40,7 @@ def data(source: Source) -> dict[str, Any]:
     return {
         **facts,
         "n": {value: line.n for value, line in lines.items()},
-        "method": name(first).partition("@")[0].partition(" (")[0] + "§" * ("§" in name(first) and "@" in name(first)),
+        "method": titled(method) + RECONSTRUCTED * first.row.reconstructed,
         "x": " = ".join(fields),
         "y": f"accuracy, {over(last, first)} (%)",
         "values": list(by_value),
@@ -114,7 +114,7 @@ def _text(value: str) -> str:
 
 def draw(data: dict[str, Any]) -> Figure:
     """A line per column over evenly spaced values."""
-    figure, axes = new_figure(2.5)
+    figure, axes = new_figure(2.3, width=width_of(data))
     names = [series["column"] for series in data["series"]]
     for series in data["series"]:
         x = [data["values"].index(value) for value in data["values"] if value in series["by_value"]]
@@ -125,4 +125,9 @@ def draw(data: dict[str, Any]) -> Figure:
     axes.set_xticks(range(len(data["values"])), data["values"])
     axes.set_xlabel(f"{data['x']} of {data['method']}")
     axes.set_ylabel(data["y"])
-    return finish(figure, data, "Values are spaced evenly.")
+    return finish(figure, data)
+
+
+def said(data: Mapping[str, Any]) -> list[str]:
+    """How values are laid out, and what bars are."""
+    return ["Values are spaced evenly.", *bars_are(data)]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from promptbench.show.plots.picture import finish, new_figure, style_of
+from promptbench.show.plots.picture import bars_are, finish, new_figure, style_in, width_of
 from promptbench.show.plots.source import Source, about, axis, column_of, name, overall, with_figures
 
 if TYPE_CHECKING:
@@ -35,22 +36,30 @@ def data(source: Source) -> dict[str, Any]:
 
 def draw(data: dict[str, Any]) -> Figure:
     """Points with bars of one standard deviation over contours of H."""
-    figure, axes = new_figure(3.1)
+    figure, axes = new_figure(2.8, width=width_of(data))
     for point in data["points"]:
         (x, y), (dx, dy) = point["mean"], point["std"]
-        style = style_of(point["method"], data["methods"]) | {"linestyle": "none"}
-        axes.errorbar([x], [y], xerr=[dx or 0], yerr=[dy or 0], label=point["method"], zorder=3, **style)
+        style = style_in(data, point["method"]) | {"linestyle": "none"}
+        axes.errorbar([x], [y], xerr=[dx or 0], yerr=[dy or 0], label=point["method"], elinewidth=0.7, **style)
     axes.set_xlabel(data["x"])
     axes.set_ylabel(data["y"])
     _contours(axes)
-    return finish(figure, data, "Grey lines: equal harmonic mean H.")
+    return finish(figure, data)
+
+
+def said(data: Mapping[str, Any]) -> list[str]:
+    """What the lines and bars are."""
+    return ["Grey lines: equal harmonic mean H.", *bars_are(data)]
 
 
 def _contours(axes: Any) -> None:
     """Lines of equal H within the present limits, labelled where they end: on the right, or just above the bottom."""
     import numpy as np
+    from matplotlib.ticker import MaxNLocator
 
     axes.margins(0.08)
+    for one in (axes.xaxis, axes.yaxis):
+        one.set_major_locator(MaxNLocator(6, steps=(1, 2, 5, 10)))
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     low, high = (2 * base * new / (base + new) for base, new in ((left, bottom), (right, top)))
     step = next(step for step in (0.2, 0.5, 1, 2, 5, 10, 20) if high - low <= 9 * step)

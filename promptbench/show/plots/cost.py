@@ -9,7 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from promptbench.results.result import Result
-from promptbench.show.plots.picture import finish, new_figure, style_of
+from promptbench.show.plots.picture import bars_are, finish, panel_grid, style_in, width_of
 from promptbench.show.plots.source import Source, about, axis, column_of, name, overall, with_figures
 from promptbench.show.tables.cost import cost_of, machines
 
@@ -55,13 +55,24 @@ def _mean(runs: Sequence[Result], what: str) -> float | None:
 
 def draw(data: dict[str, Any]) -> Figure:
     """A panel per cost, logarithmic; what costs nothing is a level line, and what was not measured is left out."""
-    figure, panels = new_figure(4.6, rows=2, columns=2, sharey=True)
-    for axes, (what, title) in zip(panels.flat, TITLES.items(), strict=True):
+    from matplotlib.ticker import MaxNLocator
+
+    width = width_of(data)
+    measured = [what for what in TITLES if any(point["cost"][what] is not None for point in data["points"])]
+    shown = measured or list(TITLES)[:1]
+    figure, panels = panel_grid(len(shown), 2.1, width, least=1.5, sharey=True)
+    for axes, what in zip(panels.flat, shown, strict=False):
         _panel(axes, data, what)
-        axes.set_xlabel(title)
+        axes.set_xlabel(TITLES[what])
+    panels[0][0].yaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 5, 10)))
     for axes in panels[:, 0]:
         axes.set_ylabel(textwrap.fill(data["y"], 28))
-    return finish(figure, data, f"Measured on {'; '.join(data['devices'])}. Level lines cost nothing.")
+    return finish(figure, data)
+
+
+def said(data: Mapping[str, Any]) -> list[str]:
+    """Where costs were measured, and what lines and bars are."""
+    return [f"Measured on {'; '.join(data['devices'])}.", "Level lines cost nothing.", *bars_are(data)]
 
 
 def _panel(axes: Any, data: Mapping[str, Any], what: str) -> None:
@@ -69,9 +80,9 @@ def _panel(axes: Any, data: Mapping[str, Any], what: str) -> None:
 
     axes.set_xscale("log")
     for point in data["points"]:
-        style = style_of(point["method"], data["methods"])
+        style = style_in(data, point["method"])
         if point["cost"][what]:
-            bar = {"yerr": [point["std"] or 0], "label": point["method"], "zorder": 3}
+            bar = {"yerr": [point["std"] or 0], "label": point["method"], "elinewidth": 0.7}
             axes.errorbar([point["cost"][what]], [point["mean"]], **bar, **style | {"linestyle": "none"})
         elif point["cost"][what] is not None:
             axes.axhline(point["mean"], label=point["method"], markevery=[], **style)  # its mark in the legend alone

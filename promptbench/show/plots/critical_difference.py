@@ -7,14 +7,14 @@ is asymptotic, so that few datasets are refused, and it weakens with every row, 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from promptbench.config import UsageError, unknown
 from promptbench.metrics.statistics import LEVEL, critical_difference, friedman
 from promptbench.protocol import Column
-from promptbench.show.plots.picture import finish, new_figure
+from promptbench.show.plots.picture import LABEL, finish, name_rows, new_figure, style_in, width_of
 from promptbench.show.plots.source import Source, about, column_of, metric_of, name
 from promptbench.show.tables.formats.texts import probability
 from promptbench.show.tables.significance import Figures, figures_of
@@ -27,7 +27,6 @@ PROTOCOL = "base2new"
 STORED = True
 DATASETS = 10  # at least
 ROWS = 3, 10  # from, to
-LABEL = 24  # letters of a method's name on a line
 
 
 def data(source: Source) -> dict[str, Any]:
@@ -107,12 +106,12 @@ def draw(data: dict[str, Any]) -> Figure:
     labels = [textwrap.fill(row["method"], LABEL) for row in rows]
     lines = [label.count("\n") + 1 for label in labels]
     middles = [sum(lines[:place]) + own / 2 for place, own in enumerate(lines)]
-    figure, axes = new_figure(0.85 + 0.175 * sum(lines))
+    figure, axes = new_figure(0.85 + 0.165 * sum(lines), width=width_of(data))
     worst, bars = len(rows), len(data["groups"])
     right = worst * (1.1 + 0.05 * bars)
     for middle, row in zip(middles, rows, strict=True):
         axes.plot([1, right], [middle, middle], color="0.88", linewidth=0.5, zorder=1)
-        axes.plot([row["rank"]], [middle], "o", color="black", markersize=4, zorder=3)
+        axes.plot([row["rank"]], [middle], **style_in(data, row["method"]))
         _label(axes, f"{row['rank']:.1f}", row["rank"], middle)
     for place, (first, last) in enumerate(data["groups"]):
         x = worst * (1.1 + 0.05 * place)
@@ -121,15 +120,19 @@ def draw(data: dict[str, Any]) -> Figure:
     critical = data["critical_difference"]
     axes.errorbar([1 + critical / 2], [-0.75], xerr=[critical / 2], color="black", capsize=3, zorder=3)
     _label(axes, f"CD {critical:.2f}", 1 + critical, -0.75)
-    axes.set_yticks(middles, labels)
-    axes.tick_params(axis="y", length=0)
+    name_rows(axes, middles, [row["method"] for row in rows], data)
     axes.set(ylim=(sum(lines) + 0.1, -1.3), xlim=(0.9, right + 0.1), xticks=range(1, worst + 1))
     axes.spines["left"].set_visible(False)
     axes.spines["bottom"].set_bounds(1, worst)
     axes.set_xlabel(textwrap.fill(data["x"], 32))
+    return finish(figure, data)
+
+
+def said(data: Mapping[str, Any]) -> list[str]:
+    """What the tests found, and what the upright bars mean."""
     found = f"chi-squared {data['friedman']['statistic']:.1f}, p {probability(data['friedman']['p'])}"
     test = f"Friedman's test over {len(data['datasets'])} datasets: {found}."
-    return finish(figure, data, test, _meaning(data), bars=False)
+    return [test, _meaning(data)]
 
 
 def _label(axes: Any, text: str, x: float, y: float) -> None:
@@ -138,7 +141,7 @@ def _label(axes: Any, text: str, x: float, y: float) -> None:
     axes.annotate(text, (x, y), (6, 0), textcoords="offset points", va="center", fontsize=7, bbox=box, zorder=2)
 
 
-def _meaning(data: dict[str, Any]) -> str:
+def _meaning(data: Mapping[str, Any]) -> str:
     """What the bars mean."""
     if data["friedman"]["p"] >= LEVEL:
         return f"The ranks do not differ at {LEVEL}, so one bar joins all rows."

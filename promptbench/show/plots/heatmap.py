@@ -6,19 +6,21 @@ The cosines are `Prediction.local`, those that OOD scores over patches are made 
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from promptbench import registry
 from promptbench.checkpoints.load import Trained, load
 from promptbench.config import UsageError, unknown
 from promptbench.data.dataset import data_roots
 from promptbench.method import Images, Method, create_method
 from promptbench.runs.session import Place, Session
-from promptbench.show.plots.picture import RECONSTRUCTED, finish, new_figure
-from promptbench.show.plots.source import NothingToShow, Source
+from promptbench.show.plots.picture import RECONSTRUCTED, finish, new_figure, width_of
+from promptbench.show.plots.source import NothingToShow, Source, titled
 from promptbench.suite import Suite, load_suite, suite_names
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ def data(source: Source) -> dict[str, Any]:
     if source.class_name and source.class_name not in names:
         raise unknown("class of the run", source.class_name, names)
     (pixels,) = trained.batches(source.image or _test_image(trained, suite, source.class_name))
-    label = f"{type(method).title or spec.label}{RECONSTRUCTED * type(method).reconstructed}"
+    label = titled(spec.label) + RECONSTRUCTED * type(method).reconstructed
     methods = {**_baseline(source, suite, method), label: method}
     predictions = {one: _prediction(one, methods[one], pixels) for one in methods}
     shown = names.index(source.class_name) if source.class_name else int(predictions[label][0].argmax())
@@ -49,7 +51,7 @@ def data(source: Source) -> dict[str, Any]:
     return {
         "kind": "heatmap",
         "protocol": spec.protocol,
-        "dataset": spec.dataset,
+        "dataset": registry.titles("datasets", [spec.dataset])[spec.dataset],
         "suite": spec.suite,
         "backbone": spec.backbone,
         "shots": ["all" if spec.shots is None else spec.shots],
@@ -66,7 +68,7 @@ def data(source: Source) -> dict[str, Any]:
 def _baseline(source: Source, suite: Suite | None, method: Method) -> dict[str, Method]:
     """The method named, or the suite's first companion, on the same classes."""
     label = source.baseline or (suite.companions[0] if suite and suite.companions else "")
-    return {label: create_method(label, method.backbone, method.class_names)} if label else {}
+    return {titled(label): create_method(label, method.backbone, method.class_names)} if label else {}
 
 
 def _test_image(trained: Trained, suite: Suite | None, class_name: str) -> Image.Image:
@@ -105,21 +107,28 @@ def draw(data: dict[str, Any]) -> Figure:
     """The image, and the maps over a faint grey copy of it, brighter where a patch is more similar."""
     side = data["image"]["side"]
     rgb = np.frombuffer(base64.b64decode(data["image"]["rgb"]), dtype=np.uint8).reshape(side, side, 3) / 255
-    figure, panels = new_figure(1.42, columns=1 + len(data["maps"]))
+    figure, panels = new_figure(
+        0.5 + 0.92 * width_of(data) / (1 + len(data["maps"])), width=width_of(data), columns=1 + len(data["maps"])
+    )
     panels[0].imshow(rgb)
     panels[0].set_title(f"“{data['class']}”", fontsize=7.5, pad=3)
     for axes, one in zip(panels[1:], data["maps"], strict=True):
         cosines = np.array(one["cosines"])
         axes.imshow(_overlay(rgb, cosines))
         axes.set_title(one["method"], fontsize=7.5, pad=3)
-        axes.set_xlabel(f"{cosines.min():.2f} to {cosines.max():.2f}", fontsize=7, labelpad=2)
+        span = f"{cosines.min():.2f} to {cosines.max():.2f}".replace("-", "−")
+        axes.set_xlabel(span, fontsize=7, labelpad=2)
     panels[0].set_xlabel("cosine:", fontsize=7, labelpad=2)
     for axes in panels:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
+    return finish(figure, data)
+
+
+def said(data: Mapping[str, Any]) -> list[str]:
+    """What was trained on what, and what the brightness is."""
     run = f"Trained on {data['dataset']}, seed {'/'.join(data['seeds'])}."
-    patches = "Patches from dark (least similar) to bright (most), scaled for each map."
-    return finish(figure, data, run, patches, bars=False)
+    return [run, "Patches from dark (least similar) to bright (most), scaled for each map."]
 
 
 def _overlay(rgb: np.ndarray, cosines: np.ndarray) -> np.ndarray:

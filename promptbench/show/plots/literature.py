@@ -5,7 +5,6 @@ It shows what papers print, and no figure of ours: `data` takes rows of `promptb
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROTOCOL, DATASET, METRIC = "base2new", "average11", "h"
-WIDE, HIGH = 6.9, 4.6  # inches: both columns of a two-column paper
+WIDE, HIGH = 6.9, 4.05  # inches: both columns of a two-column paper
 SMALL, FITS = 5.8, 20  # points, the names; those of more letters than fit between two years are smaller
 END = 0.5  # years of room for the names of the last year
 BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}  # the names, so that no line strikes them through
-LETTERS = 128  # of the small print, on a line
 
 
 def data(rows: Sequence[Published]) -> dict[str, Any]:
@@ -66,7 +64,7 @@ def draw(data: Mapping[str, Any]) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDE, HIGH))
-    axes = figure.add_axes((0.065, 0.17, 0.93, 0.81))
+    axes = figure.add_axes((0.065, 0.06, 0.93, 0.92))
     years = sorted({point["year"] for point in data["points"]})
     values = [point["h"] for point in data["points"]]
     room = 0.06 * (max(values) - min(values)) + 0.3
@@ -79,14 +77,17 @@ def draw(data: Mapping[str, Any]) -> Figure:
     axes.set_ylabel("H, mean of 11 datasets (%)")
     axes.grid(axis="y")
     axes.set_axisbelow(True)
-    said = (
+    return figure
+
+
+def caption_of(data: Mapping[str, Any]) -> str:
+    """The caption of the picture."""
+    return (
         f"Printed figures of base to new classes, {', '.join(data['backbones'])}, 16 shots, over the years in which "
         "papers appeared; none is measured here. Line: the best until then. Hollow: settings or epoch chosen on "
         "validation or test images; of the others most sources do not say how they were chosen. Some are told more "
         "than the 16 images, such as class descriptions or a larger teacher."
     )
-    figure.text(0.01, 0.012, textwrap.fill(said, LETTERS), fontsize=7, color="0.3", va="bottom", linespacing=1.15)
-    return figure
 
 
 def _best(axes: Any, points: Sequence[Mapping[str, Any]], years: Sequence[int]) -> None:
@@ -104,7 +105,7 @@ def short_names(methods: Sequence[str]) -> dict[str, str]:
 def _column(axes: Any, points: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> None:
     """The points of a year from the lowest up, each name beside its point, or as near as the others leave room."""
     low, high = axes.get_ylim()
-    height = (high - low) / (HIGH * 0.81 * 72) * (SMALL * 1.25)  # of a line of names, in points of H
+    height = (high - low) / (HIGH * 0.92 * 72) * (SMALL * 1.25)  # of a line of names, in points of H
     places = spread([point["h"] for point in points], height)
     for point, place in zip(points, places, strict=True):
         year, h = point["year"], point["h"]

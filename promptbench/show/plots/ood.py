@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,7 @@ from promptbench import registry
 from promptbench.config import UsageError, unknown
 from promptbench.results.predictions import Predictions, load_predictions
 from promptbench.results.result import Result, find_predictions
-from promptbench.show.plots.picture import finish, new_figure
+from promptbench.show.plots.picture import finish, new_figure, width_of
 from promptbench.show.plots.source import NothingToShow, Source, about, overall
 from promptbench.show.plots.source import name as name_of
 from promptbench.show.tables.formats.texts import seeds_text
@@ -48,6 +49,7 @@ def data(source: Source) -> dict[str, Any]:
             f"Histograms of {len(chosen)} methods are too many for a column; name at most {MOST_METHODS} with --method."
         )
     panels = [_panel(name_of(line), result, by_set, score) for line, (result, by_set) in chosen]
+    sets = _in_order(source, list(panels[0]["shares"]))
     facts = about("ood", source, table, [line for line, _ in chosen])
     shown = [seeds_text([result.spec.seeds], "") for _, (result, _) in chosen]
     return {
@@ -55,7 +57,8 @@ def data(source: Source) -> dict[str, Any]:
         "seeds": shown,
         "n": dict.fromkeys(facts["n"], "1"),
         "score": registry.facts("scores", score).attributes["title"],
-        "sets": _in_order(source, list(panels[0]["shares"])),
+        "sets": sets,
+        "titles": registry.titles("datasets", sets),
         "panels": panels,
     }
 
@@ -103,28 +106,35 @@ def _in_order(source: Source, names: Sequence[str]) -> list[str]:
 def draw(data: dict[str, Any]) -> Figure:
     """A row per OOD set, hatched, over the in-distribution images, grey; a column per method."""
     sets, panels = data["sets"], data["panels"]
-    options = {"sharex": "col", "sharey": "row", "squeeze": False}
-    figure, grid = new_figure(0.6 + 0.62 * len(sets), rows=len(sets), columns=len(panels), **options)
+    options = {"sharex": True, "sharey": True, "squeeze": False}
+    figure, grid = new_figure(
+        0.6 + 0.62 * len(sets), width=width_of(data), rows=len(sets), columns=len(panels), **options
+    )
     for row, name in enumerate(sets):
         for axes, panel in zip(grid[row], panels, strict=True):
             _histograms(axes, panel, name)
-        grid[row][0].set_title(name, fontsize=7, loc="left", pad=2)
+        grid[row][0].set_title(data["titles"][name], fontsize=7, loc="left", pad=2)
     for axes, panel in zip(grid[0], panels, strict=True):
         axes.annotate(
             textwrap.fill(panel["method"], 16), (0.5, 1.32), xycoords="axes fraction", ha="center", va="bottom"
         )
     for axes in grid[-1]:
         axes.set_xlabel(f"{data['score']} score")
-    grid[len(sets) // 2][0].set_ylabel("images (%)")
-    seeds = ", ".join(dict.fromkeys(data["seeds"]))
-    return finish(figure, data, f"Seed {seeds}. Numbers: AUROC (%).", bars=False)
+    highest = max(chain.from_iterable(shares for panel in panels for shares in panel["shares"].values()))
+    grid[0][0].set_ylim(0, 1.25 * highest)
+    figure.supylabel("images (%)", fontsize=7.5)
+    return finish(figure, data)
+
+
+def said(data: Mapping[str, Any]) -> list[str]:
+    """Which seeds are shown, and what the numbers are."""
+    return [f"Seed {', '.join(dict.fromkeys(data['seeds']))}.", "Numbers: AUROC (%)."]
 
 
 def _histograms(axes: Any, panel: dict[str, Any], name: str) -> None:
     inside, outside, edges = panel["shares"][INSIDE], panel["shares"][name], panel["edges"]
     axes.stairs(inside, edges, fill=True, color="0.72", label="in-distribution")
     axes.stairs(outside, edges, color="black", linewidth=0.9, hatch="//////", label="out-of-distribution")
-    axes.set_ylim(0, 1.25 * max(*inside, *outside))
     axes.margins(x=0.02)
     if panel["auroc"][name] is not None:
         place = {"xycoords": "axes fraction", "ha": "right", "va": "top", "fontsize": 7}

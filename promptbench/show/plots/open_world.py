@@ -11,7 +11,7 @@ import torch
 
 from promptbench.metrics.classification import OpenWorld, open_world
 from promptbench.results.predictions import Predictions, stored_predictions
-from promptbench.show.plots.picture import finish, new_figure, style_of
+from promptbench.show.plots.picture import finish, new_figure, style_in, width_of
 from promptbench.show.plots.source import NothingToShow, Source, about, name, over, overall
 from promptbench.show.tables.table import Line
 
@@ -96,14 +96,13 @@ def columns_of(names: Sequence[str], among: Sequence[str]) -> list[int]:
 
 def draw(data: dict[str, Any]) -> Figure:
     """A curve per method, with its area in the legend."""
-    figure, axes = new_figure(2.9)
-    shown = [series["method"] for series in data["series"]]
+    figure, axes = new_figure(2.9, width=width_of(data))
     new = np.array(data["new"])
     for place, series in enumerate(data["series"]):
         base = np.array(series["base"])
         last = int(np.flatnonzero(base)[-1]) + 2 if base.any() else 1
         marks = {"markevery": (3 + 5 * place % MARKED, MARKED), "markersize": 3.5}
-        style = style_of(series["method"], shown) | marks
+        style = style_in(data, series["method"]) | marks
         axes.plot(new[:last], base[:last], label=f"{series['method']} {series['auc']:.1f}", **style)
     axes.set_xlim(0, 102)
     axes.set_ylim(0, 102)
@@ -111,7 +110,10 @@ def draw(data: dict[str, Any]) -> Figure:
     axes.grid(True)
     axes.set_xlabel("new images taken for new and recognised (%)")
     axes.set_ylabel("base images taken for base\nand recognised (%)")
-    said = (
-        f"Numbers: OpenworldAUC (%), the area below, {data['over']}. Along a curve the threshold of being base falls."
-    )
-    return finish(figure, data, said, bars=False)
+    return finish(figure, data)
+
+
+def said(data: Mapping[str, Any]) -> list[str]:
+    """What the numbers are, and what runs along a curve."""
+    numbers = f"Numbers: OpenworldAUC (%), the area below, {data['over']}."
+    return [numbers, "Along a curve the threshold of being base falls."]

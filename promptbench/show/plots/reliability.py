@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from promptbench.config import UsageError
 from promptbench.metrics.classification import confidence_bins, confidences
 from promptbench.results.predictions import Predictions, stored_predictions
-from promptbench.show.plots.picture import finish, new_figure
+from promptbench.show.plots.picture import finish, new_figure, width_of
 from promptbench.show.plots.source import NothingToShow, Source, about, name, overall
 from promptbench.show.tables.table import Line
 
@@ -98,7 +98,9 @@ def draw(data: dict[str, Any]) -> Figure:
     panels = data["panels"]
     heights = [3.0, 1.0] * len(panels)
     options = {"sharex": True, "sharey": "row", "squeeze": False, "gridspec_kw": {"height_ratios": heights}}
-    figure, grid = new_figure(2.1 * len(panels) + 0.25, rows=2 * len(panels), columns=2, **options)
+    figure, grid = new_figure(
+        2.1 * len(panels) + 0.25, width=width_of(data), rows=2 * len(panels), columns=2, **options
+    )
     for place, panel in enumerate(panels):
         for column, half in enumerate(EVALUATIONS):
             above, below = grid[2 * place][column], grid[2 * place + 1][column]
@@ -113,13 +115,18 @@ def draw(data: dict[str, Any]) -> Figure:
         grid[2 * place + 1][0].set_ylabel("images\n(%)")
     for axes in grid[-1]:
         axes.set_xlabel("confidence (%)")
+    return finish(figure, data)
+
+
+def said(data: Mapping[str, Any]) -> list[str]:
+    """Which images are shown, and what the numbers are."""
     pooled = f"Images of {len(data['datasets'])} datasets together, where tables average runs."
-    said = [pooled] if len(data["datasets"]) > 1 else []
-    said.append(f"ECE (%) over {BINS} bins.")
-    halves = chain.from_iterable(panel["halves"].values() for panel in panels)
+    sentences = [pooled] if len(data["datasets"]) > 1 else []
+    sentences.append(f"ECE (%) over {BINS} bins.")
+    halves = chain.from_iterable(panel["halves"].values() for panel in data["panels"])
     if any("ece_scaled" in half for half in halves):
-        said.append("→: after the temperature, which the bars do not show.")
-    return finish(figure, data, *said, bars=False)
+        sentences.append("→: after the temperature, which the bars do not show.")
+    return sentences
 
 
 def _title(half: str, found: dict[str, Any]) -> str:

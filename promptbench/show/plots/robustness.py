@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from promptbench.show.plots.picture import finish, new_figure, style_of
+from promptbench.show.plots.picture import bars_are, finish, new_figure, style_in, width_of
 from promptbench.show.plots.source import NothingToShow, Source, about, name, over, overall
 from promptbench.show.tables.table import Line, population_std
 
@@ -58,28 +59,35 @@ def draw(data: dict[str, Any]) -> Figure:
     """Curves over the severity, where there are several, above a row of marks for each kind."""
     curves = len(data["severities"]) > 2
     kinds = data["kinds"]
-    below = 0.45 + 0.17 * len(kinds)
+    methods = len(data["series"])
+    below = 0.45 + max(0.17, 0.07 * methods) * len(kinds)
     if curves:
         how = {"height_ratios": [2.1, below]}
-        figure, (above, axes) = new_figure(2.1 + below, rows=2, gridspec_kw=how)
+        figure, (above, axes) = new_figure(2.1 + below, width=width_of(data), rows=2, gridspec_kw=how)
         _draw_curves(above, data)
     else:
-        figure, axes = new_figure(below)
-    for series in data["series"]:
-        look = {**style_of(series["method"], data["methods"]), "linestyle": "none"}
-        places = range(len(kinds))
+        figure, axes = new_figure(below, width=width_of(data))
+    for place, series in enumerate(data["series"]):
+        look = {**style_in(data, series["method"]), "linestyle": "none"}
+        places = [row + 0.8 * ((place + 0.5) / methods - 0.5) for row in range(len(kinds))]
         axes.plot([series["by_kind"][kind][0] for kind in kinds], places, label=series["method"], **look)
-    axes.axvline(0, color="0.6", linewidth=0.6)
+    for row in range(0, len(kinds), 2):
+        axes.axhspan(row - 0.5, row + 0.5, color="0.94", linewidth=0, zorder=0)
+    axes.axvline(0, color="black", linewidth=0.6)
     axes.set_yticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds])
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
-    axes.grid(axis="y")
+    axes.grid(visible=True, axis="x")
     axes.set_axisbelow(True)
     axes.set_xlabel("drop from clean images, in points")
-    said = f"Drops at severity {data['severities'][-1]}."
-    if curves:
-        said = "Above the mean over kinds, below the drop of each, the mean over severities."
-    return finish(figure, data, said, bars=curves)
+    return finish(figure, data)
+
+
+def said(data: Mapping[str, Any]) -> list[str]:
+    """What is above and what below."""
+    if len(data["severities"]) > 2:
+        return ["Above the mean over kinds, below the drop of each, the mean over severities.", *bars_are(data)]
+    return [f"Drops at severity {data['severities'][-1]}."]
 
 
 def _draw_curves(axes: Any, data: dict[str, Any]) -> None:
@@ -87,7 +95,7 @@ def _draw_curves(axes: Any, data: dict[str, Any]) -> None:
     places = range(len(data["severities"]))
     for series in data["series"]:
         mean, std = zip(*(series["by_severity"][severity] for severity in data["severities"]), strict=True)
-        style = style_of(series["method"], data["methods"])
+        style = style_in(data, series["method"])
         axes.errorbar(places, mean, yerr=[one or 0 for one in std], label=series["method"], **style)
     axes.set_xticks(places, ["clean", *data["severities"][1:]])
     axes.set_xlabel("severity")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from promptbench.show.plots.picture import finish, new_figure
+from promptbench.show.plots.picture import LABEL, finish, name_rows, new_figure, style_in, width_of
 from promptbench.show.plots.source import Source, about, axis, column_of, name, overall, with_figures
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
 PROTOCOL = "base2new"
 STORED = True
-LABEL = 24  # letters of a method's name on a line
 
 
 def data(source: Source) -> dict[str, Any]:
@@ -36,13 +36,19 @@ def draw(data: dict[str, Any]) -> Figure:
     labels = [textwrap.fill(row["method"], LABEL) for row in rows]
     lines = [label.count("\n") + 1 for label in labels]
     middles = [sum(lines[:place]) + own / 2 for place, own in enumerate(lines)]
-    figure, axes = new_figure(0.7 + 0.165 * sum(lines))
+    figure, axes = new_figure(0.5 + 0.15 * sum(lines), width=width_of(data))
     for middle, row in zip(middles, rows, strict=True):
         values = list(row["by_seed"].values())
-        axes.plot(values, [middle] * len(values), "o", color="black", markerfacecolor="none", markersize=4)
-        axes.plot([row["mean"]], [middle], "|", color="black", markersize=11, markeredgewidth=1.5)
-    axes.set_yticks(middles, labels)
+        colour = style_in(data, row["method"])["color"]
+        axes.axhline(middle, color="0.92", linewidth=0.5, zorder=1)
+        axes.plot(values, [middle] * len(values), "o", color=colour, markerfacecolor="none", markersize=4)
+        axes.plot([row["mean"]], [middle], "|", color=colour, markersize=9, markeredgewidth=1.5)
+    name_rows(axes, middles, [row["method"] for row in rows], data)
     axes.set_ylim(sum(lines) + 0.1, -0.1)
-    axes.tick_params(axis="y", length=0)
     axes.set_xlabel(data["x"])
-    return finish(figure, data, "Rings: seeds; strokes: means.", bars=False)
+    return finish(figure, data)
+
+
+def said(data: Mapping[str, Any]) -> list[str]:
+    """What the marks are."""
+    return ["Rings: seeds; strokes: means."]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from promptbench import registry
 from promptbench.config import UsageError, unknown
 from promptbench.protocol import Column
 from promptbench.results.result import Result, folder_of, read_results
+from promptbench.show.plots.looks import looks_of
 from promptbench.show.plots.picture import RECONSTRUCTED
 from promptbench.show.tables.formats.texts import seeds_text
 from promptbench.show.tables.rows import build_tables
@@ -40,6 +42,7 @@ class Source:
         score: A name of `promptbench list scores`.
         image: File for a heat map; "" for the first test image of the run's dataset.
         class_name: The class of a heat map; "" for the one that the trained method sees.
+        by_dataset: Whether curves are drawn for each dataset, too.
     """
 
     places: tuple[Path, ...]
@@ -54,6 +57,7 @@ class Source:
     score: str = ""
     image: str = ""
     class_name: str = ""
+    by_dataset: bool = False
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -67,25 +71,20 @@ class Source:
 
     def table(self, results: Iterable[Result] | None = None) -> Table:
         """The table that `promptbench table` makes of these results, or of all that the source has."""
-        shown = self.results if results is None else results
-        (table,) = build_tables(shown, self.layout, methods=self.methods, datasets=self.datasets)
+        if results is None:
+            return self._table
+        (table,) = build_tables(results, self.layout, methods=self.methods, datasets=self.datasets)
         return table
 
-    def blocks(self, results: Iterable[Result]) -> set[str]:
-        """What the lines of a table of these results stand for, such as datasets."""
-        return set(chain.from_iterable(map(self.layout.blocks, results)))
+    @cached_property
+    def _table(self) -> Table:
+        """The table of all results, which several plots of a source start from."""
+        return self.table(self.results)
 
     def per_seed(self, line: Line, column: Column) -> dict[str, float]:
         """The figure of a line seed by seed, where a seed has every block of the line."""
-        found = {}
-        for seeds in line.seeds:
-            results = [result for result in line.results if result.spec.seeds == seeds]
-            if self.blocks(results) == self.blocks(line.results):
-                (own,) = overall(self.table(results))
-                mean = own.cells[column.key].mean if column.key in own.cells else None
-                if mean is not None:
-                    found[seeds_text([seeds], "")] = mean
-        return found
+        cell = line.cells.get(column.key, Cell())
+        return {seeds_text([seeds], ""): cell.values[seeds] for seeds in line.seeds if seeds in cell.values}
 
 
 def read_source(
@@ -161,6 +160,7 @@ def about(
         "shots": ["all" if shots is None else shots for shots in table.shots],
         "seeds": [seeds_text([seeds], "") for seeds in table.seeds],
         "methods": list(dict.fromkeys(map(name, lines))),
+        "looks": looks_of([(name(line), line.row.method) for line in lines]),
         "n": {name(line): line.n for line in lines},
         "reconstructed": any(line.row.reconstructed for line in lines),
         "note": source.suite.note if source.suite else "",
@@ -208,7 +208,7 @@ def axis(table: Table, line: Line, column: Column) -> str:
 def over(table: Table, line: Line) -> str:
     """What the figures of a line are averaged over, or belong to."""
     if line.kind != "average":
-        return f"{table.blocks_are} {line.group}"
+        return f"{table.blocks_are} {table.title(line.group)}"
     return f"mean of {len({result.spec.dataset for result in line.results})} {table.blocks_are}s"
 
 
@@ -216,6 +216,13 @@ def metric_of(column: Column) -> str:
     """What the figures of a column are: `accuracy`, `AUROC`."""
     metric = column.key.rpartition("/")[2]
     return metric if metric == "accuracy" else metric.upper()
+
+
+def titled(label: str) -> str:
+    """What papers call a method that is typed like this, with its preset if any."""
+    method, _, preset = label.partition("@")
+    title = registry.titles("methods", [method])[method]
+    return f"{title} ({preset})" if preset else title
 
 
 def name(line: Line) -> str:

@@ -4,9 +4,11 @@
   const filter = document.getElementById("filter");
   const together = document.getElementById("together");
   const count = document.getElementById("count");
+  const clear = document.getElementById("clear");
+  const none = document.getElementById("none");
   const panel = document.getElementById("panel");
   const tables = [...document.querySelectorAll("table.figures")].map(opened);
-  const NAMES = 4; // columns before the figures
+  const boxes = [...document.querySelectorAll(".box")];
   let stored = null;
 
   function data() {
@@ -24,15 +26,17 @@
 
   function opened(table) {
     const bodies = [...table.tBodies];
-    const rows = bodies.flatMap((body) => [...body.rows].map((row) => ({ row, body })));
+    const rows = bodies.flatMap((body) => [...body.rows].slice(1).map((row) => ({ row, body })));
+    const summed = table.dataset.table === undefined; // the averages, whose lines are those of other tables
     for (const item of rows) {
-      item.text = `${item.row.cells[0].textContent} ${item.row.cells[1].textContent}`.toLowerCase();
+      const head = item.row.cells[0];
+      item.text = (summed ? head.firstChild : head).textContent.toLowerCase();
     }
     const heads = [...table.tHead.rows[0].cells];
     const titles = heads.map((head) => head.textContent.toLowerCase());
-    const found = { table, bodies, rows, heads, titles, column: -1, way: "" };
+    const found = { table, summed, bodies, rows, heads, titles, column: -1, way: "" };
     heads.forEach((head, column) => {
-      const button = element("button", head.textContent);
+      const button = element("button", "", ...head.childNodes);
       button.type = "button";
       button.addEventListener("click", () => sort(found, column));
       head.replaceChildren(button);
@@ -67,6 +71,7 @@
 
   function key(row, column) {
     const cell = row.cells[column];
+    if (column === 0) return cell.firstChild.textContent;
     if (cell.classList.contains("figure")) return cell.dataset.value === undefined ? null : Number(cell.dataset.value);
     return cell.textContent || null;
   }
@@ -84,9 +89,15 @@
     const apart = column >= 0 && !together.checked;
     table.classList.toggle("together", !apart);
     for (const one of keyed) (apart ? bodies[0] : one.body).append(one.row);
-    const ordered = [...bodies];
-    if (column === 0 && !apart) ordered.sort((a, b) => compare(key(a.rows[0], 0), key(b.rows[0], 0), way));
-    table.append(...ordered);
+    headings(item);
+  }
+
+  // What stands above lines is shown while any of them is.
+  function headings({ bodies }) {
+    for (const body of bodies) {
+      const [heading, ...rows] = body.rows;
+      heading.hidden = rows.every((row) => row.hidden);
+    }
   }
 
   // Filtering: a row has every word; a word that no row has chooses among the columns.
@@ -94,31 +105,69 @@
   function narrow() {
     const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
-    for (const { table, rows, titles } of tables) {
-      const ofRows = words.filter((word) => rows.some((one) => one.text.includes(word)));
-      const others = words.filter((word) => !ofRows.includes(word));
-      const last = titles.length - 1;
-      const has = (title) => others.some((word) => title.includes(word));
-      const chosen = titles.map((title, place) => place < NAMES || place === last || has(title));
-      const none = others.some((word) => !titles.slice(NAMES, last).some((title) => title.includes(word)));
-      for (const one of rows) {
-        one.row.hidden = none || !ofRows.every((word) => one.text.includes(word));
-        shown += one.row.hidden ? 0 : 1;
-      }
-      for (const row of table.rows) {
-        for (const cell of row.cells) cell.hidden = others.length > 0 && !none && !chosen[cell.cellIndex];
-      }
-      table.closest("section").hidden = rows.every((one) => one.row.hidden);
-      moveStop(table, visible(table).flatMap((row) => figures(row))[0]);
+    let all = 0;
+    for (const item of tables) {
+      const visible = narrowed(item, words);
+      if (item.summed) continue;
+      shown += visible;
+      all += item.rows.length;
     }
-    const all = tables.reduce((sum, { rows }) => sum + rows.length, 0);
     count.textContent = words.length ? `${shown} of ${all} lines` : "";
+    clear.hidden = !filter.value;
+    document.getElementById("sought").textContent = filter.value;
+    none.hidden = shown > 0;
+    look();
+  }
+
+  function narrowed(item, words) {
+    const { table, rows, heads, titles } = item;
+    const ofRows = words.filter((word) => rows.some((one) => one.text.includes(word)));
+    const others = words.filter((word) => !ofRows.includes(word));
+    const figured = heads.map((head) => head.dataset.figure !== undefined);
+    const has = (word) => titles.some((title, place) => figured[place] && title.includes(word));
+    const nothing = !others.every(has);
+    let shown = 0;
+    for (const one of rows) {
+      one.row.hidden = nothing || !ofRows.every((word) => one.text.includes(word));
+      shown += one.row.hidden ? 0 : 1;
+    }
+    const chosen = (place) => !others.length || nothing || !figured[place] ||
+      others.some((word) => titles[place].includes(word));
+    heads.forEach((head, place) => { head.hidden = !chosen(place); });
+    for (const { row } of rows) {
+      for (const cell of row.cells) cell.hidden = heads[cell.cellIndex].hidden;
+    }
+    headings(item);
+    table.closest("section").hidden = !shown;
+    moveStop(table, visible(table).flatMap((row) => figures(row))[0]);
+    return shown;
+  }
+
+  function everything() {
+    filter.value = "";
+    narrow();
+    filter.focus();
+  }
+
+  // A table that does not fit says so, and on which side there is more of it.
+
+  function look() {
+    for (const box of boxes) edges(box, true);
+  }
+
+  function edges(box, anew) {
+    const wide = box.parentElement;
+    const beyond = box.scrollWidth - box.clientWidth;
+    if (anew) wide.querySelector(".hint").hidden = beyond < 2;
+    wide.classList.toggle("more", box.scrollLeft < beyond - 1);
+    wide.classList.toggle("moved", box.scrollLeft > 0);
   }
 
   // Keyboard: one stop per table, arrows from figure to figure, Enter opens.
 
   function visible(table) {
-    return [...table.tBodies].flatMap((body) => [...body.rows]).filter((row) => !row.hidden);
+    const rows = [...table.tBodies].flatMap((body) => [...body.rows].slice(1));
+    return rows.filter((row) => !row.hidden);
   }
 
   function figures(row) {
@@ -163,10 +212,10 @@
   // The panel: what is behind a figure.
 
   function behind(cell) {
-    const table = data().tables[cell.closest("table").dataset.table];
-    const line = table.lines[cell.parentElement.dataset.line];
-    const column = table.columns[cell.cellIndex - NAMES];
-    return { line, column, figure: line.cells[column.key] };
+    const table = data().tables[cell.dataset.table ?? cell.closest("table").dataset.table];
+    const line = table.lines[cell.dataset.line ?? cell.parentElement.dataset.line];
+    const column = table.columns[cell.dataset.column ?? cell.cellIndex - 1];
+    return { table, line, column, figure: line.cells[column.key] };
   }
 
   function seedName(seed) {
@@ -181,14 +230,16 @@
   }
 
   function show(cell) {
-    const { line, column, figure } = behind(cell);
-    const names = [...cell.parentElement.cells].slice(0, 2).map((one) => one.textContent);
-    const title = element("h2", `${names[1]}, ${names[0]}, ${column.title}`);
+    const { table, line, column, figure } = behind(cell);
+    const method = cell.parentElement.cells[0].firstChild.textContent;
+    const title = element("h2", `${method}, ${line.group}, ${column.title}`);
     title.id = "panel-title";
     const close = element("button", "Close");
     close.type = "button";
     close.addEventListener("click", () => panel.close());
-    panel.replaceChildren(close, title, element("p", said(figure)), ...seeds(figure));
+    const where = element("p", table.name);
+    where.className = "about";
+    panel.replaceChildren(close, title, where, element("p", said(figure)), ...seeds(figure));
     panel.append(...published(line, figure), ...runs(figure.runs));
     panel.showModal();
     panel.scrollTop = 0;
@@ -241,27 +292,71 @@
     return [...sections].map(([section, rows]) => sheet(section, rows));
   }
 
-  function runs(names) {
-    const found = names.map((name) => ({ name, ...data().runs[name] }));
+  function runs(places) {
+    const found = places.map((place) => data().runs[place]);
     if (!found.length) return [];
     const others = found.slice(1).map((run) => new Set(run.facts));
     const shared = found[0].facts.filter((fact) => others.every((facts) => facts.has(fact)));
     const common = new Set(shared);
-    if (found.length === 1) return [element("h3", "The run"), element("p", file(found[0])), ...sheets(shared)];
+    if (found.length === 1) {
+      return [element("h3", "The run"), element("p", "", file(found[0])), command(found), ...sheets(shared)];
+    }
+    const together = command(found);
     const each = found.map((run) => {
-      const what = element("summary", `${run.dataset}, seed ${run.seeds}: ${file(run)}`);
-      return element("details", "", what, ...sheets(run.facts.filter((fact) => !common.has(fact))));
+      const what = element("summary", `${run.dataset}, seed ${run.seeds}: `, file(run));
+      const own = together ? [] : [command([run])];
+      return element("details", "", what, ...own, ...sheets(run.facts.filter((fact) => !common.has(fact))));
     });
-    return [element("h3", `The ${found.length} runs, and what sets them apart`), ...each,
-      element("h3", `Common to all ${found.length}`), ...sheets(shared)];
+    return [
+      ...(together ? [element("h3", "The command that makes them again"), together] : []),
+      element("h3", `The ${found.length} runs, and what sets them apart`), ...each,
+      element("h3", `Common to all ${found.length}`), ...sheets(shared),
+    ];
   }
 
   function file(run) {
-    return `results/${run.name}.json`;
+    const name = `results/${run.name}.json`;
+    if (run.file === undefined) return document.createTextNode(name);
+    const link = element("a", name);
+    link.href = run.file;
+    return link;
+  }
+
+  // One line makes runs that differ in nothing but dataset and seed, where each is made with each.
+  function command(found) {
+    const [first] = found.map((run) => run.command[0]);
+    const sets = [...new Set(found.map((run) => run.command[1]))];
+    const seeds = [...new Set(found.map((run) => run.command[2]))];
+    if (found.some((run) => run.command[0] !== first) || sets.length * seeds.length !== found.length) return null;
+    const [before, between, behind] = data().commands[first];
+    const text = [before, ...sets, between, ...seeds, behind].filter(Boolean).join(" ");
+    const code = element("code", text);
+    const copy = element("button", "Copy");
+    copy.type = "button";
+    copy.addEventListener("click", () => copied(code, copy));
+    const line = element("div", "", code, copy);
+    line.className = "command";
+    return line;
+  }
+
+  async function copied(code, button) {
+    getSelection().selectAllChildren(code); // where a page may not write to the clipboard, a key copies what is selected
+    try {
+      await navigator.clipboard.writeText(code.textContent);
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "Selected";
+    }
   }
 
   filter.addEventListener("input", narrow);
+  filter.addEventListener("keydown", (event) => { if (event.key === "Escape") everything(); });
+  clear.addEventListener("click", everything);
+  document.getElementById("all").addEventListener("click", everything);
+  for (const box of boxes) box.addEventListener("scroll", () => edges(box, false), { passive: true });
+  addEventListener("resize", look);
   together.addEventListener("change", () => tables.forEach(arrange));
   panel.addEventListener("click", (event) => { if (event.target === panel) panel.close(); });
   document.getElementById("tools").hidden = false;
+  look();
 })();

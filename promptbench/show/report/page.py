@@ -9,39 +9,39 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
-from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from promptbench import __version__
-from promptbench.config import UsageError
-from promptbench.protocol import digits_of
-from promptbench.results.result import DATA_MET, Result
-from promptbench.results.spec import DATA, MACHINE, SOURCE, Spec, fields_of
-from promptbench.show.plots.picture import KINDS, look, module_of, to_text
-from promptbench.show.plots.source import Source
+from promptbench import __version__, registry
+from promptbench.results.knowledge import TEXT_PRIORS
+from promptbench.results.result import Result
+from promptbench.results.spec import Spec
+from promptbench.show.plots.source import overall
+from promptbench.show.report.facts import pooled
+from promptbench.show.report.pictures import Picture
 from promptbench.show.tables.formats.records import render_json
 from promptbench.show.tables.formats.texts import (
     HTML,
     NAMES,
+    OUTLIER,
     WORDS,
     Style,
     Texts,
     clean,
+    column_legend,
     comparison_texts,
-    rounded,
+    legends,
+    marks,
+    remarks,
     seeds_text,
     shots_text,
     texts,
 )
 from promptbench.show.tables.table import Line, Table
-from promptbench.suite import Suite
 
 MADE_BY = '<meta name="generator" content="promptbench report'
 TITLE = "promptbench report"
@@ -59,16 +59,20 @@ PAGE = """\
 <body>
 <header>
 <h1>{title}</h1>
-<p>{summary}</p>
-{remark}<noscript><p>Without JavaScript the tables are whole, but cannot be sorted, filtered or opened.</p></noscript>
+<p class="lead">{summary}</p>
+{remarks}<noscript><p>Without JavaScript the tables are whole, but cannot be sorted, filtered or opened.</p></noscript>
+{contents}</header>
 <div id="tools" role="search" hidden>
 <label>Filter by {filtered} <input id="filter" type="search" autocomplete="off" spellcheck="false"></label>
+<button type="button" id="clear" hidden>Clear</button>
 <label><input id="together" type="checkbox" checked> sort within each {filtered_block}</label>
 <output id="count"></output>
-<p>Sort by a column with its head. Open a figure for the runs behind it: click, or arrow keys and Enter.</p>
 </div>
-{contents}</header>
 <main>
+<div id="none" hidden>
+<p>Nothing on this page matches <q id="sought"></q>. A line is shown that has every word of the filter in its names.</p>
+<button type="button" id="all">Clear the filter and show everything</button>
+</div>
 {sections}
 </main>
 <dialog id="panel" aria-labelledby="panel-title"></dialog>
@@ -77,39 +81,10 @@ PAGE = """\
 </body>
 </html>
 """
-
-SECTIONS = {DATA: "Data", MACHINE: "Backbone and machine", SOURCE: "What it was made of"}
-SECTION = {
-    "config": "Settings of the method",
-    "recipe": "Recipe",
-    **dict.fromkeys(("sampler", *DATA_MET), SECTIONS[DATA]),
-    **dict.fromkeys(("backbone", "transform"), SECTIONS[MACHINE]),
-    **{item.name: SECTIONS[item.metadata["role"]] for item in fields_of(Spec, *SECTIONS)},
-}
-"""Of a field of the spec or a condition; any other stands under `Run`."""
-OPENED = ("config", "recipe")  # their items stand under a heading of their own and need no prefix
-
-DRAWN = ("points", "rows", "series")  # what kinds call the data of what they draw
-NO_MATPLOTLIB = "No plots: they need matplotlib, `pip install 'promptbench-clip[plots]'`."
-
-
-class Picture(NamedTuple):
-    """A plot of a report, drawn.
-
-    Attributes:
-        kind: As `promptbench plot` takes it.
-        caption: What it shows.
-        svg: The file.
-    """
-
-    kind: str
-    caption: str
-    svg: bytes
-
-    @property
-    def address(self) -> str:
-        """The file itself as an address, so that names and styles in it meet no others on the page."""
-        return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode()
+USE = "Open a figure for the runs behind it and the command that makes them again: click, or arrow keys and Enter."
+MANY_COMMITS = 5  # beyond, their number is said
+HINT = "Wider than the screen: scroll it sideways."
+FIRST = ("average", "mean", "block")  # the kinds of lines, what sums up before what it sums up
 
 
 def render(
@@ -118,6 +93,7 @@ def render(
     title: str = "",
     pictures: Mapping[int, Sequence[Picture]] | None = None,
     remark: str = "",
+    path: Path | None = None,
 ) -> str:
     """The report of some tables as one HTML page.
 
@@ -126,11 +102,13 @@ def render(
         title: "" for the usual one.
         pictures: The plots of a section, by its place.
         remark: A sentence for the head, or "".
+        path: The file that the page is written to, from where it links to result files; None for no links.
     """
     style, script = _asset("page.css"), _asset("page.js")
     pictures = pictures or {}
     names = _names(tables)
-    sections = [_section(place, table, names[place], pictures.get(place, ())) for place, table in enumerate(tables)]
+    sections = [overview(tables, names)] if len(tables) > 1 else []
+    sections += [_section(place, table, names[place], pictures.get(place, ())) for place, table in enumerate(tables)]
     results: dict[str, Result] = {}
     for table in tables:
         results |= table.results
@@ -142,12 +120,12 @@ def render(
         title=HTML.escape(title or TITLE),
         style=style,
         summary=HTML.escape(_summary([*results.values()])),
-        remark=f"<p>{HTML.escape(remark)}</p>\n" if remark else "",
+        remarks="".join(f"<p>{HTML.escape(said)}</p>\n" for said in (_commits([*results.values()]), remark) if said),
         filtered=HTML.escape(_either(["method", *blocks])),
         filtered_block=HTML.escape(_either(blocks)),
         contents=_contents(names),
         sections="\n".join(sections),
-        data=_data(tables, [*results.values()]),
+        data=_data(tables, names, [*results.values()], path),
         script=script,
     )
 
@@ -174,146 +152,83 @@ def _policy(style: str, script: str) -> str:
     return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
 
 
-def _data(tables: Sequence[Table], results: Sequence[Result]) -> str:
-    """The tables as `--format json` gives them, and the facts of their runs, as JSON that ends no script element."""
+def _data(tables: Sequence[Table], names: Sequence[str], results: Sequence[Result], path: Path | None) -> str:
+    """The tables as `--format json` gives them, runs by their place, and what is known of runs, as JSON that ends no
+    script element."""
     shown = json.loads(render_json(tables, Style()))["tables"]
-    for table in shown:
+    places = {result.name: place for place, result in enumerate(results)}
+    for table, name in zip(shown, names, strict=True):
         del table["runs"]
-    document = json.dumps({"tables": shown, **pooled(results)}, separators=(",", ":"))
+        table["name"] = clean(name)
+        for line in table["lines"]:
+            for cell in line["cells"].values():
+                cell["runs"] = [places[run] for run in cell["runs"]]
+    document = json.dumps({"tables": shown, **pooled(results, path)}, separators=(",", ":"))
     return document.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-class Fact(NamedTuple):
-    """One line of what is known of a run."""
-
-    section: str
-    name: str
-    value: str
-    source: str = ""
-
-
-def pooled(results: Iterable[Result]) -> dict[str, Any]:
-    """Every fact once, and per run its seeds and the places of its facts, so that what runs share is stored once."""
-    places: dict[Fact, int] = {}
-    runs = {
-        result.name: {
-            "dataset": clean(result.spec.dataset),
-            "seeds": seeds_text([result.spec.seeds], ""),
-            "facts": [places.setdefault(fact, len(places)) for fact in facts(result)],
-        }
-        for result in results
-    }
-    return {"facts": list(places), "runs": runs}
-
-
-def facts(result: Result) -> list[Fact]:
-    """All that the result says, but for its losses, section by section."""
-    spec = {item.name: getattr(result.spec, item.name) for item in fields(result.spec)}
-    said = result.conditions.get("provenance")
-    sources = said if isinstance(said, Mapping) else {}
-    known = {**spec, **{name: value for name, value in result.conditions.items() if name != "provenance"}}
-    found: list[Fact] = []
-    for name, value in known.items():
-        found += _facts_of(name, value, sources)
-    found += [Fact("Run", "commit", _text(result.commit)), Fact("Run", "created", _text(result.created))]
-    for section, values in (
-        ("Cost", result.cost),
-        ("Software", result.versions),
-        ("Why figures are missing", result.notes),
-        ("Diagnostics", result.diagnostics),
-    ):
-        found += [Fact(section, clean(name), _text(value)) for name, value in values.items()]
-    found += [Fact("Figures", clean(name), rounded(value, digits_of(name))) for name, value in result.metrics.items()]
-    sections = list(dict.fromkeys(["Run", *SECTION.values(), *(fact.section for fact in found)]))
-    return sorted(found, key=lambda fact: sections.index(fact.section))
-
-
-def _facts_of(name: str, value: Any, sources: Mapping[str, Any]) -> Iterator[Fact]:
-    section = SECTION.get(name, "Run")
-    if name == "shots":
-        yield Fact(section, name, "all" if value is None else str(value))
-    elif value not in ("", {}, None):  # at the top these say that there is no such thing
-        for path, leaf in _leaves((name,), value):
-            shown = path[1:] if name in OPENED else path
-            yield Fact(section, clean(".".join(shown)), _text(leaf), clean(str(sources.get(".".join(path), ""))))
-
-
-def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if isinstance(value, Mapping) and value:
-        for key, item in value.items():
-            yield from _leaves((*path, str(key)), item)
-    else:
-        yield path, value
-
-
-def _text(value: Any) -> str:
-    """A value of a fact in words: a text as it is, anything else, and no text at all, as JSON."""
-    if value is None:
-        return "none"
-    return clean(value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False))
-
-
-def drawable() -> bool:
-    """Whether plots can be drawn: matplotlib is installed."""
-    return find_spec("matplotlib") is not None
-
-
-def pictures(table: Table, suites: Sequence[Suite]) -> Iterator[Picture]:
-    """The plots of the results in a table; kinds that have nothing to show for them are left out."""
-    source = _source(table, suites)
-    for kind in KINDS:
-        module = module_of(kind)
-        if not module.STORED:
-            continue
-        try:
-            data = json.loads(to_text(module.data(source)))
-        except UsageError:
-            continue
-        if not any(data.get(name) for name in DRAWN):
-            continue
-        file = io.BytesIO()
-        with look():
-            module.draw(data).savefig(file, format="svg", metadata={"Date": None})
-        yield Picture(kind, (module.__doc__ or "").splitlines()[0], file.getvalue())
-
-
-def _source(table: Table, suites: Sequence[Suite]) -> Source:
-    suite = next((suite for suite in suites if suite.name == table.suite), None)
-    blocks = [line.group for line in table.lines if line.kind == "block"]
-    return Source(
-        places=(),
-        protocol=table.protocol,
-        results=tuple(table.results.values()),
-        methods=tuple(dict.fromkeys(row.method for row in table.rows)),
-        datasets=tuple(dict.fromkeys([*blocks, *([entry.name for entry in suite.entries()] if suite else [])])),
-        suite=suite,
-    )
+def words_of(protocol: str) -> tuple[str, str]:
+    """What a protocol is called in words, and what it does: the halves of the first line of its docstring."""
+    if protocol not in registry.names("protocols"):
+        return protocol, ""
+    summary = registry.facts("protocols", protocol).summary
+    name, colon, does = summary.partition(": ")
+    return (name, does[:1].upper() + does[1:]) if colon else (protocol, summary)
 
 
 def _names(tables: Sequence[Table]) -> list[str]:
-    """What the sections are called: protocol and suite, and the backbone where these are several times there."""
-    short = [f"{table.protocol} on {table.suite}" for table in tables]
-    return [
-        f"{name}, {table.backbone}" if short.count(name) > 1 else name
-        for name, table in zip(short, tables, strict=True)
-    ]
+    """What sections are called: protocols in words; suite, backbone and dataset where a name would be there twice."""
+    names = [words_of(table.protocol)[0] for table in tables]
+    for fact in (lambda table: f"on {table.suite}", lambda table: table.backbone, _trained_on):
+        facts: dict[str, set[str]] = {}
+        for name, table in zip(names, tables, strict=True):
+            facts.setdefault(name, set()).add(fact(table))
+        names = [
+            f"{name}, {fact(table)}" if len(facts[name]) > 1 else name
+            for name, table in zip(names, tables, strict=True)
+        ]
+    return names
+
+
+def _trained_on(table: Table) -> str:
+    return ", ".join(dict.fromkeys(result.spec.dataset for result in table.results.values()))
 
 
 def _summary(results: Sequence[Result]) -> str:
-    """The sentence below the title: how many runs, made when, by which version and commit."""
+    """The opening sentences: what the page compares, in how many runs, made when and by which version."""
+    specs = [result.spec for result in results]
+    datasets = {spec.dataset for spec in specs}.union(*(spec.evaluated for spec in specs))
     days = sorted({result.created[:10] for result in results} - {""})
     versions = sorted({result.versions.get("promptbench", "") for result in results} - {""})
-    commits = sorted({result.commit[:10] + result.commit[40:] for result in results} - {""})
-    said = f"{len(results)} run{'s' * (len(results) != 1)}"
+    said = (
+        f"This page compares {_count({spec.method for spec in specs}, 'method')} on {_count(datasets, 'dataset')} in "
+    )
+    said += f"{_count(specs, 'run')}: {_listed('suite', [spec.suite for spec in specs])}, "
+    said += f"{_listed('backbone', [spec.backbone for spec in specs])}, "
+    said += _listed("seed", [seeds_text([spec.seeds], "") for spec in specs])
     if days:
-        said += f" made {' to '.join(dict.fromkeys([days[0], days[-1]]))}"
+        said += f", made {' to '.join(dict.fromkeys([days[0], days[-1]]))}"
     if versions:
         said += f" by promptbench {', '.join(versions)}"
-    if len(commits) > 5:
-        said += f", {len(commits)} commits"
-    elif commits:
-        said += f", commit{'s' * (len(commits) > 1)} {', '.join(commits)}"
-    return f"{said}."
+    return f"{said}. {USE}"
+
+
+def _commits(results: Sequence[Result]) -> str:
+    """What the runs were made of; "" where none says it."""
+    commits = {result.commit[:10] + result.commit[40:] for result in results} - {""}
+    if len(commits) > MANY_COMMITS:
+        return f"The runs are of {len(commits)} commits of promptbench."
+    return f"The runs are of {_listed('commit', commits)} of promptbench." if commits else ""
+
+
+def _count(things: Collection[object], word: str) -> str:
+    return f"{len(things)} {word}{'s' * (len(things) != 1)}"
+
+
+def _listed(word: str, names: Iterable[str]) -> str:
+    """`seeds 1, 2, 3`, numbers by size."""
+    found = sorted(set(names), key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+    return f"{word}{'s' * (len(found) > 1)} {', '.join(found)}"
 
 
 def _either(words: Sequence[str]) -> str:
@@ -325,8 +240,124 @@ def _contents(names: Sequence[str]) -> str:
     """Links to the sections, where there are several."""
     if len(names) < 2:
         return ""
-    links = "".join(f'<li><a href="#table-{place}">{HTML.escape(name)}</a></li>' for place, name in enumerate(names))
-    return f'<nav aria-label="Tables"><ul>{links}</ul></nav>\n'
+    links = ['<li><a href="#averages">Averages</a></li>']
+    links += [f'<li><a href="#table-{place}">{HTML.escape(name)}</a></li>' for place, name in enumerate(names)]
+    return f'<nav aria-label="Contents"><ul>{"".join(links)}</ul></nav>\n'
+
+
+def overview(tables: Sequence[Table], names: Sequence[str]) -> str:
+    """The section that sums up all tables: a line per method, and of each table the column that stands for it.
+
+    Methods are apart by what they were told, as in the tables: their figures compare within one part.
+    """
+    shown = [_Summed.of(place, table, name) for place, (table, name) in enumerate(zip(tables, names, strict=True))]
+    parts: dict[str, dict[str, None]] = {prior: {} for prior in TEXT_PRIORS}
+    for one in shown:
+        for prior, label in one.lines:
+            parts[prior].setdefault(label)
+    heads = "".join(one.head for one in shown)
+    rows = [
+        f'<table class="figures" aria-labelledby="averages"><thead><tr><th scope="col">method</th>{heads}</tr></thead>'
+    ]
+    for prior, labels in parts.items():
+        if not labels:
+            continue
+        rows.append(f'<tbody class="block">{_group(f"text prior: {prior}", len(shown) + 1)}')
+        for label in labels:
+            cells = "".join(one.cell(prior, label) for one in shown)
+            marked = "".join(dict.fromkeys("".join(one.marks.get((prior, label), "") for one in shown)))
+            rows.append(f"<tr>{_head_of_row(HTML.escape(label + marked), HTML.escape(prior))}{cells}</tr>")
+        rows.append("</tbody>")
+    rows.append("</table>")
+    said = "".join(f"<li>{HTML.escape(remark)}</li>" for remark in _said_of(shown))
+    return "\n".join(
+        [
+            '<section id="summed" aria-labelledby="averages">',
+            '<h2 id="averages">Averages</h2>',
+            '<p class="about">One figure of each table below: the one that sums it up.</p>',
+            _scrolling("\n".join(rows)),
+            f'<ul class="remarks">{said}</ul>',
+            "</section>",
+        ]
+    )
+
+
+def _said_of(shown: Sequence[_Summed]) -> list[str]:
+    """What marks and words of the overview mean, and what is said of all tables alike."""
+    every = [remarks(one.table) for one in shown]
+    used = set("".join(chain.from_iterable(one.marks.values() for one in shown)))
+    said = [remark for remark in chain.from_iterable(every) if remark[0] in used]
+    if any(OUTLIER[0] in text for one in shown for text in one.figures.values()):
+        said.append(f"{OUTLIER[0]} {OUTLIER[1]}.")
+    told = {prior for one in shown for prior, _ in one.lines}
+    priors = [f"{prior} = {meaning}" for prior, meaning in TEXT_PRIORS.items() if prior in told]
+    said.append(f"text prior: words told besides class names (figures compare within one): {'; '.join(priors)}.")
+    said.append(column_legend(list(dict.fromkeys(one.table.columns[one.column] for one in shown))))
+    known = {*said, *chain.from_iterable(legends(one.table) for one in shown)}
+    said += [remark for remark in every[0] if remark not in known and all(remark in other for other in every)]
+    return list(dict.fromkeys(said))
+
+
+@dataclass(frozen=True)
+class _Summed:
+    """What sums up a table, for the overview.
+
+    Attributes:
+        place: Of the table on the page.
+        table: The table.
+        head: The head of its column.
+        column: Its column's place in the table.
+        lines: The lines shown, by text prior and label.
+        figures: Their figures as HTML.
+        marks: The marks behind their names.
+    """
+
+    place: int
+    table: Table
+    head: str
+    column: int
+    lines: Mapping[tuple[str, str], int]
+    figures: Mapping[tuple[str, str], str]
+    marks: Mapping[tuple[str, str], str]
+
+    @classmethod
+    def of(cls, place: int, table: Table, name: str) -> _Summed:
+        """That of a table."""
+        column = table.main_column
+        at = table.columns.index(column)
+        numbers = {id(line): number for number, line in enumerate(table.lines)}
+        chosen = {id(line) for line in overall(table) if not line.published}
+        lines: dict[tuple[str, str], int] = {}
+        figures: dict[tuple[str, str], str] = {}
+        found: dict[tuple[str, str], str] = {}
+        for group, rows in zip(table.parts, texts(table, HTML).body, strict=True):
+            for line, row in zip(group, rows, strict=True):
+                if id(line) in chosen:
+                    key = line.text_prior, line.label
+                    lines[key] = numbers[id(line)]
+                    figures[key] = row[NAMES + len(WORDS) + at]
+                    found[key] = marks(line)
+        said = f"{column.title}, {_over(table)}"
+        way = "ascending" if column.lower else "descending"
+        title = f"{HTML.escape(name)}<br><small>{HTML.escape(said)}</small>"
+        head = f'<th scope="col" data-figure data-first="{way}">{title}</th>'
+        return cls(place, table, head, at, lines, figures, found)
+
+    def cell(self, prior: str, label: str) -> str:
+        """The figure of a line as a cell that opens."""
+        number = self.lines.get((prior, label))
+        if number is None:
+            return "<td></td>"
+        where = f' data-table="{self.place}" data-line="{number}" data-column="{self.column}"'
+        text = self.figures[prior, label].partition(" [")[0]  # the remark that it points to stands below its table
+        return _cell(self.table.lines[number], self.table.columns[self.column].key, text, where)
+
+
+def _over(table: Table) -> str:
+    """What the figures that sum a table up are averaged over, or belong to."""
+    if any(line.kind == "average" for line in table.lines):
+        return f"mean of {_count({line.group for line in table.lines if line.kind == 'block'}, table.blocks_are)}"
+    return f"{table.blocks_are} {table.lines[0].group}"
 
 
 def _section(place: int, table: Table, name: str, pictures: Sequence[Picture]) -> str:
@@ -339,53 +370,96 @@ def _section(place: int, table: Table, name: str, pictures: Sequence[Picture]) -
     }
     conditions = "".join(f"<div><dt>{key}</dt><dd>{HTML.escape(value)}</dd></div>" for key, value in about.items())
     text = texts(table, HTML)
+    does = words_of(table.protocol)[1]
     parts = [
         f'<section id="table-{place}" aria-labelledby="name-{place}">',
         f'<h2 id="name-{place}">{HTML.escape(name)}</h2>',
+        *([f'<p class="about">{HTML.escape(does)}</p>'] if does else []),
         f"<dl>{conditions}</dl>",
-        f'<div class="box">{_figures(place, table, text)}</div>',
+        _scrolling(_figures(place, table, text)),
         _remarks(text),
     ]
     if table.comparisons:
         beside = comparison_texts(table, HTML)
-        parts += ["<h3>Beside published figures</h3>", f'<div class="box">{_plain(beside)}</div>', _remarks(beside)]
+        parts += ["<h3>Beside published figures</h3>", _scrolling(_plain(beside)), _remarks(beside)]
     if pictures:
         parts += ['<div class="plots">', *(_picture(picture) for picture in pictures), "</div>"]
     return "\n".join([*parts, "</section>"])
 
 
+def _scrolling(table: str) -> str:
+    """A table in a box that scrolls within the page where it does not fit, and then says so."""
+    return f'<div class="wide"><p class="hint" hidden>{HINT}</p><div class="box">{table}</div></div>'
+
+
 def _figures(place: int, table: Table, text: Texts) -> str:
-    """The table, whose script finds in `data-line` and in the column's place what is stored of a figure."""
-    lines = {id(line): number for number, line in enumerate(table.lines)}
-    words = ["ascending"] * (NAMES + len(WORDS))
-    first = [*words, *("ascending" if c.lower else "descending" for c in table.columns), "ascending"]
-    heads = "".join(
-        f'<th scope="col" data-first="{way}">{name}</th>' for name, way in zip(text.head, first, strict=True)
-    )
+    """The table, whose script finds in `data-line` and in the column's place what is stored of a figure.
+
+    Unlike in other formats, what lines have in common stands above them, so that the first column, which stays, is that
+    of methods; the words of a line stand behind its figures.
+    """
+    numbers = {id(line): number for number, line in enumerate(table.lines)}
+    words = len(WORDS)
+    ways = ["ascending" if column.lower else "descending" for column in table.columns]
+    titles = [text.head[1], *_figures_first(text.head)]
+    first = ["ascending", *ways, *["ascending"] * (words + 1)]
+    marked = ["", *[" data-figure"] * len(table.columns), "", *[" class=word"] * words]
+    heads = [
+        f'<th scope="col" data-first="{way}"{mark}>{name}</th>'
+        for name, way, mark in zip(titles, first, marked, strict=True)
+    ]
     parts = [f'<table class="figures" data-table="{place}" aria-labelledby="name-{place}">']
-    parts.append(f"<thead><tr>{heads}</tr></thead>")
-    for group, rows in zip(table.parts, text.body, strict=True):
-        parts.append(f'<tbody class="{group[0].kind}">')
-        block = rows[0][0]
-        for line, row in zip(group, rows, strict=True):
-            named = [f'<th scope="row">{block}</th><th scope="row">{row[1]}</th>']
-            named += [f"<td>{word}</td>" for word in row[NAMES : len(words)]]
-            figures = zip(table.columns, row[len(words) :], strict=False)
-            cells = [_cell(line, column.key, cell) for column, cell in figures]
+    parts.append(f"<thead><tr>{''.join(heads)}</tr></thead>")
+    shown = sorted(zip(table.parts, text.body, strict=True), key=lambda part: FIRST.index(part[0][0].kind))
+    names = _part_names([lines for lines, _ in shown])
+    for (lines, rows), name in zip(shown, names, strict=True):
+        parts.append(f'<tbody class="{lines[0].kind}">{_group(HTML.escape(name), len(titles))}')
+        for line, row in zip(lines, rows, strict=True):
+            *figures, n, selection, prior = _figures_first(row)
+            cells = [_cell(line, column.key, cell) for column, cell in zip(table.columns, figures, strict=True)]
             kind = ' class="published"' if line.published else ""
             parts.append(
-                f'<tr data-line="{lines[id(line)]}"{kind}>{"".join(named)}{"".join(cells)}<td>{row[-1]}</td></tr>'
+                f'<tr data-line="{numbers[id(line)]}"{kind}>{_head_of_row(row[1], HTML.escape(line.group))}'
+                f"{''.join(cells)}<td>{n}</td><td class=word>{selection}</td><td class=word>{prior}</td></tr>"
             )
         parts.append("</tbody>")
     return "\n".join([*parts, "</table>"])
 
 
-def _cell(line: Line, key: str, text: str) -> str:
+def _figures_first(row: Sequence[str]) -> list[str]:
+    """The cells of a row behind its names, with the words of it last."""
+    figures = NAMES + len(WORDS)
+    return [*row[figures:], *row[NAMES:figures]]
+
+
+def _part_names(parts: Sequence[Sequence[Line]]) -> list[str]:
+    """What stands above the lines of each part: their block, and what sets parts of one block apart."""
+    blocks = [(lines[0].kind, lines[0].group) for lines in parts]
+    names = []
+    for lines, block in zip(parts, blocks, strict=True):
+        first = lines[0]
+        apart = blocks.count(block) > 1
+        halves = f", split {first.row.split}" if first.row.split != Spec.split else ""
+        names.append(f"{first.group}{f', text prior: {first.text_prior}' if apart else ''}{halves}")
+    return names
+
+
+def _group(name: str, columns: int) -> str:
+    return f'<tr class="group"><th colspan="{columns}" scope="rowgroup"><span>{name}</span></th></tr>\n'
+
+
+def _head_of_row(name: str, group: str) -> str:
+    """The method, which may break at a preset or a setting; and what it stands under, for lines sorted across that."""
+    breaking = name.replace("@", "<wbr>@").replace("=", "=<wbr>")
+    return f'<th scope="row"><bdi>{breaking}</bdi><span class="of"> {group}</span></th>'
+
+
+def _cell(line: Line, key: str, text: str, where: str = "") -> str:
     cell = line.cells.get(key)
     if cell is None:
         return "<td></td>"
     value = "" if cell.mean is None else f' data-value="{cell.mean!r}"'
-    return f'<td class="figure"{value}>{text}</td>'
+    return f'<td class="figure"{value}{where}>{text}</td>'
 
 
 def _plain(text: Texts) -> str:

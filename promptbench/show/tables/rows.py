@@ -38,6 +38,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from promptbench import registry
 from promptbench.config import UsageError, unknown
 from promptbench.data.class_names import FROM_DATASET
 from promptbench.protocol import Column, Protocol
@@ -45,7 +46,18 @@ from promptbench.recipe import BY_SHOT
 from promptbench.results.frame import json_frame, runs_frame
 from promptbench.results.result import Result
 from promptbench.results.spec import CONTEXT, DATA, MACHINE, SETTING, Spec, fields_of
-from promptbench.show.tables.table import Cell, Line, Numbers, Row, Seed, Table, TableLayout, by_size, population_std
+from promptbench.show.tables.table import (
+    Cell,
+    Line,
+    Numbers,
+    Row,
+    Seed,
+    Table,
+    TableLayout,
+    by_size,
+    dataset_titles,
+    population_std,
+)
 
 NOT_SETTINGS = ("origin", "overrides", "source")
 BY_RECIPE = "by recipe"
@@ -61,7 +73,7 @@ _CONTEXT = f"config.{CONTEXT}"
 _BY_DATASET = {_TRANSFORM, *(item.name for item in _SETTINGS if item.metadata["by_dataset"])}
 _NAMES_FOLLOW = ("split", "dataset_options.class_names")  # what the class names shown follow from
 _OF_SAMPLES = {"shots", "sampler"}
-_OF_ALL = {"precision", "weights_hash", "split_digest", "corruption"}  # what is compared must agree in these
+_OF_ALL = {"precision", "weights_hash", "split_digest", "corruption", "limit"}  # what is compared must agree in these
 
 SEEDS = ("data_seed", "train_seed")
 SPREAD = "± is the population standard deviation over n seeds (ddof 0)."
@@ -114,6 +126,8 @@ def rows(results: Iterable[Result], methods: Sequence[str] = (), along: str = ""
     settings = _settings(runs, along)
     shared = _shared(settings, runs)
     everywhere, across = _telling_apart(settings, shared, runs, along)
+    stored = {result.spec.method: str(result.conditions.get("title", "")) for result in ordered}
+    titles = registry.titles("methods", stored, stored)
     asked = {result.spec.label: name for result in ordered if group_by and (name := setting_named(result, group_by))}
     found = []
     for number, (from_dataset, method) in enumerate(kinds):
@@ -124,7 +138,8 @@ def rows(results: Iterable[Result], methods: Sequence[str] = (), along: str = ""
         apart = settings[runs["kind"] == number].reindex(columns=names)
         by_recipe_or_dataset = [name for name in names if name not in exact]
         apart[by_recipe_or_dataset] = shared.loc[apart.index, by_recipe_or_dataset]
-        found += _rows_of(method, apart.fillna("null"), ordered)
+        of_method = _rows_of(method, apart.fillna("null"), ordered)
+        found += [replace(row, title=titles[row.results[0].spec.method]) for row in of_method]
     return found
 
 
@@ -237,7 +252,7 @@ def _said(name: str, value: str) -> str:
     if value in (BY_RECIPE, BY_DATASET):
         return f"{_short(name)} {value}"
     text = value[1:-1] if value.startswith('"') else value
-    if value == "null" or (name == "corruption" and not text):
+    if value == "null" or (name, text) in (("corruption", ""), ("limit", "0")):
         text = "none"
     digest = hashlib.sha256(text.encode()).hexdigest()
     if name.startswith(_SCORES) and text != "none":  # settings, which a digest tells apart
@@ -297,7 +312,7 @@ def build_tables(
         said = ([APART] if len(by_table) > 1 else []) + ([notes[suite]] if notes and notes.get(suite) else [])
         of = rows(by_table[suite, backbone, source], methods, layout.protocol.along, group_by)
         table = _table(of, layout, said, datasets)
-        subject = ", ".join(filter(None, (layout.subject, source)))
+        subject = ", ".join(filter(None, (layout.subject, table.title(source))))
         tables.append(replace(table, subject=subject, ranked=suite in ranked))
     return tables
 
@@ -322,6 +337,7 @@ def _table(of: Sequence[Row], layout: TableLayout, notes: Sequence[str], dataset
     lines = tuple(_Lines(of, sheets, blocks, protocol).of(columns))
     columns = _filled(columns, lines)
     first = results[0].spec
+    titles = dataset_titles(results)
     trained = {result.spec.shots for result in results if result.spec.shots != 0} or {0}
     return Table(
         suite=first.suite,
@@ -336,7 +352,8 @@ def _table(of: Sequence[Row], layout: TableLayout, notes: Sequence[str], dataset
         ranked=False,
         rows=tuple(of),
         lines=lines,
-        remarks=(*_remarks(of, sheets, blocks, columns, protocol), *_helps(columns), *notes),
+        remarks=(*_remarks(of, sheets, blocks, columns, protocol, titles), *_helps(columns), *notes),
+        titles=titles,
     )
 
 
@@ -511,15 +528,21 @@ def _helps(columns: Sequence[Column]) -> list[str]:
     return [sentence for sentence in dict.fromkeys(column.help for column in columns) if sentence]
 
 
-def _data_remarks(results: Sequence[Result]) -> Iterator[str]:
-    """Splits that are not the papers', and images that were left out or corrupted."""
-    generated = {r.spec.dataset for r in results if str(r.conditions.get("split_source", "")).startswith("generated")}
-    skipped = {result.spec.dataset for result in results if result.conditions.get("skipped")}
+def _data_remarks(results: Sequence[Result], titles: Mapping[str, str]) -> Iterator[str]:
+    """Splits that are not the papers', and images that were left out, limited or corrupted."""
+    made = [result for result in results if str(result.conditions.get("split_source", "")).startswith("generated")]
+    generated = {titles[result.spec.dataset] for result in made}
+    skipped = {titles[result.spec.dataset] for result in results if result.conditions.get("skipped")}
     corrupted = dict.fromkeys(result.spec.corruption for result in results if result.spec.corruption)
     if generated:
         yield f"Split generated for want of a split file, so not the papers': {', '.join(sorted(generated))}."
     if skipped:
         yield f"Unreadable images were left out in runs on {', '.join(sorted(skipped))}."
+    limits = sorted({result.spec.limit for result in results} - {0})
+    if limits:
+        most = " or ".join(map(str, limits))
+        where = "" if all(result.spec.limit for result in results) else " in rows that say so"
+        yield f"A quick look (--limit): at most {most} test images of each dataset were scored{where}, not all of them."
     if corrupted:
         said = "; ".join(map(corruption_text, corrupted))
         yield f"Test images are corrupted here, and are not ImageNet-C's files: {said}."
@@ -538,7 +561,12 @@ def corruption_text(corruption: str) -> str:
 
 
 def _remarks(
-    rows: Sequence[Row], sheets: Sequence[Sheet], blocks: Sequence[str], columns: Sequence[Column], protocol: Protocol
+    rows: Sequence[Row],
+    sheets: Sequence[Sheet],
+    blocks: Sequence[str],
+    columns: Sequence[Column],
+    protocol: Protocol,
+    titles: Mapping[str, str],
 ) -> Iterator[str]:
     """What a reader has to know of spreads and averages."""
     seeds = [{block: _seeds(parts) for block, parts in sheet.items()} for sheet in sheets]
@@ -546,7 +574,7 @@ def _remarks(
         yield SPREAD
     if any(row.from_dataset for row in rows):
         yield STARTED
-    yield from _data_remarks([result for row in rows for result in row.results])
+    yield from _data_remarks([result for row in rows for result in row.results], titles)
     if len(blocks) < 2 or not protocol.averaged:
         return
     for column in columns:
@@ -554,7 +582,7 @@ def _remarks(
             apart = f"{MEANS_APART}{protocol.blocks_are} {column.title} stands apart."
             yield f"Average {column.title} is computed from the averages beside it{apart}"
     for row, of_row in zip(rows, seeds, strict=True):
-        missing = [block for block in blocks if block not in of_row]
+        missing = [titles.get(block, block) for block in blocks if block not in of_row]
         if missing:
             yield f"{row.label} has no results on {', '.join(missing)}, so no average."
         elif len(set(of_row.values())) > 1:

@@ -24,10 +24,11 @@ from promptbench.show.tables.formats.texts import Style, html_sections, render_h
 from promptbench.show.tables.rows import build_tables, setting_named
 from promptbench.show.tables.significance import with_seeds_that_do_not_tell, with_tests
 from promptbench.show.tables.table import Table, TableLayout
-from promptbench.show.tables.views import per_seed, sort_by, with_differences
+from promptbench.show.tables.views import averages_of, per_seed, sort_by, with_differences, without_means
 from promptbench.suite import Suite, load_suite, suite_names
 
 ALL = "all"  # protocols
+PAGE_COLUMNS = ("one", "two")
 
 FORMATS: Mapping[str, Callable[[Sequence[Table], Style], str]] = {
     "md": render_markdown,
@@ -57,6 +58,13 @@ class View:
         cost: Whether what runs cost stands beside their figures.
         plain: Whether LaTeX is one tabular per table.
         cite: Whether methods are cited in LaTeX.
+        columns: Of the page that LaTeX is for, one of `PAGE_COLUMNS`.
+        companions: Whether the suite's companions are there where nobody asked for them.
+        means: Whether the mean of what each dataset derives, such as H, stands beside that of averages.
+        averages: Whether only lines that sum a table up are there.
+        appendix: Whether the recipe of every row is told.
+        anonymous: Whether nothing says who made the results where.
+        trace: Whether Markdown names the result files in a comment.
     """
 
     format: str = "md"
@@ -72,6 +80,13 @@ class View:
     cost: bool = False
     plain: bool = False
     cite: bool = False
+    columns: str = PAGE_COLUMNS[0]
+    companions: bool = True
+    means: bool = True
+    averages: bool = False
+    appendix: bool = False
+    anonymous: bool = False
+    trace: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +118,8 @@ class Question:
             raise unknown("format", self.view.format, FORMATS)
         if self.view.cite and self.view.format != "latex":
             raise UsageError(f"--cite is for --format latex, not {self.view.format}; --bib goes with every format.")
+        if self.view.columns not in PAGE_COLUMNS:
+            raise unknown("number of columns", self.view.columns, PAGE_COLUMNS)
         if self.view.column and not (self.view.test or self.view.delta):
             raise UsageError(
                 "--column says what --test compares, or what the seeds of --delta tell; name a row for one."
@@ -152,8 +169,10 @@ def chosen_results(question: Question, suites: Sequence[Suite]) -> list[Result]:
     there = {result.spec.protocol for result in results}
     if not results or (ALL not in asked and set(asked) - there):
         none = said if ALL in asked else " or ".join(name for name in asked if name not in there)
+        others = sorted({result.spec.protocol for result in stored} - set(asked))
+        instead = f"ask for others that are there, --protocol {' '.join(others)}, " if others else ""
         raise UsageError(
-            f"There are no {none} results in {places}; make some with "
+            f"There are no {none} results in {places}; {instead}make some with "
             "`promptbench run`, or name another folder with --results."
         )
     return results
@@ -195,14 +214,15 @@ class Tables:
         """The tables in one of `FORMATS`."""
         return show(self.tables, replace(self.view, format=format))
 
-    def latex(self, *, plain: bool = False, cite: bool = False) -> str:
+    def latex(self, *, plain: bool = False, cite: bool = False, columns: str = PAGE_COLUMNS[0]) -> str:
         """LaTeX.
 
         Args:
-            plain: Whether each table is one tabular.
+            plain: Whether each table is one tabular, however wide.
             cite: Whether methods' papers are cited.
+            columns: Of the page, `one` or `two`.
         """
-        return show(self.tables, replace(self.view, format="latex", plain=plain, cite=cite))
+        return show(self.tables, replace(self.view, format="latex", plain=plain, cite=cite, columns=columns))
 
     def html(self) -> str:
         """A page that needs nothing else."""
@@ -232,6 +252,11 @@ def table(
     published: bool = False,
     selection: str = "",
     cost: bool = False,
+    companions: bool = True,
+    means: bool = True,
+    averages: bool = False,
+    appendix: bool = False,
+    anonymous: bool = False,
 ) -> Tables:
     """The comparison tables of results, one per protocol, suite and backbone, as `promptbench table` prints them.
 
@@ -249,6 +274,11 @@ def table(
         published: Whether papers' figures stand beside ours.
         selection: Only rows whose settings were chosen so, such as `none` or `pseudo-new classes`.
         cost: Whether what runs cost stands beside their figures.
+        companions: Whether the suite's companions are there where `methods` does not name them.
+        means: Whether the mean of the datasets' H stands beside the H of averages.
+        averages: Whether only the lines that sum a table up are there.
+        appendix: Whether the recipe of every row is told.
+        anonymous: Whether nothing says who made the results where.
 
     Raises:
         UsageError: A name is not among the results, or they cannot be told apart.
@@ -264,6 +294,12 @@ def table(
         published=published,
         selection=selection,
         cost=cost,
+        companions=companions,
+        means=means,
+        averages=averages,
+        appendix=appendix,
+        anonymous=anonymous,
+        trace=True,
     )
     suites = [load_suite(name) for name in suite_names()]
     return Tables(tables_of(list(results), suites, methods, datasets, view), view)
@@ -275,10 +311,12 @@ def print_tables(
     methods: Sequence[str],
     datasets: Sequence[str],
     view: View | None = None,
-) -> None:
-    """Print one table per protocol, suite and backbone."""
+) -> list[Table]:
+    """Print one table per protocol, suite and backbone; returns them."""
     view = view or View()
-    print(show(tables_of(results, suites, methods, datasets, view), view), end="")
+    tables = tables_of(results, suites, methods, datasets, view)
+    print(show(tables, view), end="")
+    return tables
 
 
 def tables_of(
@@ -290,6 +328,12 @@ def tables_of(
         UsageError: The reader names what is not there, or the results cannot be told apart.
     """
     by_protocol: dict[str, list[Result]] = {}
+    if view.anonymous:
+        from promptbench.results.anonymous import anonymous
+
+        results = [anonymous(result) for result in results]
+    if not view.companions:
+        results = without_companions(results, suites, methods)
     for result in selected(results, view.selection) if view.selection else results:
         by_protocol.setdefault(result.spec.protocol, []).append(result)
     asked = view.group_by
@@ -311,7 +355,24 @@ def tables_of(
     tables = with_differences(tables, view.delta) if view.delta else tables
     for reference in dict.fromkeys(filter(None, (view.test, view.delta))):
         tables = with_seeds_that_do_not_tell(tables, reference, view.column)
+    tables = tables if view.means else [without_means(table) for table in tables]
+    tables = [averages_of(table) for table in tables] if view.averages else tables
     return [per_seed(table) for table in tables] if view.per_seed else tables
+
+
+def without_companions(results: Sequence[Result], suites: Sequence[Suite], methods: Sequence[str]) -> list[Result]:
+    """The results but those of methods that a suite adds to every comparison and nobody named.
+
+    Raises:
+        UsageError: There are no others.
+    """
+    companions = {(suite.name, label) for suite in suites for label in suite.companions if label not in methods}
+    found = [result for result in results if (result.spec.suite, result.spec.label) not in companions]
+    if results and not found:
+        raise UsageError(
+            "There are results of companions alone; leave out --no-companions, or name them with --method."
+        )
+    return found
 
 
 def selected(results: Sequence[Result], selection: str) -> list[Result]:
@@ -337,7 +398,9 @@ def show(tables: Sequence[Table], view: View) -> str:
     """
     if view.format not in FORMATS:
         raise unknown("format", view.format, FORMATS)
-    return FORMATS[view.format](tables, Style(plain=view.plain, cite=citations(tables) if view.cite else {}))
+    cite = citations(tables) if view.cite else {}
+    style = Style(view.plain, cite, columns=view.columns, appendix=view.appendix, trace=view.trace)
+    return FORMATS[view.format](tables, style)
 
 
 def citations(tables: Sequence[Table]) -> dict[str, str]:

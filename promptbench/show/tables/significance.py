@@ -58,7 +58,7 @@ def figures_of(table: Table, column: Column) -> dict[str, list[Figures]]:
         return {"": list(_along_lines(lines, column))}
     found: dict[str, list[Figures]] = {}
     for line in lines:
-        means = {one.title: _cell(line, one).mean for one in _averaged_over(table, column)}
+        means = {one.key.rpartition("/")[0]: _cell(line, one).mean for one in _averaged_over(table, column)}
         found.setdefault(line.group, []).append(Figures(line, _known(means), _cell(line, column)))
     return found
 
@@ -137,11 +137,11 @@ def columns_of(tables: Sequence[Table], title: str = "") -> list[Column | None]:
 def _tests(table: Table, label: str, column: Column) -> Iterator[Test]:
     for group, rows in figures_of(table, column).items():
         for reference in (one for one in rows if one.line.row.label == label and one.by_dataset):
-            tested = [_tested(one, reference, column) for one in rows if one is not reference]
+            tested = [_tested(table, one, reference, column) for one in rows if one is not reference]
             yield Test(label, column, group, tuple(reference.by_dataset), _corrected(tested))
 
 
-def _tested(row: Figures, reference: Figures, column: Column) -> Tested:
+def _tested(table: Table, row: Figures, reference: Figures, column: Column) -> Tested:
     by_seed = seed_differences(row, reference)
     over_seeds = Tested(
         line=row.line,
@@ -149,7 +149,7 @@ def _tested(row: Figures, reference: Figures, column: Column) -> Tested:
         interval=paired_interval(by_seed) if by_seed else None,
         needed=seeds_needed(by_seed) if len(by_seed) > 1 else None,
     )
-    missing = [name for name in reference.by_dataset if name not in row.by_dataset]
+    missing = [table.title(name) for name in reference.by_dataset if name not in row.by_dataset]
     if missing:
         return replace(over_seeds, why=_why_not(row, missing, column))
     pairs = [round(row.by_dataset[name] - figure, DECIMALS) for name, figure in reference.by_dataset.items()]

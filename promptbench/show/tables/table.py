@@ -10,6 +10,7 @@ from functools import cached_property
 from itertools import chain
 from typing import Any
 
+from promptbench import registry
 from promptbench.metrics.statistics import Interval, smallest_p
 from promptbench.protocol import Column, Protocol
 from promptbench.results.knowledge import TEXT_PRIORS, Choice, heaviest, most_told, selection_of, text_prior
@@ -52,8 +53,9 @@ class TableLayout:
         evaluations = sorted(found, key=lambda name: (places.get(name, len(places)), name))
         values: set[Any] = {self.along(result) for result in results}
         along = sorted(values, key=lambda value: (value is None, value or 0))
-        others = set(chain.from_iterable(result.spec.evaluated for result in results))
-        return short_titles(self.protocol.columns(self.metric, evaluations, along), others)
+        columns = self.protocol.columns(self.metric, evaluations, along)
+        titles = dataset_titles(results)
+        return [column._replace(title=titles.get(column.title, column.title)) for column in columns]
 
     def blocks(self, result: Result) -> Mapping[str, Numbers]:
         """The figures that a result gives the table: block, to column key, to figure."""
@@ -65,16 +67,12 @@ class TableLayout:
         return self.protocol.blocks(self.metric, result.spec.dataset, self.along(result), notes)
 
 
-def short_titles(columns: Sequence[Column], datasets: set[str]) -> list[Column]:
-    """The columns without a first word, `mini_`, that the titles of all datasets share and none needs."""
-    titled = [column.title for column in columns if column.title in datasets]
-    stems = {title.partition("_")[0] + "_" for title in titled}
-    short = {title: title.partition("_")[2] for title in titled}
-    others = {column.title for column in columns} - set(titled)
-    unambiguous = all(short.values()) and len({*short.values()} | others) == len(short) + len(others)
-    if len(titled) < 2 or len(stems) > 1 or not unambiguous:
-        return list(columns)
-    return [column._replace(title=short.get(column.title, column.title)) for column in columns]
+def dataset_titles(results: Iterable[Result]) -> dict[str, str]:
+    """What papers call the datasets that some results are of, by name: trained on or evaluated on."""
+    names: dict[str, None] = {}
+    for result in results:
+        names |= dict.fromkeys([result.spec.dataset, *result.spec.evaluated])
+    return registry.titles("datasets", names)
 
 
 @dataclass(frozen=True)
@@ -85,11 +83,13 @@ class Row:
         method: As typed on the command line.
         apart: What tells this row from others of the method, such as `n_ctx=16, epochs by recipe`; "" for an only row.
         results: By dataset and seed; several of one seed differ in what runs along the table's columns.
+        title: What papers call the method, without its preset; "" for its name.
     """
 
     method: str
     apart: str
     results: tuple[Result, ...]
+    title: str = ""
 
     @cached_property
     def reconstructed(self) -> bool:
@@ -120,11 +120,23 @@ class Row:
     @cached_property
     def label(self) -> str:
         """The row's name in the table: method, preset and what tells it from others of the method."""
-        name, at, preset = self.method.partition("@")
-        title = next((str(title) for result in self.results if (title := result.conditions.get("title"))), name)
+        name, _, preset = self.method.partition("@")
+        return _with_details(self.title or name, [preset, *self._details])
+
+    @cached_property
+    def typed(self) -> str:
+        """The same with the method as it is typed, `ivlp@promptsrc (n_ctx=16)`."""
+        return _with_details(self.method, self._details)
+
+    @property
+    def _details(self) -> list[str]:
         trained = sorted({result.spec.trained_by for result in self.results} - {""})
-        said = [*([self.apart] if self.apart else []), *(f"trained by {protocol}" for protocol in trained)]
-        return f"{title}{at}{preset} ({', '.join(said)})" if said else f"{title}{at}{preset}"
+        return [self.apart, *(f"trained by {protocol}" for protocol in trained)]
+
+
+def _with_details(name: str, details: Iterable[str]) -> str:
+    said = ", ".join(filter(None, details))
+    return f"{name} ({said})" if said else name
 
 
 @dataclass(frozen=True)
@@ -322,6 +334,7 @@ class Table:
         averaged: Whether it has averages over its blocks, if it has several.
         ranked: Whether best and second best may be shown.
         per_seed: Whether a line is one seed instead of a mean.
+        titles: What papers call its datasets, where not as we do.
         comparisons: Figures of papers beside ours, where asked for.
         tests: One row against all others, where asked for.
     """
@@ -340,6 +353,7 @@ class Table:
     lines: tuple[Line, ...]
     remarks: tuple[str, ...]
     per_seed: bool = False
+    titles: Mapping[str, str] = field(default_factory=dict)
     comparisons: tuple[Comparison, ...] = ()
     tests: tuple[Test, ...] = ()
 
@@ -351,8 +365,13 @@ class Table:
         return [*derived, *averages, self.columns[-1]][0]
 
     def column(self, name: str) -> Column | None:
-        """The column of a title or key."""
-        return next((column for column in self.columns if name in (column.title, column.key)), None)
+        """The column of a title or key, or of the dataset that it is about."""
+        names = [(column.title, column.key, column.key.rpartition("/")[0]) for column in self.columns]
+        return next((column for column, of in zip(self.columns, names, strict=True) if name in of), None)
+
+    def title(self, name: str) -> str:
+        """What papers call one of its datasets or other blocks."""
+        return self.titles.get(name, name)
 
     @property
     def results(self) -> dict[str, Result]:

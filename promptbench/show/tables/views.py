@@ -10,7 +10,7 @@ from itertools import chain
 from promptbench.config import UsageError, unknown
 from promptbench.protocol import Column
 from promptbench.show.tables.formats.texts import seeds_text
-from promptbench.show.tables.rows import SPREAD
+from promptbench.show.tables.rows import MEANS_APART, SPREAD
 from promptbench.show.tables.table import Cell, Line, Table, population_std
 
 
@@ -19,6 +19,24 @@ def per_seed(table: Table) -> Table:
     lines = tuple(chain.from_iterable(map(_seeds_of, table.lines)))
     remarks = tuple(remark for remark in table.remarks if remark != SPREAD)
     return replace(table, lines=lines, remarks=remarks, ranked=False, per_seed=True)
+
+
+def without_means(table: Table) -> Table:
+    """The table without the mean of what each dataset derives, such as H, and without what is said of it."""
+    lines = tuple(line for line in table.lines if line.kind != "mean")
+    return replace(table, lines=lines, remarks=tuple(map(without_apart, table.remarks)))
+
+
+def averages_of(table: Table) -> Table:
+    """The lines that sum a table up alone; of a table without an average, all."""
+    lines = tuple(line for line in table.lines if line.kind != "block")
+    return replace(table, lines=lines) if lines else table
+
+
+def without_apart(remark: str) -> str:
+    """What is said of an average, without the mean that is not there."""
+    start, apart, _ = remark.partition(MEANS_APART)
+    return f"{start}." if apart else remark
 
 
 def sort_by(tables: Sequence[Table], title: str) -> list[Table]:
@@ -60,7 +78,7 @@ def references(tables: Sequence[Table], name: str, wanted: str) -> list[str]:
 
     Args:
         tables: Any.
-        name: A row's label, or a method that has one row.
+        name: A row's label, with the method's title or name, or a method that has one row.
         wanted: What for, such as `take differences to`.
 
     Raises:
@@ -69,7 +87,7 @@ def references(tables: Sequence[Table], name: str, wanted: str) -> list[str]:
     labels = [_reference(table, name, wanted) for table in tables]
     if not any(labels):
         rows = chain.from_iterable(table.rows for table in tables)
-        known = set(chain.from_iterable((row.label, row.method) for row in rows))
+        known = set(chain.from_iterable((row.label, row.typed, row.method) for row in rows))
         raise unknown(f"row to {wanted}", name, known)
     return labels
 
@@ -110,7 +128,7 @@ def _sorted(table: Table, column: Column) -> Table:
 
 def _reference(table: Table, name: str, wanted: str) -> str:
     """The label of the row that is meant, or ""."""
-    found = [row.label for row in table.rows if name == row.label] or [
+    found = [row.label for row in table.rows if name in (row.label, row.typed)] or [
         row.label for row in table.rows if name == row.method
     ]
     if len(found) > 1:

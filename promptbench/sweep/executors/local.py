@@ -33,7 +33,7 @@ from promptbench.config import UsageError, unknown
 from promptbench.runs.listener import Silent, Standing
 from promptbench.storage.claims import CLAIMS, Holder, holders
 from promptbench.sweep.executors.contract import no_address
-from promptbench.sweep.loop import POLL, Job, Sweep, ended_with, run_all
+from promptbench.sweep.loop import POLL, Job, Sweep, ended_with, room_here, run_all
 from promptbench.training.numerics import peak_memory
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,9 @@ class Local:
 
     def execute(self, sweep: Sweep) -> Iterator[Standing]:
         """Do the runs of a sweep in worker processes, and say how they stand meanwhile."""
-        jobs, gpus = places(sweep.at_once(1), sweep.job.place.device, sweep.per_gpu)
+        device = sweep.job.place.device
+        jobs = sweep.at_once(room_here(list(sweep.runs.values()), device))
+        jobs, gpus = places(jobs, device, sweep.per_gpu, asked=sweep.jobs is not None)
         workers = Workers(sweep, gpus)
         try:
             workers.start(jobs)
@@ -254,13 +256,14 @@ def _follow_parent(lifeline: Connection) -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def places(jobs: int, device: str, per_gpu: int) -> tuple[int, list[str]]:
-    """How many of the runs asked for to do at once, and the GPUs to spread them over; says so where it is fewer.
+def places(jobs: int, device: str, per_gpu: int, asked: bool = True) -> tuple[int, list[str]]:
+    """How many runs to do at once, no more than memory has room for, and the GPUs to spread them over.
 
     Args:
-        jobs: Runs asked for.
+        jobs: Runs at once, at most.
         device: `cpu`, `cuda` or `cuda:N`.
         per_gpu: Most runs on a GPU.
+        asked: Whether somebody asked for so many, who is told where it is fewer.
     """
     if device.startswith("cuda:"):  # that one
         return min(jobs, per_gpu), []
@@ -275,7 +278,7 @@ def places(jobs: int, device: str, per_gpu: int) -> tuple[int, list[str]]:
     need = 1.5 * peak_memory("cpu")
     free = free_memory()
     most = max(1, int(min(jobs, free / need))) if need else jobs
-    if jobs > most:
+    if asked and jobs > most:
         log.warning(
             "--jobs %d: a run takes about %.1f GiB and %.1f GiB are free: %d at once",
             jobs,

@@ -22,16 +22,43 @@ from promptbench.results.frame import ENCODE
 from promptbench.results.knowledge import Choice, selection_of, text_prior
 from promptbench.results.result import Result
 from promptbench.results.spec import DATA, MACHINE, SETTING, Spec, names_of
-from promptbench.show.tables.formats.texts import Style, clean, heading, remarks, seeds_text, shots_text
+from promptbench.show.tables.formats.texts import (
+    RECIPE,
+    Style,
+    clean,
+    heading,
+    recipe_of,
+    remarks,
+    seeds_text,
+    settings_said,
+    shots_text,
+    trained_lines,
+)
 from promptbench.show.tables.table import Cell, Comparison, Line, Table, Test, Tested
 
 VERSION = 1
 """Of the JSON."""
 
 KNOWN = ("selection", "trials", "settings by dataset", "text prior")
-FACTS = ("protocol", "suite", "backbone", "kind", "dataset", "method", "settings", *KNOWN, "shots", "seeds", "n")
+FACTS = (
+    *("protocol", "suite", "backbone", "kind", "dataset", "dataset title", "method", "label", "settings"),
+    *(*KNOWN, "shots", "seeds", "n"),
+)
 LONG = (
-    *("protocol", "suite", "backbone", "dataset", "method", "settings", *KNOWN, "shots", "data_seed", "train_seed"),
+    *(
+        "protocol",
+        "suite",
+        "backbone",
+        "dataset",
+        "dataset title",
+        "method",
+        "label",
+        "settings",
+        *KNOWN,
+        "shots",
+        "data_seed",
+        "train_seed",
+    ),
     *("metric", "value", "origin", "run"),
 )
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # how one begins for spreadsheets, in wide letters, too
@@ -45,11 +72,11 @@ BESIDE = ("paper", "gap", "verdict", "why")
 
 def render_json(tables: Sequence[Table], style: Style) -> str:
     """One JSON document."""
-    document = {"promptbench_tables": VERSION, "tables": [_table(table) for table in tables]}
+    document = {"promptbench_tables": VERSION, "tables": [_table(table, style) for table in tables]}
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
-def _table(table: Table) -> dict[str, Any]:
+def _table(table: Table, style: Style) -> dict[str, Any]:
     beside = {(id(item.line), item.column.key): item for item in table.comparisons}
     return {
         "title": heading(table),
@@ -63,7 +90,8 @@ def _table(table: Table) -> dict[str, Any]:
         "lines": [_line(table, line, beside) for line in table.lines],
         "remarks": remarks(table),
         "runs": {name: _run(result) for name, result in table.results.items()},
-        **({"tests": [_test(test) for test in table.tests]} if table.tests else {}),
+        **({"tests": [_test(table, test) for test in table.tests]} if table.tests else {}),
+        **({"appendix": [_recipe(line) for line in trained_lines(table)]} if style.appendix else {}),
     }
 
 
@@ -72,12 +100,13 @@ def _line(table: Table, line: Line, beside: Mapping[tuple[int, str], Comparison]
     return {
         "kind": "published" if line.published else line.kind,
         "group": line.group,
+        "group_title": table.title(line.group),
         "method": line.row.method,
         "label": line.label,
         "settings": line.row.apart,
         "selection": line.selection._asdict(),
         "text_prior": line.text_prior,
-        "versus": line.versus,
+        "versus": _typed(table, line.versus),
         "published": {where: figure.source for where, figure in line.published.items()},
         "reconstructed": line.row.reconstructed,
         "origins": sorted(line.origins),
@@ -85,6 +114,13 @@ def _line(table: Table, line: Line, beside: Mapping[tuple[int, str], Comparison]
         "n": line.n,
         "cells": {key: _cell(line, line.cells[key], beside.get((id(line), key))) for key in keys},
     }
+
+
+def _recipe(line: Line) -> dict[str, Any]:
+    """What a row was trained with; lists hold the values of different datasets or shots."""
+    recipe = {name.replace(" ", "_"): values for name, values in recipe_of(line).items()}
+    choice = {"selection": line.selection._asdict(), "text_prior": line.text_prior}
+    return {"method": line.row.method, "label": line.label, **recipe, **choice, "config": settings_said(line)}
 
 
 def _cell(line: Line, cell: Cell, beside: Comparison | None) -> dict[str, Any]:
@@ -111,13 +147,14 @@ def _cell(line: Line, cell: Cell, beside: Comparison | None) -> dict[str, Any]:
     return found
 
 
-def _test(test: Test) -> dict[str, Any]:
+def _test(table: Table, test: Test) -> dict[str, Any]:
     rows = [
         {"method": one.line.row.method, "label": one.line.label, **_tested(test, one), "why": one.why}
         for one in test.rows
     ]
     return {
-        "against": test.against,
+        "against": _typed(table, test.against),
+        "against_label": test.against,
         "column": test.column._asdict(),
         "group": test.group,
         "datasets": list(test.datasets),
@@ -167,7 +204,7 @@ def render_csv(tables: Sequence[Table], style: Style) -> str:
     compared = tested = False
     for table in tables:
         keys |= dict.fromkeys(column.key for column in table.columns)
-        lines += [_facts(table, line) | _figures(table, line) for line in table.lines]
+        lines += [_facts(table, line) | _figures(table, line) | _trained(line, style) for line in table.lines]
         for test in table.tests:
             lines += [_test_facts(table, test, one) for one in test.rows]
         compared |= bool(table.comparisons) or any(line.published for line in table.lines)
@@ -175,7 +212,8 @@ def render_csv(tables: Sequence[Table], style: Style) -> str:
     facts = ["", "/std", *(f"/{fact}" for fact in BESIDE if compared)]
     figures = [key + fact for key, fact in product(keys, facts)]
     figures += [f"test/{fact}" for fact in TESTED if tested]
-    return _written(lines, (*FACTS, *figures, "origin", "remark"))
+    recipe = [f"recipe/{name}" for name in (*RECIPE, "config") if style.appendix]
+    return _written(lines, (*FACTS, *figures, *recipe, "origin", "remark"))
 
 
 def render_csv_long(tables: Sequence[Table], style: Style) -> str:
@@ -186,7 +224,7 @@ def render_csv_long(tables: Sequence[Table], style: Style) -> str:
 
 def _facts(table: Table, line: Line) -> dict[str, object]:
     kind = "published" if line.published else line.kind + " difference" * bool(line.versus)
-    method = line.label if line.versus else line.row.method
+    method = f"Δ {line.row.typed} − {_typed(table, line.versus)}" if line.versus else line.row.method
     over = [
         line.row.apart,
         *_known(line.selection, line.text_prior),
@@ -194,17 +232,31 @@ def _facts(table: Table, line: Line) -> dict[str, object]:
         seeds_text(line.seeds, " "),
         line.n,
     ]
-    facts = [table.protocol, table.suite, table.backbone, kind, line.group, method, *over]
+    names = [line.group, table.title(line.group), method, line.label]
+    facts = [table.protocol, table.suite, table.backbone, kind, *names, *over]
     said = dict.fromkeys(chain.from_iterable((cell.gap.strip("–"), cell.reason) for cell in line.cells.values()))
     origins = ", ".join(line.published) or " ".join(sorted(line.origins))
     return {**dict(zip(FACTS, facts, strict=True)), "origin": origins, "remark": "; ".join(filter(None, said))}
 
 
+def _typed(table: Table, label: str) -> str:
+    """A row's name with the method as it is typed, by the row's label."""
+    return next((row.typed for row in table.rows if row.label == label), label)
+
+
 def _test_facts(table: Table, test: Test, one: Tested) -> dict[str, object]:
     facts = _facts(table, one.line) | {"kind": "test", "dataset": test.group, "n": one.seeds, "remark": one.why}
-    said = {"compared": test.column.title, "against": test.against, "datasets": len(test.datasets)}
+    said = {"compared": test.column.title, "against": _typed(table, test.against), "datasets": len(test.datasets)}
     said |= {"smallest_p": test.smallest, **_tested(test, one)}
     return facts | {f"test/{name}": value for name, value in said.items()}
+
+
+def _trained(line: Line, style: Style) -> dict[str, object]:
+    """What a line was trained with, for an appendix."""
+    if not style.appendix or line.published:
+        return {}
+    values = {f"recipe/{name}": " / ".join(values) for name, values in recipe_of(line).items()}
+    return {**values, "recipe/config": settings_said(line)}
 
 
 def _known(choice: Choice, prior: str) -> list[object]:
@@ -228,7 +280,8 @@ def _runs(table: Table, asked: Sequence[str]) -> Iterable[Sequence[object]]:
     for row in table.rows:
         for result in row.results:
             spec = result.spec
-            facts: list[object] = [table.protocol, table.suite, table.backbone, spec.dataset, row.method, row.apart]
+            facts: list[object] = [table.protocol, table.suite, table.backbone]
+            facts += [spec.dataset, table.title(spec.dataset), row.method, row.label, row.apart]
             facts += [
                 *_known(selection_of(result), text_prior(result)),
                 shots_text([spec.shots]),

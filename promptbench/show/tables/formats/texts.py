@@ -6,15 +6,19 @@ escaped; a figure's tooltip holds its seeds and runs.
 
 from __future__ import annotations
 
+import hashlib
 import html
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, product
 from typing import NamedTuple
 
-from promptbench.metrics.statistics import LEVEL, Interval
+from promptbench.metrics.statistics import LEVEL, Interval, paired_interval
 from promptbench.protocol import Column, digits_of
+from promptbench.recipe import Recipe
 from promptbench.results.knowledge import SELECTIONS, TEXT_PRIORS
+from promptbench.results.result import Result
 from promptbench.results.spec import Spec
 from promptbench.show.tables.table import Cell, Comparison, Line, Seed, Table, Test
 
@@ -35,6 +39,14 @@ OUTLIER = (
 TESTED = "mean Δ", "won/tied/lost", "p", "p (Holm)", "seeds", "Δ over seeds [95 %]", "seeds for 1 point"
 PUBLISHED = "published: a paper's figures, not measured here; in no average, and never ranked with ours."
 DENSE_SCORES = ("GL-MCM", "L-MCM")  # blocks whose scores read patches
+
+EMPHASIS = (
+    "Bold: the best, and what the paired test does not separate from it, the 95 % interval by Student's t of the "
+    "differences over common seeds holding 0; underlined: the second best where one is best alone. Nothing is bold "
+    "where no row is separated from the best, or with fewer than two common seeds."
+)
+RECIPE = ("epochs", "lr", "batch", "optimizer", "weight decay", "origin")
+"""What an appendix says of a training, besides how it was chosen."""
 
 NAMES = 2  # columns on the left that hold names, in Markdown
 WORDS = ("selection", "text prior")  # columns behind the names, which say what a row knew
@@ -60,6 +72,7 @@ tbody {{ border-bottom: 1px solid; }}
 </body>
 </html>
 """
+FILES_NAMED = 8  # in a comment; of more, their number and a digest
 RUNS_SHOWN = 3  # in a tooltip; the JSON format names all
 
 
@@ -70,10 +83,16 @@ class Style:
     Attributes:
         plain: In LaTeX, one tabular as in other formats, instead of the layout that papers have.
         cite: BibTeX key by method, for `\cite` in LaTeX.
+        columns: Of the page that LaTeX is for, `one` or `two`.
+        appendix: Whether the recipe of every row is told.
+        trace: Whether a comment in Markdown names the result files.
     """
 
     plain: bool = False
     cite: Mapping[str, str] = field(default_factory=dict)
+    columns: str = "one"
+    appendix: bool = False
+    trace: bool = False
 
 
 class Markup(NamedTuple):
@@ -105,17 +124,16 @@ def texts(table: Table, markup: Markup, suffix: Callable[[Line], str] = lambda l
     body = []
     for lines in table.parts:
         rivals = [line for line in lines if competes(line)]
-        ranks = {column.key: best_two(rivals, column) for column in table.columns}
+        ranks = {column.key: places_of(rivals, column) for column in table.columns}
         rows = []
         for line in lines:
-            rival = any(line is other for other in rivals)
             cells = [markup.escape(word) for word in (str(line.selection), line.text_prior)]
             for column in table.columns:
                 cell = line.cells.get(column.key)
                 text = markup.escape(figure(line, cell, footnotes, column.digits))
-                place = place_of(cell, column, ranks[column.key])
-                cells.append(text if place is None or not rival else markup.emphasis[place].format(text))
-            group = markup.escape(line.group) if line is lines[0] else ""
+                place = ranks[column.key].get(id(line))
+                cells.append(text if place is None else markup.emphasis[place].format(text))
+            group = markup.escape(table.title(line.group)) if line is lines[0] else ""
             rows.append([group, markup.escape(line.label + marks(line)) + suffix(line), *cells, markup.escape(line.n)])
         body.append(rows)
     titles = [column.title for column in table.columns]
@@ -136,7 +154,7 @@ def remarks(table: Table) -> list[str]:
         cell = line.cells.get(column.key, Cell())
         if cell.outliers:
             seeds = [f"seed {seeds_text([seed], '')} {rounded(cell.values[seed])}" for seed in cell.outliers]
-            outlying.append(f"{line.label} on {line.group}, {column.title}: {', '.join(seeds)}")
+            outlying.append(f"{line.label} on {table.title(line.group)}, {column.title}: {', '.join(seeds)}")
     if outlying:
         said.append(f"{OUTLIER[0]} {OUTLIER[1]}: {'; '.join(outlying)}.")
     sources: dict[str, dict[str, None]] = {}
@@ -146,6 +164,8 @@ def remarks(table: Table) -> list[str]:
     if sources:
         read = "; ".join(f"{', '.join(names)}: {source}" for source, names in sources.items())
         said.append(f"{PUBLISHED} {read}.")
+    if table.ranked:
+        said.append(EMPHASIS)
     return [*said, *legends(table), *table.remarks]
 
 
@@ -164,6 +184,7 @@ def legends(table: Table) -> list[str]:
         f"selection: on which images settings were chosen{trials}: {'; '.join(kinds)}.",
         f"text prior: words told besides class names (rows are ranked and judged within one): {'; '.join(priors)}.",
         column_legend(table.columns),
+        f"shots: images of each class that are trained on{'' if table.per_seed else '; n: number of seeds'}.",
     ]
 
 
@@ -203,20 +224,32 @@ def competition(table: Table) -> Callable[[Line], bool]:
     return competes
 
 
-def best_two(rivals: Sequence[Line], column: Column) -> dict[str, int]:
-    """Places by the figure as shown, so that what reads the same is marked the same: 0, and 1 among three or more."""
-    if not column.ranked:
+def places_of(rivals: Sequence[Line], column: Column) -> dict[int, int]:
+    """Which lines are the best in a column, 0, and which is the second best, 1, by their `id`.
+
+    Best are the best figure and all that the paired test does not separate from it; where it separates none, no line
+    is. There is a second best where one line alone is best, among three or more.
+    """
+    cells = {id(line): cell for line in rivals if (cell := line.cells.get(column.key)) and cell.mean is not None}
+    if not column.ranked or not cells:
         return {}
-    means = [cell.mean for line in rivals if (cell := line.cells.get(column.key)) and cell.mean is not None]
-    ordered = sorted(means, reverse=not column.lower)
-    order = list(dict.fromkeys(rounded(mean, column.digits) for mean in ordered))
-    places = min(2, len(means) - 1) if len(order) > 1 else 0
-    return {text: place for place, text in enumerate(order[:places])}
+    order = sorted(cells, key=lambda line: cells[line].mean or 0.0, reverse=not column.lower)
+    first = cells[order[0]]
+    best = [line for line in order if line == order[0] or not _separated(first, cells[line], column)]
+    if len(best) == len(order):
+        return {}
+    second = {order[1]: 1} if len(best) == 1 and len(order) > 2 else {}
+    return dict.fromkeys(best, 0) | second
 
 
-def place_of(cell: Cell | None, column: Column, ranks: Mapping[str, int]) -> int | None:
-    """The place of a cell by `best_two`."""
-    return None if cell is None or cell.mean is None else ranks.get(rounded(cell.mean, column.digits))
+def _separated(one: Cell, other: Cell, column: Column) -> bool:
+    """Whether the interval of the differences over common seeds leaves 0 out; what reads the same is never so."""
+    by_seed = [value - other.values[seed] for seed, value in one.values.items() if seed in other.values]
+    same = rounded(one.mean or 0.0, column.digits) == rounded(other.mean or 0.0, column.digits)
+    if same or len(by_seed) < 2:
+        return False
+    found = paired_interval(by_seed)
+    return not found.low <= 0 <= found.high
 
 
 def figure(line: Line, cell: Cell | None, footnotes: dict[str, int], digits: int = 1) -> str:
@@ -242,7 +275,7 @@ def heading(table: Table) -> str:
 def comparison_texts(table: Table, markup: Markup) -> Texts:
     """The papers' figures beside ours, and what their verdicts mean."""
     footnotes: dict[str, int] = {}
-    rows = [[*map(markup.escape, _compared(item, footnotes))] for item in table.comparisons]
+    rows = [[*map(markup.escape, _compared(table, item, footnotes))] for item in table.comparisons]
     head = [table.blocks_are, "method", "figure", "paper", "ours", "n", "gap", "verdict", "paper's line"]
     said = [f"[{number}] {reason}" for reason, number in footnotes.items()]
     said.append(
@@ -250,6 +283,66 @@ def comparison_texts(table: Table, markup: Markup) -> Texts:
         "lies within 0.2 points for zero-shot, 0.5 for averages and ImageNet, 1.5 for other datasets; differs: outside."
     )
     return Texts([*map(markup.escape, head)], [rows], [*map(markup.escape, said)])
+
+
+def recipe_of(line: Line) -> dict[str, list[str]]:
+    """What a line was trained with, each of `RECIPE` with all values that its runs have; none where nothing is."""
+    found: dict[str, dict[str, None]] = {name: {} for name in RECIPE}
+    for result in line.own:
+        recipe = {"optimizer": Recipe.optimizer, **result.spec.recipe}
+        for name in RECIPE if result.spec.recipe else ():
+            value = recipe.get(name.replace(" ", "_"), "?")
+            if name == "epochs" and value == 0:
+                value = f"{recipe.get('steps', '?')} steps"
+            found[name][value if isinstance(value, str) else f"{value:g}"] = None
+    return {name: list(values) for name, values in found.items()}
+
+
+def settings_said(line: Line) -> str:
+    """The method's settings of a line, those that differ between its runs with all their values."""
+    found: dict[str, dict[str, None]] = {}
+    for result in line.own:
+        for name, value in result.spec.config.items():
+            found.setdefault(name, {})["none" if value is None else str(value) or "''"] = None
+    return ", ".join(f"{name}={' / '.join(values)}" for name, values in found.items())
+
+
+def trained_lines(table: Table) -> list[Line]:
+    """A line of each row that was measured here, over most of its runs."""
+    found: dict[int, Line] = {}
+    for line in table.lines:
+        if not (line.published or line.versus):
+            found[id(line.row)] = replace(line, results=line.row.results)
+    return [found[id(row)] for row in table.rows if id(row) in found]
+
+
+def appendix_texts(table: Table, markup: Markup) -> Texts:
+    """The recipe of every row, how it was chosen, and the method's settings."""
+    rows, said = [], []
+    for line in trained_lines(table):
+        recipe = [" / ".join(values) or "–" for values in recipe_of(line).values()]
+        choice = line.selection
+        words = [choice.kind + " (anew for every dataset)" * choice.by_dataset, str(choice.trials or "?")]
+        if choice.kind in ("none", "unknown"):
+            words[1] = "–"
+        rows.append([line.label + marks(line), *recipe, *words, line.text_prior])
+        if settings := settings_said(line):
+            said.append(f"{line.label}: {settings}.")
+    said = [f"Settings of {line}" for line in said]
+    said.append(
+        "epochs: passes over the training images, or steps; lr: the largest learning rate; batch: images of a step; "
+        "several values: of different datasets or shots. origin: paper, authors (their code), transferred (theirs, for "
+        "another protocol or backbone), ours. selection: on which images settings were chosen; trials: how many "
+        "settings were tried, ? where nobody says."
+    )
+    head = ["method", *RECIPE, "selection", "trials", "text prior"]
+    escaped = [[*map(markup.escape, row)] for row in rows]
+    return Texts([*map(markup.escape, head)], [escaped], [*map(markup.escape, said)])
+
+
+def appendix_heading(table: Table) -> str:
+    """The title of the recipes of a table."""
+    return f"Recipes: {heading(table)}"
 
 
 def test_texts(table: Table, markup: Markup) -> Texts:
@@ -353,7 +446,7 @@ def clean(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
-def _compared(item: Comparison, footnotes: dict[str, int]) -> list[str]:
+def _compared(table: Table, item: Comparison, footnotes: dict[str, int]) -> list[str]:
     """The cells of one figure beside a paper's; a reason that is new gets the next number."""
     cell = item.line.cells[item.column.key]
     gap = "–" if item.gap is None else signed(item.gap)
@@ -361,7 +454,7 @@ def _compared(item: Comparison, footnotes: dict[str, int]) -> list[str]:
         gap += f" ({signed(item.interval[0])} to {signed(item.interval[1])})"
     number = f" [{footnotes.setdefault(item.why, len(footnotes) + 1)}]" if item.why else ""
     ours = figure(item.line, cell, {}).rstrip(OUTLIER[0])
-    names = [item.line.group, item.line.label, item.column.title]
+    names = [table.title(item.line.group), item.line.label, item.column.title]
     return [*names, item.paper, ours, item.line.n, gap, item.verdict + number, item.origin]
 
 
@@ -371,16 +464,33 @@ HTML = Markup(lambda text: html.escape(clean(text)), ("<strong>{}</strong>", "<u
 
 def render_markdown(tables: Sequence[Table], style: Style) -> str:
     """Markdown: one section per table, and one for the papers' figures beside it."""
-    return "\n".join(_markdown(table) for table in tables)
+    return "\n".join(_markdown(table, style) for table in tables)
 
 
-def _markdown(table: Table) -> str:
+def _markdown(table: Table, style: Style) -> str:
     parts = laid_out(clean(heading(table)), texts(table, MARKDOWN), NAMES + len(WORDS))
     if table.comparisons:
         parts += ["", *laid_out("beside published figures", comparison_texts(table, MARKDOWN))]
     if table.tests:
         parts += ["", *laid_out(test_heading(table), test_texts(table, MARKDOWN))]
+    if style.appendix:
+        parts += ["", *laid_out(clean(appendix_heading(table)), appendix_texts(table, MARKDOWN), 1)]
+    if style.trace:
+        parts += ["", f"<!-- {files_behind(table.results)} -->"]
     return "\n".join(parts) + "\n"
+
+
+def files_behind(results: Mapping[str, Result]) -> str:
+    """The result files of a table, below the folder of results: their paths, or of many a count and a digest."""
+    paths = [f"results/{name}.json" for name in sorted(results)]
+    if len(paths) <= FILES_NAMED:
+        return f"made of {', '.join(paths)}"
+    found = hashlib.sha256()
+    for name in sorted(results):
+        found.update(json.dumps([name, results[name].metrics], sort_keys=True).encode())
+    folders = sorted({path.split("/")[1] for path in paths})
+    where = ", ".join(f"results/{folder}/*/*.json" for folder in folders)
+    return f"made of {len(paths)} files in {where}; sha256 of their sorted names and metrics {found.hexdigest()[:16]}"
 
 
 def laid_out(title: str, text: Texts, names: int = NAMES) -> list[str]:
@@ -402,21 +512,23 @@ def laid_out(title: str, text: Texts, names: int = NAMES) -> list[str]:
 
 def render_html(tables: Sequence[Table], style: Style) -> str:
     """HTML: all tables on one page."""
-    return PAGE.format(html_sections(tables))
+    return PAGE.format(html_sections(tables, appendix=style.appendix))
 
 
-def html_sections(tables: Sequence[Table]) -> str:
-    """HTML of the tables without a page around them."""
-    return "\n".join(_html(table) for table in tables)
+def html_sections(tables: Sequence[Table], *, appendix: bool = False) -> str:
+    """HTML of the tables without a page around them, and with `appendix` of the recipes of their rows."""
+    return "\n".join(_html(table, appendix) for table in tables)
 
 
-def _html(table: Table) -> str:
+def _html(table: Table, appendix: bool) -> str:
     tips = [[[_tip(line, column.key) for column in table.columns] for line in lines] for lines in table.parts]
     parts = [_table(heading(table), texts(table, HTML), tips, NAMES + len(WORDS))]
     if table.comparisons:
         parts.append(_table("Beside published figures", comparison_texts(table, HTML), []))
     if table.tests:
         parts.append(_table(f"E{test_heading(table)[1:]}", test_texts(table, HTML), []))
+    if appendix:
+        parts.append(_table(appendix_heading(table), appendix_texts(table, HTML), [], 1))
     return "\n".join(parts)
 
 

@@ -1,0 +1,1 @@
+"""What a GPU does of promptbench, measured and checked: `python -m promptbench.benchmarks.gpu`."""
