@@ -87,7 +87,8 @@ def test_python_and_the_command_leave_the_same_files(
     assert main(["run", *words, "--output", "command"]) == 0
     assert stored("python") == stored("command") and len(stored("python")) == len(results) == 6
     printed = capsys.readouterr().out
-    assert f"{pb.table(results)}\n" == printed and "| coop" in printed
+    table, _, comment = str(pb.table(results)).partition("\n<!-- made of ")
+    assert f"{table}\n" == printed and "| CoOp" in printed and comment.count("results/base2new/birds/") == 6
 
 
 def test_results_know_their_files_and_are_read_again(what: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

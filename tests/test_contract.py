@@ -253,7 +253,7 @@ def test_a_plugin_runs_through_the_command(
     else:
         assert set(record["losses"][0]) == {"ce"}
         assert "h" in {key.rpartition("/")[2] for key in record["metrics"]}
-    assert name in printed
+    assert f"| {registry.titles('methods', [name])[name]}" in printed
     trained = {path: path.stat().st_mtime_ns for path in tmp_path.glob("promptbench-runs/trainings/*")}
     assert len(trained) == 1
     next(path for path in stored if json.loads(path.read_bytes()) == record).unlink()

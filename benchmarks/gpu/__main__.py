@@ -6,7 +6,7 @@
 
 Needs nothing but this repository: weights are the embedded ones, or random. Every part runs in a process of its own,
 within its seconds, and writes `PART.json` row by row; `gpu.json` has all of them, the card and the versions. A part
-that fails or takes too long is recorded, and the next one follows. The exit code is 0 if nothing failed, and 1 else.
+that fails or takes too long is recorded, and the next one follows. The exit code is 1 if one failed, `compile` apart.
 """
 
 from __future__ import annotations

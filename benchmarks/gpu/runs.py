@@ -16,6 +16,7 @@ from .part import Row, Setting, case
 
 UNTRAINED, *TRAINED = METHODS = ("zeroshot@generic", "coop", "maple")
 ONE, MAIN = "mini_diagrams", ("mini_diagrams", "mini_neon")
+ON_GPUS = 35  # seconds of a command there, fewer than its part has, so that none outlives it
 GAINED = 5.0  # points of accuracy on base classes, mean over the sets, at least: on a CPU 26 (coop) and 16 (maple)
 
 
@@ -30,7 +31,7 @@ def base2new(setting: Setting, folder: Path, datasets: list[str]) -> Row:
     """Accuracies on base and new classes, mean over the datasets, and whether training did anything."""
     methods = METHODS[:2] if setting.short else METHODS
     trained = [method for method in methods if method in TRAINED]
-    called("run", "--method", *methods, "--dataset", *datasets, "--seeds", "1", *common(setting, folder))
+    called(setting, "run", "--method", *methods, "--dataset", *datasets, "--seeds", "1", *common(setting, folder))
     found = {method: mean(of_method(folder, method)) for method in methods}
     gained = min(found[method]["base/accuracy"] for method in trained) - found[UNTRAINED]["base/accuracy"]
     row: Row = {"accuracy": found, "gained": gained, "limits": {"gained": GAINED}}
@@ -46,8 +47,8 @@ def two_at_once(setting: Setting) -> Iterator[Row]:
 def side_by_side(setting: Setting, folder: Path) -> Row:
     """Figures of both, under `--deterministic`."""
     what = ("--method", "coop", "--dataset", ONE, "--seeds", "1", "2", "--deterministic", "--set", "coop.epochs=3")
-    called("run", *what, *common(setting, folder / "two"), "--jobs", "2", "--runs-per-gpu", "2")
-    called("run", *what, *common(setting, folder / "one"), "--jobs", "1")
+    called(setting, "run", *what, *common(setting, folder / "two"), "--jobs", "2", "--runs-per-gpu", "2")
+    called(setting, "run", *what, *common(setting, folder / "one"), "--jobs", "1")
     two, one = ([record["metrics"] for record in of_method(folder / name, "coop")] for name in ("two", "one"))
     return {"passed": two == one and len(two) == 2, "metrics": two, "one_after_the_other": one}
 
@@ -58,12 +59,11 @@ def common(setting: Setting, folder: Path) -> list[str]:
     return ["--device", setting.device, "--output", str(folder), *epochs]
 
 
-def called(*words: str) -> None:
+def called(setting: Setting, *words: str) -> None:
     """Do a command of promptbench, and raise an error with what it said last if it fails."""
     environment = {**os.environ, "PROMPTBENCH_CACHE": tempfile.gettempdir() + "/promptbench-gpu-cache"}
-    done = subprocess.run(
-        [sys.executable, "-m", "promptbench", *words], capture_output=True, text=True, env=environment
-    )
+    command, most = [sys.executable, "-m", "promptbench", *words], ON_GPUS if setting.on_gpu else None
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=most)
     if done.returncode:
         raise RuntimeError(f"`promptbench {' '.join(words)}` ended with {done.returncode}: {done.stderr[-300:]}")
 

@@ -119,8 +119,7 @@ class ZeroShot(Plain):
 
 class LinearProbe(Plain):
     def logits(self, features: Tensor) -> Tensor:
-        weight, bias = self.method.solution
-        return features @ weight.T + bias  # type: ignore[no-any-return]
+        return features @ self.method.weight.T + self.method.bias
 
 
 class CoOp(Plain):

@@ -115,7 +115,7 @@ def stood(folder: Path, standing: Standing) -> dict[str, Any]:
     from promptbench.cli.text import reason
 
     return {
-        "folder": str(folder),
+        "output": str(folder),
         "done": sorted(standing.done),
         "failed": {name: reason(path) for name, path in standing.failed.items()},
         "running": [

@@ -413,9 +413,9 @@ class Backbone(nn.Module):
             if images.pixels is None:
                 raise ValueError("this batch carries cached features only, and the image tower must run on its pixels")
             images = images.pixels
-        visual, R = self.clip.visual, self.resolution
-        if images.shape[-2:] != (R, R) and image_tower.is_standard(visual):
-            height, width = images.shape[-2:]
+        visual, (height, width) = self.clip.visual, images.shape[-2:]
+        if image_tower.is_standard(visual) and (height, width) != (self.resolution, self.resolution):
+            R = self.resolution
             raise UsageError(
                 f"Backbone '{self.name}' takes images of {R} x {R} pixels, not {height} x {width}: resize and crop "
                 f"them, as EvaluationTransform({R}, mean=backbone.mean, std=backbone.std) does."

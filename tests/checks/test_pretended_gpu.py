@@ -65,7 +65,7 @@ def test_every_way_through_a_method_stays_on_the_gpu(label: str, tiny: pb.Backbo
 
 def test_a_tensor_on_the_cpu_is_found(plugin_file: Callable[[Path], type[Method]], tiny: pb.Backbone) -> None:
     """A method that works on every machine without a GPU, and fails on one."""
-    cls = plugin_file(TESTS / "plugins" / "made_on_the_cpu.py")
+    cls = plugin_file(TESTS / "support" / "made_on_the_cpu.py")
     assert not kit.run_check(behaviour.check_loss_is_finite_and_named, cls, tiny)
     (wrong,) = kit.run_check(behaviour.check_tensors_are_made_where_the_backbone_is, cls, tiny)
     assert "on a GPU, every tensor is made where the backbone is, and scores stay the same: line 2" in wrong

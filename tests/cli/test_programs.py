@@ -64,7 +64,7 @@ def test_how_runs_and_data_stand_is_read_by_programs(tmp_path: Path, capsys: pyt
     path.write_text('{"reason": "it broke."}')
     found = printed(capsys, "status", "--output", str(tmp_path))
     assert isinstance(found, dict) and found["failed"] == {"base2new/d/m-1": "it broke."}
-    assert set(found) == {"folder", "done", "failed", "running", "to_do", "seconds_left"}
+    assert set(found) == {"output", "done", "failed", "running", "to_do", "seconds_left"}
     (state,) = printed(capsys, "data", "status", "dtd")  # type: ignore[misc]
     assert state["name"] == "dtd" and not state["complete"] and state["expected"]["test"] == 1692
 

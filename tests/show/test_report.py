@@ -138,18 +138,18 @@ def test_the_tables_read_without_the_script() -> None:
     rows = Parsed(rendered(several())).rows
     words = ["unknown", "generic"]
     assert rows[0] == ["method", "base", "new", "H", "n", "selection", "text prior"]
-    assert rows[1] == ["average"] and ["coop", "74.5 ± 0.8", "67.0 ± 0.0", "70.6 ± 0.4", "3", *words] in rows[2:5]
-    dtd = rows[rows.index(["dtd"]) :]
-    assert dtd[1] == ["coop", "72.0 ± 0.8", "65.0 ± 0.0", "68.3 ± 0.4", "3", *words]
+    assert rows[1] == ["average"] and ["CoOp", "74.5 ± 0.8", "67.0 ± 0.0", "70.6 ± 0.4", "3", *words] in rows[2:5]
+    dtd = rows[rows.index(["DTD"]) :]
+    assert dtd[1] == ["CoOp", "72.0 ± 0.8", "65.0 ± 0.0", "68.3 ± 0.4", "3", *words]
 
 
 def test_rows_from_the_words_of_their_dataset_are_a_body_of_their_own() -> None:
     started = replace(run(), spec=replace(run().spec, config={"n_ctx": 2, "ctx_init": "dataset"}))
     text = rendered([run(), run(method="coop"), started])
     bodies = re.findall('<tbody class="block">(.*?)</tbody>', text, flags=re.DOTALL)
-    assert [body.count("data-line") for body in bodies] == [2, 1] and "maple (ctx_init=<wbr>dataset)" in bodies[1]
+    assert [body.count("data-line") for body in bodies] == [2, 1] and "MaPLe (ctx_init=<wbr>dataset)" in bodies[1]
     above = [re.search('rowgroup"><span>(.*?)</span>', body)[1] for body in bodies]  # type: ignore[index]
-    assert above == ["dtd, text prior: generic", "dtd, text prior: dataset"]
+    assert above == ["DTD, text prior: generic", "DTD, text prior: dataset"]
 
 
 def transferred(seed: int = 1, target: float = 60) -> Result:
@@ -177,16 +177,16 @@ def test_the_page_opens_with_what_it_compares_and_the_averages_of_every_protocol
     assert all(f'id="{place}"' in text for place in ("averages", "table-0", "table-1"))
     assert text.index('id="averages"') < text.index('id="table-0"')
     rows = Parsed(text).rows
-    heads = ["From base to new classesH, mean of 2 datasets", "Cross-dataset transferaverage, dataset imagenet"]
+    heads = ["From base to new classesH, mean of 2 datasets", "Cross-dataset transferaverage, dataset ImageNet"]
     assert rows[:2] == [["method", *heads], ["text prior: generic"]]
-    assert ["coop", "70.6 ± 0.4", ""] in rows[2:5] and ["maple", "n/a (1 of 2 datasets)", "61.0 ± 0.0"] in rows[2:5]
+    assert ["CoOp", "70.6 ± 0.4", ""] in rows[2:5] and ["MaPLe", "n/a (1 of 2 datasets)", "61.0 ± 0.0"] in rows[2:5]
 
 
 def test_the_marks_and_words_of_the_averages_are_explained_beside_them() -> None:
     rebuilt = [replace(one, conditions={**one.conditions, "reconstructed": True}) for one in several()[:3]]
     text = rendered([*rebuilt, *several()[3:], *map(transferred, (1, 2, 3), (60, 61, 99))])
     averages = text.partition('id="averages"')[2].partition("</section>")[0]
-    assert "coop§" in averages and "<li>§ reconstructed without its authors&#x27; code" in averages
+    assert "CoOp§" in averages and "<li>§ reconstructed without its authors&#x27; code" in averages
     assert "<li>text prior: words told besides class names (figures compare within one): generic = " in averages
     assert "<li>H, average: %, 0 to 100, higher is better.</li>" in averages
     assert "74.3 ± 18.2!" in averages and averages.count("<li>! a seed lies farther") == 1
@@ -224,7 +224,7 @@ def test_stored_data_are_json_that_ends_no_element() -> None:
     assert not set(text) & set("<>&\u2028") and text.isascii()
     document = json.loads(text)
     labels = {line["label"] for line in document["tables"][0]["lines"]}
-    assert labels == {"coop", "maple", HOSTILE} and len(document["runs"]) == 12
+    assert labels == {"CoOp", "MaPLe", HOSTILE} and len(document["runs"]) == 12
     cell = document["tables"][0]["lines"][0]["cells"]["base/accuracy"]
     assert [seed["value"] for seed in cell["seeds"]] == [71, 72, 73]
     assert [document["runs"][place]["name"] for place in cell["runs"]] == [one.name for one in several()[:3]]
@@ -341,7 +341,7 @@ class TestCommand:
         assert capsys.readouterr().out == f"wrote sub/r.html. {pictures.NO_MATPLOTLIB}\n"
         text = Path("sub/r.html").read_text(encoding="utf-8")
         assert "Ours &amp; yours" in text and "<p>No plots: " in text and "<img" not in text
-        assert {row[0] for row in Parsed(text).rows if len(row) > 1} == {"method", "coop"}
+        assert {row[0] for row in Parsed(text).rows if len(row) > 1} == {"method", "CoOp"}
 
     def test_only_a_report_is_replaced_unasked(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -512,7 +512,7 @@ class TestBrowser:
 
     def test_it_renders_and_names_are_shown_literally(self, opened: Chromium) -> None:
         assert opened.look("document.querySelector('h1').textContent") == SEEN
-        assert set(opened.look(COLUMN % 0)) == {SEEN, "coop", "maple"} and opened.look(ABOVE).count(SEEN) == 1
+        assert set(opened.look(COLUMN % 0)) == {SEEN, "CoOp", "MaPLe"} and opened.look(ABOVE).count(SEEN) == 1
         assert opened.look("document.querySelectorAll('img').length") == 1
         assert opened.look("document.querySelector('img').naturalWidth") == 9
         assert opened.look("document.querySelectorAll('script').length") == 2
@@ -539,18 +539,18 @@ class TestBrowser:
             *("87.0 ± 0.8", "82.0 ± 0.8", "77.0 ± 0.8", "74.5 ± 0.8", "72.0 ± 0.8"),
             *("n/a (1 of 2 datasets)", "n/a (1 of 2 datasets)", "", "", ""),
         ]
-        assert opened.look(of)[:3] == [f" {SEEN}", " dtd", f" {SEEN}"] and opened.look(ABOVE) == []
+        assert opened.look(of)[:3] == [f" {SEEN}", " DTD", f" {SEEN}"] and opened.look(ABOVE) == []
 
     def test_the_filter_chooses_lines_and_columns(self, opened: Chromium) -> None:
         opened.press("Tab")
         assert opened.look(f"{FOCUSED}.labels[0].textContent.trim()") == "Filter by method or dataset"
         opened.write("DTD mapl")
-        assert opened.look(COLUMN % 0) == ["maple"] and opened.look(ABOVE) == ["dtd"]
+        assert opened.look(COLUMN % 0) == ["MaPLe"] and opened.look(ABOVE) == ["DTD"]
         assert opened.look("document.getElementById('count').textContent") == "1 of 10 lines"
         opened.look("document.getElementById('filter').select()")
         opened.write("dtd new")
         heads = "[...document.querySelectorAll('.figures thead th')].filter((one) => !one.hidden)"
-        assert sorted(opened.look(COLUMN % 0)) == ["coop", "maple"]
+        assert sorted(opened.look(COLUMN % 0)) == ["CoOp", "MaPLe"]
         shown = opened.look(f"{heads}.map((one) => one.textContent)")
         assert shown == ["method", "new", "n", "selection", "text prior"]
         cells = "document.querySelector('.figures tr[data-line]:not([hidden])').cells"
@@ -576,7 +576,7 @@ class TestBrowser:
         opened.press("ArrowDown", "ArrowRight", "Enter")
         assert opened.look("document.getElementById('panel').open") is True
         text = opened.look("document.getElementById('panel').textContent")
-        for said in ("maple, dtd, new", "mean 60.000 ± 0.000", "The 3 runs, and what sets them apart"):
+        for said in ("MaPLe, DTD, new", "mean 60.000 ± 0.000", "The 3 runs, and what sets them apart"):
             assert said in text
         for result in several()[3:6]:
             assert f"dtd, seed {result.spec.data_seed}: results/{result.name}.json" in text
@@ -629,7 +629,7 @@ class TestBrowser:
             "[...document.querySelectorAll('#summed .figure')].find((one) => one.textContent[0] === '6').click()"
         )
         text = browser.look("document.getElementById('panel').textContent")
-        assert "maple, imagenet, averageCross-dataset transfermean 61.000 ± 0.000" in text
+        assert "MaPLe, ImageNet, averageCross-dataset transfermean 61.000 ± 0.000" in text
         browser.press("Escape")
         shown = "[...document.querySelectorAll('section')].filter((one) => !one.hidden).map((one) => one.id)"
         for words, sections in (

@@ -30,7 +30,7 @@
     const summed = table.dataset.table === undefined; // the averages, whose lines are those of other tables
     for (const item of rows) {
       const head = item.row.cells[0];
-      item.text = (summed ? head.firstChild : head).textContent.toLowerCase();
+      item.text = `${(summed ? head.firstChild : head).textContent} ${item.row.dataset.typed}`.toLowerCase();
     }
     const heads = [...table.tHead.rows[0].cells];
     const titles = heads.map((head) => head.textContent.toLowerCase());

@@ -157,10 +157,11 @@ def _data(tables: Sequence[Table], names: Sequence[str], results: Sequence[Resul
     script element."""
     shown = json.loads(render_json(tables, Style()))["tables"]
     places = {result.name: place for place, result in enumerate(results)}
-    for table, name in zip(shown, names, strict=True):
+    for table, name, source in zip(shown, names, tables, strict=True):
         del table["runs"]
         table["name"] = clean(name)
         for line in table["lines"]:
+            line["group"] = clean(source.title(line["group"]))
             for cell in line["cells"].values():
                 cell["runs"] = [places[run] for run in cell["runs"]]
     document = json.dumps({"tables": shown, **pooled(results, path)}, separators=(",", ":"))
@@ -251,10 +252,10 @@ def overview(tables: Sequence[Table], names: Sequence[str]) -> str:
     Methods are apart by what they were told, as in the tables: their figures compare within one part.
     """
     shown = [_Summed.of(place, table, name) for place, (table, name) in enumerate(zip(tables, names, strict=True))]
-    parts: dict[str, dict[str, None]] = {prior: {} for prior in TEXT_PRIORS}
+    parts: dict[str, dict[str, str]] = {prior: {} for prior in TEXT_PRIORS}
     for one in shown:
-        for prior, label in one.lines:
-            parts[prior].setdefault(label)
+        for (prior, label), number in one.lines.items():
+            parts[prior].setdefault(label, one.table.lines[number].row.method)
     heads = "".join(one.head for one in shown)
     rows = [
         f'<table class="figures" aria-labelledby="averages"><thead><tr><th scope="col">method</th>{heads}</tr></thead>'
@@ -263,10 +264,11 @@ def overview(tables: Sequence[Table], names: Sequence[str]) -> str:
         if not labels:
             continue
         rows.append(f'<tbody class="block">{_group(f"text prior: {prior}", len(shown) + 1)}')
-        for label in labels:
+        for label, method in labels.items():
             cells = "".join(one.cell(prior, label) for one in shown)
             marked = "".join(dict.fromkeys("".join(one.marks.get((prior, label), "") for one in shown)))
-            rows.append(f"<tr>{_head_of_row(HTML.escape(label + marked), HTML.escape(prior))}{cells}</tr>")
+            named = _head_of_row(HTML.escape(label + marked), HTML.escape(prior))
+            rows.append(f'<tr data-typed="{HTML.escape(method)}">{named}{cells}</tr>')
         rows.append("</tbody>")
     rows.append("</table>")
     said = "".join(f"<li>{HTML.escape(remark)}</li>" for remark in _said_of(shown))
@@ -357,7 +359,7 @@ def _over(table: Table) -> str:
     """What the figures that sum a table up are averaged over, or belong to."""
     if any(line.kind == "average" for line in table.lines):
         return f"mean of {_count({line.group for line in table.lines if line.kind == 'block'}, table.blocks_are)}"
-    return f"{table.blocks_are} {table.lines[0].group}"
+    return f"{table.blocks_are} {table.title(table.lines[0].group)}"
 
 
 def _section(place: int, table: Table, name: str, pictures: Sequence[Picture]) -> str:
@@ -411,15 +413,17 @@ def _figures(place: int, table: Table, text: Texts) -> str:
     parts = [f'<table class="figures" data-table="{place}" aria-labelledby="name-{place}">']
     parts.append(f"<thead><tr>{''.join(heads)}</tr></thead>")
     shown = sorted(zip(table.parts, text.body, strict=True), key=lambda part: FIRST.index(part[0][0].kind))
-    names = _part_names([lines for lines, _ in shown])
+    names = _part_names(table, [lines for lines, _ in shown])
     for (lines, rows), name in zip(shown, names, strict=True):
         parts.append(f'<tbody class="{lines[0].kind}">{_group(HTML.escape(name), len(titles))}')
         for line, row in zip(lines, rows, strict=True):
             *figures, n, selection, prior = _figures_first(row)
+            typed = HTML.escape(f"{line.row.method} {line.group}")  # as on the command line, for the filter
             cells = [_cell(line, column.key, cell) for column, cell in zip(table.columns, figures, strict=True)]
             kind = ' class="published"' if line.published else ""
             parts.append(
-                f'<tr data-line="{numbers[id(line)]}"{kind}>{_head_of_row(row[1], HTML.escape(line.group))}'
+                f'<tr data-line="{numbers[id(line)]}" data-typed="{typed}"{kind}>'
+                f"{_head_of_row(row[1], HTML.escape(table.title(line.group)))}"
                 f"{''.join(cells)}<td>{n}</td><td class=word>{selection}</td><td class=word>{prior}</td></tr>"
             )
         parts.append("</tbody>")
@@ -432,7 +436,7 @@ def _figures_first(row: Sequence[str]) -> list[str]:
     return [*row[figures:], *row[NAMES:figures]]
 
 
-def _part_names(parts: Sequence[Sequence[Line]]) -> list[str]:
+def _part_names(table: Table, parts: Sequence[Sequence[Line]]) -> list[str]:
     """What stands above the lines of each part: their block, and what sets parts of one block apart."""
     blocks = [(lines[0].kind, lines[0].group) for lines in parts]
     names = []
@@ -440,7 +444,7 @@ def _part_names(parts: Sequence[Sequence[Line]]) -> list[str]:
         first = lines[0]
         apart = blocks.count(block) > 1
         halves = f", split {first.row.split}" if first.row.split != Spec.split else ""
-        names.append(f"{first.group}{f', text prior: {first.text_prior}' if apart else ''}{halves}")
+        names.append(f"{table.title(first.group)}{f', text prior: {first.text_prior}' if apart else ''}{halves}")
     return names
 
 
