@@ -165,9 +165,9 @@ sys.modules[__name__].__class__ = _Package
 
 def __getattr__(name: str) -> object:
     if name == "__version__":  # not written here, so that a release is no other code
-        from promptbench.storage.versions import library_versions
+        from promptbench.storage.versions import own_version
 
-        return library_versions()["promptbench"] or "0"  # not installed
+        return own_version()
     if name in _LISTED:
         return import_module(f"promptbench.{name}")
     if name not in _HOME:

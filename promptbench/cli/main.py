@@ -24,13 +24,13 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any, TextIO
 
-from promptbench import __version__
 from promptbench.cli.commands import COMMANDS, GROUPS
 from promptbench.cli.completion import SHELLS, PrintCompletion
 from promptbench.cli.flags import Parser, known_command
 from promptbench.config import UsageError, path_of
 from promptbench.registry import add_file
 from promptbench.runs.listener import Quiet
+from promptbench.storage.versions import own_version
 
 PACKAGE = "promptbench"
 LONGEST = 2000  # characters of an error
@@ -304,7 +304,7 @@ def parser() -> argparse.ArgumentParser:
         "Flags of a command and an example: promptbench COMMAND --help\n"
         "Completion in a shell: promptbench --print-completion bash, or zsh, tcsh (benchmarks/README.md)",
     )
-    top.add_argument("--version", action="version", version=f"promptbench {__version__}")
+    top.add_argument("--version", action="version", version=f"promptbench {own_version()}")
     shells = f"print a script that completes commands, flags and names: {', '.join(SHELLS)}"
     top.add_argument("--print-completion", action=PrintCompletion, choices=SHELLS, metavar="SHELL", help=shells)
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)

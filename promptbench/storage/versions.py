@@ -46,6 +46,11 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **installed}
 
 
+def own_version() -> str:
+    """The version of this package, that of the newest tag when it was installed; "0" where it is not installed."""
+    return _installed(DISTRIBUTIONS[PACKAGE]) or "0"
+
+
 @cache
 def _installed(distribution: str) -> str:
     try:
