@@ -368,8 +368,8 @@ def test_predict_prints_a_table_quietly_and_without_the_trainer(runs: Callable[[
     assert done.returncode == 0 and done.stderr.startswith("promptbench: coop was trained at ")
     assert len(done.stderr.splitlines()) == 1
     head, *lines = [line.split() for line in done.stdout.splitlines()]
-    assert head == ["image", "class", "probability"] and len(lines) == 2 * 11
-    assert [line[0] for line in lines[::2]] == [images[0], *(f"{images[1]}/{i:02d}.png" for i in range(10))]
+    assert head == ["image", "class", "probability"] and len(lines) == 3 * 11
+    assert [line[0] for line in lines[::3]] == [images[0], *(f"{images[1]}/{i:02d}.png" for i in range(10))]
     for best, second in zip(lines[::2], lines[1::2], strict=True):
         assert {best[1], second[0]} == {"blue_jay", "robin"}
         assert float(best[2]) >= 0.5 and float(best[2]) + float(second[1]) == pytest.approx(1, abs=1e-4)
