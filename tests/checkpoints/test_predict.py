@@ -363,13 +363,13 @@ def test_predict_prints_a_table_quietly_and_without_the_trainer(runs: Callable[[
         "import sys\nfrom promptbench.cli.main import main\ncode = main(sys.argv[1:])\n"
         "assert not {'pytorch_lightning', 'sklearn', 'pandas'} & set(sys.modules)\nsys.exit(code)"
     )
-    call = ["predict", "--run", str(runs("coop")), "--device", "cpu", *images]
+    call = ["predict", "--run", str(runs("coop")), "--device", "cpu", "--classes", "blue_jay,robin", *images]
     done = subprocess.run([sys.executable, "-c", code, *call], capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr.startswith("promptbench: coop was trained at ")
     assert len(done.stderr.splitlines()) == 1
     head, *lines = [line.split() for line in done.stdout.splitlines()]
-    assert head == ["image", "class", "probability"] and len(lines) == 3 * 11
-    assert [line[0] for line in lines[::3]] == [images[0], *(f"{images[1]}/{i:02d}.png" for i in range(10))]
+    assert head == ["image", "class", "probability"] and len(lines) == 2 * 11
+    assert [line[0] for line in lines[::2]] == [images[0], *(f"{images[1]}/{i:02d}.png" for i in range(10))]
     for best, second in zip(lines[::2], lines[1::2], strict=True):
         assert {best[1], second[0]} == {"blue_jay", "robin"}
         assert float(best[2]) >= 0.5 and float(best[2]) + float(second[1]) == pytest.approx(1, abs=1e-4)
