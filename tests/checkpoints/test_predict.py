@@ -347,6 +347,7 @@ def test_a_plugin_is_used_from_its_file_and_warned_of_where_it_changed(
     assert main(call) == 0
     (result,) = (tmp_path / "runs" / "results" / "base2new" / "birds").glob("shift-*.json")
     predict = ["predict", "--run", str(result), "--plugin", str(plugin), image]
+    caplog.clear()
     assert main(predict) == 0 and not caplog.records
     plugin.write_text(PLUGIN + "\n\nSTRENGTH = 2\n")
     assert main(predict) == 0
@@ -362,9 +363,10 @@ def test_predict_prints_a_table_quietly_and_without_the_trainer(runs: Callable[[
         "import sys\nfrom promptbench.cli.main import main\ncode = main(sys.argv[1:])\n"
         "assert not {'pytorch_lightning', 'sklearn', 'pandas'} & set(sys.modules)\nsys.exit(code)"
     )
-    call = ["predict", "--run", str(runs("coop")), "--device", "cpu", *images]
+    call = ["predict", "--run", str(runs("coop")), "--device", "cpu", "--classes", "blue_jay,robin", *images]
     done = subprocess.run([sys.executable, "-c", code, *call], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0 and done.stderr.startswith("promptbench: coop was trained at ")
+    assert len(done.stderr.splitlines()) == 1
     head, *lines = [line.split() for line in done.stdout.splitlines()]
     assert head == ["image", "class", "probability"] and len(lines) == 2 * 11
     assert [line[0] for line in lines[::2]] == [images[0], *(f"{images[1]}/{i:02d}.png" for i in range(10))]
