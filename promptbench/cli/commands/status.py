@@ -8,12 +8,18 @@ from promptbench.cli.flags import OUTPUT
 from promptbench.config import UsageError, path_of
 
 HELP = "show which runs are done, running and failed, here or on other machines"
-EXAMPLE = "promptbench status --output promptbench-runs"
+EXAMPLE = "promptbench status --results promptbench-runs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `promptbench status` to its parser."""
-    parser.add_argument("--output", default=OUTPUT, metavar="DIR", help=f"what `run` writes to; default: ./{OUTPUT}")
+    parser.add_argument(
+        *("--results", "--output"),
+        dest="output",
+        default=OUTPUT,
+        metavar="DIR",
+        help=f"what `run` writes to; default: ./{OUTPUT}",
+    )
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -23,7 +29,7 @@ def execute(options: argparse.Namespace) -> int:
 
     folder = path_of(options.output)
     if not folder.is_dir():
-        raise UsageError(f"There is no folder {folder}; name one that `promptbench run` writes to with --output.")
+        raise UsageError(f"There is no folder {folder}; name one that `promptbench run` writes to with --results.")
     standing = standing_of(folder)
     print(f"{folder}: {summary(standing)}")
     left = left_undone(folder, standing)
