@@ -391,8 +391,12 @@ def show_settings(run: Run, request: Request) -> str:
     return columns([(name, "=", value, origin) for name, value, origin in rows])
 
 
-def foreseen(session: Session, request: Request, estimate: bool) -> str:
-    """The runs of a call, which are finished, and, where that is to be estimated, how long the others take."""
+def foreseen(session: Session, request: Request, estimate: bool, jobs: int = 1) -> str:
+    """The runs of a call, which are finished, and, where that is to be estimated, how long the others take.
+
+    Args:
+        jobs: Runs at once.
+    """
     from promptbench.runs.plan import plan_runs
     from promptbench.sweep.preflight import outdated
 
@@ -405,7 +409,7 @@ def foreseen(session: Session, request: Request, estimate: bool) -> str:
         return describe_runs(runs, states, points)
     from promptbench.sweep.estimate import forecast
 
-    found, said = forecast(session, runs, again=old)
+    found, said = forecast(session, runs, again=old, jobs=jobs)
     times = ["?" if one is None else duration_or_none(one.seconds) for one in found]
     return describe_runs(runs, states, {**points, "time": times}) + "\n" + said
 

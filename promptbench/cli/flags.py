@@ -125,8 +125,9 @@ def add_jobs(parser: Flags, help: str) -> None:
 
 
 def add_list(parser: Flags, flag: str, **arguments: Any) -> None:
-    """A flag that takes several values, and may be given several times."""
-    parser.add_argument(flag, nargs="+", action="extend", **arguments)
+    """A flag that takes several values, and may be given several times; methods and datasets also in the plural."""
+    flags = (flag, f"{flag}s") if flag in ("--method", "--dataset") else (flag,)
+    parser.add_argument(*flags, nargs="+", action="extend", **arguments)
 
 
 def add_json(parser: Flags) -> None:
@@ -145,7 +146,7 @@ def add_what(parser: argparse.ArgumentParser) -> None:
     """The flags that say what to run, with which settings, where, in groups."""
     what = parser.add_argument_group("what to run")
     methods = "methods, method@preset, or all; default: the suite's line-up"
-    what.add_argument(*("--method", "--methods"), nargs="+", action="extend", metavar="M", help=methods)
+    add_list(what, "--method", metavar="M", help=methods)
     protocols = "protocols, or all; default: base2new; of images of your own (folder:PATH) all classes"
     add_list(what, "--protocol", metavar="P", help=protocols)
     what.add_argument("--suite", default="mini", metavar="S", help="a name or a YAML file; default: mini")
@@ -272,7 +273,7 @@ def request_of(options: argparse.Namespace, companions: bool = True) -> Request:
         split=options.split or (),
         corrupt=getattr(options, "corrupt", None) or (),
         settings=settings_of(options.set or ()),
-        grid=grid_of(getattr(options, "points", None) or ()),
+        grid=grid_of(getattr(options, "points", None) or (), options.method or ()),
         scores=options.score or (),
         train_views=options.train_views,
         backbone=options.backbone,
@@ -296,11 +297,15 @@ def settings_of(texts: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def grid_of(texts: Sequence[str]) -> dict[str, list[Any]]:
+def grid_of(texts: Sequence[str], methods: Sequence[str] = ()) -> dict[str, list[Any]]:
     """`["maple.depth=1,3"]` as `{"maple.depth": [1, 3]}`.
 
+    Args:
+        texts: As they were typed; where one method is named, its fields need not say whose they are.
+        methods: Those that are named.
+
     Raises:
-        UsageError: On a text that lists no values.
+        UsageError: On a text that lists no values, or does not say whose they are.
     """
     values = {}
     for text in texts:
@@ -312,6 +317,11 @@ def grid_of(texts: Sequence[str]) -> dict[str, list[Any]]:
             if not all(parts):
                 raise UsageError(f"--grid {text}: write method.field=value,value, for instance maple.depth=1,3,6.")
             listed = [parse_assignment(f"{name}={part}")[1] for part in parts]
+        if len(path) == 1 and methods:
+            if len(set(methods)) > 1 or "all" in methods:
+                first = next((name for name in methods if name != "all"), "method")
+                raise UsageError(f"--grid {text}: several methods run; say whose it is, as in {first}.{text}.")
+            path = (methods[0], *path)
         values[".".join(path)] = listed
     return values
 
@@ -319,16 +329,8 @@ def grid_of(texts: Sequence[str]) -> dict[str, list[Any]]:
 def add_tables(parser: argparse.ArgumentParser) -> None:
     """The flags that say which tables of stored results to print, and how."""
     add_list(parser, "--protocol", metavar="P", help="protocols, or all; default: base2new")
-    parser.add_argument(
-        *("--method", "--methods"),
-        nargs="+",
-        action="extend",
-        metavar="M",
-        help="only these, in this order, and the suite's companions",
-    )
-    parser.add_argument(
-        *("--dataset", "--datasets"), nargs="+", action="extend", metavar="D", help="only these, in this order"
-    )
+    add_list(parser, "--method", metavar="M", help="only these, in this order, and the suite's companions")
+    add_list(parser, "--dataset", metavar="D", help="only these, in this order")
     add_list(parser, "--results", metavar="DIR", help=f"folders that `run` wrote to, or files; default: ./{OUTPUT}")
     parser.add_argument("--metric", default="", metavar="X", help="what to show, such as ece; default: the protocol's")
     parser.add_argument(

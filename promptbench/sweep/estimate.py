@@ -11,6 +11,7 @@ keeps besides. Where no step ran at full size, what the backbone allows text to 
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -37,7 +38,7 @@ from promptbench.data.selection import SelectedImages, open_selection, shown_nam
 from promptbench.method import Method, instantiate, show_training_images
 from promptbench.recipe import Recipe
 from promptbench.results.result import find
-from promptbench.runs.plan import Run
+from promptbench.runs.plan import Run, available_cores
 from promptbench.runs.session import Session, as_it_was, identified
 from promptbench.runs.train import kept_for_training, kept_in_training, training_path
 from promptbench.sweep.loop import reason_of
@@ -346,11 +347,14 @@ def _method(run: Run) -> tuple[str, str]:
     return run.spec.label, repr(run.spec.config)
 
 
-def forecast(session: Session, runs: Iterable[Run], again: Collection[str] = ()) -> tuple[list[Estimate | None], str]:
+def forecast(
+    session: Session, runs: Sequence[Run], again: Collection[str] = (), jobs: int = 1
+) -> tuple[list[Estimate | None], str]:
     """An estimate of each run, and a sentence that sums them up; None of runs that cannot be estimated.
 
     Args:
         again: Names of runs that are done anew, whatever is there.
+        jobs: Runs at once.
     """
     began = time.perf_counter()
     ahead = Forecast(session, again=again)
@@ -368,10 +372,20 @@ def forecast(session: Session, runs: Iterable[Run], again: Collection[str] = ())
             except BaseException as error:  # whatever a plugin does, the runs are listed
                 reasons[what] = reason_of(error)
         found.append(estimate)
-    return found, summary(found, time.perf_counter() - began, list(reasons.values()))
+    if session.device == "cpu":  # more of them than cores have room for take no less time
+        jobs = min(jobs, max(1, available_cores() // max(run.spec.threads for run in runs)))
+    return found, summary(found, time.perf_counter() - began, list(reasons.values()), jobs)
 
 
-def summary(found: Sequence[Estimate | None], spent: float, reasons: Sequence[str]) -> str:
+def at_once(seconds: Iterable[float], jobs: int) -> float:
+    """How long runs take of which so many go at once, each begun by the first that is free."""
+    ends = [0.0] * jobs
+    for one in seconds:
+        heapq.heapreplace(ends, ends[0] + one)
+    return max(ends)
+
+
+def summary(found: Sequence[Estimate | None], spent: float, reasons: Sequence[str], jobs: int = 1) -> str:
     """What all of it takes, and why some cannot be told."""
     known = [estimate for estimate in found if estimate is not None]
     missing = len(found) - len(known)
@@ -386,9 +400,11 @@ def summary(found: Sequence[Estimate | None], spent: float, reasons: Sequence[st
         peak = max(estimate.memory for estimate in known) / 2**30
         kept = sum(estimate.kept for estimate in known) / 10**9
         cache = f", {kept:.1g} GB of the cache" if kept >= 0.05 else ""
-        total = duration(sum(parts.values()))
+        whole = duration(at_once([estimate.seconds for estimate in known], jobs))
+        way = f"{jobs} at once" if jobs > 1 else "one after the other"
+        each = " each" if jobs > 1 else ""
         lines.append(
-            f"about {total}, one after the other ({of}); up to {peak:.1f} GiB of memory{cache}; "
+            f"about {whole}, {way} ({of}); up to {peak:.1f} GiB of memory{each}{cache}; "
             f"told from {duration(spent)} of calibration on this machine"
         )
     if missing:

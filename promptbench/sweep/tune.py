@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar, cast
 
-from promptbench.config import UsageError, overrides, parse_assignment
+from promptbench.config import UsageError, overrides, parse_assignment, unknown
 from promptbench.data.dataset import Dataset, Item
 from promptbench.metrics.classification import harmonic_mean
 from promptbench.protocol import Evaluation, Plan
@@ -204,7 +204,8 @@ def tune(
     Args:
         session: Its output folder keeps the runs, so that an interrupted search goes on.
         request: For one protocol.
-        grid: Field of the method's Config or Recipe -> values; empty for multiples of the recipe's lr and length.
+        grid: Field of a method's Config or Recipe, of all methods or, as `method.field`, of one -> values; where there
+            is none for a method, multiples of its recipe's lr and length.
         listener: Told of every run.
         jobs: Runs at once, in processes of their own if several; None for as many as have room.
         plugins: Files with methods, datasets or protocols, which other processes need.
@@ -232,13 +233,33 @@ def tune(
 def points_of(request: Request, grid: Grid) -> list[Point]:
     """The points of the grid for each method, with their runs planned; those of a method one after another."""
     points = []
+    check_owners(request, grid)
     for chosen in request.methods:
-        own = grid or default_grid(plan_runs(of_method(request, chosen, {}))[0])
+        own = grid_of(chosen, grid) or default_grid(plan_runs(of_method(request, chosen, {}))[0])
         for values in itertools.product(*own.values()):
             settings = dict(zip(own, values, strict=True))
             runs = tuple(map(pseudo, plan_runs(of_method(request, chosen, settings))))
             points.append(Point(chosen.label, settings, runs))
     return points
+
+
+def check_owners(request: Request, grid: Grid) -> None:
+    """Raise a UsageError where the grid names a method that is not tuned."""
+    known = {name for chosen in request.methods for name in (chosen.label, chosen.name)}
+    for path in grid:
+        owner = path.rpartition(".")[0]
+        if owner and owner not in known:
+            raise UsageError(f"--grid {path}: {unknown('method of this call', owner, known)}")
+
+
+def grid_of(chosen: ChosenMethod, grid: Grid) -> dict[str, Sequence[Any]]:
+    """Field to values of one method: what the grid has for all, and what it has for this one."""
+    found = {}
+    for path, values in grid.items():
+        owner, _, name = path.rpartition(".")
+        if owner in ("", chosen.name, chosen.label):
+            found[name] = values
+    return found
 
 
 def of_method(request: Request, chosen: ChosenMethod, settings: Mapping[str, Any]) -> Request:
@@ -275,17 +296,21 @@ def do(todo: Sequence[Run], session: TuningSession, listener: Listener, job: Tun
 
 
 def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """`["lr=0.1,0.2", "depth=1,3"]` as values by field.
+    """`["lr=0.1,0.2", "maple.depth=1,3"]` as values by field, of all methods or of one.
 
     Raises:
-        UsageError: On a text that is no `FIELD=V,V`.
+        UsageError: On a text that is no `FIELD=V,V` or `METHOD.FIELD=V,V`.
     """
     grid: dict[str, list[Any]] = {}
     for text in texts:
         name, equals, values = text.partition("=")
-        if not equals or not name.isidentifier() or not all(values.split(",")):
-            raise UsageError(f"--grid {text}: write field=value,value, for instance lr=0.05,0.1.")
-        grid[name] = [parse_assignment(f"{name}={value}")[1] for value in values.split(",")]
+        field = name.rpartition(".")[2]
+        if not equals or name.startswith(".") or not field.isidentifier() or not all(values.split(",")):
+            raise UsageError(
+                f"--grid {text}: write field=value,value for all methods, for instance lr=0.05,0.1, or "
+                "method.field=value,value for one."
+            )
+        grid[name] = [parse_assignment(f"{field}={value}")[1] for value in values.split(",")]
     return grid
 
 

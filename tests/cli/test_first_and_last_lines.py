@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 import subprocess
@@ -12,7 +13,7 @@ import make_fake
 import pytest
 from shared_paths import REPOSITORY, TINY
 
-from promptbench.cli.main import main
+from promptbench.cli.main import main, parser
 
 pytestmark = pytest.mark.usefixtures("no_plugins")
 
@@ -31,7 +32,7 @@ class Told(MetaPathFinder):
 
 
 sys.meta_path.insert(0, Told())
-from promptbench.cli.main import main
+from promptbench.cli.main import main, parser
 
 sys.exit(main(sys.argv[1:]))
 '''
@@ -112,3 +113,12 @@ def test_the_demo_is_the_first_command_of_the_readme() -> None:
     first = re.search(r"^    (promptbench .+)$", readme, flags=re.MULTILINE)
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     assert first is not None and f"\ndemo: $(VENV)/installed\n\t$(BIN)/{first[1]}\n" in makefile
+
+
+def test_flags_that_say_the_same_are_called_the_same_in_all_commands() -> None:
+    commands = next(action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)).choices
+    for name, command in commands.items():
+        flags = command._option_string_actions
+        for one in ("--method", "--dataset"):
+            assert flags.get(one) is flags.get(f"{one}s"), f"{name} {one}"
+    assert "--results" in commands["status"]._option_string_actions

@@ -22,7 +22,17 @@ from promptbench.results.result import Result, result_path
 from promptbench.runs.plan import Run, plan_runs
 from promptbench.runs.session import Place, Session
 from promptbench.sweep import estimate
-from promptbench.sweep.estimate import Calibration, Estimate, Forecast, Size, duration, forecast, measured
+from promptbench.sweep.estimate import (
+    Calibration,
+    Estimate,
+    Forecast,
+    Size,
+    at_once,
+    duration,
+    forecast,
+    measured,
+    summary,
+)
 
 CALL = ["run", "--seeds", "1", "--device", "cpu", "--threads", "1"]
 DIAGRAMS = [*CALL, "--dataset", "mini_diagrams"]
@@ -276,3 +286,12 @@ def test_the_random_generators_stay_as_they_were(tmp_path: Path) -> None:
 )
 def test_durations(seconds: float, said: str) -> None:
     assert duration(seconds) == said
+
+
+def test_runs_at_once_take_as_long_as_the_last_to_end() -> None:
+    assert at_once([3.0, 1.0, 1.0, 1.0], 1) == 6.0
+    assert at_once([3.0, 1.0, 1.0, 1.0], 2) == 3.0
+    assert at_once([1.0, 1.0, 3.0], 2) == 4.0 and at_once([1.0], 8) == 1.0
+    found = [Estimate(training=60.0), Estimate(training=60.0)]
+    assert summary(found, 1.0, []).startswith("about 2 min, one after the other (training 2 min")
+    assert summary(found, 1.0, [], jobs=2).startswith("about 60 s, 2 at once (training 2 min")

@@ -11,6 +11,7 @@ from pathlib import Path
 import make_fake
 import pytest
 from PIL import Image
+from shared_paths import TINY
 
 from promptbench.cli import main
 from promptbench.config import UsageError
@@ -108,6 +109,7 @@ def test_the_command_finds_the_better_setting_and_reads_no_test_image(
     assert main.main(words) == 0
     out = capsys.readouterr().out
     assert "pseudo-new" in out and "best: lr: " in out
+    assert re.search(r"^use it: promptbench run --method coop --protocol base2new --set coop.lr=\S+$", out, re.M)
     assert re.search(r"^best: .*, origin: ours, selection: pseudo-new classes, trials: \d+$", out, re.MULTILINE)
     assert opened and not [path for path in opened if f"{birds}/test/" in path]
     tried = read_results(tmp_path / "out" / "tuning")
@@ -275,3 +277,25 @@ def test_a_method_that_cannot_score_new_classes_is_judged_by_those_of_its_traini
     header, *rows = [line.split() for line in table.splitlines()[:3]]
     assert header == ["pseudo-base", "lr"] and sorted(row[1] for row in rows) == ["0.1", "0.2"]
     assert float(rows[0][0]) >= float(rows[1][0])
+
+
+def test_a_field_of_the_grid_is_of_all_methods_or_of_one_in_both_commands(
+    birds: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    what = {"methods": ["coop", "maple"], "datasets": f"folder:{birds}", "backbone": TINY, "companions": False}
+    request = Request.of(protocol="base2new", seeds=1, threads=1, **what)
+    points = points_of(request, parse_grid(["lr=0.1", "maple.depth=1,2"]))
+    assert [(point.label, dict(point.settings)) for point in points] == [
+        ("coop", {"lr": 0.1}),
+        ("maple", {"lr": 0.1, "depth": 1}),
+        ("maple", {"lr": 0.1, "depth": 2}),
+    ]
+    with pytest.raises(UsageError, match="--grid mapel.depth: Unknown method of this call 'mapel'. Did you mean"):
+        points_of(request, parse_grid(["mapel.depth=1"]))
+    words = ["run", "--dataset", f"folder:{birds}", "--backbone", TINY, "--protocol", "base2new", "--dry-run", "list"]
+    assert main.main([*words, "--method", "coop", "--grid", "lr=0.1,0.2"]) == 0
+    of_field = capsys.readouterr().out
+    assert main.main([*words, "--method", "coop", "--grid", "coop.lr=0.1,0.2"]) == 0
+    assert capsys.readouterr().out == of_field and "lr=0.2" in of_field
+    assert main.main([*words, "--method", "coop", "maple", "--grid", "lr=0.1,0.2"]) == 2
+    assert "several methods run; say whose it is, as in coop.lr=0.1,0.2." in capsys.readouterr().err

@@ -85,7 +85,7 @@ def execute(options: argparse.Namespace) -> int:
     request = request_of(options)
     session = session_of(options, request.suite, options.output or OUTPUT, request.device)
     if options.dry_run:
-        print(foreseen(session, request, estimate=options.dry_run == "estimate"))
+        print(foreseen(session, request, estimate=options.dry_run == "estimate", jobs=options.jobs or 1))
         return 0
     how = {"where": where, "retry_failed": options.retry_failed, "keep_outdated": options.keep_outdated}
     return print_results(partial(run, request, session, Display(), **how), session, request.labels)
@@ -98,7 +98,8 @@ def announce(options: argparse.Namespace) -> None:
         UsageError: A method, a protocol or the suite is not known.
     """
     suite = load_suite(options.suite)
-    protocols = list(dict.fromkeys(options.protocol or [PROTOCOL]))
+    usual = [] if options.dataset else [PROTOCOL]  # a dataset may ask for another one
+    protocols = list(dict.fromkeys(options.protocol or usual))
     methods = options.method or suite.lineup
     named = {"methods": [parse_label(label)[0] for label in methods], "protocols": protocols}
     for kind, names in named.items():
@@ -108,7 +109,8 @@ def announce(options: argparse.Namespace) -> None:
     if not methods:  # that is refused
         return
     datasets = f"{few(options.dataset)}, " if options.dataset else ""
-    what = f"{', '.join(protocols)} on {datasets}suite {suite.name}: {few([*suite.companions, *methods])}"
+    under = f"{', '.join(protocols)} on " if protocols else ""
+    what = f"{under}{datasets}suite {suite.name}: {few([*suite.companions, *methods])}"
     seeds = options.seeds or suite.seeds
     drawn = f"{'seeds' if len(seeds) > 1 else 'seed'} {numbers(seeds)}"
     print(f"{what}; {drawn}; results in {options.output or OUTPUT}", file=sys.stderr, flush=True)

@@ -8,12 +8,18 @@ from promptbench.cli.flags import OUTPUT, add_json
 from promptbench.config import UsageError, path_of
 
 HELP = "show which runs are done, running and failed, here or on other machines"
-EXAMPLE = "promptbench status --output promptbench-runs"
+EXAMPLE = "promptbench status --results promptbench-runs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `promptbench status` to its parser."""
-    parser.add_argument("--output", default=OUTPUT, metavar="DIR", help=f"what `run` writes to; default: ./{OUTPUT}")
+    parser.add_argument(
+        *("--results", "--output"),
+        dest="output",
+        default=OUTPUT,
+        metavar="DIR",
+        help=f"what `run` writes to; default: ./{OUTPUT}",
+    )
     add_json(parser)
 
 
@@ -24,7 +30,7 @@ def execute(options: argparse.Namespace) -> int:
 
     folder = path_of(options.output)
     if not folder.is_dir():
-        raise UsageError(f"There is no folder {folder}; name one that `promptbench run` writes to with --output.")
+        raise UsageError(f"There is no folder {folder}; name one that `promptbench run` writes to with --results.")
     standing = standing_of(folder)
     if options.json:
         from promptbench.cli.as_json import printed, stood

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from promptbench.cli.flags import OUTPUT, add_jobs, add_list, add_what, place_of, request_of
@@ -19,9 +20,8 @@ EXAMPLE = "promptbench tune --method coop --protocol base2new --grid lr=0.05,0.1
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `promptbench tune` to its parser."""
     add_what(parser)
-    add_list(
-        parser, "--grid", metavar="FIELD=V,V", help="values to try; default: multiples of the recipe's lr and length"
-    )
+    values = "values to try; default: multiples of the recipe's lr and length"
+    add_list(parser, "--grid", metavar="[M.]FIELD=V,V", help=values)
     add_jobs(parser, "runs at once; default: auto, as many as cores and memory carry")
     parser.add_argument(
         "--keep-outdated",
@@ -68,10 +68,13 @@ def describe(search: Search, request: Request) -> str:
     for trial in trials:
         figures = [f"{figure:.1f}" for figure in trial.figures().values()]
         rows.append((*figures, *map(shown, trial.settings.values())))
+    settings = (f"{search.label}.{name}={shown(value)}" for name, value in trials[0].settings.items())
+    use = f"promptbench run --method {search.label} --protocol {protocol} --set {' '.join(map(quote, settings))}"
     best = ", ".join(f"{name}: {shown(value)}" for name, value in trials[0].settings.items())
     chosen = f"origin: ours, selection: {SELECTION}, trials: {len(trials)}"
     return (
         f"{search.label}, {protocol}, suite {request.suite.name}: averages over "
         f"{len(request.suite.datasets(of.role))} datasets and {len(request.seeds)} seeds, on held-out images of "
-        f"the training classes' halves\n\n{columns([header, *rows])}\n\nbest: {best}, {chosen}"
+        f"the training classes' halves\n\n{columns([header, *rows])}\n\nbest: {best}, {chosen}\n"
+        f"use it: {use}"
     )
