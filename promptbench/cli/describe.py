@@ -391,11 +391,11 @@ def show_settings(run: Run, request: Request) -> str:
     return columns([(name, "=", value, origin) for name, value, origin in rows])
 
 
-def foreseen(session: Session, request: Request, estimate: bool, jobs: int = 1) -> str:
+def foreseen(session: Session, request: Request, estimate: bool, jobs: int | None = None) -> str:
     """The runs of a call, which are finished, and, where that is to be estimated, how long the others take.
 
     Args:
-        jobs: Runs at once.
+        jobs: Runs at once; None for as many as have room.
     """
     from promptbench.runs.plan import plan_runs
     from promptbench.sweep.preflight import outdated
@@ -408,8 +408,9 @@ def foreseen(session: Session, request: Request, estimate: bool, jobs: int = 1) 
     if not estimate or set(states) <= {"done"}:
         return describe_runs(runs, states, points)
     from promptbench.sweep.estimate import forecast
+    from promptbench.sweep.loop import room_here
 
-    found, said = forecast(session, runs, again=old, jobs=jobs)
+    found, said = forecast(session, runs, again=old, jobs=jobs or room_here(runs, session.device))
     times = ["?" if one is None else duration_or_none(one.seconds) for one in found]
     return describe_runs(runs, states, {**points, "time": times}) + "\n" + said
 

@@ -85,7 +85,7 @@ def execute(options: argparse.Namespace) -> int:
     request = request_of(options)
     session = session_of(options, request.suite, options.output or OUTPUT, request.device)
     if options.dry_run:
-        print(foreseen(session, request, estimate=options.dry_run == "estimate", jobs=options.jobs or 1))
+        print(foreseen(session, request, estimate=options.dry_run == "estimate", jobs=options.jobs))
         return 0
     how = {"where": where, "retry_failed": options.retry_failed, "keep_outdated": options.keep_outdated}
     return print_results(partial(run, request, session, Display(), **how), session, request.labels)
