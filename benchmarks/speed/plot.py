@@ -13,6 +13,9 @@ from .rows import Row, bars, steps
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+DRAWN = ("coop", "cocoop", "maple", "promptsrc", "gallop", "clip_lora")
+"""Methods whose ratios are drawn over the number of classes; the table has all."""
+
 
 def draw(report: Mapping[str, Any]) -> Figure:
     """Plain seconds over ours: what was measured and its bar, and for each backbone the steps by number of classes."""
@@ -56,13 +59,11 @@ def _against_bars(axes: Any, rows: Sequence[Row]) -> None:
 
 
 def series(groups: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
-    """Classes and ratio of the steps that were timed at several numbers of classes, by what they are."""
+    """Classes and ratio of the steps of a few methods, those timed at several numbers of classes, by what they are."""
     found: dict[str, list[tuple[int, float]]] = {}
     for step in steps(groups):
-        ratio = step.row(groups).value
-        if ratio is not None and step.classes:
-            images = "cached" if step.images == "cached" else "encoded"
-            found.setdefault(f"{step.method}, batch {step.batch}, {images}", []).append((step.classes, ratio))
+        if step.ratio is not None and step.as_trained and step.method in DRAWN:
+            found.setdefault(f"{step.method}, batch {step.batch}", []).append((step.classes, step.ratio))
     return {label: sorted(points) for label, points in found.items() if len(points) > 1}
 
 

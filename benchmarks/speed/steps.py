@@ -10,9 +10,10 @@ from torch import Tensor
 
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.image_tower import ImageFeatures, Images
-from promptbench.clip.prompts import sentence_tokens
 from promptbench.method import Method, create_method, show_training_images
 
+from .limit import CACHED, KNOWN, gflop
+from .operations import shares
 from .ours import class_names, move, optimizer_of, our_step
 from .plain import PLAIN, Plain, plain_step
 from .timing import Turns
@@ -20,8 +21,10 @@ from .timing import Turns
 # Tolerances for independent float32 code on one checkpoint, as for the reference numbers in `tests/golden`.
 LOGITS = 1e-4
 GRADIENTS = 1e-4  # of a tensor's largest entry
+TIMED_WITH = {"promptsrc": {"teacher": "dataset"}}
+"""What changes no step, and spares 60 sentences a class, which are read once before training."""
 WITHOUT_DRAWS = {"clip_lora": {"dropout": 0.0}}  # to be compared: masks have other shapes on both sides
-CHECKED_BATCH = 32  # the most images that both paths are compared on
+CHECKED_BATCH = 4  # the most images that both paths are compared on
 SHOTS = 16  # images of a class that a method is shown before training
 
 
@@ -50,11 +53,10 @@ class Pair:
             if self.plain:
                 self.plain.start()
 
-    def images(self, batch: int, cached: bool) -> Images:
-        """The first images as the method gets them."""
-        if not cached:
-            return Images(self.pixels[:batch])
-        return Images(features=ImageFeatures(self.features[:batch]))
+    def images(self, batch: int, cached: bool, known: bool = False) -> Images:
+        """The first images as the method gets them: pixels, what the image tower said, or if that is `known` both."""
+        features = ImageFeatures(self.features[:batch]) if cached or known else None
+        return Images(None if cached else self.pixels[:batch], features)
 
     def plain_piece(self, batch: int, cached: bool) -> Callable[[], Tensor]:
         """A plain step on the first images."""
@@ -63,15 +65,18 @@ class Pair:
         pixels = None if cached else self.pixels[:batch]
         return lambda: plain_step(plain, pixels, self.features[:batch], labels, optimizer)
 
-    def our_piece(self, batch: int, cached: bool) -> Callable[[], None]:
-        """Our step on the first images."""
-        optimizer, labels, images = optimizer_of(self.parameters), self.labels[:batch], self.images(batch, cached)
+    def our_piece(self, batch: int, cached: bool, known: bool = False) -> Callable[[], None]:
+        """Our step on the first images, as `images` gives them."""
+        optimizer, labels = optimizer_of(self.parameters), self.labels[:batch]
+        images = self.images(batch, cached, known)
         return lambda: our_step(self.method, images, labels, optimizer)
 
     def piece(self, name: str) -> Callable[[], Any]:
         """The step that a name such as `plain-images-32` or `ours-cached-32` stands for."""
         side, source, batch = name.split("-")
-        return (self.plain_piece if side == "plain" else self.our_piece)(int(batch), source == "cached")
+        if side == "plain":
+            return self.plain_piece(int(batch), source == CACHED)
+        return self.our_piece(int(batch), source == CACHED, source == KNOWN)
 
 
 def shown_to(method: Method, classes: int) -> list[tuple[Images, Tensor]]:
@@ -109,35 +114,31 @@ def check_equal(label: str, backbone: Backbone, classes: int, batch: int) -> dic
 
 
 def time_group(
-    label: str, backbone: Backbone, classes: int, names: list[str], turns: Turns, checked: int
+    label: str, backbone: Backbone, classes: int, names: list[str], turns: Turns, checked: int, explained: bool = False
 ) -> dict[str, Any]:
-    """The named steps of one method, in turns, after both paths were compared on at most `checked` classes."""
-    batches = [int(name.split("-")[2]) for name in names]
-    group: dict[str, Any] = {"method": label, "classes": classes}
-    plain = [batch for name, batch in zip(names, batches, strict=True) if name.startswith("plain")]
-    if plain:
-        group["differences"] = check_equal(label, backbone, min(classes, checked), min(*plain, CHECKED_BATCH))
-    pair = Pair(label, backbone, classes, max(batches))
-    return group | turns.take({name: pair.piece(name) for name in names})
+    """The named steps of one method, in turns.
 
-
-def floating_point_work(backbone: Backbone, classes: int, batch: int, name: str = "coop") -> dict[str, float]:
-    """GFLOP of one of our steps on cached features: as torch counts them, and those of the useful tokens alone.
-
-    The second is 4 x 12 d^2 a token and block: multiply and add, forward and backward, in the linear layers of the
-    text tower, for the tokens that all classes share once and for those of each class up to its [EOT]. Padding,
-    attention and recomputation do not count.
+    Args:
+        label: The method.
+        backbone: For both paths.
+        classes: How many are scored.
+        names: As `Pair.piece` reads them.
+        turns: How they are taken.
+        checked: With how many classes both paths are compared before; 0: they are not.
+        explained: Whether each of our steps is called once more for what it spends its time on.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    pair = Pair(name, backbone, classes, batch)
-    step = pair.our_piece(batch, cached=True)
-    step()  # what is computed once, is
-    with FlopCounterMode(display=False) as counter:
-        step()
-    method: Any = pair.method
-    shared = 1 + len(method.ctx)  # [SOS] and the context
-    sentences = sentence_tokens(backbone, method.config.ctx_init, method.class_names)
-    rows = int((sentences.eot + 1 - shared).sum()) + shared
-    useful = 48 * backbone.text_width**2 * backbone.text_depth * rows
-    return {"counted_gflop": counter.get_total_flops() / 1e9, "useful_gflop": useful / 1e9}
+    group: dict[str, Any] = {"method": label, "classes": classes}
+    batches = {name: int(name.split("-")[2]) for name in names}
+    plain = [batch for name, batch in batches.items() if name.startswith("plain")]
+    if plain and checked:
+        group["differences"] = check_equal(label, backbone, checked, min(*plain, CHECKED_BATCH))
+    pair = Pair(label, backbone, classes, max(batches.values()), **TIMED_WITH.get(label, {}))
+    steps = {name: pair.piece(name) for name in names}
+    group |= turns.take(steps)
+    for name, batch in batches.items():
+        if name.startswith("ours"):
+            piece = group["pieces"][name]
+            piece["gflop"] = gflop(label, pair.method, batch, name.split("-")[1])
+            if explained:
+                piece["operations"] = shares(steps[name])
+    return group
