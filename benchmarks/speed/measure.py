@@ -54,7 +54,7 @@ ALSO_KNOWN = {"cocoop": "cached", "mutual": "known", "promptsrc": "known"}
 """Methods for which the authors encode every image in every step, and what such features spare them here: all of the
 image tower (`cached`), or its pass without prompts (`known`)."""
 RECIPE_BATCH = {label: batch for label, batch in OF_RECIPES.items() if label in registry.names("methods")}
-OTHER_BATCH = {"cocoop": 8, "mutual": 8, "maple": 16, "clip_lora": 4}
+OTHER_BATCH = {"cocoop": 8, "mutual": 8, "clip_lora": 4}
 MAIN = 100  # classes that the bars are for
 
 
@@ -69,9 +69,9 @@ class Settings:
         rounds: Turns of each group of steps, after the first calls.
         turn: Seconds that a step may take of a round, if it is to be taken more than once in it.
         slow: Seconds of a step that takes one turn alone.
-        plain_limit: The most class texts in a step of the plain path on a large backbone; beyond it, its seconds are
-            computed from those at fewer classes.
-        check_limit: The most classes that the steps of both paths are compared with on a large backbone.
+        plain_limit: The most class texts in a step of the plain path on a large backbone and on a small one; beyond it,
+            its seconds are computed from those at fewer classes.
+        check_limit: The most classes that the steps of both paths are compared with.
         test_images: Images of an evaluation.
         seeds: Of an evaluation.
         matmul: Rows of the matrices whose product measures the machine.
@@ -86,7 +86,7 @@ class Settings:
     rounds: int = 2
     turn: float = 5.0
     slow: float = 12.0
-    plain_limit: int = 160
+    plain_limit: tuple[int, int] = (160, 4000)
     check_limit: int = 5
     test_images: int = 100
     seeds: tuple[int, ...] = (1, 2, 3)
@@ -159,7 +159,7 @@ def measure_backbone(
         if (label, classes) in known:
             continue
         tell(f"{called}: steps of {label}, {classes} classes")
-        checked = min(classes, classes if small else settings.check_limit) if classes == main or small else 0
+        checked = min(classes, settings.check_limit) if classes == main else 0
         found["groups"].append(time_group(label, backbone, classes, names, turns, checked, classes == main))
         keep()
     if settings.steps_only:
@@ -187,17 +187,17 @@ def plan(settings: Settings, small: bool) -> Iterator[tuple[str, int, list[str]]
     main = main_classes(settings.classes)
     for classes in sorted(settings.classes, key=lambda classes: (classes != main, classes)):
         for label in settings.methods:
-            whole = small or runs_whole(label, classes, settings)
+            whole = runs_whole(label, classes, settings, small)
             yield label, classes, list(pieces(label, classes == main, whole))
     fewest = min(settings.classes)
     for label in settings.methods:
-        if not small and not runs_whole(label, main, settings) and fewest > 1:  # a line takes two points
+        if not runs_whole(label, main, settings, small) and fewest > 1:  # a line takes two points
             yield label, fewest // 2, list(pieces(label, main=False, whole=True))
 
 
-def runs_whole(label: str, classes: int, settings: Settings) -> bool:
-    """Whether the plain path of a method is run with so many classes on a large backbone."""
-    return classes * PLAIN[label].prompts_per_class <= settings.plain_limit
+def runs_whole(label: str, classes: int, settings: Settings, small: bool) -> bool:
+    """Whether the plain path of a method is run with so many classes, on a large backbone or a small one."""
+    return classes * PLAIN[label].prompts_per_class <= settings.plain_limit[small]
 
 
 def pieces(label: str, main: bool, whole: bool) -> Iterator[str]:

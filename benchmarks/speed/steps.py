@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -49,9 +50,14 @@ class Pair:
         self.pixels = torch.randn(batch, 3, size, size, generator=generator).to(device)
         self.labels = (torch.arange(batch) % classes).to(device)
         self.features = torch.randn(batch, backbone.embed_dim, generator=generator).to(device)
+
+    @cached_property
+    def started(self) -> Plain:
+        """The plain path, once it has computed what it computes once."""
+        assert self.plain is not None
         with torch.no_grad():
-            if self.plain:
-                self.plain.start()
+            self.plain.start()
+        return self.plain
 
     def images(self, batch: int, cached: bool, known: bool = False) -> Images:
         """The first images as the method gets them: pixels, what the image tower said, or if that is `known` both."""
@@ -60,8 +66,8 @@ class Pair:
 
     def plain_piece(self, batch: int, cached: bool) -> Callable[[], Tensor]:
         """A plain step on the first images."""
-        assert self.plain is not None
-        plain, optimizer, labels = self.plain, optimizer_of(self.plain.learned.values()), self.labels[:batch]
+        plain, labels = self.started, self.labels[:batch]
+        optimizer = optimizer_of(plain.learned.values())
         pixels = None if cached else self.pixels[:batch]
         return lambda: plain_step(plain, pixels, self.features[:batch], labels, optimizer)
 
@@ -93,17 +99,16 @@ def check_equal(label: str, backbone: Backbone, classes: int, batch: int) -> dic
         AssertionError: They are not equal to rounding.
     """
     pair = Pair(label, backbone, classes, batch, **WITHOUT_DRAWS.get(label, {}))
-    assert pair.plain is not None
     with torch.no_grad():
         ours = pair.method.eval()(pair.images(batch, cached=False)).logits
-        plain = pair.plain.logits(pair.plain.features(pair.pixels))
+        plain = pair.started.logits(pair.started.features(pair.pixels))
     torch.manual_seed(3)  # a loss may draw at random
     pair.plain_piece(batch, cached=False)()
     found = {"logits": float((ours - plain).abs().max()), "gradients": 0.0}
     torch.manual_seed(3)
     pair.our_piece(batch, cached=False)()
     for name, parameter in pair.method.named_parameters():
-        expected, gradient = pair.plain.learned[name].grad, parameter.grad
+        expected, gradient = pair.started.learned[name].grad, parameter.grad
         assert expected is not None and gradient is not None, f"{label}: {name} has no gradient"
         largest = float(expected.abs().max())
         if largest:
