@@ -98,12 +98,12 @@ def step_lines(found: Mapping[str, Any]) -> list[str]:
     for step in sorted(steps(found["groups"]), key=lambda step: step.classes or float("inf")):
         larger = step.batch != RECIPE_BATCH.get(step.method, step.batch)
         names = [step.method, images_of(step), str(step.classes or "-"), str(step.batch)]
-        ours = [seconds(step.seconds), figure(step.ratio, "x"), seconds(step.limit), figure(step.share, "%")]
+        ours = [seconds(step.seconds), figure(step.ratio, "x"), seconds(step.limit), percent(step.share)]
         cells = [seconds(step.plain, step.estimated), *ours, gib(step.plain_gib), gib(step.ours["peak_gib"])]
         rows[larger].append([*names, *cells])
         if "operations" in step.ours and step.images == step.plain_images:
-            kinds = [figure(share, "%") for share in step.ours["operations"].values()]
-            spent.append([*names, seconds(step.seconds), figure(step.share, "%"), *kinds])
+            kinds = [percent(share) for share in step.ours["operations"].values()]
+            spent.append([*names, seconds(step.seconds), percent(step.share), *kinds])
     lines = ["Batches of the recipes:", "", *grid(head, rows[False], names=2)]
     if rows[True]:
         lines += ["", "Other batches:", "", *grid(head, rows[True], names=2)]
@@ -148,6 +148,11 @@ def seconds(value: float | None, estimated: bool = False) -> str:
 def figure(value: float | None, unit: str) -> str:
     """Three digits with a unit."""
     return "-" if value is None else f"{digits(value)}{unit}"
+
+
+def percent(value: float | None) -> str:
+    """Without places."""
+    return "-" if value is None else f"{value:.0f}%"
 
 
 def digits(value: float) -> str:
