@@ -159,7 +159,7 @@ def test_whatever_a_method_raises_is_a_recorded_failure(
     monkeypatch.setenv("PROMPTBENCH_TEST_LEAVE", leave)
     assert main(call) == 1
     captured = capsys.readouterr()
-    assert f"leaver birds seed 1: FAILED: {reason}" in captured.err and "| zeroshot" in captured.out
+    assert f"leaver birds seed 1: FAILED: {reason}" in captured.err and "| Zero-shot CLIP" in captured.out
     record = record_of(tmp_path)
     assert record["reason"].startswith(reason) and record["where"]["method"] == "leaver" and "deaths" not in record
     assert not leftovers(tmp_path) and not (tmp_path / "claims").exists()

@@ -88,14 +88,14 @@ def _floats(table: Table, style: Style) -> list[str]:
         floats = _stacked(table, cited, page)
     if table.comparisons:
         text = comparison_texts(table, MARKUP)
-        floats.append(_beside(text, 3, f"Beside published figures: {caption(table)}", f"{label(table)}-papers", page))
+        floats.append(_beside(text, 3, _part(table, "beside published figures"), f"{label(table)}-papers", page))
     if table.tests:
         text = test_texts(table, MARKUP)
         title = test_heading(table)
-        floats.append(_beside(text, 2, f"E{title[1:]}: {caption(table)}", f"{label(table)}-tests", page))
+        floats.append(_beside(text, 2, _part(table, title), f"{label(table)}-tests", page))
     if style.appendix:
         text = appendix_texts(table, MARKUP)
-        floats.append(_beside(text, 1, f"Recipes: {caption(table)}", f"{label(table)}-recipes", page))
+        floats.append(_beside(text, 1, _part(table, "recipes"), f"{label(table)}-recipes", page))
     return [f"{one}\n" for one in floats]
 
 
@@ -106,6 +106,11 @@ def caption(table: Table) -> str:
     seeds = f"{'seed' if len(table.seeds) == 1 else 'seeds'} {seeds_text(table.seeds, ', ')}"
     subject = f", {table.subject}" if table.subject else ""
     return f"{protocol} on {table.suite}{subject}: backbone {table.backbone}, {shots}, {seeds}."
+
+
+def _part(table: Table, what: str) -> str:
+    """The caption of a float beside that of the table."""
+    return f"{caption(table).rstrip('.')}: {what}."
 
 
 def label(table: Table) -> str:
