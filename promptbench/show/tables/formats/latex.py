@@ -273,9 +273,19 @@ def letters_width(text: str, font: Font) -> float:
     return small + font.size * font.wider * (ems * bold + cited * 0.45)
 
 
-def _width(head: Sequence[str], rows: Sequence[Sequence[str]], font: Font, figures: Iterable[int]) -> float:
-    """The width of a tabular of the names and some columns of figures, in points."""
-    rotated = _rotated(head, rows)
+def _width(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    font: Font,
+    figures: Iterable[int],
+    upright: bool = True,
+) -> float:
+    """The width of a tabular of the names and some columns of figures, in points.
+
+    Args:
+        upright: Whether titles stand upright where that is narrower.
+    """
+    rotated = upright and _rotated(head, rows)
     total = 0.0
     for place in (0, *figures):
         texts = [row[place] for row in rows if len(row) > 1]
@@ -354,7 +364,7 @@ def _beside(text: Texts, names: int, title: str, key: str, page: Page) -> str:
     """A float of what stands beside a table, shrunk where it is wider than the page."""
     rows = list(chain.from_iterable(text.body))
     room, places = page.text, range(1, len(text.head))
-    fonts = [font for font in FONTS if _width(text.head, rows, font, places) <= room]
+    fonts = [font for font in FONTS if _width(text.head, rows, font, places, upright=False) <= room]
     tabular = _tabular(text, f"{'l' * names}{'r' * (len(text.head) - names)}")
     inner = tabular if fonts else _shrunk(tabular)
     font = fonts[0] if fonts else FONTS[-1]
