@@ -242,7 +242,11 @@ def test_tables_say_a_limit_and_never_mix_it(
     said(*run("--method", "zeroshot"))
     assert main(["table", "--protocol", "few_shot"]) == 0
     table = capsys.readouterr().out
-    assert "zeroshot (limit=5)" in table and "zeroshot (limit=none)" in table and "scored in rows that say so" in table
+    assert (
+        "Zero-shot CLIP (limit=5)" in table
+        and "Zero-shot CLIP (limit=none)" in table
+        and "scored in rows that say so" in table
+    )
     assert "ask for others that are there, --protocol few_shot" in said("table", code=2)
 
 

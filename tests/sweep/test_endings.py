@@ -311,7 +311,7 @@ def test_a_disk_that_takes_no_note_is_no_reason_to_stop(call: list[str], tmp_pat
 @pytest.mark.slow
 def test_a_method_that_ends_the_process_is_not_run_a_third_time(call: list[str], tmp_path: Path) -> None:
     environment = {**os.environ, "PROMPTBENCH_TEST_LEAVE": "loss:os._exit(0)", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "promptbench", *call]
+    command = [sys.executable, "-m", "promptbench", *call, "--jobs", "1"]
     said = []
     for _ in range(3):
         ended = subprocess.run(command, env=environment, capture_output=True, text=True)
