@@ -415,6 +415,14 @@ def test_runs_go_at_once_where_cores_have_room_unless_one_is_asked_for(monkeypat
     assert not loop.several(runs, "cpu", 1) and not loop.several(runs[:1], "cpu", None)
 
 
+def test_of_runs_at_once_those_that_train_begin_first() -> None:
+    words = ["run", "--method", "coop", "--dataset", "mini_fabrics", "mini_colours", "--seeds", "1", "2"]
+    runs = plan_runs(request_of(parser().parse_args(words)))
+    ordered = [(run.spec.method, run.spec.dataset) for run in loop.neighbours(runs)]
+    assert [method for method, _ in ordered] == ["coop"] * 4 + ["zeroshot"] * 8
+    assert [dataset for _, dataset in ordered[:4]] == ["mini_fabrics", "mini_colours"] * 2  # as they were asked for
+
+
 @pytest.mark.slow
 def test_the_command_leaves_no_core_idle(what: tuple[str, ...], whole: tuple[Path, Any], tmp_path: Path) -> None:
     """By itself it does two runs in two processes, and their numbers are those of one after the other."""
