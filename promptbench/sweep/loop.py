@@ -35,7 +35,6 @@ from promptbench.runs.session import Place, Session, asked_by_signal
 from promptbench.storage.atomic import remove_drafts, superseded, write_atomically
 from promptbench.storage.claims import CLAIMS, GOES_ON, Claim, Claims, now
 from promptbench.sweep.status import PLANNED, notes_of, planned_in, standing_of
-from promptbench.training.fit import TrainingDiverged
 
 log = logging.getLogger(__name__)
 
@@ -246,6 +245,8 @@ def failed(
 
 def reason_of(error: BaseException) -> str:
     """What an error says, with its type where it is not one of ours."""
+    from promptbench.training.fit import TrainingDiverged  # with Lightning, which sweeps that go well may do without
+
     try:
         said = str(error)
     except Exception:  # a plugin's own type of error may fail at that, too

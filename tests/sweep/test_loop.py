@@ -239,7 +239,7 @@ def test_a_run_of_another_process_is_left_to_it(
             claim.release()
 
     monkeypatch.setattr(loop.time, "sleep", wait)
-    monkeypatch.setattr("promptbench.runs.train.fit", lambda *_, **__: pytest.fail("it was trained twice"))
+    monkeypatch.setattr("promptbench.training.fit.fit", lambda *_, **__: pytest.fail("it was trained twice"))
     assert main(["run", "--method", "coop", *what, *SHORT, "--output", str(tmp_path)]) == 0
     other.close()
     assert len(waits) >= 3 and numbers(tmp_path) == whole[1] and not leftovers(tmp_path)
