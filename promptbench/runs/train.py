@@ -32,7 +32,6 @@ from promptbench.results.knowledge import Choice, set_by_hand
 from promptbench.results.spec import SOURCE, fields_of
 from promptbench.runs.listener import Busy, Work
 from promptbench.training.files import PartialFile, TrainingOutcome, load_training, save_training, spec_of
-from promptbench.training.fit import fit
 from promptbench.training.numerics import float32_in_full, hold_to_bits, restart_peak_memory
 
 NO_TRAINING = TrainingOutcome([], 0.0, 0.0)
@@ -198,6 +197,8 @@ def train_method(
     work: Work,
 ) -> TrainingOutcome:
     """Train a method on the images of a run."""
+    from promptbench.training.fit import fit  # with Lightning, which runs that train nothing do without
+
     recipe, spec = run.settings.recipe, run.spec
     assert recipe is not None  # a method that trains has a recipe
     batches = batches_of(recipe, method, train, spec.train_seed)

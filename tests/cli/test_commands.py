@@ -431,6 +431,34 @@ def test_help_and_lists_are_fast_and_import_no_torch() -> None:
     assert float(done.stdout.splitlines()[-1]) < 1.0  # measured: 0.15 s on a busy core
 
 
+@pytest.mark.slow
+def test_commands_import_what_they_need_and_no_more(tmp_path: Path) -> None:
+    """One after another in a process, each may have what it and those before it need."""
+    stored = Path(__file__).parents[2] / "results" / "mini" / "results" / "base2new" / "mini_fabrics"
+    (tmp_path / "few").mkdir()
+    for path in sorted(stored.glob("coop*.json"))[:2]:
+        (tmp_path / "few" / path.name).write_bytes(path.read_bytes())
+    code = (
+        "import sys\n"
+        "from promptbench.cli.main import main\n"
+        "def without(libraries, *words):\n"
+        "    assert main(words) == 0, words\n"
+        "    assert not set(libraries.split()) & set(sys.modules), (words, set(libraries.split()) & set(sys.modules))\n"
+        "training = 'pytorch_lightning '\n"
+        "encoding = training + 'torchvision open_clip torchmetrics scipy '\n"
+        "torch = encoding + 'torch '\n"
+        "without(torch + 'numpy pandas matplotlib rich', 'status', '--results', 'few')\n"
+        "without(torch + 'matplotlib rich', 'table', '--results', 'few')\n"
+        "without(torch + 'rich', 'plot', 'seeds', '--results', 'few', '-o', 'seeds.svg')\n"
+        "without(torch + 'rich', 'report', '--results', 'few', '-o', 'page.html')\n"
+        "without(encoding, 'describe', 'maple')\n"
+        "run = ('run', '--method', 'zeroshot', '--dataset', 'mini_fabrics', '--limit', '9', '--jobs', '1')\n"
+        "without(encoding, *run, '--dry-run', 'list')\n"
+        "without(training, *run)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
 def test_every_command_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("run", "show-config", "list", "describe", "table"):
         with pytest.raises(SystemExit):

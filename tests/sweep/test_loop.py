@@ -243,7 +243,7 @@ def test_a_run_of_another_process_is_left_to_it(
             claim.release()
 
     monkeypatch.setattr(loop.time, "sleep", wait)
-    monkeypatch.setattr("promptbench.runs.train.fit", lambda *_, **__: pytest.fail("it was trained twice"))
+    monkeypatch.setattr("promptbench.training.fit.fit", lambda *_, **__: pytest.fail("it was trained twice"))
     assert main(["run", "--method", "coop", *what, *SHORT, "--output", str(tmp_path)]) == 0
     other.close()
     assert len(waits) >= 3 and numbers(tmp_path) == whole[1] and not leftovers(tmp_path)
@@ -417,6 +417,14 @@ def test_runs_go_at_once_where_cores_have_room_unless_one_is_asked_for(monkeypat
     monkeypatch.setattr(loop, "room_here", lambda *_: 4)
     assert loop.several(runs, "cpu", None) and loop.several(runs, "cpu", 2)
     assert not loop.several(runs, "cpu", 1) and not loop.several(runs[:1], "cpu", None)
+
+
+def test_of_runs_at_once_those_that_train_begin_first() -> None:
+    words = ["run", "--method", "coop", "--dataset", "mini_fabrics", "mini_colours", "--seeds", "1", "2"]
+    runs = plan_runs(request_of(parser().parse_args(words)))
+    ordered = [(run.spec.method, run.spec.dataset) for run in loop.neighbours(runs)]
+    assert [method for method, _ in ordered] == ["coop"] * 4 + ["zeroshot"] * 8
+    assert [dataset for _, dataset in ordered[:4]] == ["mini_fabrics", "mini_colours"] * 2  # as they were asked for
 
 
 @pytest.mark.slow

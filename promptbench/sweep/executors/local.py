@@ -42,6 +42,7 @@ MISUSE, INTERRUPTED, ORPHANED = 2, 130, 255  # exit codes; the last of a worker 
 IMPORTED = [
     "promptbench.sweep.executors.local",
     "promptbench.runs.run",
+    "promptbench.training.fit",
     "promptbench.clip.load",
     "open_clip",
 ]  # before forks
