@@ -17,7 +17,8 @@ from promptbench.config import UsageError
 from promptbench.data.class_names import ClassNames
 from promptbench.data.dataset import Dataset, Item
 from promptbench.storage.atomic import write_atomically
-from promptbench.storage.cache import cache_dir, hold, make_room, rendered_name, touch
+from promptbench.storage.cache import CLAIMS, cache_dir, hold, make_room, rendered_name, touch
+from promptbench.storage.claims import alone
 
 log = logging.getLogger(__name__)
 
@@ -89,11 +90,19 @@ class MiniDataset(Dataset):
         """One item per rendered image, class after class; its path is `<split>/<index>`, as it was drawn."""
         if split not in self.splits:
             return []
-        _, drawn = self._arrays(split)
         names = self.class_names
-        labels = (drawn - self._first) % len(names)
+        labels = (self._drawn_labels(split) - self._first) % len(names)
         order = np.argsort(labels, kind="stable")
         return [Item(f"{split}/{index:06d}", int(labels[index]), names[labels[index]]) for index in order]
+
+    def _drawn_labels(self, split: str) -> np.ndarray:
+        """The labels (n,) of a split, class after class as it is drawn; nothing is drawn to know them."""
+        from promptbench.mini.sets import SETS, MiniSet
+
+        of = SETS[self.set_name]
+        if type(of) is not MiniSet:  # one that is read tells how many images a class has
+            return self._arrays(split)[1]
+        return np.repeat(np.arange(len(of.class_names)), of.per_class[split])
 
     def array(self, split: str) -> np.ndarray:
         """All images of a split, as they were drawn: uint8 (n, 48, 48, 3), read-only."""
@@ -138,19 +147,24 @@ def _rendered(folder: Path, set_name: str, split: str, render_seed: int) -> tupl
 
     stem = f"{set_name}-seed{render_seed}-{split}"
     images_path, labels_path = folder / f"{stem}-images.npy", folder / f"{stem}-labels.npy"
-    hold(rendered_name(folder.name, stem))  # the images are mapped, not read
+    name = rendered_name(folder.name, stem)
+    hold(name)  # the images are mapped, not read
     cached = _load(images_path, labels_path)
     if cached is not None:
         touch(images_path)
         return cached
-    log.info("Rendering %s, %s.", set_name, split)
-    images, labels = render(set_name, split, render_seed)
-    images.flags.writeable = labels.flags.writeable = False
-    try:
-        _save(labels_path, labels)
-        _save(images_path, images)
-    except OSError as error:  # such as for want of room
-        log.warning("rendered images cannot be kept in %s (%s)", folder, error.strerror or error)
+    with alone(cache_dir() / CLAIMS, name):
+        cached = _load(images_path, labels_path)  # another process may just have drawn them
+        if cached is not None:
+            return cached
+        log.info("Rendering %s, %s.", set_name, split)
+        images, labels = render(set_name, split, render_seed)
+        images.flags.writeable = labels.flags.writeable = False
+        try:
+            _save(labels_path, labels)
+            _save(images_path, images)
+        except OSError as error:  # such as for want of room
+            log.warning("rendered images cannot be kept in %s (%s)", folder, error.strerror or error)
     make_room()
     return _load(images_path, labels_path) or (images, labels)
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-CALL = ("run", "--method", "maple", "--protocol", "base2new", "--dataset", "mini_colours")
-AT_MOST = 49
+JOBS = ("--jobs", "1")  # in the process that is traced
+CALL = ("run", "--method", "maple", "--protocol", "base2new", "--dataset", "mini_colours", *JOBS)
+AT_MOST = 51
 
 TRACED = '''
 import inspect

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from promptbench.results.result import Result
     from promptbench.runs.plan import Run
-    from promptbench.runs.session import Session
     from promptbench.show.tables.table import Table
+    from promptbench.suite import Suite
 
 REFRESH = 0.1  # seconds between updates of the bar
 LATEST = "latest"  # how commands are told of the youngest result
@@ -137,12 +137,21 @@ class Display:
             self.bars.update(self.overall, completed=self.done)
 
 
-def print_results(results_of: Callable[[], list[Result]], session: Session, methods: Sequence[str] = ()) -> int:
+def print_results(
+    results_of: Callable[[], list[Result]],
+    suite: Suite,
+    output: Path,
+    methods: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+) -> int:
     """Print the tables of the results of a call, how many runs failed, and what to do next; 1 where any failed.
 
     Args:
         results_of: Gives them; raises `RunsFailed` where some are missing.
+        suite: Of the call.
+        output: The folder with the results, as it was named.
         methods: In the order that tables show them; the suite's if there are none.
+        datasets: In the order that tables show them; the suite's if there are none.
     """
     failed = left = tried = 0
     try:
@@ -151,14 +160,14 @@ def print_results(results_of: Callable[[], list[Result]], session: Session, meth
         results, failed, left, tried = error.results, len(error.failed), len(error.left), error.tried
     from promptbench.show.tables.show import print_tables  # it takes pandas, runs do not
 
-    tables = print_tables(results, [session.suite], methods, [entry.name for entry in session.suite.entries()])
+    tables = print_tables(results, [suite], methods, datasets or [entry.name for entry in suite.entries()])
     if failed:
         of = f"{failed} of {tried} runs" if tried > 1 else "the run"
-        print(f"promptbench: {of} failed; see *.failed.json in {session.place.named}", file=sys.stderr)
+        print(f"promptbench: {of} failed; see *.failed.json in {output}", file=sys.stderr)
     if left:
         print(f"promptbench: {left} failed before; --retry-failed does them again", file=sys.stderr)
     if results and sys.stdout.isatty() and sys.stderr.isatty():  # nobody else asks what to do next
-        print("", *next_steps(tables, results, session.place.named), sep="\n", file=sys.stderr)
+        print("", *next_steps(tables, results, output), sep="\n", file=sys.stderr)
     return 1 if failed or left else 0
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -93,6 +94,23 @@ def load_backbone(name: str = EMBEDDED) -> Any:
     plain = name.partition(":")[0].endswith(PLAIN)
     clip = _create(architecture, weights, plain)
     return Backbone(clip, _tokenizer(architecture, config), name=name)
+
+
+def files_of(backbone: str) -> list[Path]:
+    """The files behind the name of a backbone, its architecture's where that is one of the user's."""
+    if backbone == EMBEDDED:
+        folder = Path(str(files("promptbench.mini")))
+        return sorted([*folder.glob("*.safetensors"), *folder.glob("mini-clip*.json")])
+    architecture, weights = (path_of(part) for part in split_name(backbone))
+    own = [architecture] if architecture.suffix == ".json" else []
+    named = weights.is_file() or (own and weights.name != RANDOM)  # a tag goes with an architecture of open_clip alone
+    return [*own, weights] if named else own
+
+
+def state_of(path: Path) -> tuple[str, int, int]:
+    """Path, size and time of change of a file."""
+    status = path.stat()
+    return str(path.absolute()), status.st_size, status.st_mtime_ns
 
 
 @cache

@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Any, get_type_hints
 
 from promptbench.data.class_names import FROM_DATASET
+from promptbench.storage.versions import other_code
 from promptbench.suite import ALPHABETICAL
 
 CONTEXT = "ctx_init"
@@ -239,6 +240,20 @@ class Spec:
 def fields_of(spec: Spec | type[Spec], *roles: str) -> Iterator[Field[Any]]:
     """The fields with these roles, or all, in order."""
     return (item for item in fields(spec) if not roles or item.metadata["role"] in roles)
+
+
+def cause_of(before: Spec, now: Spec) -> str:
+    """Why a run with the first spec is done again where it has the second one today, in words; "" where it is not."""
+    for item in fields_of(now):
+        renews = item.metadata["renews"]
+        old, new = getattr(before, item.name, None), getattr(now, item.name)
+        if not renews or not old or not new:
+            continue
+        of_a_kind = item.name.endswith("_code") or item.name == "architecture"  # which the text before the colon says
+        differs = other_code(old, new) if of_a_kind else old != new
+        if differs:
+            return str(renews).format(**now.values())
+    return ""
 
 
 def _default(item: Field[Any]) -> Any:

@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from importlib.resources import files
 from itertools import product
 from pathlib import Path
 from types import CodeType
@@ -35,9 +34,9 @@ import torch
 from torch.backends import opt_einsum  # which torch 2.4 does not import itself
 
 from promptbench.clip.backbone import ARCHITECTURE, Backbone
-from promptbench.clip.load import EMBEDDED, RANDOM, load_backbone, split_name
+from promptbench.clip.load import files_of, load_backbone, state_of
 from promptbench.clip.prompts import FrozenTexts
-from promptbench.config import UsageError, path_of
+from promptbench.config import UsageError
 from promptbench.data.class_names import ClassNames
 from promptbench.data.dataset import Dataset, contents_digest, open_dataset
 from promptbench.data.selection import SelectedImages, Selection, few_validation_of, open_selection, shown_names
@@ -367,29 +366,13 @@ def _checksum(memo: Path, *found: str) -> str:
 def _memo(backbone: str) -> Path | None:
     """The file that remembers the digests of a backbone; None where no files are behind its name."""
     try:
-        states = [_state(path) for path in _files(backbone)]
+        states = [state_of(path) for path in files_of(backbone)]
     except (OSError, UsageError):
         return None
     versions = library_versions()
     made_by = (versions["promptbench"], versions["open_clip"], versions["torch"], ARCHITECTURE)
     facts = repr((backbone, states, *made_by)).encode()
     return cache_dir() / "weights" / hashlib.sha256(facts).hexdigest()[:32] if states else None
-
-
-def _files(backbone: str) -> list[Path]:
-    """The files behind the name of a backbone, its architecture's where that is one of the user's."""
-    if backbone == EMBEDDED:
-        folder = Path(str(files("promptbench.mini")))
-        return sorted([*folder.glob("*.safetensors"), *folder.glob("mini-clip*.json")])
-    architecture, weights = (path_of(part) for part in split_name(backbone))
-    own = [architecture] if architecture.suffix == ".json" else []
-    named = weights.is_file() or (own and weights.name != RANDOM)  # a tag goes with an architecture of open_clip alone
-    return [*own, weights] if named else own
-
-
-def _state(path: Path) -> tuple[str, int, int]:
-    status = path.stat()
-    return str(path.absolute()), status.st_size, status.st_mtime_ns
 
 
 PARTS = (of_training, of_evaluations, of_code)

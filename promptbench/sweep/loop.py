@@ -21,6 +21,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -34,7 +35,6 @@ from promptbench.runs.session import Place, Session, asked_by_signal
 from promptbench.storage.atomic import remove_drafts, superseded, write_atomically
 from promptbench.storage.claims import CLAIMS, GOES_ON, Claim, Claims, now
 from promptbench.sweep.status import PLANNED, notes_of, planned_in, standing_of
-from promptbench.training.fit import TrainingDiverged
 
 log = logging.getLogger(__name__)
 
@@ -245,6 +245,8 @@ def failed(
 
 def reason_of(error: BaseException) -> str:
     """What an error says, with its type where it is not one of ours."""
+    from promptbench.training.fit import TrainingDiverged  # with Lightning, which sweeps that go well may do without
+
     try:
         said = str(error)
     except Exception:  # a plugin's own type of error may fail at that, too
@@ -463,11 +465,16 @@ class Noting(Silent):
 
 
 def neighbours(runs: Sequence[Run]) -> list[Run]:
-    """The runs, those that may share a training or features one after another."""
+    """The runs, those that may share a training or features one after another.
+
+    What trains goes first: the short runs after it fill the time until the last training has ended, and processes that
+    begin at the same time meet different datasets instead of waiting for each other's images and features.
+    """
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(group_of(run), []).append(run)
-    return [run for group in groups.values() for run in group]
+    ordered = sorted(groups.values(), key=lambda group: not group[0].method.trains)
+    return list(chain.from_iterable(ordered))
 
 
 def group_of(run: Run) -> str:

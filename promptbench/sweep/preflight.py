@@ -27,11 +27,10 @@ from promptbench.data.selection import SelectedImages, few_validation_of, open_s
 from promptbench.data.splits import SPLITS
 from promptbench.method import instantiate
 from promptbench.results.result import OUTDATED, Result, find_predictions, read_result, result_path
-from promptbench.results.spec import Spec, fields_of
+from promptbench.results.spec import Spec, cause_of
 from promptbench.runs.session import as_it_was, asked_by_signal, recognised
 from promptbench.storage.cache import limit
 from promptbench.storage.claims import CLAIMS, Claims
-from promptbench.storage.versions import other_code
 from promptbench.training.files import partial_seconds
 
 if TYPE_CHECKING:
@@ -219,20 +218,6 @@ def outdated(
             if cause:
                 found[run.spec.name] = cause
     return found
-
-
-def cause_of(before: Spec, now: Spec) -> str:
-    """Why a run with the first spec is done again where it has the second one today, in words; "" where it is not."""
-    for field in fields_of(now):
-        renews = field.metadata["renews"]
-        old, new = getattr(before, field.name, None), getattr(now, field.name)
-        if not renews or not old or not new:
-            continue
-        of_a_kind = field.name.endswith("_code") or field.name == "architecture"  # which the text before the colon says
-        differs = other_code(old, new) if of_a_kind else old != new
-        if differs:
-            return str(renews).format(**now.values())
-    return ""
 
 
 def renew(session: Session, runs: Sequence[Run], results: dict[str, Result], keep: bool = False) -> dict[str, Result]:

@@ -26,6 +26,7 @@ from promptbench.recipe import Recipe
 from promptbench.results.result import Result, read_results
 from promptbench.runs.plan import plan_runs
 from promptbench.runs.request import Request
+from promptbench.sweep.status import PLANNED
 from promptbench.training.numerics import peak_memory_restarts
 
 pytestmark = pytest.mark.usefixtures("no_plugins")
@@ -115,7 +116,7 @@ def test_the_installed_command_trains_evaluates_stores_and_prints(first: tuple[P
     ]
     assert all("±" in row[4] and row[8] == "2" for row in rows[2:])
     assert "rendered" not in done.stdout  # the suite's note is about its own datasets
-    assert "[8/8] maple birds seed 2: base " in done.stderr and "loss" in done.stderr
+    assert "[8/8] base2new, 2 shots: maple birds seed 2: base " in done.stderr and "loss" in done.stderr
     kinds = {path.suffix for path in output.rglob("*") if path.is_file()}
     assert kinds == {".json", ".safetensors"} and len(list(output.rglob("*.json"))) == 8
 
@@ -291,7 +292,7 @@ def test_ctrl_c_leaves_nothing_half_written(what: tuple[str, ...], tmp_path: Pat
         process.kill()
     assert process.returncode == 130
     assert said.rstrip().endswith("goes on from here") and "Traceback" not in said
-    assert all(name.endswith(".json") and "failed" not in name for name in files(tmp_path))
+    assert all(name.endswith((".json", PLANNED)) and "failed" not in name for name in files(tmp_path))
     assert len(read_results(tmp_path)) == 2
     assert main([*call, "--set", "coop.epochs=1", "coop.batch=4"]) == 0
     assert len(read_results(tmp_path)) == 3
@@ -428,6 +429,34 @@ def test_help_and_lists_are_fast_and_import_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(done.stdout.splitlines()[-1]) < 1.0  # measured: 0.15 s on a busy core
+
+
+@pytest.mark.slow
+def test_commands_import_what_they_need_and_no_more(tmp_path: Path) -> None:
+    """One after another in a process, each may have what it and those before it need."""
+    stored = Path(__file__).parents[2] / "results" / "mini" / "results" / "base2new" / "mini_fabrics"
+    (tmp_path / "few").mkdir()
+    for path in sorted(stored.glob("coop*.json"))[:2]:
+        (tmp_path / "few" / path.name).write_bytes(path.read_bytes())
+    code = (
+        "import sys\n"
+        "from promptbench.cli.main import main\n"
+        "def without(libraries, *words):\n"
+        "    assert main(words) == 0, words\n"
+        "    assert not set(libraries.split()) & set(sys.modules), (words, set(libraries.split()) & set(sys.modules))\n"
+        "training = 'pytorch_lightning '\n"
+        "encoding = training + 'torchvision open_clip torchmetrics scipy '\n"
+        "torch = encoding + 'torch '\n"
+        "without(torch + 'numpy pandas matplotlib rich', 'status', '--results', 'few')\n"
+        "without(torch + 'matplotlib rich', 'table', '--results', 'few')\n"
+        "without(torch + 'rich', 'plot', 'seeds', '--results', 'few', '-o', 'seeds.svg')\n"
+        "without(torch + 'rich', 'report', '--results', 'few', '-o', 'page.html')\n"
+        "without(encoding, 'describe', 'maple')\n"
+        "run = ('run', '--method', 'zeroshot', '--dataset', 'mini_fabrics', '--limit', '9', '--jobs', '1')\n"
+        "without(encoding, *run, '--dry-run', 'list')\n"
+        "without(training, *run)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
 
 
 def test_every_command_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:

@@ -552,6 +552,19 @@ def test_a_rendered_dataset_draws_its_splits(name: str, tmp_path: Path, monkeypa
     images = dataset.array("test")  # type: ignore[attr-defined]
     assert images.shape == (sizes[2], 48, 48, 3) and images.dtype == np.uint8
     np.testing.assert_array_equal(np.asarray(dataset.open(item)), images[-1])
+    for split in dataset.splits:  # type: ignore[attr-defined]
+        drawn = dataset._arrays(split)[1]  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(dataset._drawn_labels(split), drawn)  # type: ignore[attr-defined]
+
+
+def test_nothing_is_drawn_to_know_what_a_rendered_dataset_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    from promptbench.datasets import _mini
+
+    monkeypatch.setattr(_mini, "_rendered", None)
+    dataset = open_dataset("mini_colours")
+    assert len(dataset.split_digest()) == 64 and len(dataset.items("train")) == 960
+    with pytest.raises(TypeError):
+        dataset.open(dataset.items("train")[0])
 
 
 def test_rendered_images_come_from_the_cache_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:

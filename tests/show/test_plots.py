@@ -37,6 +37,7 @@ from promptbench.show.plots import (
 )
 from promptbench.show.plots.looks import looks_of, style
 from promptbench.show.plots.picture import (
+    BEYOND_RESULTS,
     COLOURS,
     KINDS,
     LATEX,
@@ -783,7 +784,7 @@ def test_the_help_says_of_every_kind_what_it_needs(capsys: pytest.CaptureFixture
     for kind, said in KINDS.items():
         assert f"  {kind:<21}{said}" in lines
         assert len(said) < 90 and "; " in said
-        assert ("--save-predictions" in said) == (not module_of(kind).STORED and bool(module_of(kind).PROTOCOL))
+        assert ("--save-predictions" in said) == (kind in BEYOND_RESULTS and bool(module_of(kind).PROTOCOL))
 
 
 @pytest.mark.parametrize("name", ["ood", "heatmap"])

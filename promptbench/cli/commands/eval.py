@@ -72,7 +72,7 @@ def execute(options: argparse.Namespace) -> int:
     runs = evaluations_of(result, protocols, suite, **how)
     output, learned = places_of(path, options.output, result)
     session = Session(place_of(options, output, device, may_train=False, learned=learned), suite)
-    return print_results(partial(do, runs, session, Display()), session)
+    return print_results(partial(do, runs, session, Display()), session.suite, session.place.named)
 
 
 def places_of(path: str, wanted: str | None, result: Result) -> tuple[str | Path, tuple[str, Path] | None]:

@@ -22,7 +22,7 @@ from typing import Any
 
 from promptbench.cli.flags import Parser, add_asked, add_picture, add_tables, asked_of, picture_of, question_of
 from promptbench.config import UsageError, load_yaml, path_of, text_of, unknown
-from promptbench.show.plots.picture import check_picture, data_path, module_of, to_text, write_picture
+from promptbench.show.plots.picture import BEYOND_RESULTS, check_picture, data_path, module_of, to_text, write_picture
 
 HELP = "rebuild committed tables, plots and pages from the committed results"
 EXAMPLE = "promptbench regenerate --check"
@@ -193,10 +193,11 @@ def _table(folder: Path, entry: Mapping[str, Any]) -> Item:
 def _plot(folder: Path, entry: Mapping[str, Any]) -> Item:
     file = folder / entry["file"]
     check_picture(file)
-    kind = module_of(str(entry.get("kind", "")))
+    kind = str(entry.get("kind", ""))
+    module_of(kind)  # which there has to be
     parser = Parser(prog="promptbench plot")
     add_picture(parser)
-    options = parser.parse_args(_words(folder, entry, ("file", "kind")), argparse.Namespace(kind=entry["kind"]))
+    options = parser.parse_args(_words(folder, entry, ("file", "kind")), argparse.Namespace(kind=kind))
 
     def text() -> str:
         from promptbench.show.plots.source import NothingToShow
@@ -207,7 +208,7 @@ def _plot(folder: Path, entry: Mapping[str, Any]) -> Item:
         except NothingToShow as error:
             raise NothingThere(str(error)) from error
 
-    return Item(file, text, stored=data_path(file), picture=True, from_results=kind.STORED)
+    return Item(file, text, stored=data_path(file), picture=True, from_results=kind not in BEYOND_RESULTS)
 
 
 def _page(folder: Path, entry: Mapping[str, Any]) -> Item:

@@ -6,9 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from promptbench import registry
-from promptbench.cli.describe import foreseen, numbers
+from promptbench.cli.describe import foreseen
 from promptbench.cli.flags import (
     OUTPUT,
     PROTOCOL,
@@ -21,10 +23,13 @@ from promptbench.cli.flags import (
     request_of,
     session_of,
 )
-from promptbench.config import unknown
+from promptbench.config import path_of, unknown
 from promptbench.experiment import Where, run
 from promptbench.recipe import parse_label
-from promptbench.suite import load_suite
+from promptbench.suite import Suite, load_suite
+
+if TYPE_CHECKING:
+    from promptbench.sweep.recall import Known
 
 HELP = "train, evaluate, store results and print the table"
 EXAMPLE = "promptbench run --method zeroshot coop maple --protocol base2new --seeds 1 2 3 --set coop.n_ctx=4"
@@ -71,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Carry out `promptbench run`; returns the exit code, 1 where a run failed."""
     from promptbench.cli.progress import Display, print_results
+    from promptbench.sweep.recall import key_of, remember
 
     where = Where(
         jobs=options.jobs,
@@ -80,19 +86,38 @@ def execute(options: argparse.Namespace) -> int:
         plugins=options.plugin or (),
     )
     where.check()
+    key = None
     if "torch" not in sys.modules:  # importing it takes seconds, in which something should have been said
-        announce(options)
+        suite = announce(options)
+        key = key_of(vars(options), suite) if where.here and not options.dry_run else None
+        known = recalled(key, options) if key else None
+        if known is not None:
+            output = path_of(options.output or OUTPUT)
+            return print_results(lambda: known.results, suite, output, known.labels, known.datasets)
     request = request_of(options)
     session = session_of(options, request.suite, options.output or OUTPUT, request.device)
     if options.dry_run:
         print(foreseen(session, request, estimate=options.dry_run == "estimate", jobs=options.jobs))
         return 0
     how = {"where": where, "retry_failed": options.retry_failed, "keep_outdated": options.keep_outdated}
-    return print_results(partial(run, request, session, Display(), **how), session, request.labels)
+    results_of = partial(run, request, session, Display(), **how)
+    code = print_results(results_of, session.suite, session.place.named, request.labels)
+    if key and not code:
+        remember(key, request, session)
+    return code
 
 
-def announce(options: argparse.Namespace) -> None:
-    """Say what a call will run and where its results go, as far as its words and its suite tell that.
+def recalled(key: str, options: argparse.Namespace) -> Known | None:
+    """What the same call came to before, where all of that still stands."""
+    from promptbench.sweep.recall import recall
+
+    kept = {"save_predictions": options.save_predictions, "skip_unreadable": options.on_bad_image == "skip"}
+    roots = [Path(root) for root in options.data_root or ()]
+    return recall(key, path_of(options.output or OUTPUT).absolute(), roots, **kept)
+
+
+def announce(options: argparse.Namespace) -> Suite:
+    """Say what a call will run and where its results go, as far as its words and its suite tell that; the suite.
 
     Raises:
         UsageError: A method, a protocol or the suite is not known.
@@ -107,13 +132,14 @@ def announce(options: argparse.Namespace) -> None:
             if name not in (ALL, *registry.names(kind)):
                 raise unknown(kind.removesuffix("s"), name, registry.names(kind))
     if not methods:  # that is refused
-        return
+        return suite
     datasets = f"{few(options.dataset)}, " if options.dataset else ""
     under = f"{', '.join(protocols)} on " if protocols else ""
     what = f"{under}{datasets}suite {suite.name}: {few([*suite.companions, *methods])}"
     seeds = options.seeds or suite.seeds
-    drawn = f"{'seeds' if len(seeds) > 1 else 'seed'} {numbers(seeds)}"
+    drawn = f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
     print(f"{what}; {drawn}; results in {options.output or OUTPUT}", file=sys.stderr, flush=True)
+    return suite
 
 
 def few(names: Sequence[str]) -> str:

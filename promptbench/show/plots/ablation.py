@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROTOCOL = "base2new"
-STORED = True
 NOT_SETTINGS = ("origin", "overrides", "source")
 
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROTOCOL = "base2new"
-STORED = True
 TITLES = {
     "learned_parameters": "learned parameters",
     "train_seconds": "training per run (s)",

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROTOCOL = "base2new"
-STORED = True
 DATASETS = 10  # at least
 ROWS = 3, 10  # from, to
 

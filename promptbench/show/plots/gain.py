@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROTOCOL = "base2new"
-STORED = True
 TOGETHER = 6  # methods that a band has room for
 
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PROTOCOL = ""  # one run, whatever its protocol
-STORED = False
 
 
 def data(source: Source) -> dict[str, Any]:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROTOCOL = "ood"
-STORED = False
 BINS = 24
 MOST_METHODS = 3  # that a column has room for
 INSIDE = "id"  # the evaluation on in-distribution images

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROTOCOL = "base2new"
-STORED = False
 STEPS = 200  # of the axis that curves are averaged along
 MARKED = 40  # steps from one mark to the next
 EVALUATIONS = ("base", "new", "joint")

@@ -3,7 +3,6 @@
 A kind is a module of this package with
 
     PROTOCOL                 the protocol that it shows unless another is named
-    STORED                   whether result files alone decide its data; otherwise predictions or weights do too
     data(source) -> dict     a pure function of what is stored: text, numbers, lists and dicts
     draw(data) -> Figure     the picture, which needs matplotlib
     said(data) -> [str]      what its caption says besides suite, backbone, shots and seeds
@@ -49,6 +48,7 @@ KINDS = {  # what it shows; what it needs
     "ablation": "accuracy over a setting; base2new at several values of --field",
     "heatmap": "similarity of patches to a class; the --run of a training that is kept",
 }
+BEYOND_RESULTS = ("ood", "open-world", "reliability", "heatmap")  # kinds whose data take predictions or weights too
 DIGITS = 6  # decimals of stored plot data: fewer than any machine gets right, more than any picture shows
 
 WIDTHS = {"column": 3.3, "page": 6.9}  # inches, of a two-column paper
@@ -462,7 +462,8 @@ def save(draw: Callable[[Any], Figure], data: Mapping[str, Any], path: Path) -> 
         figure = draw(data)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, dpi=DPI, metadata={dated[form]: None} if form in dated else None)
+            undated: dict[str, Any] = {"metadata": {dated[form]: None}} if form in dated else {}
+            figure.savefig(path, dpi=DPI, **undated)
         except OSError as error:
             raise UsageError(f"The picture {path} cannot be written ({error.strerror}).") from error
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROTOCOL = "base2new"
-STORED = False
 BINS = 15  # as of `ece`
 EVALUATIONS = ("base", "new")
 MOST_METHODS = 3  # that a column has room for

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROTOCOL = "robustness"
-STORED = True
 CLEAN = "0"  # the severity of clean images
 
 

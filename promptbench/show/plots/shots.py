@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROTOCOL = "few_shot"
-STORED = True
 TOGETHER = 5  # curves that a panel shows so that each can be followed
 HIGH = 1.45  # inches, a panel of several
 

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 from promptbench.config import UsageError
-from promptbench.show.plots.picture import KINDS, caption_of, look, module_of, to_text
+from promptbench.show.plots.picture import BEYOND_RESULTS, KINDS, caption_of, look, module_of, to_text
 from promptbench.show.plots.source import Source
 from promptbench.show.tables.table import Table
 from promptbench.suite import Suite
@@ -56,9 +56,9 @@ def pictures(table: Table, suites: Sequence[Suite]) -> Iterator[Picture]:
     """The plots of the results in a table; kinds that have nothing to show for them are left out."""
     source = _source(table, suites)
     for kind in KINDS:
-        module = module_of(kind)
-        if not module.STORED:
+        if kind in BEYOND_RESULTS:  # these import torch
             continue
+        module = module_of(kind)
         try:
             data = json.loads(to_text(module.data(source)))
         except UsageError:
