@@ -5,7 +5,9 @@ r"""How fast training steps and evaluations are against what the official code d
     python -m promptbench.benchmarks.speed --steps-only --backbone ViT-B-16-quickgelu:random \
         --method clip_lora tip_adapter_f -o results/measured/speed-adapters
 
-Writes a report (`.json`), and a table (`.md`) and a picture (`.svg`) that are made from it. Both sides are timed in one
+Writes a report (`.json`), and a table (`.md`) and a picture (`.svg`) that are made from it; the whole benchmark also
+prints, and writes to `PATH-costs`, what base-to-new of one dataset costs with each method (`costs.py`, at most another
+half hour). Both sides are timed in one
 process, in turns, after it was checked that their logits and gradients are equal. Nothing else should run meanwhile.
 """
 
@@ -47,6 +49,13 @@ def main() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_name(f"{path.name}.json").write_text(json.dumps(report, indent=1) + "\n")
         write(report, path)
+    if not (options.steps_only or options.quick or options.method or options.backbone):
+        from . import costs
+
+        paid = costs.costs(costs.all_methods())
+        print(f"\n{costs.page(paid)}")
+        if options.output:
+            costs.write(paid, Path(f"{options.output}-costs"))
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
