@@ -9,8 +9,9 @@ test images, and more and more training images. Every image is a file of its own
 of 32 x 32 pixels of about 1 kB: names, folders and their sizes are ImageNet's, pixels are not.
 
 Each figure is taken in a process of its own, several times, and the fastest counts. `cold`: nothing is remembered of
-the tree, though the system may have its folders in memory; `remembered`: the call before has listed it. The exit code
-is 1 where a bar is missed.
+the tree, though the system may have its folders in memory; `remembered`: the call before has listed it. Bars are of the
+processor's seconds, which other work on the machine does not change; wall clock stands beside them. The exit code is 1
+where one is missed.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ WHOLE = 1_281_167  # ImageNet's training images
 SIZES = (50_000, 100_000, 200_000, WHOLE)
 ACTS = ("finding the files", "drawing 16 shots", "data status", "preflight")
 STATES = ("cold", "remembered")
-BARS = {"cold": 20.0, "remembered": 3.0}  # seconds of each act for all training images
+BARS = {"cold": 20.0, "remembered": 3.0}  # the processor's seconds of each act for all training images
 LINEAR = 1.5  # times the processor's seconds an image at the most images over those at the second most, at most
 GROWTH = 4.0  # KiB that memory may grow by with each image encoded, its feature included
 TEXT = 2.5  # GiB over the weights
@@ -332,14 +333,14 @@ CHILDREN: dict[str, Callable[..., dict[str, Any]]] = {"act": act, "features": fe
 
 
 def at_whole(rows: Sequence[Mapping[str, Any]], what: str, listing: str) -> tuple[float, bool]:
-    """Seconds of an act for all training images, and whether they were extrapolated: on a line through those at the
-    fewest and the most images."""
+    """The processor's seconds of an act for all training images, and whether they were extrapolated: on a line through
+    those at the fewest and the most images."""
     own = [row for row in rows if (row["what"], row["listing"]) == (what, listing)]
     few, many = own[0], own[-1]
     if many["training images"] == WHOLE or len(own) < 2:
-        return many["seconds"], many["training images"] != WHOLE
-    slope = (many["seconds"] - few["seconds"]) / (many["training images"] - few["training images"])
-    return many["seconds"] + slope * (WHOLE - many["training images"]), True
+        return many["CPU seconds"], many["training images"] != WHOLE
+    slope = (many["CPU seconds"] - few["CPU seconds"]) / (many["training images"] - few["training images"])
+    return many["CPU seconds"] + slope * (WHOLE - many["training images"]), True
 
 
 def growth_of(rows: Sequence[Mapping[str, Any]], what: str) -> float:
@@ -378,14 +379,13 @@ def judged(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str, bool]]:
 
 def page(found: Mapping[str, Any]) -> str:
     """The report as Markdown."""
-    about = "Images of 32 x 32 pixels, made by `benchmarks/stress/imagenet_size.py`, in folders as ImageNet has them; "
-    about += (
-        "every one is a file of its own. Seconds are wall clock, the fastest of several processes; processor seconds "
+    about = (
+        "Images of 32 x 32 pixels, made by `benchmarks/stress/imagenet_size.py`, in folders as ImageNet has them; each "
+        "is a file of its own. Seconds are those of the fastest of several processes, without imports, and in "
+        "preflight without loading the backbone. Bars are of the processor's seconds, for the machine was shared; wall "
+        "clock stands beside them. Cold: nothing of the tree is remembered, though the system may have its folders in "
+        "memory."
     )
-    about += (
-        "are beside them, for the machine was shared. Cold: nothing of the tree is remembered, though the system may "
-    )
-    about += "have its folders in memory."
     lines = ["# ImageNet's size, rehearsed", "", about, ""]
     lines += ["| what | measured | bar | met |", "| --- | ---: | ---: | --- |"]
     lines += [f"| {what} | {said} | {bar} | {'yes' if met else '**no**'} |" for what, said, bar, met in judged(found)]
