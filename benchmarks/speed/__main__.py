@@ -7,8 +7,9 @@ r"""How fast training steps and evaluations are against what the official code d
 
 Writes a report (`.json`), and a table (`.md`) and a picture (`.svg`) that are made from it. What is measured is kept in
 `NAME.part.json` until all of it is: a call that was ended goes on there, if the code, the machine and the flags are the
-same, and `--render` shows what there is. Both sides are timed in one process, in turns, after it was checked that their
-logits and gradients are equal. Nothing else should run meanwhile.
+same, and `--render` shows what there is. The whole benchmark also prints, and writes to `NAME-costs`, what base-to-new of
+one dataset costs with each method (`costs.py`, at most another half hour). Both sides are timed in one process, in turns,
+after it was checked that their logits and gradients are equal. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations
@@ -48,16 +49,28 @@ def main() -> None:
         path = Path(options.render)
         write(json.loads(path.read_text(encoding="utf-8")), path.with_suffix(""))
         return
-    if not options.output:
+    path = Path(options.output) if options.output else None
+    if path is None:
         run(options, None)
-        return
-    path = Path(options.output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part.json")
-    report = run(options, part)
-    store(report, part)
-    part.replace(path.with_name(f"{path.name}.json"))
-    write(report, path)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.part.json")
+        report = run(options, part)
+        store(report, part)
+        part.replace(path.with_name(f"{path.name}.json"))
+        write(report, path)
+    if not (options.steps_only or options.quick or options.method or options.backbone):
+        print_costs(path)
+
+
+def print_costs(path: Path | None) -> None:
+    """What base-to-new of one dataset costs with each method, also written beside the report at `path`."""
+    from . import costs
+
+    paid = costs.costs(costs.all_methods())
+    print(f"\n{costs.page(paid)}")
+    if path is not None:
+        costs.write(paid, path.with_name(f"{path.name}-costs"))
 
 
 def run(options: argparse.Namespace, part: Path | None) -> dict[str, Any]:

@@ -676,10 +676,11 @@ def unknown_words(texts: Sequence[str], ids: Tensor, tokenizer: Tokenizer, known
     def is_new(row: Tensor) -> bool:
         return not known.issuperset(row[: int(row.argmax()) + 1].tolist())  # up to [EOT], the largest id
 
-    words: dict[str, None] = {}
+    words: dict[str, None] = {}  # each once, for a thousand texts share most of theirs
     for text, row in zip(texts, ids, strict=True):
         if is_new(row):
-            new = [word.strip(".,:;!?") for word in text.split() if is_new(tokenizer([word])[0])]
-            words |= dict.fromkeys(new)
-    words.pop(PLACEHOLDER, None)
-    return list(words)
+            words |= dict.fromkeys(text.split())
+    rows = tokenizer(list(words)) if words else ()
+    new = dict.fromkeys(word.strip(".,:;!?") for word, row in zip(words, rows, strict=True) if is_new(row))
+    new.pop(PLACEHOLDER, None)
+    return list(new)
