@@ -119,8 +119,8 @@ class Method(nn.Module):
             control is a preset, `@ftp-noise`, or another method's label; `noise` and `random` need no entry. They are
             literals, which `promptbench evidence controls` reads.
         baseline: Of itself, "", or of a preset: what every other method has and it has not; so it is a control of all.
-        reads_frozen: When it reads what frozen CLIP says of the images, (B, D), beside what its own image tower does: in
-            `training`, or `always`, or never, "". That then comes with the pixels where it is kept, and
+        reads_frozen: When it reads what frozen CLIP says of images (B, D) beside what its own image tower does: in
+            `training`, `always`, or never, "". Where that is kept it comes with the pixels, and
             `backbone.encode_image(images)`, which returns it, is no pass through the tower.
         half_dense: True where dense features may be cached in half precision, which changes their last digits.
         tries: How many settings `choose` tries; 0 where it does not say.

@@ -33,6 +33,7 @@ Layer = text_tower.Layer
 
 
 ARCHITECTURE = "facts-1:"  # before digests of architectures; those of other kinds say nothing of them
+CACHED = 5_000_000  # bytes of states in one go, without gradients: what is made of more does not fit a CPU's cache
 SENTENCE = "A photo of 12 caf\u00e9s, jack-o'-lanterns & a Boeing_737!"
 FACTS = (
     *("num_heads", "eps", "approximate", "kernel_size", "stride", "padding", "dilation", "groups"),
@@ -300,7 +301,9 @@ class Backbone(nn.Module):
             path, length = text_tower.shared_path, texts.own_length()
         else:
             path, length = text_tower.full_path, texts.full_length()
-        features = text_tower.in_chunks(path, self._text, texts, self.texts_within_budget(length, learns), learns)
+        most = self.texts_within_budget(length, learns)
+        several = most if learns or self.device.type != "cpu" else int(CACHED / (4 * self.text_width * length))
+        features = text_tower.in_chunks(path, self._text, texts, most, several, learns)
         return features.reshape(*leading, *features.shape[1:])
 
     def _opened(
@@ -425,6 +428,12 @@ class Backbone(nn.Module):
             return ImageFeatures(found[0] if isinstance(found, tuple) else found)
         image_tower.check(visual, self.name, prompted, replaced=layer is not None, changed=within)
         return image_tower.encode(visual, images, prompts, deep or {}, layer, local, changes or {}, inserted or {})
+
+    def images_in_cache(self, images: int) -> int:
+        """How many of so many images are best encoded in one go without gradients: all, or what a CPU's cache holds."""
+        if self.device.type != "cpu" or not image_tower.is_standard(self.clip.visual):
+            return images
+        return min(images, max(1, CACHED // (4 * self.vision_width * (1 + self.patches))))
 
     def write_on_image(self, features: Tensor) -> Tensor:
         """Joint features (..., D) in the image tower's width, (..., d), their entries 1 in the root mean square.

@@ -292,6 +292,7 @@ class FrozenMLP(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, first: Tensor, bias: Tensor, second: Tensor, last_bias: Tensor) -> Tensor:
+        """The rows (N, d) behind both layers."""
         hidden = torch.addmm(bias, rows, first.t(), beta=QUICK, alpha=QUICK)
         ctx.save_for_backward(hidden, first, second)
         return torch.addmm(last_bias, F.silu(hidden), second.t(), alpha=1 / QUICK)
@@ -299,6 +300,7 @@ class FrozenMLP(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradient of the rows alone: no weights learn."""
         hidden, first, second = ctx.saved_tensors
         gradient = outer[0] @ second
         torch.ops.aten.silu_backward.grad_input(gradient, hidden, grad_input=gradient)  # in place

@@ -85,6 +85,10 @@ class Images:
     def __getitem__(self, part: slice) -> Images:
         return self.map(lambda tensor: tensor[part])
 
+    def split(self, size: int) -> list[Images]:
+        """The batch in parts of so many images."""
+        return [self[start : start + size] for start in range(0, len(self), size)]
+
     def to(self, device: torch.device | str) -> Images:
         """The batch on another device."""
         return self.map(lambda tensor: tensor.to(device))

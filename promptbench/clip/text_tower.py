@@ -305,14 +305,14 @@ class Texts(NamedTuple):
 Path = Callable[[Any, Texts], Tensor]  # `shared_path` or `full_path`
 
 
-def in_chunks(path: Path, tower: Any, texts: Texts, most: int, learns: bool) -> Tensor:
-    """Text features (S, K, D) by `path`, at most so many texts at a time.
+def in_chunks(path: Path, tower: Any, texts: Texts, most: int, several: int, learns: bool) -> Tensor:
+    """Text features (S, K, D) by `path`, at most so many texts at a time, and at most `several` of more than one image.
 
     With more than that, images are encoded one group after the other, or classes where those of one image are too
     many; where something `learns`, chunks are computed again in the backward pass.
     """
     S, K = texts.sizes
-    images, classes = max(1, most // K), min(K, most)
+    images, classes = max(1, min(most, several) // K), min(K, most)
     if images >= S and classes >= K:
         return encode(path, tower, texts)
     draws = texts.layer is not None or texts.own_masks

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = "promptbench features/3"  # counts up where the same images give other last bits
 DIMENSIONS = {"cls": 2, "local_unprojected": 3}  # of what a file holds
-BATCH = 64  # part of the definition: another batch size may change the last bits
+BATCH = 64  # or fewer in one go: part of the definition, for another number may change the last bits
 DENSE_LIMIT = 2**30  # bytes of dense features of one list of images; larger lists are encoded whenever they are read
 SAID = 10**8  # bytes of dense features from which on their size is said before they are made
 
@@ -172,16 +172,17 @@ def encode(backbone: Backbone, dataset: Dataset, items: Sequence[Item], kept: Ke
         batches = pixel_batches(backbone, dataset, items, batch=BATCH, corruption=kept.corruption)
     cls = []
     dense, done = None, 0
-    for images, _ in batches:
-        part = backbone.encode_image(images.to(backbone.device), local=kept.dense)
-        cls.append(part.cls.float().cpu())
-        tokens = part.local_unprojected
-        if tokens is not None:
-            if dense is None:  # filled in place, for it may be most of the memory there is
-                precision = torch.float16 if kept.half else torch.float32
-                dense = torch.empty(len(items) * max(1, kept.views), *tokens.shape[1:], dtype=precision)
-            dense[done : done + len(tokens)] = tokens
-            done += len(tokens)
+    for batch, _ in batches:
+        for images in batch.split(backbone.images_in_cache(BATCH)):
+            found = backbone.encode_image(images.to(backbone.device), local=kept.dense)
+            cls.append(found.cls.float().cpu())
+            tokens = found.local_unprojected
+            if tokens is not None:
+                if dense is None:  # filled in place, for it may be most of the memory there is
+                    precision = torch.float16 if kept.half else torch.float32
+                    dense = torch.empty(len(items) * max(1, kept.views), *tokens.shape[1:], dtype=precision)
+                dense[done : done + len(tokens)] = tokens
+                done += len(tokens)
     return ImageFeatures(torch.cat(cls), local_unprojected=dense)
 
 
@@ -220,7 +221,7 @@ def key(
         PIL.__version__,
         torch.get_num_threads(),
         backbone.device.type,
-        BATCH,
+        backbone.images_in_cache(BATCH),
         "half" if kept.dense and kept.half else kept.dense,
     )
     if torch.are_deterministic_algorithms_enabled():

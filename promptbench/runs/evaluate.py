@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from promptbench.clip.controls import randomize
+from promptbench.clip.image_tower import Images
 from promptbench.data.batches import pixel_batches
 from promptbench.data.class_names import ClassNames
 from promptbench.data.corruptions import Corruption
@@ -157,14 +158,23 @@ class Reader:
                 yield self.method.classify(features.to(device), text), features.to(device)
             return
         for batch, _ in still_batches(self.method, chosen, EVALUATION_BATCH, self.dense):
-            images = batch.to(device)
-            if not with_features:
-                yield self.method(images), torch.empty(0)
-            elif self.method.encodes_images_apart:  # as `forward` does it
-                encoded = self.method.encode_images(images)
-                yield self.method.classify(encoded, self.method.text_features()), encoded.cls
-            else:
-                yield self.method(images), self.method.encode_images(images).cls
+            for images in self.parts(batch.to(device)):
+                if not with_features:
+                    yield self.method(images), torch.empty(0)
+                elif self.method.encodes_images_apart:  # as `forward` does it
+                    encoded = self.method.encode_images(images)
+                    yield self.method.classify(encoded, self.method.text_features()), encoded.cls
+                else:
+                    yield self.method(images), self.method.encode_images(images).cls
+
+    def parts(self, images: Images) -> list[Images]:
+        """A batch as it is scored: in one, or in parts that a CPU's cache holds where they know nothing of each other.
+
+        Features are there already, and a method that scores images together may look at the whole batch.
+        """
+        if images.pixels is None or not self.method.encodes_images_apart:
+            return [images]
+        return images.split(self.method.backbone.images_in_cache(len(images)))
 
     def features(self, chosen: SelectedImages, selection: Selection) -> Tensor:
         """Features (N, D) of the method's own image tower, on the CPU; images seen before are not encoded again."""
@@ -177,7 +187,10 @@ class Reader:
             backbone, corruption = self.method.backbone, chosen.corruption
             batches = pixel_batches(backbone, chosen.dataset, new, batch=EVALUATION_BATCH, corruption=corruption)
             device = self.method.backbone.device
-            features = torch.cat([self.method.encode_images(images.to(device)).cls.cpu() for images, _ in batches])
+            found: list[Tensor] = []
+            for batch, _ in batches:
+                found += [self.method.encode_images(images).cls.cpu() for images in self.parts(batch.to(device))]
+            features = torch.cat(found)
             known |= {item.image: feature for item, feature in zip(new, features, strict=True)}
         return torch.stack([known[item.image] for item in chosen.items])
 

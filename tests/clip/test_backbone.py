@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from promptbench.clip import backbone, text_tower
 from promptbench.clip.backbone import ARCHITECTURE, Backbone
-from promptbench.clip.block import is_standard
+from promptbench.clip.block import is_standard, mlp
 from promptbench.clip.image_tower import ImageFeatures, Images
 from promptbench.clip.load import load_backbone, shape_of
 from promptbench.clip.text_tower import Layer, Tokens, causal_mask, mean_length
@@ -100,6 +101,43 @@ def test_chunks_change_nothing(tiny: Backbone, layer: Layer | None, texts_per_ch
     inputs = [prefix, *deep.values()]
     for a, b in zip(gradients(chunked, inputs), gradients(whole, inputs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [1, 30, 2048])
+def test_on_a_cpu_images_are_scored_in_groups_that_its_cache_holds(
+    tokens: int, tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without gradients alone: with them, a group more than one would have to be computed again."""
+    rest, prefix, deep = prompted(tiny, images=5)
+    sizes: list[int] = []
+    encode = text_tower.encode
+
+    def counting(path: Any, tower: Any, texts: text_tower.Texts) -> Tensor:
+        sizes.append(texts.sizes[0])
+        return encode(path, tower, texts)
+
+    monkeypatch.setattr(text_tower, "encode", counting)
+    monkeypatch.setattr(backbone, "CACHED", 4 * tiny.text_width * tokens)
+    learned = tiny.encode_text(rest.embeddings, rest.eot, prefix, deep)
+    with torch.no_grad():
+        found = tiny.encode_text(rest.embeddings, rest.eot, prefix, deep)
+    of_an_image = len(rest.eot) * mean_length(rest.eot)
+    at_once = min(5, max(1, int(tokens / of_an_image)))
+    assert sizes == [5] + [at_once] * (5 // at_once) + [5 % at_once] * (5 % at_once > 0)
+    torch.testing.assert_close(found, learned, **CLOSE)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_layers_of_a_block_equal_open_clips_with_gradients(frozen: bool, tiny: Backbone) -> None:
+    standard = copy.deepcopy(tiny.clip.transformer.resblocks[0]).double()
+    standard.mlp[1] = open_clip.transformer.QuickGELU()
+    x = torch.randn(2, 5, tiny.text_width, dtype=torch.double, generator=torch.Generator().manual_seed(1))
+    x.requires_grad_()
+    learned = [x, *standard.mlp.requires_grad_(not frozen).parameters()][: 1 if frozen else None]
+    ours, expected = mlp(standard, x), standard.mlp(x)
+    torch.testing.assert_close(ours, expected)
+    for a, b in zip(gradients(ours, learned), gradients(expected, learned), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("learns", [True, False])

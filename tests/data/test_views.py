@@ -12,10 +12,11 @@ import torch
 
 from promptbench.cli.describe import recipe_line
 from promptbench.cli.flags import request_of
+from promptbench.clip import image_tower
 from promptbench.config import UsageError
 from promptbench.data import features
 from promptbench.data.batches import EpochOrder, FeatureBatches, view_batches
-from promptbench.data.selection import open_selection
+from promptbench.data.selection import SelectedImages, open_selection
 from promptbench.method import instantiate
 from promptbench.results.result import Result
 from promptbench.runs.plan import Run, plan_runs
@@ -23,6 +24,7 @@ from promptbench.runs.session import Place, Session
 from promptbench.runs.train import batches_of, kept_for_training, shown_batches
 from promptbench.show.tables.rows import rows
 from promptbench.storage import cache
+from promptbench.training.fit import backward
 
 CALL = [
     "run",
@@ -122,6 +124,72 @@ def test_epochs_take_the_views_in_turn(method: str, plan: Any) -> None:
     assert kept.sum() > 4
     assert torch.equal(first[kept], third[kept]) and not torch.equal(first, second)
     assert torch.allclose(epoch(2, 3)[kept], epoch(2, 9)[kept], atol=1e-6)
+
+
+@pytest.mark.parametrize("label", ["promptsrc", pytest.param("mutual", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("words", [(), ("--train-views", "2"), ("--set", "{}.augment=false")])
+def test_what_a_frozen_tower_says_comes_with_the_pixels_where_views_are_known(
+    label: str, words: tuple[str, ...], plan: Any
+) -> None:
+    """It is what the tower says of these very pixels, in every epoch; of new views in every epoch it is not kept."""
+    session, run = plan(label, *(word.format(label) for word in words))
+    recipe, method, train = training(session, run)
+    batches: Any = batches_of(recipe, method, train, seed=1)
+    for epoch in range(3):
+        batches.sampler.set_epoch(epoch)
+        for images, _ in batches:
+            assert (images.features is not None) == bool(words)
+            if images.features is not None:
+                expected = session.backbone.encode_image(images.pixels).cls
+                torch.testing.assert_close(session.backbone.encode_image(images).cls, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("label", ["promptsrc", pytest.param("mutual", marks=pytest.mark.slow)])
+def test_a_step_is_the_same_with_and_without_what_the_frozen_tower_said(label: str, plan: Any) -> None:
+    session, run = plan(label, "--set", f"{label}.augment=false")
+    recipe, method, train = training(session, run)
+    images, labels = next(iter(batches_of(recipe, method, train, seed=1)))
+    with torch.no_grad():
+        for parameter in method.parameters():  # some gradients vanish at first
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)), alpha=0.02)
+    found = []
+    for given in (images, replace(images, features=None)):
+        terms = backward(method, given, labels)
+        found.append((terms, [parameter.grad.clone() for parameter in method.parameters()]))
+    (terms, gradients), (terms_alone, gradients_alone) = found
+    torch.testing.assert_close(terms, terms_alone, rtol=1e-4, atol=1e-6)
+    for one, other in zip(gradients, gradients_alone, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label", ["promptsrc", "mutual"])
+def test_of_known_views_the_frozen_tower_sees_each_image_once(
+    label: str, plan: Any, carry_out: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In three epochs, and in the evaluations: Mutual-R's first pass scores test images, PromptSRC's teacher none."""
+    session, run = plan(label, "--set", f"{label}.augment=false", f"{label}.epochs=3")
+    monkeypatch.setattr(features, "cache_dir", lambda: Path(session.output))
+    seen = 0
+    encode = image_tower.encode
+
+    def counting(visual: Any, images: torch.Tensor, prompts: Any, deep: Any, layer: Any, *rest: Any) -> Any:
+        nonlocal seen
+        seen += len(images) if prompts is None and layer is None else 0
+        return encode(visual, images, prompts, deep, layer, *rest)
+
+    monkeypatch.setattr(image_tower, "encode", counting)
+    carry_out(session, run)
+    pools = [open_selection(session.dataset, run.plan.train, run.spec.data_seed).pool]
+    if label == "mutual":
+        seen -= sum(min(100, len(e.items)) for e in evaluated(session, run))  # its diagnostics read pixels
+        pools.append(evaluated(session, run)[0].pool)
+    assert seen == sum(map(len, pools))
+
+
+def evaluated(session: Session, run: Run) -> list[SelectedImages]:
+    """The images of each evaluation."""
+    return [open_selection(session.dataset, e.selection, run.spec.data_seed) for e in run.plan.evaluations]
 
 
 @pytest.mark.slow

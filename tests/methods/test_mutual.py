@@ -17,6 +17,8 @@ import promptbench as pb
 from promptbench import recipe, registry
 from promptbench.checks.plugin import kit
 from promptbench.checks.plugin.subject import vit_b16
+from promptbench.clip import block as blocks
+from promptbench.clip.image_tower import Images
 from promptbench.clip.text_tower import mean_length
 from promptbench.config import UsageError
 from promptbench.method import fit_to_backbone, instantiate
@@ -200,6 +202,15 @@ def test_it_answers_with_pass_two_or_with_the_mean_of_both(tiny: pb.Backbone, im
         found = make(tiny, answer=answer)(images)
         torch.testing.assert_close(found.cosines, expected, **CLOSE)
         torch.testing.assert_close(found.logits, tiny.logit_scale * expected, atol=LOGITS, rtol=0)
+
+
+def test_patches_are_read_once(tiny: pb.Backbone, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = []
+    value_path = blocks.value_path
+    monkeypatch.setattr(blocks, "value_path", lambda block, x: passes.append(len(x)) or value_path(block, x))
+    with torch.no_grad():
+        found = make(tiny)(Images(images, dense=True))
+    assert found.local.shape == (len(images), tiny.patches, len(CLASSES)) and passes == [len(images)]
 
 
 @torch.no_grad()

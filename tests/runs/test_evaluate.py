@@ -15,6 +15,7 @@ from short_cases import slow_but
 
 import promptbench as pb
 from promptbench.cli.flags import request_of
+from promptbench.clip import backbone, image_tower
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.image_tower import Images
 from promptbench.data import features
@@ -92,6 +93,45 @@ def test_diagnostics_are_stored_by_evaluation(plan: Any) -> None:
     assert {name.partition("/")[0] for name in found.diagnostics} == {"base", "new", "joint"}
     shares = {name: share for name, share in found.diagnostics.items() if name.startswith("base/gate/vision/")}
     assert len(shares) == layers and all(0 < share < 1 for share in shares.values())
+
+
+@pytest.mark.parametrize(("label", "dense"), [("maple", False), ("maple", True), ("mutual", False), ("gallop", True)])
+def test_images_are_encoded_as_many_at_once_as_a_cache_holds(
+    label: str, dense: bool, plan: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In parts they give the same; a method that may look at the whole batch gets it."""
+    session, (run,) = plan("--method", label, "--dataset", "dtd")
+    method = trained(session, run)
+    selection = run.plan.evaluations[-1].selection
+    chosen = open_selection(session.dataset, selection, 1)
+    method.set_classes(chosen.class_names)
+    sizes: list[int] = []
+    encode = image_tower.encode
+
+    def counting(visual: Any, images: torch.Tensor, *rest: Any) -> Any:
+        sizes.append(len(images))
+        return encode(visual, images, *rest)
+
+    monkeypatch.setattr(image_tower, "encode", counting)
+    logits = []
+    for state in (10**9, 4 * method.backbone.vision_width * (1 + method.backbone.patches)):  # of an image
+        monkeypatch.setattr(backbone, "CACHED", 2 * state)
+        monkeypatch.setattr(features, "cache_dir", lambda state=state: tmp_path / str(state))
+        sizes.clear()
+        outcome = evaluate.Reader(method, dense).outcome(chosen, selection, chosen.labels, {})
+        logits.append(outcome.logits)
+    assert len(chosen.items) > 2
+    assert max(sizes) == (len(chosen.items) if label == "mutual" else 2)
+    torch.testing.assert_close(*logits, rtol=0, atol=1e-4)
+
+
+def test_features_of_other_parts_are_other_features(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, _ = plan("--method", "zeroshot", "--dataset", "dtd")
+    dataset = session.dataset("dtd")
+    key = features.key(session.backbone, dataset, dataset.items("test"))
+    monkeypatch.setattr(backbone, "CACHED", 1)
+    assert session.backbone.images_in_cache(features.BATCH) == 1
+    assert features.key(session.backbone, dataset, dataset.items("test")) != key
 
 
 @pytest.mark.parametrize("label", slow_but(["zeroshot", "coop", "cocoop", "gallop"], "gallop"))

@@ -139,7 +139,7 @@ def test_deterministic_algorithms_have_features_of_their_own(tiny: Backbone, dat
 
 @pytest.mark.parametrize("what", ["weights_hash", "architecture"])
 def test_other_towers_have_features_of_their_own(what: str, dataset: Dataset) -> None:
-    said = {"weights_hash": "w", "architecture": "a", "device": torch.device("cpu")}
+    said = {"weights_hash": "w", "architecture": "a", "device": torch.device("cpu"), "images_in_cache": int}
     tower, other = (cast(Backbone, SimpleNamespace(**one)) for one in (said, {**said, what: "other"}))
     items = dataset.items("test")
     assert features.key(tower, dataset, items) != features.key(other, dataset, items)
@@ -190,7 +190,8 @@ def test_models_of_gpus_have_features_of_their_own(dataset: Dataset, monkeypatch
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "large" if device.index == 2 else "small")
 
     def key(place: str) -> str:
-        backbone: Any = SimpleNamespace(weights_hash="w", architecture="a", device=torch.device(place))
+        said = {"weights_hash": "w", "architecture": "a", "images_in_cache": int}
+        backbone: Any = SimpleNamespace(**said, device=torch.device(place))
         return features.key(backbone, dataset, dataset.items("test"))
 
     assert key("cuda:0") == key("cuda:1") != key("cuda:2")
