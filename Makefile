@@ -32,6 +32,7 @@ lint: $(VENV)/installed-dev
 docs: $(VENV)/installed-docs
 	$(BIN)/python -c $(PDOC) --docformat google --output-directory build/docs $(PAGES)
 
+# About an hour on two quiet cores; a call that was ended goes on where it was.
 speed: $(VENV)/installed-test
 	$(BIN)/python -m promptbench.benchmarks.speed -o results/measured/speed
 

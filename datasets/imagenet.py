@@ -95,8 +95,12 @@ class ImageNet(Dataset):
         return found
 
     @cached_property
+    def _names_file(self) -> Path:
+        return self.annotation(self.info.split_file)
+
+    @cached_property
     def _names(self) -> dict[str, str]:
-        return read_class_names(self.annotation(self.info.split_file))
+        return read_class_names(self._names_file)
 
     def _class_name(self, folder: str) -> str:
-        return name_of(folder, self._names, self.annotation(self.info.split_file))
+        return name_of(folder, self._names, self._names_file)

@@ -249,9 +249,13 @@ class DPL(Method):
             of_words = blocks.queries_keys_values(block, words)
             q, of_rows = blocks.queries_keys_values(block, rows)
             context = instance(readers, layer.start, layer.rest.select(part), of_rows)
-            seen, scores = look(q, context, template.hidden[part])
-            seen_words, word_scores = look(q, of_words[1])
-            gate = layer.gates[part] if self.config.gates_text == "frozen" else share(word_scores, scores)
+            if self.config.gates_text == "frozen":
+                gate = layer.gates[part]
+                seen, seen_words = read(q, context, template.hidden[part]), read(q, of_words[1])
+            else:
+                seen, scores = look(q, context, template.hidden[part])
+                seen_words, word_scores = look(q, of_words[1])
+                gate = share(word_scores, scores)
             rows = blocks.close(block, rows, merged((1 - gate) * seen + gate * seen_words))
             yield rows, words, gate
             if index + 1 < len(template.layers):
@@ -271,11 +275,11 @@ class DPL(Method):
         """What prompts with queries (1 or k, h, n, e) read, (1 or k, h, n, e)."""
         n = q.shape[-2]
         later = torch.ones(n, 1 + n, dtype=torch.bool, device=q.device).triu(2)
-        seen, _ = look(q, layer.start.expand(len(q)).then(own), later)
+        seen = read(q, layer.start.expand(len(q)).then(own), later)
         if self.config.beta == "zero" or index >= len(self.beta):
             return seen
         classes = self.others[part] if self.config.sentence == "other" else part
-        sentence, _ = look(q, layer.rest.select(classes), self.template.padding[classes])
+        sentence = read(q, layer.rest.select(classes), self.template.padding[classes])
         return seen + self.beta[index] * (sentence - seen)
 
     # Images ---------------------------------------------------------------------------------------------------------
@@ -404,6 +408,13 @@ def instance(readers: str, start: KeysValues, rest: KeysValues, rows: KeysValues
     read = (start.expand(len(rows.keys)), *((rest,) if readers == "eot" else ()), rows)
     keys, values = (torch.cat(tensors, dim=-2) for tensors in zip(*read, strict=True))
     return KeysValues(keys, values)
+
+
+def read(q: Tensor, context: KeysValues, hidden: Tensor | None = None) -> Tensor:
+    """Attn(rows, tokens) (k, h, R, e), as `look` gives it, where nobody asks for the logits."""
+    leading = max(len(q), len(context.keys))
+    rows, tokens = q.expand(leading, *q.shape[1:]), context.expand(leading)
+    return F.scaled_dot_product_attention(rows, *tokens, attn_mask=None if hidden is None else ~hidden)
 
 
 def look(q: Tensor, context: KeysValues, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -179,6 +179,7 @@ class Mutual(Method):
         n, width = prompts.context_length(self.words, config.n_ctx, backbone), backbone.text_width
         joint = backbone.embed_dim
         self.frozen_image_tower = config.n_visual == 0
+        self.reads_frozen = "always" if config.n_visual else ""
         if config.n_visual and not config.depth_visual:
             raise UsageError("Visual prompts need a layer: set n_visual=0, or choose a ViT such as ViT-B-16.")
         self.ctx = nn.Parameter(prompts.initial_context(backbone, self.words, n))
@@ -197,10 +198,11 @@ class Mutual(Method):
         return self.backbone.images_within_budget(self.sentences.tokens.eot)
 
     def forward(self, images: Images | Tensor) -> Prediction:
-        image = self.encode_images(images)
-        text = self.conditional_text(image.cls)
         if not self.config.n_visual:
-            return self.classify(image, text)
+            image = self.encode_images(images)
+            return self.classify(image, self.conditional_text(image.cls))
+        image = self.backbone.encode_image(images, local=False)  # patches are read in pass 2
+        text = self.conditional_text(image.cls)
         second = self.classify(self.prompted(images, self.reorganized(image.cls, text)), text)
         if self.config.answer == "second":
             return second

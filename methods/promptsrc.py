@@ -61,6 +61,7 @@ class PromptSRC(Method):
     parameters_vit_b16 = 46_080
     authors_half = ("ctx",)
     learned_prompts = ("ctx", "text_prompts", "visual_prompts")
+    reads_frozen = "training"
     recipes: ClassVar = {
         ("base2new", "*"): recipe("authors", BASE2NEW),
         ("cross_dataset", "*"): recipe("authors", CROSS, **SHALLOWER),

@@ -119,6 +119,9 @@ class Method(nn.Module):
             control is a preset, `@ftp-noise`, or another method's label; `noise` and `random` need no entry. They are
             literals, which `promptbench evidence controls` reads.
         baseline: Of itself, "", or of a preset: what every other method has and it has not; so it is a control of all.
+        reads_frozen: When it reads what frozen CLIP says of the images, (B, D), beside what its own image tower does: in
+            `training`, or `always`, or never, "". That then comes with the pixels where it is kept, and
+            `backbone.encode_image(images)`, which returns it, is no pass through the tower.
         half_dense: True where dense features may be cached in half precision, which changes their last digits.
         tries: How many settings `choose` tries; 0 where it does not say.
         settings_by_dataset: Whether its settings differ from dataset to dataset, apart from what recipes say.
@@ -143,6 +146,7 @@ class Method(nn.Module):
     dense_scores: ClassVar[bool] = False
     frozen_image_tower: bool = False
     reads_dense: bool = False
+    reads_frozen: Literal["", "training", "always"] = ""
     half_dense: ClassVar[bool] = False
     authors_half: ClassVar[tuple[str, ...] | None] = ()
     official_unused: ClassVar[tuple[str, ...]] = ()

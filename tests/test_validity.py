@@ -196,7 +196,7 @@ def test_an_edited_sentence_docstring_comment_or_annotation_costs_nothing(framew
     framework.edit("The learning rate of an epoch counted from 0:", "An epoch's rate, from 0:")
     framework.edit("def learning_rate(\n    base: float,", "# why\ndef learning_rate(\n    base: 'float',")
     framework.edit("steps_per_epoch: int,\n    *,", "steps_per_epoch: 'int',\n    *,")
-    framework.edit("the loss became {loss.item()}", "the loss is {loss.item()} now")
+    framework.edit("the loss became {loss}", "the loss is {loss} now")
     framework.run()
     assert framework.states() == before
 

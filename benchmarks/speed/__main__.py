@@ -1,23 +1,30 @@
 r"""How fast training steps and evaluations are against what the official code does.
 
-    python -m promptbench.benchmarks.speed -o results/measured/speed          # about a quarter of an hour on two cores
+    python -m promptbench.benchmarks.speed -o results/measured/speed          # within an hour on two cores
     python -m promptbench.benchmarks.speed --render results/measured/speed.json
     python -m promptbench.benchmarks.speed --steps-only --backbone ViT-B-16-quickgelu:random \
         --method clip_lora tip_adapter_f -o results/measured/speed-adapters
 
-Writes a report (`.json`), and a table (`.md`) and a picture (`.svg`) that are made from it. Both sides are timed in one
-process, in turns, after it was checked that their logits and gradients are equal. Nothing else should run meanwhile.
+Writes a report (`.json`), and a table (`.md`) and a picture (`.svg`) that are made from it. What is measured is kept in
+`NAME.part.json` until all of it is: a call that was ended goes on there, if the code, the machine and the flags are the
+same, and `--render` shows what there is. Both sides are timed in one process, in turns, after it was checked that their
+logits and gradients are equal. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from promptbench.runs.plan import available_cores
+from promptbench.storage.atomic import write_atomically
+
+if TYPE_CHECKING:
+    from .measure import Settings
 
 
 def main() -> None:
@@ -27,7 +34,7 @@ def main() -> None:
     )
     parser.add_argument("--backbone", nargs="+", help="default: a random CLIP of ViT-B/16's size, and mini")
     parser.add_argument("--classes", nargs="+", type=int, help="default: 20 100 1000")
-    parser.add_argument("--method", nargs="+", help="whose steps are timed on a large backbone")
+    parser.add_argument("--method", nargs="+", help="whose steps are timed; default: all that take any")
     parser.add_argument("--rounds", type=int, help="turns of each group of steps")
     parser.add_argument("--test-images", type=int, help="of an evaluation; default: 100")
     parser.add_argument("--threads", type=int, default=available_cores(), help="default: all cores")
@@ -41,22 +48,49 @@ def main() -> None:
         path = Path(options.render)
         write(json.loads(path.read_text(encoding="utf-8")), path.with_suffix(""))
         return
-    report = run(options)
-    if options.output:
-        path = Path(options.output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_name(f"{path.name}.json").write_text(json.dumps(report, indent=1) + "\n")
-        write(report, path)
+    if not options.output:
+        run(options, None)
+        return
+    path = Path(options.output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part.json")
+    report = run(options, part)
+    store(report, part)
+    part.replace(path.with_name(f"{path.name}.json"))
+    write(report, path)
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure as the flags say, and print the table."""
+def run(options: argparse.Namespace, part: Path | None) -> dict[str, Any]:
+    """Measure as the flags say, from where a `part` of it ended on, and print the table."""
     import torch
 
-    from .measure import Settings, measure
+    from .measure import begun, measure
     from .table import markdown
 
     torch.set_num_threads(options.threads)
+    settings = settings_of(options)
+    report, began = begun(settings), time.monotonic()
+    if part is not None and part.exists():
+        report = continued(json.loads(part.read_text(encoding="utf-8")), report, part)
+
+    def tell(what: str) -> None:
+        print(f"... {(time.monotonic() - began) / 60:.0f} min: {what}", flush=True)
+
+    def keep(report: dict[str, Any]) -> None:
+        if part is not None:
+            store(report, part)
+
+    measure(settings, tell, report, keep)
+    print(f"\n{markdown(report)}")
+    return report
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """What the flags ask for."""
+    from .measure import RECIPE_BATCH, Settings
+
+    if unknown := set(options.method or ()) - set(RECIPE_BATCH):
+        raise SystemExit(f"'{min(unknown)}' takes no gradient steps: name some of {', '.join(RECIPE_BATCH)}.")
     settings = Settings(tuned=options.tuned_malloc, steps_only=options.steps_only)
     if options.quick:
         settings = replace(
@@ -69,10 +103,27 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "rounds": options.rounds,
         "test_images": options.test_images,
     }
-    settings = replace(settings, **{name: value for name, value in given.items() if value})
-    report = measure(settings, tell=lambda what: print(f"... {what}", flush=True))
-    print(f"\n{markdown(report)}")
-    return report
+    return replace(settings, **{name: value for name, value in given.items() if value})
+
+
+def continued(part: dict[str, Any], begun: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The part of a report that was kept, if the one that is `begun` would be measured as it was; else that one."""
+    for what in ("schema", "allocator", "settings"):
+        if part[what] != begun[what]:
+            print(f"{path} is not continued: another {what}.", flush=True)
+            return begun
+    for what, value in begun["machine"].items():
+        if what != "created" and part["machine"][what] != value:
+            print(f"{path} is not continued: another {what}.", flush=True)
+            return begun
+    print(f"{path} is continued.", flush=True)
+    return part
+
+
+def store(report: dict[str, Any], path: Path) -> None:
+    """The report in a file, whole or not at all."""
+    text = json.dumps(report, indent=1) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def write(report: dict[str, Any], path: Path) -> None:

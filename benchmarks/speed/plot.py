@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from promptbench.show.plots.picture import LETTERS, new_figure, style_of
 
-from .rows import Row, bars, steps
+from .measure import MAIN, VIT_B16
+from .rows import LEAST_SHARE, Row, bars, steps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+DRAWN = ("coop", "cocoop", "maple", "promptsrc", "gallop", "clip_lora")
+"""Methods whose ratios are drawn over the number of classes; the table has all."""
 
 
 def draw(report: Mapping[str, Any]) -> Figure:
@@ -19,11 +23,15 @@ def draw(report: Mapping[str, Any]) -> Figure:
     judged = [row for row in bars(report) if row.unit == "x" and row.value is not None]
     backbones = {name: series(found["groups"]) for name, found in report["backbones"].items()}
     labels = list(dict.fromkeys(label for points in backbones.values() for label in points))
-    heights = [0.3 + 0.3 * len(judged)] * bool(judged) + [1.2] * len(backbones)
+    reached = shares(report["backbones"].get(VIT_B16, {"groups": ()})["groups"])
+    heights = [0.3 + 0.3 * len(judged)] * bool(judged) + [0.3 + 0.14 * len(reached)] * bool(reached)
+    heights += [1.2] * len(backbones)
     figure, panels = new_figure(sum(heights) + 1.0, rows=len(heights), height_ratios=heights, squeeze=False)
     panels = [row[0] for row in panels]
     if judged:
         _against_bars(panels.pop(0), judged)
+    if reached:
+        _against_limit(panels.pop(0), reached)
     for axes, (name, points) in zip(panels, backbones.items(), strict=True):
         _over_classes(axes, name, points, labels)
     if labels:
@@ -55,14 +63,29 @@ def _against_bars(axes: Any, rows: Sequence[Row]) -> None:
     axes.set_xlabel("plain / ours, 100 classes (line: the bar)")
 
 
+def shares(groups: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Percent of the limit that each method's step reaches, as it is trained, with as many classes as the bars ask."""
+    return {
+        step.method: step.share for step in steps(groups) if step.as_trained and step.classes == MAIN and step.share
+    }
+
+
+def _against_limit(axes: Any, reached: Mapping[str, float]) -> None:
+    """A bar for each method's share of its limit, with a line where it has to reach."""
+    axes.barh(range(len(reached)), list(reached.values()), height=0.7, color="0.75", edgecolor="black", linewidth=0.5)
+    axes.axvline(LEAST_SHARE, color="black", linewidth=1.6)
+    axes.set_yticks(range(len(reached)), list(reached), fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel(f"% of the limit, {MAIN} classes (line: the bar)")
+
+
 def series(groups: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
-    """Classes and ratio of the steps that were timed at several numbers of classes, by what they are."""
+    """Classes and ratio of the steps of a few methods, those timed at several numbers of classes, by what they are."""
     found: dict[str, list[tuple[int, float]]] = {}
     for step in steps(groups):
-        ratio = step.row(groups).value
-        if ratio is not None and step.classes:
-            images = "cached" if step.images == "cached" else "encoded"
-            found.setdefault(f"{step.method}, batch {step.batch}, {images}", []).append((step.classes, ratio))
+        if step.ratio is not None and step.as_trained and step.method in DRAWN:
+            found.setdefault(f"{step.method}, batch {step.batch}", []).append((step.classes, step.ratio))
     return {label: sorted(points) for label, points in found.items() if len(points) > 1}
 
 

@@ -4,13 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from statistics import median
 from typing import Any
 
 from .evaluations import plain_seconds
+from .limit import CACHED, ENCODED, KNOWN
+from .measure import CACHED as FROM_FEATURES
 from .measure import MAIN, RECIPE_BATCH, VIT_B16
 from .plain import PLAIN
+
+WITHOUT_TOWERS = ("tip_adapter_f", "clip_adapter", "taskres", "clap")
+"""Methods whose steps, on cached features, run no tower."""
+LEAST_SHARE = 70.0
+"""Percent of its limit that every step has to reach."""
+RATIOS = (
+    ("CoOp step, batch 32, ours cached, plain encodes", ("coop", CACHED, ENCODED, 32), 30),
+    ("CoOp step, batch 32, cached on both sides", ("coop", CACHED, CACHED, 32), 16),
+    ("CoOp step, batch 32, encoded on both sides", ("coop", ENCODED, ENCODED, 32), 2.4),
+    ("CoCoOp step, batch 1, encoded on both sides", ("cocoop", ENCODED, ENCODED, 1), 13),
+    ("CoCoOp step, batch 1, ours cached, plain encodes", ("cocoop", CACHED, ENCODED, 1), 20),
+    ("CoCoOp step, batch 8", ("cocoop", ENCODED, ENCODED, 8), 12),
+    ("MaPLe step, batch 4", ("maple", ENCODED, ENCODED, 4), 5.5),
+    ("PromptSRC step, batch 4, frozen features known to ours", ("promptsrc", KNOWN, ENCODED, 4), 5),
+    ("CLIP-LoRA step, batch 32", ("clip_lora", ENCODED, ENCODED, 32), 5),
+    ("CLIP-LoRA step, batch 4", ("clip_lora", ENCODED, ENCODED, 4), 5),
+    ("Tip-Adapter-F step, batch 256, ours cached, plain encodes", ("tip_adapter_f", CACHED, ENCODED, 256), 20),
+)
+"""What is asked of steps: in words; method, our images, plain's images, batch; the least ratio."""
 
 
 @dataclass(frozen=True)
@@ -47,58 +67,133 @@ class Row:
 
 @dataclass(frozen=True)
 class Step:
-    """The training step of a method at one size.
+    """The training step of a method at one size, beside the plain one.
 
     Attributes:
-        images: `cached` or `images`, on both sides.
-        plain: What was timed of the plain path, with `factor` to be multiplied by; None if it was not run.
-        ours: What was timed of ours: `first`, `seconds`, `peak_gib`.
+        images: Where our image features come from: `images`, `known` or `cached`.
+        plain_images: The same of the plain path.
+        ours: What was timed of ours: `first`, `seconds`, `peak_gib`, `gflop` and, of some, `operations`.
+        rate: GFLOP/s of the matrix product in turn with it.
+        plain: Seconds of the plain path, or None.
+        estimated: Whether a part of them was counted.
+        plain_gib: Memory of the plain path; None where that very step was not run.
     """
 
     method: str
     classes: int
     images: str
+    plain_images: str
     batch: int
-    plain: Mapping[str, Any] | None
-    factor: int
     ours: Mapping[str, Any]
+    rate: float
+    plain: float | None
+    estimated: bool
+    plain_gib: float | None
 
-    def row(self, groups: Sequence[Mapping[str, Any]]) -> Row:
-        """Both sides and their ratio; where plain was not run at so many classes, from what it takes at fewer."""
-        ours = median(self.ours["seconds"])
-        plain, estimated = None, self.factor > 1
-        if self.plain:
-            plain = median(self.plain["seconds"]) * self.factor
-        else:
-            plain, estimated = extrapolated(self, groups), True
-        return Row("", plain, ours, plain and plain / ours, estimated=estimated and plain is not None)
+    @property
+    def seconds(self) -> float:
+        """Of ours."""
+        return median(self.ours["seconds"])
+
+    @property
+    def ratio(self) -> float | None:
+        """Plain seconds over ours."""
+        return self.plain and self.plain / self.seconds
+
+    @property
+    def limit(self) -> float | None:
+        """Seconds of the least there is to compute, at the rate of the matrix product."""
+        return self.ours["gflop"] / self.rate if "gflop" in self.ours else None
+
+    @property
+    def share(self) -> float | None:
+        """Percent of the limit that is reached."""
+        return self.limit and 100 * self.limit / self.seconds
+
+    @property
+    def as_trained(self) -> bool:
+        """Whether the batch is the recipe's, and images are as a training gets them."""
+        usual = CACHED if self.method in FROM_FEATURES else ENCODED
+        return self.batch == RECIPE_BATCH.get(self.method) and self.images == usual == self.plain_images
 
 
-def steps(groups: Iterable[Mapping[str, Any]]) -> list[Step]:
-    """Every step of ours, with the plain one beside it."""
-    found = []
+@dataclass(frozen=True)
+class PlainSteps:
+    """What was timed of the plain path on one backbone, and what follows from it."""
+
+    groups: Sequence[Mapping[str, Any]]
+
+    def piece(self, method: str, classes: int, images: str, batch: int) -> Mapping[str, Any] | None:
+        """What was timed of one step, if it was."""
+        for group in self.groups:
+            if (group["method"], group["classes"]) == (method, classes):
+                return group["pieces"].get(f"plain-{images}-{batch}")  # type: ignore[no-any-return]
+        return None
+
+    def timed(self, method: str, classes: int, images: str, batch: int) -> tuple[float | None, bool]:
+        """Seconds at a number of classes that it was run with, and whether they were counted from a smaller step."""
+        found = self.piece(method, classes, images, batch)
+        if found is not None:
+            return median(found["seconds"]), False
+        if batch > 1 and method in PLAIN and PLAIN[method].per_image:  # one image after the other
+            found = self.piece(method, classes, images, 1)
+            return (found and batch * median(found["seconds"])), True
+        return None, True
+
+    def seconds(self, method: str, classes: int, images: str, batch: int) -> tuple[float | None, bool]:
+        """Seconds, and whether a part of them was counted; None where nothing says them."""
+        found, estimated = self.timed(method, classes, images, batch)
+        if found is None:
+            found = self.on_a_line(method, classes, images, batch)
+        if found is None and images == ENCODED and method in FROM_FEATURES:
+            beside, of_image = self.seconds(method, classes, CACHED, batch)[0], self.of_image()
+            found = None if beside is None or of_image is None else beside + batch * of_image
+        return found, estimated
+
+    def on_a_line(self, method: str, classes: int, images: str, batch: int) -> float | None:
+        """Seconds on a straight line through those at two smaller numbers of classes."""
+        sizes = sorted({group["classes"] for group in self.groups if group["method"] == method})
+        timed = [(size, self.timed(method, size, images, batch)[0]) for size in sizes if size < classes]
+        known = [(size, seconds) for size, seconds in timed if seconds is not None]
+        if len(known) < 2:
+            return None
+        (few, low), (many, high) = known[-2:]
+        return high + (high - low) / (many - few) * (classes - many)
+
+    def of_image(self) -> float | None:
+        """Seconds of the frozen image tower for one image: a step that encodes without one that does not."""
+        for group in self.groups:
+            for name, piece in group["pieces"].items():
+                side, images, batch = name.split("-")
+                beside = group["pieces"].get(f"plain-{CACHED}-{batch}")
+                if side == "plain" and images == ENCODED and beside:
+                    return (median(piece["seconds"]) - median(beside["seconds"])) / int(batch)
+        return None
+
+
+def steps(groups: Sequence[Mapping[str, Any]]) -> list[Step]:
+    """Every step of ours, beside the plain one on the same images and, where ours has features, one that encodes."""
+    plain, found = PlainSteps(groups), []
     for group in groups:
+        method, classes = group["method"], group["classes"]
         for name, ours in group["pieces"].items():
             side, images, batch = name.split("-")
-            if side == "ours":
-                plain, factor = group["pieces"].get(f"plain-{images}-{batch}"), 1
-                if plain is None and batch != "1" and PLAIN[group["method"]].per_image:  # one image after the other
-                    plain, factor = group["pieces"].get(f"plain-{images}-1"), int(batch)
-                found.append(Step(group["method"], group["classes"], images, int(batch), plain, factor, ours))
-    return found
+            if side != "ours":
+                continue
+            for of_plain in dict.fromkeys((images, ENCODED)):
+                seconds, estimated = plain.seconds(method, classes, of_plain, int(batch))
+                if seconds is None and of_plain != images:
+                    continue
+                piece = plain.piece(method, classes, of_plain, int(batch)) or {}
+                rate, peak = median(group["matmul"]), piece.get("peak_gib")
+                sizes = (method, classes, images, of_plain, int(batch))
+                found.append(Step(*sizes, ours, rate, seconds, estimated and seconds is not None, peak))
+    return [step for step in found if step.plain is not None or not has_sibling(step, found)]
 
 
-def extrapolated(step: Step, groups: Sequence[Mapping[str, Any]]) -> float | None:
-    """Plain's seconds on a straight line through those at two smaller numbers of classes."""
-    known = sorted(
-        (other.classes, median(other.plain["seconds"]) * other.factor)
-        for other in steps(groups)
-        if (other.method, other.images, other.batch) == (step.method, step.images, step.batch) and other.plain
-    )
-    if len(known) < 2 or step.classes <= known[-1][0]:
-        return None
-    (few, low), (many, high) = known[-2:]
-    return high + (high - low) / (many - few) * (step.classes - many)
+def has_sibling(step: Step, others: Sequence[Step]) -> bool:
+    """Whether the same step of ours is beside another plain one, that was timed."""
+    return any(other.ours is step.ours and other.plain is not None for other in others)
 
 
 def evaluation_seconds(evaluation: Mapping[str, Any], methods: Iterable[str] | None = None) -> tuple[float, float]:
@@ -113,48 +208,41 @@ def bars(report: Mapping[str, Any]) -> list[Row]:
     found = report["backbones"].get(VIT_B16)
     if found is None or found["main_classes"] != MAIN:
         return []
-    groups = [group for group in found["groups"] if group["classes"] in (MAIN, 0)]
-    seconds = {(g["method"], name): median(p["seconds"]) for g in groups for name, p in g["pieces"].items()}
-    rows = []
-
-    def ratio(what: str, method: str, plain: str, ours: str, bar: float, times: int = 1) -> None:
-        one, other = seconds.get((method, plain)), seconds.get((method, ours))
-        value = one * times / other if one and other else None
-        rows.append(Row(what, one and one * times, other, value, bar=bar, estimated=times > 1))
-
-    ratio("CoOp step, batch 32, ours cached, plain encodes", "coop", "plain-images-32", "ours-cached-32", 25)
-    ratio("CoOp step, batch 32, cached on both sides", "coop", "plain-cached-32", "ours-cached-32", 16)
-    ratio("CoOp step, batch 32, encoded on both sides", "coop", "plain-images-32", "ours-images-32", 2.4)
-    ratio("CoCoOp step, batch 8", "cocoop", "plain-images-1", "ours-images-8", 12, times=8)
-    ratio("MaPLe step, batch 4", "maple", "plain-images-4", "ours-images-4", 4.5)
-    if any(group["method"] == "clip_lora" for group in groups):  # the others were measured before it was there
-        ratio("CLIP-LoRA step, batch 32", "clip_lora", "plain-images-32", "ours-images-32", 5)
-        ratio("CLIP-LoRA step, batch 4", "clip_lora", "plain-images-4", "ours-images-4", 5)
-    if any(group["method"] == "tip_adapter_f" for group in groups):
-        what = "Tip-Adapter-F step, batch 256, ours cached, plain encodes"
-        ratio(what, "tip_adapter_f", "plain-images-256", "ours-cached-256", 20)
-    three = [rows[index].value for index in (1, 3, 4)]
-    mean = prod(value or 0 for value in three) ** (1 / 3) if all(three) else None
-    rows.append(Row("geometric mean: CoOp cached, CoCoOp, MaPLe", None, None, mean, bar=9.5))
-    for evaluation in found["evaluations"]:
-        plain, ours = evaluation_seconds(evaluation)
-        what = f"evaluation, {len(evaluation['methods'])} methods x {len(evaluation['seeds'])} seeds"
-        rows.append(Row(what, plain, ours, plain / ours, bar=10, estimated=True))
-    rows.append(Row("FLOP/s over those of a matrix product, CoOp cached", None, None, share(found), "%", 50))
+    here = [step for step in steps(found["groups"]) if step.classes == MAIN]
+    rows = [ratio_row(here, *asked) for asked in RATIOS]
+    rows += [evaluation_row(evaluation) for evaluation in found["evaluations"]]
+    rows += least_share(here)
     if "memory" in report:
         gib = report["memory"]["gib_over_weights"]
-        rows.append(Row("CoCoOp, 1000 classes, batch 8, over the weights", None, None, gib, " GiB", 2.5, most=True))
+        rows.append(Row("CoCoOp, 1000 classes, batch 8, over the weights", None, None, gib, " GiB", 2.2, most=True))
     return rows
 
 
-def share(found: Mapping[str, Any]) -> float | None:
-    """Percent of the matrix product's FLOP/s in the CoOp step on cached features: the smaller of the two counts."""
-    name = f"ours-cached-{RECIPE_BATCH['coop']}"
-    for group in found["groups"]:
-        if group["method"] == "coop" and group["classes"] == found["main_classes"] and name in group["pieces"]:
-            work = min(found["work"]["counted_gflop"], found["work"]["useful_gflop"])
-            return 100 * work / median(group["pieces"][name]["seconds"]) / median(group["matmul"])
-    return None
+def ratio_row(here: Sequence[Step], what: str, sizes: tuple[str, str, str, int], bar: float) -> Row:
+    """Plain over ours, of a method, where our and plain's image features come from, and a batch; empty if not run."""
+    for step in here:
+        if (step.method, step.images, step.plain_images, step.batch) == sizes:
+            return Row(what, step.plain, step.seconds, step.ratio, bar=bar, estimated=step.estimated)
+    return Row(what, None, None, None, bar=bar)
+
+
+def evaluation_row(evaluation: Mapping[str, Any]) -> Row:
+    """Plain over ours, of all methods evaluated."""
+    plain, ours = evaluation_seconds(evaluation)
+    what = f"evaluation, {len(evaluation['methods'])} methods x {len(evaluation['seeds'])} seeds"
+    return Row(what, plain, ours, plain / ours, bar=14, estimated=True)
+
+
+def least_share(here: Sequence[Step]) -> list[Row]:
+    """Of CoOp, and the smallest of all methods that run a tower: the others' steps are thousandths of a second."""
+    shares = {step.method: step.share for step in here if step.as_trained and step.share is not None}
+    rows = [Row("share of the limit, CoOp cached", None, None, shares.get("coop"), "%", LEAST_SHARE)]
+    of_towers = {method: share for method, share in shares.items() if method not in WITHOUT_TOWERS}
+    if len(of_towers) > 1:
+        worst = min(of_towers, key=lambda method: of_towers[method] or 0.0)
+        what = f"share of the limit, the least of {len(of_towers)} methods ({worst})"
+        rows.append(Row(what, None, None, of_towers[worst], "%", LEAST_SHARE))
+    return rows
 
 
 def matmul_rates(report: Mapping[str, Any]) -> list[list[float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from promptbench.clip.backbone import Backbone
 from promptbench.clip.image_tower import ImageFeatures, Images
-from promptbench.clip.prompts import sentence_tokens
 from promptbench.method import Method, create_method, show_training_images
 
+from .limit import CACHED, KNOWN, gflop
+from .operations import shares
 from .ours import class_names, move, optimizer_of, our_step
 from .plain import PLAIN, Plain, plain_step
 from .timing import Turns
@@ -20,8 +22,10 @@ from .timing import Turns
 # Tolerances for independent float32 code on one checkpoint, as for the reference numbers in `tests/golden`.
 LOGITS = 1e-4
 GRADIENTS = 1e-4  # of a tensor's largest entry
+TIMED_WITH = {"promptsrc": {"teacher": "dataset"}}
+"""What changes no step, and spares 60 sentences a class, which are read once before training."""
 WITHOUT_DRAWS = {"clip_lora": {"dropout": 0.0}}  # to be compared: masks have other shapes on both sides
-CHECKED_BATCH = 32  # the most images that both paths are compared on
+CHECKED_BATCH = 4  # the most images that both paths are compared on
 SHOTS = 16  # images of a class that a method is shown before training
 
 
@@ -46,32 +50,39 @@ class Pair:
         self.pixels = torch.randn(batch, 3, size, size, generator=generator).to(device)
         self.labels = (torch.arange(batch) % classes).to(device)
         self.features = torch.randn(batch, backbone.embed_dim, generator=generator).to(device)
-        with torch.no_grad():
-            if self.plain:
-                self.plain.start()
 
-    def images(self, batch: int, cached: bool) -> Images:
-        """The first images as the method gets them."""
-        if not cached:
-            return Images(self.pixels[:batch])
-        return Images(features=ImageFeatures(self.features[:batch]))
+    @cached_property
+    def started(self) -> Plain:
+        """The plain path, once it has computed what it computes once."""
+        assert self.plain is not None
+        with torch.no_grad():
+            self.plain.start()
+        return self.plain
+
+    def images(self, batch: int, cached: bool, known: bool = False) -> Images:
+        """The first images as the method gets them: pixels, what the image tower said, or if that is `known` both."""
+        features = ImageFeatures(self.features[:batch]) if cached or known else None
+        return Images(None if cached else self.pixels[:batch], features)
 
     def plain_piece(self, batch: int, cached: bool) -> Callable[[], Tensor]:
         """A plain step on the first images."""
-        assert self.plain is not None
-        plain, optimizer, labels = self.plain, optimizer_of(self.plain.learned.values()), self.labels[:batch]
+        plain, labels = self.started, self.labels[:batch]
+        optimizer = optimizer_of(plain.learned.values())
         pixels = None if cached else self.pixels[:batch]
         return lambda: plain_step(plain, pixels, self.features[:batch], labels, optimizer)
 
-    def our_piece(self, batch: int, cached: bool) -> Callable[[], None]:
-        """Our step on the first images."""
-        optimizer, labels, images = optimizer_of(self.parameters), self.labels[:batch], self.images(batch, cached)
+    def our_piece(self, batch: int, cached: bool, known: bool = False) -> Callable[[], None]:
+        """Our step on the first images, as `images` gives them."""
+        optimizer, labels = optimizer_of(self.parameters), self.labels[:batch]
+        images = self.images(batch, cached, known)
         return lambda: our_step(self.method, images, labels, optimizer)
 
     def piece(self, name: str) -> Callable[[], Any]:
         """The step that a name such as `plain-images-32` or `ours-cached-32` stands for."""
         side, source, batch = name.split("-")
-        return (self.plain_piece if side == "plain" else self.our_piece)(int(batch), source == "cached")
+        if side == "plain":
+            return self.plain_piece(int(batch), source == CACHED)
+        return self.our_piece(int(batch), source == CACHED, source == KNOWN)
 
 
 def shown_to(method: Method, classes: int) -> list[tuple[Images, Tensor]]:
@@ -88,17 +99,16 @@ def check_equal(label: str, backbone: Backbone, classes: int, batch: int) -> dic
         AssertionError: They are not equal to rounding.
     """
     pair = Pair(label, backbone, classes, batch, **WITHOUT_DRAWS.get(label, {}))
-    assert pair.plain is not None
     with torch.no_grad():
         ours = pair.method.eval()(pair.images(batch, cached=False)).logits
-        plain = pair.plain.logits(pair.plain.features(pair.pixels))
+        plain = pair.started.logits(pair.started.features(pair.pixels))
     torch.manual_seed(3)  # a loss may draw at random
     pair.plain_piece(batch, cached=False)()
     found = {"logits": float((ours - plain).abs().max()), "gradients": 0.0}
     torch.manual_seed(3)
     pair.our_piece(batch, cached=False)()
     for name, parameter in pair.method.named_parameters():
-        expected, gradient = pair.plain.learned[name].grad, parameter.grad
+        expected, gradient = pair.started.learned[name].grad, parameter.grad
         assert expected is not None and gradient is not None, f"{label}: {name} has no gradient"
         largest = float(expected.abs().max())
         if largest:
@@ -109,35 +119,31 @@ def check_equal(label: str, backbone: Backbone, classes: int, batch: int) -> dic
 
 
 def time_group(
-    label: str, backbone: Backbone, classes: int, names: list[str], turns: Turns, checked: int
+    label: str, backbone: Backbone, classes: int, names: list[str], turns: Turns, checked: int, explained: bool = False
 ) -> dict[str, Any]:
-    """The named steps of one method, in turns, after both paths were compared on at most `checked` classes."""
-    batches = [int(name.split("-")[2]) for name in names]
-    group: dict[str, Any] = {"method": label, "classes": classes}
-    plain = [batch for name, batch in zip(names, batches, strict=True) if name.startswith("plain")]
-    if plain:
-        group["differences"] = check_equal(label, backbone, min(classes, checked), min(*plain, CHECKED_BATCH))
-    pair = Pair(label, backbone, classes, max(batches))
-    return group | turns.take({name: pair.piece(name) for name in names})
+    """The named steps of one method, in turns.
 
-
-def floating_point_work(backbone: Backbone, classes: int, batch: int, name: str = "coop") -> dict[str, float]:
-    """GFLOP of one of our steps on cached features: as torch counts them, and those of the useful tokens alone.
-
-    The second is 4 x 12 d^2 a token and block: multiply and add, forward and backward, in the linear layers of the
-    text tower, for the tokens that all classes share once and for those of each class up to its [EOT]. Padding,
-    attention and recomputation do not count.
+    Args:
+        label: The method.
+        backbone: For both paths.
+        classes: How many are scored.
+        names: As `Pair.piece` reads them.
+        turns: How they are taken.
+        checked: With how many classes both paths are compared before; 0: they are not.
+        explained: Whether each of our steps is called once more for what it spends its time on.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    pair = Pair(name, backbone, classes, batch)
-    step = pair.our_piece(batch, cached=True)
-    step()  # what is computed once, is
-    with FlopCounterMode(display=False) as counter:
-        step()
-    method: Any = pair.method
-    shared = 1 + len(method.ctx)  # [SOS] and the context
-    sentences = sentence_tokens(backbone, method.config.ctx_init, method.class_names)
-    rows = int((sentences.eot + 1 - shared).sum()) + shared
-    useful = 48 * backbone.text_width**2 * backbone.text_depth * rows
-    return {"counted_gflop": counter.get_total_flops() / 1e9, "useful_gflop": useful / 1e9}
+    group: dict[str, Any] = {"method": label, "classes": classes}
+    batches = {name: int(name.split("-")[2]) for name in names}
+    plain = [batch for name, batch in batches.items() if name.startswith("plain")]
+    if plain and checked:
+        group["differences"] = check_equal(label, backbone, checked, min(*plain, CHECKED_BATCH))
+    pair = Pair(label, backbone, classes, max(batches.values()), **TIMED_WITH.get(label, {}))
+    steps = {name: pair.piece(name) for name in names}
+    group |= turns.take(steps)
+    for name, batch in batches.items():
+        if name.startswith("ours"):
+            piece = group["pieces"][name]
+            piece["gflop"] = gflop(label, pair.method, batch, name.split("-")[1])
+            if explained:
+                piece["operations"] = shares(steps[name])
+    return group

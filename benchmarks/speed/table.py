@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from .limit import CACHED, ENCODED, KNOWN
 from .measure import RECIPE_BATCH
-from .rows import Row, bars, evaluation_seconds, matmul_rates, share, steps
+from .operations import KINDS
+from .rows import Row, Step, bars, evaluation_seconds, matmul_rates, steps
 
+IN_WORDS = {ENCODED: "encoded", KNOWN: "known", CACHED: "cached"}
 CALM = 20  # percent that the matrix product may move between the start and the end of a run
 
 
@@ -29,14 +32,21 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 NOTES = (
     "Seconds are medians; `~` marks those of which a part was counted, not timed: a plain step of CoCoOp or Mutual "
-    "Prompt Learning with several images is that of one image times the batch; plain steps at more classes than it was "
-    "run with lie on a line through those at fewer; a plain evaluation was timed for one seed and, for CoCoOp, with "
-    "two of the images scored.",
+    "Prompt Learning with several images is that of one image times the batch; plain steps at other numbers of classes "
+    "than it was run with lie on a line through those at fewer; a plain step that encodes, of a method that trains on "
+    "cached features, is the cached one and CoOp's image tower for as many images; a plain evaluation was timed for "
+    "one seed and, for CoCoOp, with two of the images scored.",
     "",
-    "First: the first call at this size in the process. Memory: what the first call adds to resident memory. Cached: "
-    "image features known; encoded: from pixels in memory. Reading: one random view of each of 32 JPEG files. "
-    "PromptSRC's frozen texts, 60 sentences a class, are encoded before anything is timed. dpl and mutual are "
-    "reconstructions, and no official code is public: plain computes their formulas as the code of the others does.",
+    "Limit: the operations of the linear layers that no step can do without, by formula "
+    "(`benchmarks/speed/limit.py`: forward and backward, for tokens that depend on what is learned or on new images, "
+    "no padding, nothing twice), over the rate of the matrix product in turn with the step; of limit: the share of it "
+    "that our step reaches. What attention, normalisation and the update of what is learned take is not in it.",
+    "",
+    "Memory: what the first call adds to resident memory. Cached: image features known, and no pixels read; known: "
+    "pixels, and the features of the frozen tower beside them; encoded: from pixels in memory. Reading: one random "
+    "view of each of 32 JPEG files. PromptSRC's frozen texts are encoded before anything is timed. dpl and mutual are "
+    "reconstructions, and no official code is public: plain computes their formulas as the code of the others does. "
+    "zeroshot, linear_probe and tip_adapter take no gradient steps.",
 )
 
 
@@ -78,37 +88,35 @@ def bar_cells(row: Row) -> list[str]:
 
 
 def step_lines(found: Mapping[str, Any]) -> list[str]:
-    """Every step, recipe batches before larger ones."""
+    """Every step, recipe batches before larger ones, and what steps spend their time on."""
     head = (
-        *("method", "images", "classes", "batch", "plain, s", "ours, s", "ratio", "first plain, s", "first ours, s"),
+        *("method", "images", "classes", "batch", "plain, s", "ours, s", "ratio", "limit, s", "of limit"),
         *("plain, GiB", "ours, GiB"),
     )
     rows: dict[bool, list[list[str]]] = {False: [], True: []}
-    for step in steps(found["groups"]):
-        row = step.row(found["groups"])
-        plain: Mapping[str, Any] = (step.plain if step.factor == 1 else None) or {}  # of a step, not of one image
-        larger = step.batch > RECIPE_BATCH.get(step.method, step.batch)
-        rows[larger].append(
-            [
-                *(step.method, "encoded" if step.images == "images" else "cached"),
-                *(str(step.classes or "-"), str(step.batch)),
-                *(seconds(row.plain, row.estimated), seconds(row.ours), figure(row.value, "x")),
-                *(seconds(plain.get("first")), seconds(step.ours["first"])),
-                *(gib(plain.get("peak_gib")), gib(step.ours["peak_gib"])),
-            ]
-        )
+    spent = []
+    for step in sorted(steps(found["groups"]), key=lambda step: step.classes or float("inf")):
+        larger = step.batch != RECIPE_BATCH.get(step.method, step.batch)
+        names = [step.method, images_of(step), str(step.classes or "-"), str(step.batch)]
+        ours = [seconds(step.seconds), figure(step.ratio, "x"), seconds(step.limit), figure(step.share, "%")]
+        cells = [seconds(step.plain, step.estimated), *ours, gib(step.plain_gib), gib(step.ours["peak_gib"])]
+        rows[larger].append([*names, *cells])
+        if "operations" in step.ours and step.images == step.plain_images:
+            kinds = [figure(share, "%") for share in step.ours["operations"].values()]
+            spent.append([*names, seconds(step.seconds), figure(step.share, "%"), *kinds])
     lines = ["Batches of the recipes:", "", *grid(head, rows[False], names=2)]
     if rows[True]:
-        lines += ["", "Larger batches:", "", *grid(head, rows[True], names=2)]
-    work, of_peak = found["work"], share(found)
-    if of_peak is not None:
-        lines += [
-            "",
-            f"CoOp, cached: {work['counted_gflop']:.4g} GFLOP a step as torch counts them, {work['useful_gflop']:.4g} "
-            "in the linear layers for useful tokens alone. By the smaller count the step reaches "
-            f"{of_peak:.0f} % of the matrix product's rate.",
-        ]
+        lines += ["", "Other batches:", "", *grid(head, rows[True], names=2)]
+    if spent:
+        head = ("method", "images", "classes", "batch", "ours, s", "of limit", *KINDS, "other")
+        lines += ["", "What our steps spend their time on, by kind of operation:", "", *grid(head, spent, names=2)]
     return lines
+
+
+def images_of(step: Step) -> str:
+    """Where both sides get image features from, in words."""
+    words = IN_WORDS[step.images]
+    return words if step.images == step.plain_images else f"{words}, plain encodes"
 
 
 def evaluation_lines(evaluation: Mapping[str, Any]) -> list[str]:

@@ -57,11 +57,13 @@ class Turns:
         matmul: What is timed between them.
         rounds: How often all take their turn.
         turn: Seconds that a piece may take of a round, if it is to be called more than once in it.
+        slow: Seconds of a piece that takes part in the first round alone.
     """
 
     matmul: Matmul
     rounds: int
     turn: float
+    slow: float = float("inf")
 
     def take(self, pieces: Mapping[str, Piece]) -> dict[str, Any]:
         """Every piece once for itself, then all in turns, short ones several times a turn.
@@ -75,8 +77,10 @@ class Turns:
             first, peak = first_call(piece)
             timed[name] = {"first": first, "peak_gib": peak, "seconds": []}
         rates: list[float] = []
-        for _ in range(self.rounds):
+        for turn in range(self.rounds):
             for name, piece in pieces.items():
+                if turn and timed[name]["first"] > self.slow:
+                    continue
                 for _ in range(max(1, min(REPEATS, int(self.turn / timed[name]["first"])))):
                     timed[name]["seconds"].append(seconds_of(piece))
                 rates += self.matmul.rates()

@@ -325,7 +325,9 @@ def threads(home: Home) -> Found:
     figures["files"] = len(records)
     figures["runs with other figures"] = sum(found.get(1) != found.get(2) for found in metrics.values())
     wrong += [f"not both are recorded: {place}" for place, found in metrics.items() if sorted(found) != [1, 2]]
-    table = home.call([sys.executable, "-m", "promptbench", "table", "--results", str(output)])
+    table = home.call(
+        [sys.executable, "-m", "promptbench", "table", "--protocol", "few_shot", "--results", str(output)]
+    )
     wrong += home.ended_well("table", table)
     figures["rows of the table"] = re.findall(r"\| *([^|\n]*threads=\d[^|\n]*?) *\|", table.stdout)
     for count in (1, 2):

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 QUICK = 1.702  # the constant of QuickGELU
 OF_ATTENTION = {"in_proj_weight", "in_proj_bias", "out_proj"}
@@ -275,9 +276,33 @@ def mlp(block: Any, x: Tensor) -> Tensor:
     first, activation, second = block.mlp[0], block.mlp[1], block.mlp[-1]
     if len(block.mlp) != 3 or not isinstance(activation, QuickGELU):
         return block.mlp(x)
+    parameters = (first.weight, first.bias, second.weight, second.bias)
     rows = x.flatten(0, -2)
-    rows = F.silu(torch.addmm(first.bias, rows, first.weight.t(), beta=QUICK, alpha=QUICK))
-    return torch.addmm(second.bias, rows, second.weight.t(), alpha=1 / QUICK).view(x.shape)
+    if torch.is_autocast_enabled(x.device.type) or any(p.requires_grad for p in parameters):
+        rows = F.silu(torch.addmm(first.bias, rows, first.weight.t(), beta=QUICK, alpha=QUICK))
+        return torch.addmm(second.bias, rows, second.weight.t(), alpha=1 / QUICK).view(x.shape)
+    return FrozenMLP.apply(rows, *parameters).view(x.shape)
+
+
+class FrozenMLP(torch.autograd.Function):
+    """An autograd function: two linear layers of frozen weights with QuickGELU between them, on rows (N, d).
+
+    On the way back the factors before and behind SiLU cancel, which automatic differentiation does not see.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, first: Tensor, bias: Tensor, second: Tensor, last_bias: Tensor) -> Tensor:
+        hidden = torch.addmm(bias, rows, first.t(), beta=QUICK, alpha=QUICK)
+        ctx.save_for_backward(hidden, first, second)
+        return torch.addmm(last_bias, F.silu(hidden), second.t(), alpha=1 / QUICK)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, first, second = ctx.saved_tensors
+        gradient = outer[0] @ second
+        torch.ops.aten.silu_backward.grad_input(gradient, hidden, grad_input=gradient)  # in place
+        return gradient @ first, None, None, None, None
 
 
 def asked(block: Any, x: Tensor, first: int | None) -> tuple[Tensor, Tensor, KeysValues]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence, Sized
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ class Batches(Protocol):
     def __len__(self) -> int: ...
 
 
-class Views(Dataset[tuple[Tensor, int]]):
+class Views(Dataset[Any]):
     """Images as tensors, by (index, epoch): under the evaluation transform, or a random view of that epoch.
 
     Args:
@@ -48,6 +48,7 @@ class Views(Dataset[tuple[Tensor, int]]):
         views: Of each image; 0 for a new one every epoch.
         scale: Of the random crops.
         corruption: Of the crop under the evaluation transform.
+        known: (N, D), or (V * N, D) view by view: features that come with the images; None for pixels alone.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Views(Dataset[tuple[Tensor, int]]):
         views: int = 0,
         scale: Scale = SCALE,
         corruption: Corruption | None = None,
+        known: Tensor | None = None,
     ) -> None:
         statistics = (backbone.resolution, backbone.mean, backbone.std)
         self.evaluation = EvaluationTransform(*statistics)
@@ -70,13 +72,22 @@ class Views(Dataset[tuple[Tensor, int]]):
         self.augment_seed = augment_seed
         self.views = views
         self.corruption = corruption
+        self.known = known
         self.decoded: dict[int, Image.Image] = {}
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, int] | tuple[Tensor, int, Tensor]:
         position, epoch = index if isinstance(index, tuple) else (index, 0)
+        view = epoch % self.views if self.views else epoch
+        seen, label = self.seen(position, view), self.items[position].label
+        if self.known is None:
+            return seen, label
+        return seen, label, self.known[(view * len(self.items) if self.views else 0) + position]
+
+    def seen(self, position: int, view: int) -> Tensor:
+        """Pixels (3, H, W) of an image, or of a random view of it."""
         item = self.items[position]
         image = self.decoded.get(position) or self.dataset.open(item)
         size = 3 * image.width * image.height
@@ -85,10 +96,8 @@ class Views(Dataset[tuple[Tensor, int]]):
             self.keep -= size
         if self.augment_seed is None:
             crop = self.evaluation.crop(image)
-            seen = self.corruption(crop, item.image) if self.corruption else crop
-            return self.evaluation.normalise(seen), item.label
-        view = epoch % self.views if self.views else epoch
-        return self.training(image, view_generator(self.augment_seed, item.image, view)), item.label
+            return self.evaluation.normalise(self.corruption(crop, item.image) if self.corruption else crop)
+        return self.training(image, view_generator(self.augment_seed, item.image, view))
 
 
 class EpochOrder(Sampler[tuple[int, int]]):
@@ -119,7 +128,7 @@ class EpochOrder(Sampler[tuple[int, int]]):
         return self.size
 
 
-class ImageLoader(DataLoader[tuple[Tensor, int]]):
+class ImageLoader(DataLoader[Any]):
     """A DataLoader whose batches are (`Images`, labels (B,)).
 
     Attributes:
@@ -129,8 +138,9 @@ class ImageLoader(DataLoader[tuple[Tensor, int]]):
     dense = False
 
     def __iter__(self) -> Iterator[tuple[Images, Tensor]]:  # type: ignore[override]
-        for pixels, labels in super().__iter__():
-            yield Images(pixels, dense=self.dense), labels
+        for pixels, labels, *known in super().__iter__():
+            features = ImageFeatures(known[0]) if known else None
+            yield Images(pixels, features, dense=self.dense), labels
 
 
 class FeatureBatches:
@@ -197,9 +207,11 @@ def pixel_batches(
     batch: int,
     dense: bool = False,
     corruption: Corruption | None = None,
+    known: Tensor | None = None,
 ) -> ImageLoader:
-    """The images under the evaluation transform, or corrupted, in order; `dense` asks for dense features of them."""
-    views = Views(backbone, dataset, items, keep=0, augment_seed=None, corruption=corruption)
+    """The images under the evaluation transform, or corrupted, in order; `dense` asks for dense features of them, and
+    those that are `known` (N, D) come with them."""
+    views = Views(backbone, dataset, items, keep=0, augment_seed=None, corruption=corruption, known=known)
     loader = ImageLoader(
         views, batch_size=batch, num_workers=workers(backbone, dataset, views), generator=torch.Generator()
     )
@@ -238,6 +250,7 @@ def training_batches(
     views: int = 0,
     scale: Scale = SCALE,
     drop_last: bool = True,
+    known: Tensor | None = None,
 ) -> ImageLoader:
     """Shuffled training batches.
 
@@ -245,9 +258,10 @@ def training_batches(
         views: Of each image, over all epochs; 0 for a new one every epoch.
         scale: Of the random crops.
         drop_last: Whether an incomplete last batch is left out, unless it is the only one, as in Dassl.
+        known: Features that come with the images, as in `Views`.
     """
     count = workers(backbone, dataset, items)
-    made = Views(backbone, dataset, items, MEMORY // max(1, count), seed if augment else None, views, scale)
+    made = Views(backbone, dataset, items, MEMORY // max(1, count), seed if augment else None, views, scale, known=known)
     return ImageLoader(
         made,
         batch_size=batch,

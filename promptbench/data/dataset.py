@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,13 +36,14 @@ from promptbench.data.splits import (
     read_split_json,
     subfolders,
 )
-from promptbench.storage.atomic import write_atomically
+from promptbench.storage.atomic import read_checked, write_checked
 from promptbench.storage.cache import cache_dir
 
 __all__ = ["Dataset", "DatasetInfo", "Download", "Item", "Sources", "data_roots", "open_dataset", "open_image"]
 
 _KINDS = (str, int, str)  # of the parts of an item
 _LARGEST_LABEL = 2**31
+_ROWS = 10_000  # items that are made JSON of at a time
 _SHOWN = 3  # missing files named in an error
 
 
@@ -270,6 +272,8 @@ class Dataset:
     def _checked(self, found: Iterable[Item], split: str) -> tuple[Item, ...]:
         """What `read` has given; UsageError where that is no list of items, as it may be in a dataset of one's own."""
         items = tuple(found) if isinstance(found, Iterable) else (found,)
+        if _are_items(items):
+            return items
         for item in items:
             if not isinstance(item, Item) or tuple(map(type, item)) != _KINDS or not 0 <= item.label <= _LARGEST_LABEL:
                 raise UsageError(
@@ -347,14 +351,22 @@ class Dataset:
 
     def split_digest(self) -> str:
         """SHA-256, in hex, of what defines the splits: paths, labels and names in order, wherever the data lies."""
-        rows = {split: [list(item) for item in self.items(split)] for split in SPLITS}
-        return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
+        digest = hashlib.sha256()
+        for before, split in zip("{,,", SPLITS, strict=True):  # one JSON object, which is never whole in memory
+            digest.update(f'{before}"{split}":['.encode())
+            items = self.items(split)
+            for start in range(0, len(items), _ROWS):
+                rows = json.dumps(items[start : start + _ROWS], separators=(",", ":"))[1:-1]
+                digest.update(f"{',' if start else ''}{rows}".encode())
+            digest.update(b"]")
+        digest.update(b"}")
+        return digest.hexdigest()
 
     def check(self, items: Iterable[Item]) -> None:
         """Raises UsageError if images are not on disk: how many, the first few, and where they should be."""
         items = list(items)
-        root = self.image_root
-        missing = [item.image[:200] for item in items if not os.path.isfile(root / item.image)]
+        root = os.fspath(self.image_root)
+        missing = [item.image[:200] for item in items if not os.path.isfile(os.path.join(root, item.image))]
         if missing:
             first = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
             source = f" from {self.info.url}" if self.info.url else ""
@@ -362,6 +374,17 @@ class Dataset:
                 f"The dataset {self.name!r} lacks {len(missing)} of {len(items)} images that its split names: "
                 f"{first} (looked in {root}); complete the folder{source}."
             )
+
+
+def _are_items(found: tuple[Any, ...]) -> bool:
+    """Whether all are items, looked at column by column, for there may be a million."""
+    if set(map(type, found)) != {Item}:
+        return False
+    columns = [map(itemgetter(place), found) for place in range(len(_KINDS))]
+    if [set(map(type, column)) for column in columns] != [{kind} for kind in _KINDS]:
+        return False
+    labels = set(map(itemgetter(1), found))
+    return min(labels) >= 0 and max(labels) <= _LARGEST_LABEL
 
 
 def _all(value: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -475,23 +498,15 @@ class Memory:
         if not self.changed:
             return
         lines = [f"{digest} {state} {image}" for image, (digest, state) in self.known.items() if "\n" not in image]
-        text = "\n".join(lines)
-        checksum = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
         with suppress(OSError):
-            content = f"{text}\n{checksum}\n".encode(errors="surrogateescape")
-            write_atomically(self.path, lambda file: file.write(content))
+            write_checked(self.path, "\n".join(lines).encode(errors="surrogateescape"))
         self.changed = False
 
     def _read(self) -> dict[str, tuple[str, str]]:
         """What is remembered; nothing where the file is damaged."""
-        try:
-            text, _, checksum = self.path.read_bytes().rstrip(b"\n").rpartition(b"\n")
-        except OSError:
-            return {}
-        if hashlib.sha256(text).hexdigest().encode() != checksum:
-            return {}
+        content = read_checked(self.path) or b""
         known = {}
-        for line in text.decode(errors="surrogateescape").splitlines():
+        for line in content.decode(errors="surrogateescape").splitlines():
             digest, size, changed, inode, image = line.split(" ", 4)
             known[image] = (digest, f"{size} {changed} {inode}")
         return known

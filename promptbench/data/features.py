@@ -70,6 +70,10 @@ class Reader(Protocol):
     def half_dense(self) -> bool:
         """Whether those may be kept in half precision."""
 
+    @property
+    def reads_frozen(self) -> str:
+        """When it needs what the frozen tower says of images beside their pixels, as in `Method`."""
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -285,7 +289,9 @@ def still_batches(
         yield from feature_batches(method, chosen, kept, size)
     else:
         backbone, corruption = method.backbone, chosen.corruption
-        yield from pixel_batches(backbone, chosen.dataset, chosen.items, batch, dense=dense, corruption=corruption)
+        kept = Kept(corruption=corruption)
+        known = frozen_features(backbone, chosen, kept) if method.reads_frozen == "always" else None
+        yield from pixel_batches(backbone, chosen.dataset, chosen.items, batch, dense, corruption, known)
 
 
 def reads_features(method: Reader, images: int, dense: bool) -> bool:
@@ -306,6 +312,16 @@ def feature_batches(
     features = kept_features(backbone, chosen.dataset, chosen.items if kept.views else chosen.pool, kept)
     finish = partial(with_local_there, backbone)
     return FeatureBatches(features, chosen.labels, batch, order, rows, finish, drop_last)
+
+
+def frozen_features(backbone: Backbone, chosen: SelectedImages, kept: Kept) -> Tensor:
+    """(N, D), or (V * N, D) of their views: what the frozen tower says of the chosen images, to go with their pixels.
+
+    It is kept for the whole pool, so that halves share it.
+    """
+    if kept.views:
+        return kept_features(backbone, chosen.dataset, chosen.items, kept).cls
+    return kept_features(backbone, chosen.dataset, chosen.pool, kept).cls[chosen.chosen]
 
 
 def kept_of(method: Reader, dense: bool, views: int = 0, seed: int = 0, scale: Scale = SCALE) -> Kept:

@@ -14,7 +14,8 @@ from itertools import product
 from pathlib import Path
 
 from promptbench.config import UsageError
-from promptbench.data.splits import GUIDE, is_image
+from promptbench.data.listing import is_image
+from promptbench.data.splits import GUIDE
 
 
 @dataclass(frozen=True)

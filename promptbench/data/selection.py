@@ -28,6 +28,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
@@ -85,8 +87,8 @@ def sample_few_shot(items: Sequence[L], shots: int, generator: random.Random) ->
     """
     _refuse_no_shots(shots)
     by_label: dict[int, list[L]] = {}
-    for item in items:
-        by_label.setdefault(item.label, []).append(item)
+    for label, neighbours in groupby(items, attrgetter("label")):  # most lists have a class in one piece
+        by_label.setdefault(label, []).extend(neighbours)
     sample: list[L] = []
     for members in by_label.values():
         sample += generator.sample(members, shots) if len(members) >= shots else members
@@ -347,7 +349,9 @@ def seed_of_halves(halves: str) -> int | None:
 def select(items: Iterable[L], labels: Iterable[int]) -> list[L]:
     """The items of the given labels, in order, relabelled from 0 in sorted order of the labels."""
     relabelled = {label: index for index, label in enumerate(sorted(set(labels)))}
-    return [item._replace(label=relabelled[item.label]) for item in items if item.label in relabelled]
+    moved = {label for label, new in relabelled.items() if new != label}
+    kept = (item for item in items if item.label in relabelled)
+    return [item._replace(label=relabelled[item.label]) if item.label in moved else item for item in kept]
 
 
 def digest(items: Iterable[Labelled]) -> str:

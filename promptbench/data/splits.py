@@ -5,6 +5,7 @@ They turn files into `Item`s and refuse what is malformed with a sentence; no im
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -13,16 +14,16 @@ import re
 import struct
 import sys
 import zlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from promptbench.config import UsageError, text_of
+from promptbench.data.listing import Listing, image_files, scan
 
 SPLITS = ("train", "val", "test")
-
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-"""What counts as an image in a folder, in lower case."""
 
 _SLASHES = re.compile(r"[/\\]")
 _ROOTED = re.compile(r"[/\\]|[A-Za-z]:")
@@ -193,12 +194,7 @@ def read_class_names(path: Path) -> dict[str, str]:
 
 def subfolders(folder: Path) -> list[str]:
     """The names of the folders in `folder`, sorted by code point, hidden ones left out; none if it does not exist."""
-    return sorted(entry.name for entry in _scan(folder) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def is_image(name: str) -> bool:
-    """Whether a file of this name counts as an image."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    return sorted(entry.name for entry in scan(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
 def check_name(folder: Path, name: str) -> None:
@@ -210,9 +206,13 @@ def check_name(folder: Path, name: str) -> None:
         )
 
 
-def image_files(folder: Path) -> list[str]:
-    """The names of the image files in `folder`, sorted by code point, hidden ones left out."""
-    return sorted(entry.name for entry in _scan(folder) if is_image(entry.name) and entry.is_file())
+def check_names(folder: Path, names: Sequence[str]) -> None:
+    """`check_name` of many."""
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError:
+        for name in names:
+            check_name(folder, name)
 
 
 def image_tree(folder: Path, above: tuple[str, ...] = ()) -> list[str]:
@@ -224,20 +224,10 @@ def image_tree(folder: Path, above: tuple[str, ...] = ()) -> list[str]:
     here = os.path.realpath(folder)
     if here in above:
         raise UsageError(f"The folder {folder} is a link to a folder that it lies in; remove the link.")
-    files = image_files(folder)
+    files, _ = image_files(folder)
     for name in subfolders(folder):
         files += [f"{name}/{file}" for file in image_tree(folder / name, (*above, here))]
     return files
-
-
-def _scan(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise UsageError(f"Cannot read the folder {folder}: {error.strerror}.") from error
 
 
 def class_folder_items(
@@ -250,21 +240,39 @@ def class_folder_items(
     Raises:
         UsageError: A class folder is not in `labels`, or holds no image, or a name is no text.
     """
-    items = []
-    for folder in subfolders(base / prefix):
-        if folder in ignored:
-            continue
-        check_name(base / prefix, folder)
-        if folder not in labels:
-            raise UsageError(f"The class folder {base / prefix / folder} is not among the training classes; rename it.")
-        files = image_files(base / prefix / folder)
-        if not files:
-            raise UsageError(f"The class folder {base / prefix / folder} holds no images; fill it or remove it.")
-        for file in files:
-            check_name(base / prefix / folder, file)
-        place = f"{prefix}/{folder}" if prefix else folder
-        items += [Item(f"{place}/{file}", labels[folder], name_of(folder)) for file in files]
+    items: list[Item] = []
+    listing = Listing(base / prefix)
+    with many_objects():
+        for folder in subfolders(base / prefix):
+            if folder in ignored:
+                continue
+            check_name(base / prefix, folder)
+            if folder not in labels:
+                raise UsageError(
+                    f"The class folder {base / prefix / folder} is not among the training classes; rename it."
+                )
+            files = listing.images(folder)
+            if not files:
+                raise UsageError(f"The class folder {base / prefix / folder} holds no images; fill it or remove it.")
+            check_names(base / prefix / folder, files)
+            place = f"{prefix}/{folder}" if prefix else folder
+            paths = [f"{place}/{file}" for file in files]
+            items += map(Item, paths, repeat(labels[folder]), repeat(name_of(folder)))
+    listing.remember()
     return items
+
+
+@contextmanager
+def many_objects() -> Iterator[None]:
+    """Within it, where a million objects are made that stay, Python does not look again and again for ones that do not,
+    which takes longer than to make them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class GeneratedSplit(NamedTuple):

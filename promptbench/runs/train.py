@@ -19,6 +19,7 @@ from promptbench.data.features import (
     EVALUATION_BATCH,
     Kept,
     feature_batches,
+    frozen_features,
     kept_of,
     reads_features,
     shown_views,
@@ -217,11 +218,17 @@ def train_method(
 
 
 def batches_of(recipe: Recipe, method: Method, train: SelectedImages, seed: int) -> Batches:
-    """The training images of a recipe: kept features where the tower is frozen and they are known, else pixels."""
+    """The training images of a recipe: kept features where the tower is frozen and they are known, else pixels.
+
+    With the pixels come the kept features of the frozen tower where a method reads those too.
+    """
     if kept_for_training(recipe, method, train):
         kept = kept_in_training(recipe, method, train, seed)
         order = EpochOrder(len(train.items), seed)
         return feature_batches(method, train, kept, recipe.batch, order, recipe.drop_last)
+    known = None
+    if method.reads_frozen and has_fixed_views(recipe):
+        known = frozen_features(method.backbone, train, kept_in_training(recipe, method, train, seed))
     return training_batches(
         method.backbone,
         train.dataset,
@@ -232,7 +239,13 @@ def batches_of(recipe: Recipe, method: Method, train: SelectedImages, seed: int)
         views=recipe.train_views,
         scale=recipe.crop_scale,
         drop_last=recipe.drop_last,
+        known=known,
     )
+
+
+def has_fixed_views(recipe: Recipe) -> bool:
+    """Whether every epoch sees the same view of an image, or one of a known number."""
+    return not recipe.augment or recipe.train_views > 0
 
 
 def kept_in_training(recipe: Recipe, method: Method, train: SelectedImages, seed: int) -> Kept:
@@ -245,9 +258,9 @@ def kept_in_training(recipe: Recipe, method: Method, train: SelectedImages, seed
 
 
 def kept_for_training(recipe: Recipe, method: Method, train: SelectedImages) -> bool:
-    """Whether a method trains on kept features: every epoch sees the same view, or one of a known number."""
+    """Whether a method trains on kept features."""
     images = len(train.items) * recipe.train_views if recipe.augment else len(train.pool)
-    return images > 0 and reads_features(method, images, method.reads_dense)
+    return has_fixed_views(recipe) and reads_features(method, images, method.reads_dense)
 
 
 def training_transform_id(run: Run) -> str:

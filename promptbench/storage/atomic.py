@@ -58,6 +58,28 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         _sync(folder)
 
 
+def write_checked(path: Path, content: bytes) -> None:
+    """Creates or replaces `path`, whole or not at all, with some bytes and their checksum, which `read_checked` asks
+    for."""
+    write_atomically(path, lambda file: file.writelines((content, _checksum(content))))
+
+
+def read_checked(path: Path) -> bytes | None:
+    """The bytes of a file of `write_checked`; None where it is not there, or not as it was written."""
+    try:
+        found = path.read_bytes()
+    except OSError:
+        return None
+    size = len(_checksum(b""))
+    content = found[:-size]
+    return content if _checksum(content) == found[-size:] else None
+
+
+def _checksum(content: bytes) -> bytes:
+    """The last line of a file with that content."""
+    return f"\n{hashlib.sha256(content).hexdigest()}\n".encode()
+
+
 def check_room(path: Path) -> None:
     """Tries a file beside `path`, or where its folder would be made.
 

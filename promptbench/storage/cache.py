@@ -3,6 +3,7 @@
     <cache>/features/<key>.safetensors     features of an ordered list of images
     <cache>/rendered/<digest>/<set>-...    rendered images of one version of the renderer
     <cache>/readable/<dataset>.txt         which image files were found readable
+    <cache>/listings/<key>.txt             which image files the class folders of a large tree have
     <cache>/weights/<key>                  the hash of a backbone's weights
 
 Everything here can be computed again. An entry was last used when its file was last changed: whoever reads one touches
@@ -47,7 +48,7 @@ class Entry:
 
     Attributes:
         name: As `cache clear` takes it.
-        kind: `features`, `dense features`, `views`, `rendered`, `readable` or `weights`.
+        kind: `features`, `dense features`, `views`, `rendered`, `readable`, `listing` or `weights`.
         what: The dataset, or the set that was rendered; "" where the file does not say.
         backbone: That encoded it; "" for what no backbone made.
         images: How many; 0 where the file does not say.
@@ -79,7 +80,7 @@ def entries() -> list[Entry]:
     """Everything in the cache, what was used last in front."""
     root = cache_dir()
     found = [*_features(root / "features"), *_rendered(root / "rendered"), *_readable(root / "readable")]
-    found += _weights(root / "weights")
+    found += [*_listings(root / "listings"), *_weights(root / "weights")]
     return sorted(found, key=lambda entry: (-entry.used, entry.name))
 
 
@@ -206,6 +207,11 @@ def rendered_name(digest: str, stem: str) -> str:
 def _readable(folder: Path) -> Iterator[Entry]:
     for file in _files(folder, ".txt"):
         yield from _entry(f"readable-{file.stem}", "readable", file.stem, "", 0, (file,))
+
+
+def _listings(folder: Path) -> Iterator[Entry]:
+    for file in _files(folder, ".txt"):
+        yield from _entry(f"listing-{file.stem}", "listing", "", "", 0, (file,))
 
 
 def _weights(folder: Path) -> Iterator[Entry]:

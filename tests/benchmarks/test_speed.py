@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,28 @@ import torch
 from promptbench.benchmarks.speed import __main__ as command
 from promptbench.benchmarks.speed import measure, rows, table
 from promptbench.benchmarks.speed.evaluations import METHODS, plain_seconds, time_evaluations
+from promptbench.benchmarks.speed.limit import CACHED, ENCODED, KNOWN, gflop
+from promptbench.benchmarks.speed.operations import kind_of, shares
 from promptbench.benchmarks.speed.plain import PLAIN
-from promptbench.benchmarks.speed.steps import Pair, check_equal, floating_point_work, time_group
+from promptbench.benchmarks.speed.steps import Pair, check_equal, time_group
 from promptbench.benchmarks.speed.timing import Matmul, Turns
 from shared_paths import REPOSITORY
 from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
 
 from promptbench import registry
 from promptbench.clip.load import load_backbone
+from promptbench.data.class_names import ClassNames
+from promptbench.method import create_method
 from promptbench.recipe import Recipe, find_recipe
-from promptbench.training.fit import fit
+from promptbench.training.fit import fit, loss_of
 
 MEASURED = REPOSITORY / "results" / "measured" / "speed.json"
 TRAINED = tuple(measure.RECIPE_BATCH)
 
 
-def timed(*seconds: float, first: float = 9.0, peak: float = 0.5) -> dict[str, Any]:
-    return {"seconds": list(seconds), "first": first, "peak_gib": peak}
+def timed(*seconds: float, first: float = 9.0, peak: float = 0.5, gflop: float = 60.0) -> dict[str, Any]:
+    return {"seconds": list(seconds), "first": first, "peak_gib": peak, "gflop": gflop}
 
 
 @pytest.fixture
@@ -50,8 +56,15 @@ def report() -> dict[str, Any]:
     )
     fewer = group("coop", 20, plain_cached_32=timed(2), ours_cached_32=timed(0.2))
     more = group("coop", 1000, ours_cached_32=timed(4))
-    cocoop = group("cocoop", 100, plain_images_1=timed(15), ours_images_1=timed(1), ours_images_8=timed(6))
-    maple = group("maple", 100, plain_images_4=timed(16), ours_images_4=timed(4))
+    cocoop = group(
+        "cocoop",
+        100,
+        plain_images_1=timed(15),
+        ours_images_1=timed(1, gflop=180.0),
+        ours_cached_1=timed(0.5),
+        ours_images_8=timed(6),
+    )
+    maple = group("maple", 100, plain_images_4=timed(16), ours_images_4=timed(4, gflop=640.0))
     bill = {"once": 1.0, "images": 4.0, "scores": 2.0, "scored": 2, "of": 10}
     evaluation = {
         "classes": 100,
@@ -65,7 +78,6 @@ def report() -> dict[str, Any]:
         "main_classes": 100,
         "groups": [fewer, coop, more, cocoop, maple],
         "evaluations": [evaluation],
-        "work": {"counted_gflop": 80.0, "useful_gflop": 60.0},
     }
     machine = {
         "processor": "A processor",
@@ -80,7 +92,7 @@ def report() -> dict[str, Any]:
         "versions": {"torch": "2", "open_clip": "3", "python": "3"},
     }
     return {
-        "schema": 1,
+        "schema": 2,
         "machine": machine,
         "allocator": "glibc, its default settings",
         "settings": {"matmul": 2048},
@@ -161,12 +173,61 @@ def test_the_methods_evaluated_never_prompt_the_image_tower() -> None:
     assert all(registry.load("methods", name).frozen_image_tower is True for name in METHODS)
 
 
-def test_useful_work_is_counted_by_hand(tiny: Any) -> None:
-    work = floating_point_work(tiny, classes=2, batch=2)
-    # "a photo of a tench.", "... goldfish.": [SOS] and four tokens once, then the name, the full stop and [EOT].
-    names = [len(tiny.tokenizer.encode(name)) + 2 for name in ("tench", "goldfish")]
-    assert work["useful_gflop"] == pytest.approx(48 * tiny.text_width**2 * tiny.text_depth * (5 + sum(names)) / 1e9)
-    assert work["counted_gflop"] > 0
+def test_the_limit_of_coop_is_counted_by_hand(tiny: Any) -> None:
+    method = create_method("coop", tiny, ClassNames(["tench", "goldfish"]))
+    d, D, K, B, blocks = tiny.text_width, tiny.embed_dim, 2, 3, tiny.text_depth
+    # "a photo of a tench.", "... goldfish.": four learned tokens once, then the name, the full stop and [EOT].
+    own = sum(len(tiny.tokenizer.encode(name)) + 2 for name in ("tench", "goldfish"))
+    first = 24 * d * d * 4 + 18 * d * d * own  # what is tokenised has the same queries, keys and values in every step
+    between = (blocks - 2) * 24 * d * d * (4 + own)
+    last = 4 * d * d * (4 + own) + 20 * d * d * K
+    once = first + between + last + 2 * d * D * K
+    assert gflop("coop", method, B, CACHED) == pytest.approx((2 * once + 4 * B * K * D) / 1e9)
+
+
+@pytest.mark.parametrize("label", TRAINED)
+def test_no_step_computes_less_than_its_limit_says_nor_much_more(label: str, tiny: Any) -> None:
+    pair = Pair(label, tiny, 12, batch=4)
+    source = CACHED if label in measure.CACHED else ENCODED
+    step = pair.our_piece(4, cached=source == CACHED)
+    step()  # what is computed once, is
+    with FlopCounterMode(display=False) as counter:
+        step()
+    limit = gflop(label, pair.method, 4, source)
+    assert 0.7 * counter.get_total_flops() / 1e9 < limit <= counter.get_total_flops() / 1e9
+
+
+@pytest.mark.parametrize(("label", "passes"), [("cocoop", (1, 0)), ("mutual", (2, 1)), ("promptsrc", (2, 1))])
+def test_known_features_spare_the_frozen_pass_and_change_no_gradient(
+    label: str, passes: tuple[int, int], tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair, source = Pair(label, tiny, 3, batch=2), measure.ALSO_KNOWN[label]
+    pair.features = tiny.encode_image(pair.pixels).cls
+    visual, entered = tiny.clip.visual, []
+    embeds = visual._embeds
+    monkeypatch.setattr(visual, "_embeds", lambda pixels: entered.append(len(pixels)) or embeds(pixels))
+    batches, gradients = (pair.images(2, False), pair.images(2, source == CACHED, source == KNOWN)), []
+    for images, runs in zip(batches, passes, strict=True):
+        entered.clear()
+        _, loss = loss_of(pair.method, images, pair.labels)
+        gradients.append(torch.autograd.grad(loss, pair.parameters))
+        assert sum(entered) == 2 * runs
+    for encoded, spared in zip(*gradients, strict=True):
+        torch.testing.assert_close(spared, encoded, rtol=1e-4, atol=1e-6)
+
+
+def test_operations_are_told_apart_by_their_names() -> None:
+    names = (
+        "aten::addmm",
+        "aten::add_",
+        "aten::_scaled_dot_product_flash_attention_for_cpu",
+        "aten::cat",
+        "aten::view",
+    )
+    assert [kind_of(name) for name in names] == ["products", "pointwise", "attention", "copies", "other"]
+    a = torch.randn(400, 400)
+    found = shares(lambda: a @ a)
+    assert found["products"] > 50 and sum(found.values()) == pytest.approx(100, abs=0.5)
 
 
 @pytest.mark.parametrize("label", sorted(measure.RECIPE_BATCH))
@@ -177,38 +238,75 @@ def test_batches_are_those_of_the_recipes(label: str) -> None:
 
 
 def test_bars_follow_from_the_seconds(report: dict[str, Any]) -> None:
-    judged = rows.bars(report)
+    judged = {row.what: (row.value, row.met) for row in rows.bars(report)}
     plain, ours = 3 * (1 + 4 + 2 * 10 / 2), 5
-    expected = [20 / 0.5, 10 / 0.5, 20 / 8, 8 * 15 / 6, 16 / 4, (20 * 20 * 4) ** (1 / 3), plain / ours, 60.0, 1.94]
-    assert [row.value for row in judged] == pytest.approx(expected)
-    assert [row.met for row in judged] == [True, True, True, True, False, True, False, True, True]
+    assert judged == {
+        "CoOp step, batch 32, ours cached, plain encodes": (20 / 0.5, True),
+        "CoOp step, batch 32, cached on both sides": (10 / 0.5, True),
+        "CoOp step, batch 32, encoded on both sides": (20 / 8, True),
+        "CoCoOp step, batch 1, encoded on both sides": (15, True),
+        "CoCoOp step, batch 1, ours cached, plain encodes": (30, True),
+        "CoCoOp step, batch 8": (8 * 15 / 6, True),
+        "MaPLe step, batch 4": (4, False),
+        "PromptSRC step, batch 4, frozen features known to ours": (None, None),
+        "CLIP-LoRA step, batch 32": (None, None),
+        "CLIP-LoRA step, batch 4": (None, None),
+        "Tip-Adapter-F step, batch 256, ours cached, plain encodes": (None, None),
+        "evaluation, 1 methods x 3 seeds": (plain / ours, False),
+        "share of the limit, CoOp cached": (100 * 60 / 200 / 0.5, False),
+        "share of the limit, the least of 3 methods (coop)": (100 * 60 / 200 / 0.5, False),
+        "CoCoOp, 1000 classes, batch 8, over the weights": (1.94, True),
+    }
 
 
-def test_adapters_have_bars_where_they_were_measured(report: dict[str, Any]) -> None:
-    before = rows.bars(report)
-    of_lora = {"plain-images-32": timed(50, 40, 60), "ours-images-32": timed(10, 5, 20)}
-    of_cache = {"plain-images-256": timed(30), "ours-cached-256": timed(2)}
+def test_the_limit_is_the_least_work_at_the_rate_of_the_matrix_product(report: dict[str, Any]) -> None:
     groups = report["backbones"][measure.VIT_B16]["groups"]
-    for method, pieces in (("clip_lora", of_lora), ("tip_adapter_f", of_cache)):
-        groups.append({"method": method, "classes": 100, "pieces": pieces, "matmul": [100.0]})
+    (step,) = [step for step in rows.steps(groups) if step.method == "maple"]
+    assert (step.limit, step.share) == (640 / 200, 80)  # GFLOP over the median GFLOP/s, and percent of 4 seconds
+    (line,) = [line for line in table.markdown(report).splitlines() if line.startswith("| maple ")]
+    assert [cell.strip() for cell in line.split("|")][8:10] == ["3.2", "80%"]
+
+
+def test_a_plain_step_that_encodes_is_counted_with_the_image_tower_of_coop(report: dict[str, Any]) -> None:
+    groups = report["backbones"][measure.VIT_B16]["groups"]
+    pieces = {"plain-cached-256": timed(0.25), "ours-cached-256": timed(0.5)}
+    groups.append({"method": "tip_adapter_f", "classes": 100, "pieces": pieces, "matmul": [100.0]})
+    found = {step.plain_images: step for step in rows.steps(groups) if step.method == "tip_adapter_f"}
+    tower = (20 - 10) / 32  # of one image
+    assert (found[CACHED].plain, found[CACHED].estimated) == (0.25, False)
+    assert (found[ENCODED].plain, found[ENCODED].estimated) == (0.25 + 256 * tower, True)
     judged = {row.what: row for row in rows.bars(report)}
-    lora = judged["CLIP-LoRA step, batch 32"]
-    assert (lora.value, lora.bar, lora.met) == (5, 5, True)
-    cache = judged["Tip-Adapter-F step, batch 256, ours cached, plain encodes"]
-    assert (cache.value, cache.bar, cache.met) == (15, 20, False)
-    assert [row.value for row in before if row.what in judged] == [judged[row.what].value for row in before]
+    row = judged["Tip-Adapter-F step, batch 256, ours cached, plain encodes"]
+    assert (row.value, row.met, row.estimated) == (160.5, True, True)
 
 
-def test_adapters_are_measured_as_they_train() -> None:
-    asked = measure.Settings(methods=("clip_lora", "tip_adapter_f"))
-    found = {(label, classes): names for label, classes, names in measure.plan(asked, small=False)}
+def test_every_method_that_takes_steps_is_measured_at_every_number_of_classes() -> None:
+    plan = {(label, classes): names for label, classes, names in measure.plan(measure.Settings(), small=False)}
+    stepping = {name for name in registry.names("methods") if registry.load("methods", name).trains}
+    assert {label for label, _ in plan} == stepping == set(PLAIN) - {"zeroshot", "linear_probe"}
+    for label in stepping:
+        sides = {classes: {name.split("-")[0] for name in plan[label, classes]} for classes in (20, 100, 1000)}
+        whole = {"plain", "ours"}
+        assert sides == {20: whole, 100: {"ours"} if label == "gallop" else whole, 1000: {"ours"}}, label
+    assert "plain-images-32" in plan["gallop", 10]  # the other point of its line
     both = ["plain-images-32", "ours-images-32"]
-    small = ["plain-images-4", "ours-images-4"]
-    assert [found["clip_lora", classes] for classes in (20, 100, 1000)] == [both, both + small, ["ours-images-32"]]
-    if "tip_adapter_f" in measure.RECIPE_BATCH:
-        assert {"plain-images-256", "ours-cached-256"} <= set(found["tip_adapter_f", 100])
-    usual = {label for label, _, _ in measure.plan(measure.Settings(), small=False)}
-    assert "clip_lora" in usual and not usual & set(measure.BY_CHOICE)
+    assert plan["clip_lora", 20] == both
+    assert plan["clip_lora", 100] == [*both, "plain-images-4", "ours-images-4"]
+    assert plan["kgcoop", 100] == ["plain-cached-128", "ours-cached-128"]
+    assert plan["mutual", 100] == ["plain-images-1", "ours-images-1", "ours-known-1", "ours-images-8"]
+
+
+def test_a_slow_piece_takes_one_turn_and_the_others_all() -> None:
+    calls: list[str] = []
+
+    def slow() -> None:
+        calls.append("slow")
+        time.sleep(0.02)
+
+    turns = Turns(Matmul(16), rounds=3, turn=0, slow=0.01)
+    found = turns.take({"slow": slow, "fast": lambda: calls.append("fast")})
+    assert (calls.count("slow"), calls.count("fast")) == (2, 4)  # the first calls among them
+    assert len(found["pieces"]["slow"]["seconds"]) == 1
 
 
 def test_masks_are_drawn_on_both_sides_where_steps_are_timed(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,22 +330,24 @@ def test_a_piece_that_was_not_run_is_no_figure(report: dict[str, Any]) -> None:
     del lesser["backbones"][measure.VIT_B16]["groups"][-1]
     judged = {row.what: row for row in rows.bars(lesser)}
     assert judged["MaPLe step, batch 4"].met is None
-    assert judged["geometric mean: CoOp cached, CoCoOp, MaPLe"].value is None
 
 
 def test_plain_at_more_classes_lies_on_a_line_and_is_marked(report: dict[str, Any]) -> None:
     groups = report["backbones"][measure.VIT_B16]["groups"]
-    (step,) = [step for step in rows.steps(groups) if step.classes == 1000]
-    row = step.row(groups)
-    assert row.plain == pytest.approx(10 + (10 - 2) / 80 * 900) and row.estimated
+    found = {step.plain_images: step for step in rows.steps(groups) if step.classes == 1000}
+    on_the_line = 10 + (10 - 2) / 80 * 900
+    assert found[CACHED].plain == pytest.approx(on_the_line) and found[CACHED].estimated
+    assert found[ENCODED].plain == pytest.approx(on_the_line + 20 - 10)
     assert "~100" in table.markdown(report)
 
 
-def test_of_a_plain_step_that_was_counted_no_first_call_is_shown(report: dict[str, Any]) -> None:
+def test_of_a_plain_step_that_was_counted_no_memory_is_shown(report: dict[str, Any]) -> None:
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.markdown(report).splitlines()]
-    counted, timed_once = ([line for line in lines if line[:1] == ["cocoop"] and line[3] == batch] for batch in "81")
-    assert counted == [["cocoop", "encoded", "100", "8", "~120", "6", "20x", "-", "9", "-", "0.50"]]
-    assert timed_once == [["cocoop", "encoded", "100", "1", "15", "1", "15x", "9", "9", "0.50", "0.50"]]
+    found = [line for line in lines if line[:2] == ["cocoop", "encoded"]]
+    assert found == [
+        ["cocoop", "encoded", "100", "1", "15", "1", "15x", "0.9", "90%", "0.50", "0.50"],
+        ["cocoop", "encoded", "100", "8", "~120", "6", "20x", "0.3", "5%", "-", "0.50"],
+    ]
 
 
 def test_a_full_cache_is_what_the_later_seeds_had(report: dict[str, Any]) -> None:
@@ -272,11 +372,53 @@ def test_rendering_a_report_writes_its_table_and_a_picture(
     assert path.with_suffix(".svg").read_text().startswith("<?xml")
 
 
+def test_a_call_that_was_ended_goes_on_where_it_was(
+    tiny_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--quick", "--steps-only", "--threads", "1", "--classes", "2", "3", "--backbone", tiny_name]
+    monkeypatch.setattr(sys, "argv", ["speed", *flags, "--method", "taskres", "clap", "-o", str(tmp_path / "out")])
+    of_group, begun = measure.time_group, []
+
+    def group_of(label: str, backbone: Any, classes: int, *others: Any) -> dict[str, Any]:
+        begun.append((label, classes))
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return of_group(label, backbone, classes, *others)
+
+    monkeypatch.setattr(measure, "time_group", group_of)
+    with pytest.raises(KeyboardInterrupt):
+        command.main()
+    part = json.loads((tmp_path / "out.part.json").read_text())
+    assert not (tmp_path / "out.json").exists()
+    command.main()
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert begun == [("taskres", 3), ("clap", 3), ("clap", 3), ("taskres", 2), ("clap", 2)]
+    (found,), (before,) = report["backbones"].values(), part["backbones"].values()
+    assert found["groups"][0] == before["groups"][0] and len(found["groups"]) == 4
+    assert not (tmp_path / "out.part.json").exists() and "is continued" in capsys.readouterr().out
+
+
+def test_what_was_measured_otherwise_is_not_continued(
+    report: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = copy.deepcopy(report)
+    other["machine"]["commit"] = "def"
+    assert command.continued(other, report, tmp_path / "out.part.json") is report
+    assert "not continued: another commit" in capsys.readouterr().out
+    other["machine"] = {**report["machine"], "created": "later"}
+    assert command.continued(other, report, tmp_path / "out.part.json") is other
+
+
+def test_a_method_without_steps_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["speed", "--quick", "--method", "coop", "zeroshot"])
+    with pytest.raises(SystemExit, match="'zeroshot' takes no gradient steps: name some of coop, "):
+        command.main()
+
+
 @pytest.mark.slow
 def test_the_command_measures_steps_alone(tiny_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "RECIPE_BATCH", {"coop": 32, "clip_lora": 32})
     flags = ["--quick", "--steps-only", "--threads", "1", "--classes", "3", "--backbone", tiny_name]
-    monkeypatch.setattr(sys, "argv", ["speed", *flags, "-o", str(tmp_path / "out")])
+    monkeypatch.setattr(sys, "argv", ["speed", *flags, "--method", "coop", "clip_lora", "-o", str(tmp_path / "out")])
     command.main()
     (found,) = json.loads((tmp_path / "out.json").read_text())["backbones"].values()
     assert {group["method"] for group in found["groups"]} == {"coop", "clip_lora"} and not found["evaluations"]
@@ -288,11 +430,12 @@ def test_the_command_measures_and_writes(
     tiny_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--quick", "--threads", "1", "--classes", "3", "--backbone", tiny_name, "-o", str(tmp_path / "out")]
-    monkeypatch.setattr(sys, "argv", ["speed", *flags])
+    monkeypatch.setattr(sys, "argv", ["speed", "--method", "coop", "promptsrc", *flags])
     command.main()
     report = json.loads((tmp_path / "out.json").read_text())
+    assert not (tmp_path / "out.part.json").exists()
     (found,) = report["backbones"].values()
-    assert {group["method"] for group in found["groups"]} == {*measure.RECIPE_BATCH, "reading"}
+    assert {group["method"] for group in found["groups"]} == {"coop", "promptsrc", "reading"}
     assert all(group["differences"]["logits"] <= 1e-4 for group in found["groups"] if "differences" in group)
     assert (tmp_path / "out.md").read_text() == table.markdown(report) and (tmp_path / "out.svg").exists()
     assert table.markdown(report) in capsys.readouterr().out

@@ -110,7 +110,10 @@ def test_a_wrong_environment_is_told_before_anything_is_trained(
         (("run",), "--method"),
         (("run", "--method", "coop", "--sedes", "1"), "--sedes"),
         (("list", "method"), "Unknown kind 'method'. Did you mean 'methods'?"),
-        (("describe", "mapel"), "Unknown method, dataset, protocol, score or suite 'mapel'. Did you mean 'maple'?"),
+        (
+            ("describe", "mapel"),
+            "Unknown method, dataset, protocol, score, suite, metric or column 'mapel'. Did you mean 'maple'?",
+        ),
         (("describe", "coop@20"), "Unknown preset of coop '20'. Did you mean '200'?"),
         (("run", "--method", "mapel"), "Unknown method 'mapel'. Did you mean 'maple'?"),
         (("run", "--method", "coop@20"), "Unknown preset of coop '20'. Did you mean '200'?"),
@@ -230,7 +233,7 @@ ZEROSHOT = (*RUN, *BIRDS, "--method", "zeroshot")
         (("predict", "--run", LONG, "a.png"), "is too long for a path"),
         (("export", "--run", LONG, "-o", "y"), "is too long for a path"),
         (("diff", LONG, "birds"), "is too long for a path"),
-        (("describe", LONG), "Unknown method, dataset, protocol, score or suite"),
+        (("describe", LONG), "Unknown method, dataset, protocol, score, suite, metric or column"),
         (("data", "prepare", "dtd", "--data-root", LONG), "is too long for a path"),
         (("data", "sample", "folder:birds", "-o", LONG), "is too long for a path"),
         (("cache", "clear", "--older-than", HUGE * 300), "takes a number of days from 0 on"),
@@ -424,7 +427,7 @@ def test_a_corrupt_image_is_named_and_fails_its_runs_alone(here: Path, capsys: p
 @pytest.mark.slow
 def test_fewer_images_than_shots_are_said(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     assert main([*COOP, "--shots", "16"]) == 0
-    assert "2 of 2 classes of 'birds' have fewer than 16 training images" in caplog.text
+    assert "3 of 3 classes of 'birds' have fewer than 16 training images" in caplog.text
     assert "'blue_jay' 5" in caplog.text
 
 

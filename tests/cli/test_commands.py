@@ -26,6 +26,7 @@ from promptbench.recipe import Recipe
 from promptbench.results.result import Result, read_results
 from promptbench.runs.plan import plan_runs
 from promptbench.runs.request import Request
+from promptbench.sweep.status import PLANNED
 from promptbench.training.numerics import peak_memory_restarts
 
 pytestmark = pytest.mark.usefixtures("no_plugins")
@@ -115,7 +116,7 @@ def test_the_installed_command_trains_evaluates_stores_and_prints(first: tuple[P
     ]
     assert all("±" in row[4] and row[8] == "2" for row in rows[2:])
     assert "rendered" not in done.stdout  # the suite's note is about its own datasets
-    assert "[8/8] maple birds seed 2: base " in done.stderr and "loss" in done.stderr
+    assert "[8/8] base2new, 2 shots: maple birds seed 2: base " in done.stderr and "loss" in done.stderr
     kinds = {path.suffix for path in output.rglob("*") if path.is_file()}
     assert kinds == {".json", ".safetensors"} and len(list(output.rglob("*.json"))) == 8
 
@@ -291,7 +292,7 @@ def test_ctrl_c_leaves_nothing_half_written(what: tuple[str, ...], tmp_path: Pat
         process.kill()
     assert process.returncode == 130
     assert said.rstrip().endswith("goes on from here") and "Traceback" not in said
-    assert all(name.endswith(".json") and "failed" not in name for name in files(tmp_path))
+    assert all(name.endswith((".json", PLANNED)) and "failed" not in name for name in files(tmp_path))
     assert len(read_results(tmp_path)) == 2
     assert main([*call, "--set", "coop.epochs=1", "coop.batch=4"]) == 0
     assert len(read_results(tmp_path)) == 3

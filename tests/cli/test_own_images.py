@@ -184,7 +184,9 @@ def test_short_names_that_mean_nothing_or_several_things(icons: Path, said: Call
     none = said("inspect", "--run", "latest", code=2)
     assert "no result in promptbench-runs has its predictions; make one with --save-predictions" in none
     lacking = said("inspect", "--run", "coop", code=2)
-    assert "are not there; `promptbench run --save-predictions`" in lacking
+    assert (
+        "were not kept; make it again and name the new result: promptbench run" in lacking and "--save-pred" in lacking
+    )
     assert all(len(text.splitlines()) == 1 for text in (several, unknown, none))
 
 
@@ -240,7 +242,11 @@ def test_tables_say_a_limit_and_never_mix_it(
     said(*run("--method", "zeroshot"))
     assert main(["table", "--protocol", "few_shot"]) == 0
     table = capsys.readouterr().out
-    assert "zeroshot (limit=5)" in table and "zeroshot (limit=none)" in table and "scored in rows that say so" in table
+    assert (
+        "Zero-shot CLIP (limit=5)" in table
+        and "Zero-shot CLIP (limit=none)" in table
+        and "scored in rows that say so" in table
+    )
     assert "ask for others that are there, --protocol few_shot" in said("table", code=2)
 
 

@@ -101,10 +101,10 @@ def test_quiet_runs_print_their_table_alone_and_verbose_ones_what_they_write(tmp
     said = []
     for flag in ("--quiet", "--verbose"):
         done = subprocess.run([*words, str(tmp_path / flag), flag], capture_output=True, text=True, check=True)
-        assert "| mini_fabrics | zeroshot" in done.stdout
+        assert "| Fabrics" in done.stdout and "| Zero-shot CLIP" in done.stdout
         said.append(done.stderr)
-    assert not said[0] and "[1/2] zeroshot" in said[1] and "is done: " in said[1]
-    assert (tmp_path / "log").read_text().count("[1/2] zeroshot") == 2
+    assert not said[0] and "[1/2] base2new, 0 shots: zeroshot" in said[1] and "is done: " in said[1]
+    assert (tmp_path / "log").read_text().count("[1/2] base2new, 0 shots: zeroshot") == 2
 
 
 def test_no_colour_is_drawn_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -230,6 +230,8 @@ def call(data: Path, tiny_name: str, tmp_path: Path) -> list[str]:
         tiny_name,
         "--device",
         "cpu",
+        "--protocol",
+        "base2new",
     ]
     short = ["--set", "coop.epochs=1", "coop.batch=4", "--shots", "4", "--seeds", "1", "--threads", "1"]
     return ["run", *words, *short, "--output", str(tmp_path / "runs")]

@@ -48,6 +48,6 @@ def test_the_table_has_a_dash_and_the_reason_for_new_classes(
     words += ["--protocol", "base2new"]
     assert main.main([*words, "--backbone", tiny_name, "--output", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
-    row = next(line for line in out.splitlines() if "linear_probe" in line)
+    row = next(line for line in out.splitlines() if "| Linear probe" in line)
     assert row.split("|")[6].strip().startswith("–")
     assert "weights for the classes it was fitted on only" in out

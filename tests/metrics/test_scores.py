@@ -119,7 +119,7 @@ def test_the_command_computes_a_score_of_a_file(
     assert run(words, plain) == 0
     asked = ("--plugin", margin, "--score", "margin", "--set", "margin.factor=2")
     assert run(words, more, *asked) == 0
-    assert "| Margin-1 | zeroshot " in capsys.readouterr().out
+    assert "| Margin-1 | Zero-shot CLIP " in capsys.readouterr().out
     before, after = only(plain), only(more)
     assert before.spec.scores == {} and after.spec.scores == {"margin": {"factor": 2.0}}
     assert before.name != after.name and before.spec.evaluation_code != after.spec.evaluation_code

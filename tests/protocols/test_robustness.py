@@ -32,7 +32,8 @@ def run(birds: Path, tmp_path: Path) -> Any:
 
     def call(*words: str) -> int:
         what = ("--method", "coop", "--dataset", f"folder:{birds}", "--output", str(tmp_path))
-        return main(["run", *what, *SHORT, *words])
+        protocol = () if "--protocol" in words else ("--protocol", "base2new")
+        return main(["run", *what, *SHORT, *protocol, *words])
 
     return call
 
@@ -127,7 +128,7 @@ def test_a_corrupted_run_is_a_row_of_its_own_from_the_same_training(
     capsys.readouterr()
     assert main(["table", "--results", str(tmp_path), "--method", "coop"]) == 0
     said = capsys.readouterr().out
-    assert "coop (corruption=none)" in said and "coop (corruption=fog:5)" in said
+    assert "CoOp (corruption=none)" in said and "CoOp (corruption=fog:5)" in said
     assert "Test images are corrupted here, and are not ImageNet-C's files: fog at severity 5." in said
     assert main(["table", "--results", str(tmp_path), "--group-by", "corruption"]) == 0
 

@@ -78,7 +78,7 @@ def printed(*words):
 
 
 table = printed("table")
-assert "coop (temperature=0.25)" in table and "coop (temperature=0.5)" in table
+assert "CoOp (temperature=0.25)" in table and "CoOp (temperature=0.5)" in table
 head, *lines = printed("table", "--format", "csv-long").splitlines()
 place = head.split(",").index("temperature")
 assert {line.split(",")[place] for line in lines} == {"0.25", "0.5"}

@@ -193,7 +193,7 @@ def test_rows_of_the_trained_classes_score_domains_with_fewer(
     found = evaluate.evaluate(session, run, method)
     assert list(found.outcomes) == ["source", "imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"]
     assert not found.notes
-    weight, bias = method.solution  # type: ignore[misc]
+    weight, bias = method.weight, method.bias
     wanted = {"source": [0, 1, 2, 3, 4, 5], "imagenet_a": [1, 5], "imagenet_r": [1, 2, 5]}
     assert chosen.class_names[2] == chosen.class_names[3] == "missile"
     for name, rows in wanted.items():

@@ -69,13 +69,13 @@ def test_the_table_of_controls_is_about_them(output: Path, capsys: pytest.Captur
     capsys.readouterr()
     assert main(["evidence", "controls", "--results", str(output)]) == 0
     text = capsys.readouterr().out
-    assert "What the image says adds" in text and "| cocoop " in text
+    assert "What the image says adds" in text and "| CoCoOp " in text
     lines = [
-        [cell.strip() for cell in line.split("|")[1:5]] for line in text.splitlines() if line.startswith("| cocoop ")
+        [cell.strip() for cell in line.split("|")[1:5]] for line in text.splitlines() if line.startswith("| CoCoOp ")
     ]
     assert lines == [
-        ["cocoop", "cocoop@noise", "what the image says", "alike"],
-        ["cocoop", "cocoop@random", "the direction of what is learned", "same"],
+        ["CoCoOp", "CoCoOp (noise)", "what the image says", "alike"],
+        ["CoCoOp", "CoCoOp (random)", "the direction of what is learned", "same"],
     ]
 
 

@@ -200,7 +200,7 @@ def test_a_copy_of_the_committed_results_gives_the_same_bytes(
     folder = tmp_path / "elsewhere"
     shutil.copytree(RESULTS / "mini", folder, ignore=shutil.ignore_patterns("*.md", "*.png", "plots"))
     (folder / "regenerate.yaml").write_text(
-        "tables: [{file: base2new.md, protocol: base2new}]\nplots: [{file: plots/gain.png, kind: gain}]\n"
+        "tables: [{file: base2new.md, protocol: base2new}]\nplots: [{file: plots/gain.png, kind: gain, width: page}]\n"
     )
     assert said(capsys, folder)[0] == 0
     assert (folder / "base2new.md").read_bytes() == (RESULTS / "mini" / "base2new.md").read_bytes()

@@ -216,7 +216,10 @@ class TestLatex:
         assert [row[1:3] + row[4:7] for row in tested[1:]] == [
             [method, "11", "11/0/0", "0.0010", "0.0020"] for method in ("MaPLe", "VPT")
         ]
-        assert r"\caption{Each row against CoOp: Base-to-new on clip11" in text
+        assert (
+            r"\caption{From base to new classes on clip11: " in text
+            and "seeds 1, 2, 3: each row against CoOp.}" in text
+        )
         assert r"2/2\textasciicircum{}11 = 0.0010, corrected for 2 rows 0.0020." in text
 
     def test_a_method_without_a_paper_is_not_cited(self) -> None:

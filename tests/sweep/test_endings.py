@@ -159,7 +159,7 @@ def test_whatever_a_method_raises_is_a_recorded_failure(
     monkeypatch.setenv("PROMPTBENCH_TEST_LEAVE", leave)
     assert main(call) == 1
     captured = capsys.readouterr()
-    assert f"leaver birds seed 1: FAILED: {reason}" in captured.err and "| zeroshot" in captured.out
+    assert f"leaver birds seed 1: FAILED: {reason}" in captured.err and "| Zero-shot CLIP" in captured.out
     record = record_of(tmp_path)
     assert record["reason"].startswith(reason) and record["where"]["method"] == "leaver" and "deaths" not in record
     assert not leftovers(tmp_path) and not (tmp_path / "claims").exists()
@@ -311,7 +311,7 @@ def test_a_disk_that_takes_no_note_is_no_reason_to_stop(call: list[str], tmp_pat
 @pytest.mark.slow
 def test_a_method_that_ends_the_process_is_not_run_a_third_time(call: list[str], tmp_path: Path) -> None:
     environment = {**os.environ, "PROMPTBENCH_TEST_LEAVE": "loss:os._exit(0)", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "promptbench", *call]
+    command = [sys.executable, "-m", "promptbench", *call, "--jobs", "1"]
     said = []
     for _ in range(3):
         ended = subprocess.run(command, env=environment, capture_output=True, text=True)

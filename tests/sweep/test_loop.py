@@ -36,6 +36,7 @@ from promptbench.sweep import loop
 from promptbench.sweep import loop as sweep_job
 from promptbench.sweep.executors import local
 from promptbench.sweep.loop import room_here
+from promptbench.sweep.status import PLANNED
 from promptbench.training.numerics import peak_memory
 
 SHORT = ("--set", "coop.epochs=2", "coop.batch=4")
@@ -89,7 +90,8 @@ def numbers(output: Path) -> dict[str, Any]:
 
 
 def leftovers(output: Path) -> list[str]:
-    return [path.name for path in output.rglob("*") if path.is_file() and path.suffix not in (".json", ".safetensors")]
+    kept = (".json", ".safetensors", PLANNED)  # the last: what a call that was interrupted had to do, for `status`
+    return [path.name for path in output.rglob("*") if path.is_file() and path.suffix not in kept]
 
 
 @pytest.mark.slow
@@ -107,8 +109,10 @@ def test_two_at_once_give_the_numbers_of_one(
     output = tmp_path / "runs"
     assert main([*call, "--jobs", "2", "--output", str(output)]) == 1
     captured = capsys.readouterr()
-    assert "fatal birds seed 1: FAILED: the process at this run ended with signal 9 (SIGKILL), 1 times" in captured.err
-    assert "[4/4]" in captured.err and "1 of 4 runs failed" in captured.err and "| coop" in captured.out
+    told = re.search(r"fatal birds seed 1: FAILED: the process (.*)", captured.err)
+    by = ("at this run ended with signal 9 (SIGKILL), 1 times", "ended 1 times in the middle of this run")
+    assert told and told[1].startswith(by)  # by the parent, or by the other worker, whoever looks first
+    assert "[4/4]" in captured.err and "1 of 4 runs failed" in captured.err and "| CoOp" in captured.out
     found = numbers(output)
     (failure,) = [name for name in found if name.endswith(".failed.json")]
     assert found.pop(failure)["where"]["method"] == "fatal"

@@ -220,7 +220,7 @@ def check_training_repeats_and_leaves_clip_alone(specimen: Specimen) -> Iterator
 def check_tensors_are_made_where_the_backbone_is(specimen: Specimen) -> Iterator[str]:
     """On a GPU, every tensor is made where the backbone is, and scores stay the same."""
     images, labels = batch(specimen.backbone)
-    expected = predict(specimen.moved(), images).logits
+    expected = predict(specimen.fresh().moved(), images).logits  # of a CLIP that other checks have left alone
     with PretendedGpu():
         elsewhere = specimen.fresh()
         elsewhere.backbone.to(DEVICE)

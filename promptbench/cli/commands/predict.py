@@ -66,7 +66,7 @@ def image_paths(words: Sequence[str]) -> list[Path]:
     Raises:
         UsageError: A folder holds no image.
     """
-    from promptbench.data.splits import is_image
+    from promptbench.data.listing import is_image
 
     paths: list[Path] = []
     for word in words:

@@ -15,6 +15,7 @@ from typing import Any
 
 from promptbench.config import UsageError
 from promptbench.data.dataset import Dataset
+from promptbench.data.listing import Listing, is_image
 from promptbench.data.splits import SPLITS, Item
 
 _SHOWN = 20  # missing images that a check names
@@ -96,7 +97,7 @@ def _not_found(dataset: Dataset) -> str:
 
 
 def absent_items(dataset: Dataset, items: Iterable[Item]) -> list[Item]:
-    """The items whose image is not there; one listing per folder and no look at single files.
+    """The items whose image is not there; one listing per folder and no look at single files that are called images.
 
     Raises:
         UsageError: The images' folder cannot be read.
@@ -104,26 +105,21 @@ def absent_items(dataset: Dataset, items: Iterable[Item]) -> list[Item]:
     if _rendered(dataset):
         return []
     root = dataset.image_root
-    listings: dict[str, frozenset[str]] = {}
+    places: dict[Path, Listing] = {}
+    present: dict[str, frozenset[str]] = {}
     absent = []
     for item in items:
         folder, _, name = item.image.rpartition("/")
-        if folder not in listings:
-            listings[folder] = _files(root / folder)
-        if name not in listings[folder]:
+        if folder not in present:
+            path = root / folder
+            if path.parent not in places:
+                places[path.parent] = Listing(path.parent)
+            present[folder] = frozenset(places[path.parent].images(path.name))
+        if name not in present[folder] and (is_image(name) or not os.path.isfile(root / item.image)):
             absent.append(item)
+    for listing in places.values():
+        listing.remember()
     return absent
-
-
-def _files(folder: Path) -> frozenset[str]:
-    """The names of the files in a folder; none where it does not exist."""
-    try:
-        with os.scandir(folder) as entries:
-            return frozenset(entry.name for entry in entries if entry.is_file())
-    except (FileNotFoundError, NotADirectoryError):
-        return frozenset()
-    except OSError as error:
-        raise UsageError(f"Cannot read the folder {folder}: {error.strerror}.") from error
 
 
 def _lacks(dataset: Dataset, found: Mapping[str, Any], absent: Mapping[str, Sequence[Item]]) -> list[str]:

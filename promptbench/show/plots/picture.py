@@ -462,7 +462,8 @@ def save(draw: Callable[[Any], Figure], data: Mapping[str, Any], path: Path) -> 
         figure = draw(data)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, dpi=DPI, metadata={dated[form]: None} if form in dated else None)
+            undated: dict[str, Any] = {"metadata": {dated[form]: None}} if form in dated else {}
+            figure.savefig(path, dpi=DPI, **undated)
         except OSError as error:
             raise UsageError(f"The picture {path} cannot be written ({error.strerror}).") from error
 

@@ -81,12 +81,14 @@ class Local:
                 time.sleep(POLL)
                 standing = sweep.standing()
                 workers.look(standing.running)
+                workers.pass_on()
                 yield standing
                 workers.alive = list(chain.from_iterable(map(workers.after, workers.alive)))
                 if not standing.running and sweep.settled(standing):
                     workers.dismiss()  # such as one that is still starting
         finally:
             workers.stop()
+            workers.pass_on()
 
 
 class Worker(NamedTuple):
@@ -115,6 +117,7 @@ class Workers:
         self.alive: list[Worker] = []
         self.started = 0
         self.at: dict[int, str] = {}  # process id to the run it was last seen at
+        self.told: dict[IO[bytes], int] = {}  # file with what a worker said to how much of it was passed on
 
     def after(self, worker: Worker) -> list[Worker]:
         """The worker as long as it lives; another one in its place where it was killed and there is work for it."""
@@ -150,6 +153,16 @@ class Workers:
             if holder.host == socket.gethostname() and holder.about.get("kind") == "run":
                 self.at[holder.pid] = holder.about["run"]
 
+    def pass_on(self) -> None:
+        """Log what workers said of their runs since the last look, where anybody wants to read as much."""
+        if not log.isEnabledFor(logging.INFO):
+            return
+        for file, told in list(self.told.items()):
+            lines, end, _ = os.pread(file.fileno(), 1 << 20, told).rpartition(b"\n")  # leaves the place to write at
+            self.told[file] = told + len(lines + end)
+            for line in lines.decode(errors="replace").splitlines():
+                log.info("%s", line.removeprefix("promptbench: "))
+
     def start(self, jobs: int) -> None:
         """Start so many worker processes."""
         for _ in range(jobs):
@@ -164,9 +177,10 @@ class Workers:
         forks = FORKS and self.sweep.job.place.device == "cpu"
         context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
         said = tempfile.TemporaryFile()  # noqa: SIM115 - it is read when the process has ended
+        self.told[said] = 0
         theirs, lifeline = context.Pipe(duplex=False)
         voice = Connection(os.dup(said.fileno()), readable=False)  # as which its descriptor can be handed over
-        told = (pickle.dumps(self.sweep.job), theirs, voice, environment, os.getcwd())
+        told = (pickle.dumps(self.sweep.job), theirs, voice, environment, os.getcwd(), log.getEffectiveLevel())
         process = context.Process(target=work, args=told)
         with unseen_main(), undisturbed(), theirs, voice:
             try:
@@ -221,7 +235,14 @@ def undisturbed() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def work(told: bytes, lifeline: Connection, voice: Connection, environment: Mapping[str, str], folder: str) -> None:
+def work(
+    told: bytes,
+    lifeline: Connection,
+    voice: Connection,
+    environment: Mapping[str, str],
+    folder: str,
+    level: int,
+) -> None:
     """Do the runs of a job in a worker process, until they are done or the parent is gone.
 
     Args:
@@ -230,6 +251,7 @@ def work(told: bytes, lifeline: Connection, voice: Connection, environment: Mapp
         voice: Has the file that takes what the process says.
         environment: The parent's.
         folder: That the parent is in.
+        level: What the parent's log lets through.
     """
     gc.freeze()  # what was imported stays, and need not be looked through, nor copied for that
     if hasattr(os, "setsid"):
@@ -242,6 +264,7 @@ def work(told: bytes, lifeline: Connection, voice: Connection, environment: Mapp
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see `undisturbed`
     logging.basicConfig(level=logging.WARNING, format="promptbench: %(message)s", stream=sys.stderr, force=True)
+    logging.getLogger("promptbench").setLevel(level)
     try:
         threading.Thread(target=_follow_parent, args=(lifeline,), daemon=True).start()
         job: Job = pickle.loads(told)

@@ -88,14 +88,14 @@ def _floats(table: Table, style: Style) -> list[str]:
         floats = _stacked(table, cited, page)
     if table.comparisons:
         text = comparison_texts(table, MARKUP)
-        floats.append(_beside(text, 3, f"Beside published figures: {caption(table)}", f"{label(table)}-papers", page))
+        floats.append(_beside(text, 3, _part(table, "beside published figures"), f"{label(table)}-papers", page))
     if table.tests:
         text = test_texts(table, MARKUP)
         title = test_heading(table)
-        floats.append(_beside(text, 2, f"E{title[1:]}: {caption(table)}", f"{label(table)}-tests", page))
+        floats.append(_beside(text, 2, _part(table, title), f"{label(table)}-tests", page))
     if style.appendix:
         text = appendix_texts(table, MARKUP)
-        floats.append(_beside(text, 1, f"Recipes: {caption(table)}", f"{label(table)}-recipes", page))
+        floats.append(_beside(text, 1, _part(table, "recipes"), f"{label(table)}-recipes", page))
     return [f"{one}\n" for one in floats]
 
 
@@ -106,6 +106,11 @@ def caption(table: Table) -> str:
     seeds = f"{'seed' if len(table.seeds) == 1 else 'seeds'} {seeds_text(table.seeds, ', ')}"
     subject = f", {table.subject}" if table.subject else ""
     return f"{protocol} on {table.suite}{subject}: backbone {table.backbone}, {shots}, {seeds}."
+
+
+def _part(table: Table, what: str) -> str:
+    """The caption of a float beside that of the table."""
+    return f"{caption(table).rstrip('.')}: {what}."
 
 
 def label(table: Table) -> str:
@@ -268,9 +273,19 @@ def letters_width(text: str, font: Font) -> float:
     return small + font.size * font.wider * (ems * bold + cited * 0.45)
 
 
-def _width(head: Sequence[str], rows: Sequence[Sequence[str]], font: Font, figures: Iterable[int]) -> float:
-    """The width of a tabular of the names and some columns of figures, in points."""
-    rotated = _rotated(head, rows)
+def _width(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    font: Font,
+    figures: Iterable[int],
+    upright: bool = True,
+) -> float:
+    """The width of a tabular of the names and some columns of figures, in points.
+
+    Args:
+        upright: Whether titles stand upright where that is narrower.
+    """
+    rotated = upright and _rotated(head, rows)
     total = 0.0
     for place in (0, *figures):
         texts = [row[place] for row in rows if len(row) > 1]
@@ -349,7 +364,7 @@ def _beside(text: Texts, names: int, title: str, key: str, page: Page) -> str:
     """A float of what stands beside a table, shrunk where it is wider than the page."""
     rows = list(chain.from_iterable(text.body))
     room, places = page.text, range(1, len(text.head))
-    fonts = [font for font in FONTS if _width(text.head, rows, font, places) <= room]
+    fonts = [font for font in FONTS if _width(text.head, rows, font, places, upright=False) <= room]
     tabular = _tabular(text, f"{'l' * names}{'r' * (len(text.head) - names)}")
     inner = tabular if fonts else _shrunk(tabular)
     font = fonts[0] if fonts else FONTS[-1]
