@@ -261,7 +261,9 @@ def training_batches(
         known: Features that come with the images, as in `Views`.
     """
     count = workers(backbone, dataset, items)
-    made = Views(backbone, dataset, items, MEMORY // max(1, count), seed if augment else None, views, scale, known=known)
+    made = Views(
+        backbone, dataset, items, MEMORY // max(1, count), seed if augment else None, views, scale, known=known
+    )
     return ImageLoader(
         made,
         batch_size=batch,
