@@ -58,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             if collects and arguments is not None:  # a process that ends with its command need not look for any either
                 gc.enable()
+                gc.unfreeze()  # see `run_all`
     return code
 
 

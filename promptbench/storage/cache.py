@@ -5,6 +5,7 @@
     <cache>/readable/<dataset>.txt         which image files were found readable
     <cache>/listings/<key>.txt             which image files the class folders of a large tree have
     <cache>/weights/<key>                  the hash of a backbone's weights
+    <cache>/calls/<key>                    what a call with finished runs came to; the newest hundred
 
 Everything here can be computed again. An entry was last used when its file was last changed: whoever reads one touches
 it. An entry is busy while a living process has a claim on its name; a busy one is never removed.

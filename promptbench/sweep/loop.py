@@ -67,7 +67,9 @@ def run_all(
     """
     from promptbench.runs.run import execute  # seconds to import, for those that do runs themselves
 
-    gc.enable()  # which the command leaves off while it starts
+    if not gc.isenabled():  # the command leaves it off while it starts
+        gc.freeze()  # what was imported stays, and need not be looked through again and again
+        gc.enable()
     pending = [(run, "") for run in runs]  # with the claim that it waits for
     known = failures_on_record(session.output, [run for run, _ in pending]) if known is None else known
     failures = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +29,21 @@ from promptbench.cli.main import main
 assert main() == 0
 print("slow:", *[name for name in {SLOW!r} if name in sys.modules], file=sys.stderr)
 """
+
+
+def test_the_committed_tables_of_the_start_are_those_of_its_figures() -> None:
+    repository = Path(__file__).parents[2]
+    spec = importlib.util.spec_from_file_location("startup", repository / "benchmarks" / "stress" / "startup.py")
+    assert spec is not None and spec.loader is not None
+    startup = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(startup)
+    measured = repository / "results" / "measured" / "startup.json"
+    found = json.loads(measured.read_text(encoding="utf-8"))
+    assert startup.tables(found) == measured.with_suffix(".md").read_text(encoding="utf-8")
+    assert found["finished runs"]["runs done again"] == 0
+    for name in ("run, finished and remembered", "table", "status", "list", "report"):
+        assert "torch" not in found["commands"][name], name
+    assert found["commands"]["run, finished and remembered"]["all"] < found["finished runs"]["import torch"]
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import json
 import os
 import random
@@ -28,6 +29,7 @@ from promptbench.cli.text import position
 from promptbench.config import UsageError
 from promptbench.results.result import failure_path, read_results
 from promptbench.runs import run as execution
+from promptbench.runs.listener import Silent
 from promptbench.runs.plan import plan_runs
 from promptbench.storage.claims import Claims, Holder, born, holders
 from promptbench.sweep import loop
@@ -417,6 +419,19 @@ def test_runs_go_at_once_where_cores_have_room_unless_one_is_asked_for(monkeypat
     monkeypatch.setattr(loop, "room_here", lambda *_: 4)
     assert loop.several(runs, "cpu", None) and loop.several(runs, "cpu", 2)
     assert not loop.several(runs, "cpu", 1) and not loop.several(runs[:1], "cpu", None)
+
+
+def test_what_was_imported_before_the_first_run_is_not_looked_through_for_garbage(tmp_path: Path) -> None:
+    request = request_of(parser().parse_args(["run", "--method", "zeroshot"]))
+    gc.disable()
+    try:
+        loop.run_all(loop.Session(loop.Place(tmp_path), request.suite), [], Silent())
+        assert gc.isenabled() and gc.get_freeze_count() > 100_000
+        main(["list", "suites"])
+        assert gc.get_freeze_count() < 10_000  # a process that goes on after a command looks everywhere again
+    finally:
+        gc.unfreeze()
+        gc.enable()
 
 
 def test_of_runs_at_once_those_that_train_begin_first() -> None:

@@ -29,7 +29,7 @@ from promptbench.recipe import parse_label
 from promptbench.suite import Suite, load_suite
 
 if TYPE_CHECKING:
-    from promptbench.sweep.recall import Known
+    from promptbench.sweep.remembered import Known
 
 HELP = "train, evaluate, store results and print the table"
 EXAMPLE = "promptbench run --method zeroshot coop maple --protocol base2new --seeds 1 2 3 --set coop.n_ctx=4"
@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Carry out `promptbench run`; returns the exit code, 1 where a run failed."""
     from promptbench.cli.progress import Display, print_results
-    from promptbench.sweep.recall import key_of, remember
+    from promptbench.sweep.remembered import key_of, remember
 
     where = Where(
         jobs=options.jobs,
@@ -109,7 +109,7 @@ def execute(options: argparse.Namespace) -> int:
 
 def recalled(key: str, options: argparse.Namespace) -> Known | None:
     """What the same call came to before, where all of that still stands."""
-    from promptbench.sweep.recall import recall
+    from promptbench.sweep.remembered import recall
 
     kept = {"save_predictions": options.save_predictions, "skip_unreadable": options.on_bad_image == "skip"}
     roots = [Path(root) for root in options.data_root or ()]

@@ -10,6 +10,7 @@ longer than many a run. With a GPU each is a fresh process, for some library mig
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import multiprocessing
 import os
@@ -252,6 +253,7 @@ def work(
         folder: That the parent is in.
         level: What the parent's log lets through.
     """
+    gc.freeze()  # what was imported stays, and need not be looked through, nor copied for that
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C reaches it through the parent alone
     for output in (1, 2):

@@ -21,15 +21,15 @@ from promptbench.cli.main import main, parser
 from promptbench.results.result import read_results
 from promptbench.storage.cache import cache_dir
 from promptbench.suite import load_suite
-from promptbench.sweep import recall
+from promptbench.sweep import remembered
 
-MAY_HAVE_GPU = recall.may_have_gpu()
+MAY_HAVE_GPU = remembered.may_have_gpu()
 ZEROSHOT = ("run", "--method", "zeroshot", "--threads", "1", "--device", "cpu")
 
 
 @pytest.fixture(autouse=True)
 def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recall, "may_have_gpu", lambda: False)
+    monkeypatch.setattr(remembered, "may_have_gpu", lambda: False)
 
 
 @pytest.fixture
@@ -51,12 +51,12 @@ def do(words: Sequence[str]) -> None:
     assert main(words) == 0
     options = parser().parse_args(words)
     request = request_of(options)
-    recall.remember(key or "", request, session_of(options, request.suite, options.output, request.device))
+    remembered.remember(key or "", request, session_of(options, request.suite, options.output, request.device))
 
 
 def key_of(words: Sequence[str]) -> str | None:
     options = parser().parse_args(words)
-    return recall.key_of(vars(options), load_suite(options.suite))
+    return remembered.key_of(vars(options), load_suite(options.suite))
 
 
 def recalls(words: Sequence[str]) -> bool:
@@ -114,7 +114,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 
 def memos() -> list[Path]:
-    return list((cache_dir() / recall.FOLDER).iterdir())
+    return list((cache_dir() / remembered.FOLDER).iterdir())
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -144,7 +144,7 @@ def test_everything_that_decides_a_call_changes_its_key(tmp_path: Path, monkeypa
     (package / "__init__.py").write_text("a = 1\n")
     (tmp_path / "own.yaml").write_text("extends: mini\ntitle: ours\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(recall, "PACKAGES", (*recall.PACKAGES, "edited"))
+    monkeypatch.setattr(remembered, "PACKAGES", (*remembered.PACKAGES, "edited"))
     words = [*ZEROSHOT, "--suite", str(tmp_path / "own.yaml")]
     keys = [key_of(words)]
     assert key_of(words) == keys[0]
@@ -157,10 +157,10 @@ def test_everything_that_decides_a_call_changes_its_key(tmp_path: Path, monkeypa
     keys.append(key_of(words))
     monkeypatch.chdir(tmp_path)
     keys.append(key_of(words))
-    monkeypatch.setattr(recall, "library_versions", lambda: {"torch": "0"})
+    monkeypatch.setattr(remembered, "library_versions", lambda: {"torch": "0"})
     keys.append(key_of(words))
     assert len(set(keys)) == 7 and None not in keys
-    paths = {Path(path).name for path, *_ in recall.files_of_package()}
+    paths = {Path(path).name for path, *_ in remembered.files_of_package()}
     assert {"coop.py", "maple.py", "dtd.py", "fit.py", "energy.py"} <= paths
 
 
@@ -168,8 +168,8 @@ def test_with_plugins_loggers_or_a_gpu_nothing_is_recalled(monkeypatch: pytest.M
     assert key_of(ZEROSHOT)
     assert key_of([*ZEROSHOT, "--logger", "csv"]) is None
     assert key_of([*ZEROSHOT, "--device", "cuda"]) is None
-    assert recall.key_of({"plugin": ["own.py"], "device": "cpu"}, load_suite("mini")) is None
-    monkeypatch.setattr(recall, "may_have_gpu", lambda: True)
+    assert remembered.key_of({"plugin": ["own.py"], "device": "cpu"}, load_suite("mini")) is None
+    monkeypatch.setattr(remembered, "may_have_gpu", lambda: True)
     assert key_of(ZEROSHOT) is None
 
 
