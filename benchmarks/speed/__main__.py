@@ -7,9 +7,9 @@ r"""How fast training steps and evaluations are against what the official code d
 
 Writes a report (`.json`), and a table (`.md`) and a picture (`.svg`) that are made from it. What is measured is kept in
 `NAME.part.json` until all of it is: a call that was ended goes on there, if the code, the machine and the flags are the
-same, and `--render` shows what there is. The whole benchmark also prints, and writes to `NAME-costs`, what base-to-new of
-one dataset costs with each method (`costs.py`, at most another half hour). Both sides are timed in one process, in turns,
-after it was checked that their logits and gradients are equal. Nothing else should run meanwhile.
+same, and `--render` shows what there is. The whole benchmark also prints, and writes to `NAME-costs`, what base-to-new
+of one dataset costs with each method (`costs.py`, at most another half hour). Both sides are timed in one process, in
+turns, after it was checked that their logits and gradients are equal. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations
