@@ -24,7 +24,7 @@ from promptbench import registry
 from promptbench.clip.load import files_of, state_of
 from promptbench.config import UsageError
 from promptbench.data.selection import CONFUSABLE, FILE
-from promptbench.data.splits import SPLITS
+from promptbench.data.splits import SPLITS, Item
 from promptbench.results.result import Result, find_predictions, stored_results
 from promptbench.results.spec import Spec, cause_of, to_plain
 from promptbench.storage.atomic import superseded, write_atomically
@@ -149,10 +149,14 @@ def remember(key: str, request: Request, session: Session) -> None:
     samplers = sorted({run.plan.train.sampler for run in runs})
     if session.device != "cpu" or any(FILE in rule or CONFUSABLE in rule for rule in samplers):
         return
-    fresh = session.at()
     try:
         entries = [request.suite.entry(name) for name in datasets_of(runs)]
-        told = [entry for entry in entries if entry.options or fresh.dataset(entry.name).by_files]
+        if not all(registry.is_built_in("datasets", entry.dataset) for entry in entries):
+            return
+        opened = {entry.name: session.dataset(entry.name) for entry in entries}
+        told = [entry for entry in entries if entry.options or opened[entry.name].by_files]
+        if any(len(items_of(opened[entry.name], ())) > MOST_IMAGES for entry in told):
+            return
         memo: dict[str, Any] = {
             "labels": request.labels,
             "datasets": [entry.name for entry in request.suite.entries()],
@@ -166,7 +170,7 @@ def remember(key: str, request: Request, session: Session) -> None:
         memo["specs"] = [recognised(fresh, run, may_load=False).spec for run in runs]
         if all(spec.weights_hash for spec in memo["specs"]) or not memo["weights"]:
             write(key, memo)
-    except (OSError, UsageError, TypeError, ValueError):  # it is only there to save time
+    except (OSError, UsageError, LookupError, TypeError, ValueError):  # it is only there to save time
         return
 
 
@@ -191,7 +195,7 @@ def weights_of(backbone: str) -> list[list[Any]]:
 
 
 def data_of(entries: Iterable[Sequence[Any]], roots: Sequence[Path]) -> list[str] | None:
-    """A digest of what datasets are now; None where one is too large or a plugin's, or something is to be said of it.
+    """A digest of what each dataset is now; None where something is to be said of one.
 
     Args:
         entries: Name, plugin and options of each, and the samplers that draw from it; rendered datasets without
@@ -199,30 +203,32 @@ def data_of(entries: Iterable[Sequence[Any]], roots: Sequence[Path]) -> list[str
     """
     with unsaid() as said:
         found = [digest_of(*entry, roots=roots) for entry in entries]
-    return None if said or "" in found else found
+    return None if said else found
 
 
 def digest_of(
     name: str, plugin: str, options: Mapping[str, Any], samplers: Iterable[str], *, roots: Sequence[Path]
 ) -> str:
-    """SHA-256 of all that a dataset says of itself, its images by size and time of change; "" where there are too many,
-    or another package has made it."""
+    """SHA-256 of all that a dataset says of itself, its images by size and time of change."""
     from promptbench.data.dataset import open_dataset
 
-    if not registry.is_built_in("datasets", plugin):
-        return ""
     dataset: Dataset = open_dataset(plugin, options, roots, alias=name)
-    items = [item for split in SPLITS for item in dataset.items(split)]
-    for sampler in samplers:
-        items += dataset.few_shot_pool("train", sampler)
-    if len(items) > MOST_IMAGES:
-        return ""
     names = [*dataset.class_names, *dataset.names_shown, repr(dataset.template), repr(dataset.config)]
-    facts = [dataset.split_digest(), dataset.split_source, str(dataset.image_root), *names]
+    facts = [dataset.split_digest(), dataset.split_source, *names]
     found = hashlib.sha256(repr(facts).encode(errors="surrogateescape"))
-    for item in items:
+    for item in items_of(dataset, samplers):
         found.update(f"{item} {dataset.class_id(item)} {dataset.identity(item)}".encode(errors="surrogateescape"))
     return found.hexdigest()
+
+
+def items_of(dataset: Dataset, samplers: Iterable[str]) -> list[Item]:
+    """The items of all splits, and those that few-shot samples are drawn from."""
+    items: list[Item] = []
+    for split in SPLITS:
+        items += dataset.items(split)
+    for sampler in samplers:
+        items += dataset.few_shot_pool("train", sampler)
+    return items
 
 
 @contextmanager

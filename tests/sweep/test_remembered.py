@@ -173,6 +173,23 @@ def test_with_plugins_loggers_or_a_gpu_nothing_is_recalled(monkeypatch: pytest.M
     assert key_of(ZEROSHOT) is None
 
 
+def test_settings_of_rendered_sets_are_remembered_and_large_datasets_are_not(
+    birds: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*ZEROSHOT, "--dataset", "mini_fabrics", "--set", "mini_fabrics.swapped=true", "--limit", "9"]
+    do([*words, "--output", str(tmp_path / "swapped")])
+    assert recalls([*words, "--output", str(tmp_path / "swapped")])
+    monkeypatch.setattr(remembered, "MOST_IMAGES", 29)  # the birds are 30
+    do([*birds, "--seeds", "2"])
+    assert not recalls([*birds, "--seeds", "2"])
+
+
+def test_a_dataset_of_another_package_is_not_remembered(birds: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remembered.registry, "is_built_in", lambda kind, name: kind != "datasets")
+    do([*birds, "--seeds", "2"])
+    assert not recalls([*birds, "--seeds", "2"])
+
+
 def test_a_sample_that_the_weights_decide_is_not_remembered(birds: list[str]) -> None:
     words = [*birds, "--method", "tip_adapter", "--shots", "2", "--sampler"]
     do([*words, "noise:0.5"])
