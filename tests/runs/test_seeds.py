@@ -15,6 +15,7 @@ from promptbench.results.result import Result
 from promptbench.runs import evaluate, train
 from promptbench.runs.plan import plan_runs
 from promptbench.runs.session import Place, Session
+from promptbench.training import fit as training_loop
 
 SETTINGS = ("coop.epochs=1", "coop.batch=4")
 CALL = ["run", "--suite", "clip11", "--method", "coop", "--dataset", "dtd", "--shots", "1", "--device", "cpu"]
@@ -39,8 +40,9 @@ def test_each_seed_draws_its_own(
 
         monkeypatch.setattr(module, name, watched)
 
-    for name in ("open_selection", "instantiate", "show_training_images", "batches_of", "fit"):
+    for name in ("open_selection", "instantiate", "show_training_images", "batches_of"):
         watch(train, name)
+    watch(training_loop, "fit")
     watch(evaluate, "open_selection")
     carry_out(Session(Place(tmp_path / "runs", (tmp_path / "data",)), request.suite), run)
     images, training = {("open_selection", 1)}, ("instantiate", "show_training_images", "batches_of", "fit")
