@@ -18,7 +18,7 @@ from promptbench.runs.request import Request
 
 
 @pytest.mark.slow
-def test_every_method_has_a_row_in_every_protocol_of_the_suite() -> None:
+def test_every_method_has_a_row_in_every_protocol_of_the_suite(no_plugins: None) -> None:
     planned: dict[str, set[str]] = {}
     for part in script.parts():
         asked = {name: value for name, value in part.call.items() if name != "save_predictions"}
