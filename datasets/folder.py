@@ -105,10 +105,12 @@ class Folder(Dataset):
         """How many images of a class each split was given: `10/4/6 images a class: train/val/test`."""
         if self._has_splits:
             return ""
-        counts = [Counter(item.label for item in self.items(split)) for split in SPLITS]
-        labels = sorted(counts[0])
-        shares = "/".join(_span([count[label] for label in labels]) for count in counts)
-        return f"{shares} images a class: {'/'.join(SPLITS)}"
+        labels = sorted({item.label for item in self.items(SPLITS[0])})
+        shares = []
+        for split in SPLITS:
+            count = Counter(item.label for item in self.items(split))
+            shares.append(_span([count[label] for label in labels]))
+        return f"{'/'.join(shares)} images a class: {'/'.join(SPLITS)}"
 
     def _from_split_folders(self) -> dict[str, list[Item]]:
         names = self._names(subfolders(self.folder / "train"))

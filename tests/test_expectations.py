@@ -336,8 +336,11 @@ def pages_of_the_api(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
 def docker(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     """No image is built here: what the file copies is all that the package is made of, and it starts the command."""
     steps = [line.split() for line in (REPOSITORY / "Dockerfile").read_text().splitlines() if line[:1].isupper()]
-    copied = {Path(name) for step in steps if step[0] == "COPY" for name in step[1:-1]}
-    assert all((REPOSITORY / path).exists() for path in copied)
+    copied: set[Path] = set()
+    for step in steps:
+        if step[0] == "COPY":
+            copied.update(map(Path, step[1:-1]))
+    assert copied and all((REPOSITORY / path).exists() for path in copied)
     project = (REPOSITORY / "pyproject.toml").read_text()
     table = re.search(r"\[tool.setuptools.package-dir\]\n((?:\".*\n)+)", project)
     assert table is not None

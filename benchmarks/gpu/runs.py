@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from .part import Row, Setting, case
@@ -49,7 +50,8 @@ def side_by_side(setting: Setting, folder: Path) -> Row:
     what = ("--method", "coop", "--dataset", ONE, "--seeds", "1", "2", "--deterministic", "--set", "coop.epochs=3")
     called(setting, "run", *what, *common(setting, folder / "two"), "--jobs", "2", "--runs-per-gpu", "2")
     called(setting, "run", *what, *common(setting, folder / "one"), "--jobs", "1")
-    two, one = ([record["metrics"] for record in of_method(folder / name, "coop")] for name in ("two", "one"))
+    two = [record["metrics"] for record in of_method(folder / "two", "coop")]
+    one = [record["metrics"] for record in of_method(folder / "one", "coop")]
     return {"passed": two == one and len(two) == 2, "metrics": two, "one_after_the_other": one}
 
 
@@ -79,4 +81,4 @@ def of_method(folder: Path, method: str) -> list[dict[str, Any]]:
 def mean(records: list[dict[str, Any]]) -> dict[str, float]:
     """Mean accuracies over results."""
     names = ("base/accuracy", "new/accuracy")
-    return {name: sum(record["metrics"][name] for record in records) / len(records) for name in names}
+    return {name: fmean(record["metrics"][name] for record in records) for name in names}

@@ -97,7 +97,8 @@ def measured(label: str, backbone_name: str) -> dict[str, Any]:
     from promptbench.method import create_method, show_training_images
     from promptbench.sweep.estimate import drawn_images
 
-    from .counted import count_plain, names, pixels
+    from .counted import count_plain, pixels
+    from .memory import class_names
     from .ours import optimizer_of, our_step
     from .steps import shown_to
     from .timing import Matmul
@@ -107,7 +108,7 @@ def measured(label: str, backbone_name: str) -> dict[str, Any]:
     shots, tested = 16 * base, info.images[2]
     backbone = load_backbone(backbone_name)
     before, started = memory("VmRSS"), time.perf_counter()
-    method = create_method(label, backbone, names(base))
+    method = create_method(label, backbone, class_names(base))
     if method.prepares:
         show_training_images(method, shown_to(method, base), seed=4)
     preparing = time.perf_counter() - started
@@ -131,9 +132,9 @@ def measured(label: str, backbone_name: str) -> dict[str, Any]:
         features = drawn_images(method, SCORED, method.reads_dense)
         scoring = 0.0
         for classes, images_of in ((base, tested * base), (new, tested * new), (base + new, tested * (base + new))):
-            if method.refusal(names(classes)):
+            if method.refusal(class_names(classes)):
                 continue
-            method.set_classes(names(classes))
+            method.set_classes(class_names(classes))
             if apart:
                 scoring += seconds(lambda: (method.set_classes(method.class_names), method.text_features()), 1)
             else:

@@ -21,7 +21,7 @@ from promptbench.clip.image_tower import Images
 from promptbench.method import Method, create_method, show_training_images
 from promptbench.sweep.estimate import drawn_images
 
-from .memory import FIRST, SECOND, THIRD
+from .memory import class_names
 from .ours import optimizer_of, our_step
 from .plain import PLAIN, Plain, plain_step
 from .steps import shown_to
@@ -96,15 +96,10 @@ def operations(do: Callable[[], object]) -> float:
     return float(counter.get_total_flops())
 
 
-def names(count: int) -> list[str]:
-    """Class names of three words each."""
-    return [f"{a} {b} {c}" for a in FIRST for b in SECOND for c in THIRD][:count]
-
-
 def made(label: str, backbone: Backbone, classes: int, **config: object) -> Method:
     """A method that has seen training images, if it looks at any."""
     with Uncomputed():
-        method = create_method(label, backbone, names(classes), **config)
+        method = create_method(label, backbone, class_names(classes), **config)
         if method.prepares:
             show_training_images(method, shown_to(method, classes), seed=4)
     return method

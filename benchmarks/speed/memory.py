@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 import time
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,12 @@ BACKBONE = "ViT-B-16-quickgelu:random"
 FIRST = ("small", "large", "young", "old", "spotted", "striped", "northern", "southern", "eastern", "western")
 SECOND = ("mountain", "river", "forest", "desert", "garden", "harbour", "kitchen", "winter", "summer", "field")
 THIRD = ("cat", "dog", "bird", "flower", "boat", "train", "bridge", "teapot", "violin", "castle")
+
+
+def class_names(count: int) -> list[str]:
+    """Class names of three words each, at most 1000."""
+    words = islice(product(FIRST, SECOND, THIRD), count)
+    return list(map(" ".join, words))
 
 
 def main() -> None:
@@ -56,7 +63,7 @@ def measure(label: str, classes: int, batch: int) -> dict[str, Any]:
     from promptbench.storage.versions import library_versions
     from promptbench.training.fit import loss_of
 
-    names = [f"{a} {b} {c}" for a in FIRST for b in SECOND for c in THIRD][:classes]
+    names = class_names(classes)
     backbone = load_backbone(BACKBONE)
     method = create_method(label, backbone, names).train()
     generator = torch.Generator().manual_seed(1)

@@ -396,7 +396,8 @@ def page(found: Mapping[str, Any]) -> str:
         lines += ["| what | listing | training images | seconds | CPU seconds | peak, MiB |"]
         lines += ["| --- | --- | ---: | ---: | ---: | ---: |"]
         keys = ("what", "listing", "training images", "seconds", "CPU seconds", "peak MiB")
-        lines += [f"| {' | '.join(str(row[key]) for key in keys)} |" for row in found["files"]]
+        for row in found["files"]:
+            lines.append(f"| {' | '.join(str(row[key]) for key in keys)} |")
     if "features" in found:
         lines += ["", "## Test images through the feature cache, embedded CLIP", "", "| | |", "| --- | ---: |"]
         own = {name: value for name, value in found["features"].items() if name != "MiB over time"}

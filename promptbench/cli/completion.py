@@ -47,7 +47,7 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
         elif action.metavar in FOLDERS:
             action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
         elif action.metavar == "NAME" and not action.option_strings and action.nargs is None:  # of `describe`
-            action.choices = sorted({name for of_kind in names.values() for name in of_kind})
+            action.choices = sorted(set().union(*names.values()))
     return str(shtab.complete(parser, shell=shell))
 
 

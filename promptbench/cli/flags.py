@@ -114,6 +114,25 @@ def integer(least: int) -> Any:
     return convert
 
 
+def from_zero(of: str) -> Any:
+    """A type of argparse: a number from 0 on.
+
+    Args:
+        of: What it counts, in the plural.
+    """
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value < float("inf"):
+            raise argparse.ArgumentTypeError(f"takes a number of {of} from 0 on, not '{text}'")
+        return value
+
+    return convert
+
+
 def add_jobs(parser: Flags, help: str) -> None:
     """The flag that says how many runs go at once."""
     several = integer(1)

@@ -245,7 +245,7 @@ def points_of(request: Request, grid: Grid) -> list[Point]:
 
 def check_owners(request: Request, grid: Grid) -> None:
     """Raise a UsageError where the grid names a method that is not tuned."""
-    known = {name for chosen in request.methods for name in (chosen.label, chosen.name)}
+    known = {chosen.label for chosen in request.methods} | {chosen.name for chosen in request.methods}
     for path in grid:
         owner = path.rpartition(".")[0]
         if owner and owner not in known:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def test_the_tree_is_one_that_the_dataset_reads_and_every_image_is_another_one(t
     dataset = open_dataset("imagenet", roots=[tmp_path])
     assert [len(dataset.items(split)) for split in ("train", "test")] == [9, 6]
     assert list(dataset.class_names) == ["tench", "goldfish", "great white shark"]
-    files = [dataset.image_root / item.image for split in ("train", "test") for item in dataset.items(split)]
+    files = [dataset.image_root / item.image for item in (*dataset.items("train"), *dataset.items("test"))]
     assert len({path.read_bytes() for path in files}) == len(files)
     assert {path.stat().st_nlink for path in files} == {1}
     assert Image.open(files[0]).convert("RGB").size == (32, 32)
@@ -51,7 +52,7 @@ def test_seconds_for_all_images_are_measured_or_on_a_line() -> None:
 
 
 def test_a_missed_bar_is_said() -> None:
-    rows = [row(what, state, WHOLE, 3.5) for what in ACTS for state in STATES]
+    rows = [row(what, state, WHOLE, 3.5) for what, state in product(ACTS, STATES)]
     verdicts = {what: met for what, _, _, met in judged({"files": rows})}
     assert verdicts["preflight, 1,281,167 training images, cold"]
     assert not verdicts["preflight, 1,281,167 training images, remembered"]
@@ -71,7 +72,7 @@ def test_the_short_version_measures_every_act_and_the_cache(tmp_path: Path, monk
         imagenet_size.main()
     found = json.loads(report.read_text())
     assert [(row["what"], row["listing"], row["training images"]) for row in found["files"]] == [
-        (what, state, 40) for what in ACTS for state in STATES
+        (what, state, 40) for what, state in product(ACTS, STATES)
     ]
     assert found["features"]["images"] == 120
     assert found["features"]["bytes an image"] > 4 * 128

@@ -285,9 +285,9 @@ def test_every_method_that_takes_steps_is_measured_at_every_number_of_classes() 
     stepping = {name for name in registry.names("methods") if registry.load("methods", name).trains}
     assert {label for label, _ in plan} == stepping == set(PLAIN) - {"zeroshot", "linear_probe"}
     for label in stepping:
-        sides = {classes: {name.split("-")[0] for name in plan[label, classes]} for classes in (20, 100, 1000)}
+        few, many, most = ({name.split("-")[0] for name in plan[label, classes]} for classes in (20, 100, 1000))
         whole = {"plain", "ours"}
-        assert sides == {20: whole, 100: {"ours"} if label == "gallop" else whole, 1000: {"ours"}}, label
+        assert (few, many, most) == (whole, {"ours"} if label == "gallop" else whole, {"ours"}), label
     assert "plain-images-32" in plan["gallop", 10]  # the other point of its line
     both = ["plain-images-32", "ours-images-32"]
     assert plan["clip_lora", 20] == both

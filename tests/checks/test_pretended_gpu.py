@@ -24,7 +24,9 @@ from promptbench.metrics.ood import NEGATIVES, missing, open_scores, scores_of
 from promptbench.training.fit import backward
 
 METHODS = registry.names("methods")
-LABELS = [*METHODS, *(f"{name}@{preset}" for name in METHODS for preset in registry.load("methods", name).presets)]
+LABELS = list(METHODS)
+for _name in METHODS:
+    LABELS += [f"{_name}@{preset}" for preset in registry.load("methods", _name).presets]
 SCORES = open_scores(n for n in registry.names("scores") if NEGATIVES not in registry.load("scores", n).needs)
 
 

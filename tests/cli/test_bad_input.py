@@ -398,7 +398,7 @@ def test_images_that_changed_since_a_run(here: Path, caplog: pytest.LogCaptureFi
     assert main([*COOP]) == 0
     make_fake.write_image(here / "birds" / "wren" / "new.png")
     assert main([*COOP]) == 0
-    (said,) = [text for text in (record.getMessage() for record in caplog.records) if "finished" in text]
+    (said,) = [text for text in caplog.messages if "finished" in text]
     assert (
         said.startswith("finished runs made with other splits of 'birds' than today's: ") and "they run again" in said
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,7 +67,7 @@ def test_a_folder_is_trained_on_all_classes_with_the_usual_shots() -> None:
     assert list(Request.of(methods="coop", datasets="folder:icons", protocol="base2new").protocols) == ["base2new"]
     assert list(Request.of(methods="coop", datasets=["folder:icons", "mini_shapes"]).protocols) == ["base2new"]
     assert list(Request.of(methods="coop").protocols) == ["base2new"]
-    assert {one.protocol for one in (run.spec for run in plan_runs(of_folder))} == {"few_shot"}
+    assert {run.spec.protocol for run in plan_runs(of_folder)} == {"few_shot"}
 
 
 def test_the_split_of_a_folder_is_said(icons: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -194,10 +196,11 @@ def test_short_names_that_mean_nothing_or_several_things(icons: Path, said: Call
 
 
 def test_a_limit_is_spread_over_classes_and_the_same_each_time() -> None:
-    items = [Item(f"{label}/{n}.png", label, str(label)) for label in range(4) for n in range(5)]
+    items = [Item(f"{label}/{n}.png", label, str(label)) for label, n in itertools.product(range(4), range(5))]
     for most, counts in ((20, [5, 5, 5, 5]), (8, [2, 2, 2, 2]), (6, [2, 1, 2, 1]), (2, [1, 0, 1, 0]), (99, [5] * 4)):
         chosen = spread(items, most)
-        assert [sum(one.label == label for one in chosen) for label in range(4)] == counts
+        drawn = Counter(one.label for one in chosen)
+        assert [drawn[label] for label in range(4)] == counts
         assert chosen == spread(items, most) and chosen == [one for one in items if one in chosen]
     uneven = [Item("a", 0, "a"), *(Item(f"b{n}", 1, "b") for n in range(9))]
     assert [one.image for one in spread(uneven, 4)] == ["a", "b0", "b1", "b2"]

@@ -70,9 +70,10 @@ def test_the_table_of_controls_is_about_them(output: Path, capsys: pytest.Captur
     assert main(["evidence", "controls", "--results", str(output)]) == 0
     text = capsys.readouterr().out
     assert "What the image says adds" in text and "| CoCoOp " in text
-    lines = [
-        [cell.strip() for cell in line.split("|")[1:5]] for line in text.splitlines() if line.startswith("| CoCoOp ")
-    ]
+    lines = []
+    for line in text.splitlines():
+        if line.startswith("| CoCoOp "):
+            lines.append([cell.strip() for cell in line.split("|")[1:5]])
     assert lines == [
         ["CoCoOp", "CoCoOp (noise)", "what the image says", "alike"],
         ["CoCoOp", "CoCoOp (random)", "the direction of what is learned", "same"],

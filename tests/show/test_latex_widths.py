@@ -65,7 +65,9 @@ def tabulars(text: str) -> Iterator[tuple[float, float]]:
         share = min([float(one) for one in re.findall(r"\[t\]\{([\d.]+)\\textwidth\}", found[2])], default=1.0)
         for body in re.findall(r"\\begin\{tabular\}\{[lcr]+\}(.*?)\\end\{tabular\}", found[2], re.DOTALL):
             rows = [line.strip().removesuffix(r"\\").split("&") for line in body.splitlines() if "&" in line]
-            columns = [max(width(cell.strip(), size) for cell in column) for column in zip(*rows, strict=True)]
+            columns = []
+            for column in zip(*rows, strict=True):
+                columns.append(max(width(cell.strip(), size) for cell in column))
             yield sum(columns) + 2 * gap * len(columns), share * (0.0 if found[1] == "table" else 1.0) or -share
 
 

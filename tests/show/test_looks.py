@@ -64,7 +64,8 @@ def test_kinds_are_told_apart_by_their_colours(sight: str) -> None:
 
 
 def test_colours_are_dark_enough_for_white_paper() -> None:
-    assert all(seen(tone, "normal")[0] < 75 for kind in KINDS.values() for tone in kind.tones)
+    tones = itertools.chain.from_iterable(kind.tones for kind in KINDS.values())
+    assert all(seen(tone, "normal")[0] < 75 for tone in tones)
 
 
 def test_places_of_a_kind_differ_in_mark_or_tone() -> None:

@@ -167,7 +167,10 @@ class TestAppendix:
     ) -> None:
         text = printed(self.RESULTS, tmp_path, capsys, "--appendix", "--format", "md")
         _, _, appendix = text.partition("### Recipes: base2new on mini")
-        rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in appendix.splitlines() if line[:2] == "| "]
+        rows = []
+        for line in appendix.splitlines():
+            if line.startswith("| "):
+                rows.append([cell.strip() for cell in line.split("|")[1:-1]])
         assert rows[0] == ["method", *self.KEY, "selection", "trials", "text prior"]
         coop = next(row for row in rows if row[0].startswith("CoOp"))
         assert coop[1:7] == ["5 / 50", "0.02", "32", "sgd / adamw", "0.0005", "ours"] and coop[8] == "9"

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from promptbench.cli.flags import from_zero
+
 if TYPE_CHECKING:
     from promptbench.storage.cache import Entry
 
@@ -23,18 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show.add_argument("--format", default="text", choices=("text", "json"), help="default: text")
     clear = _action(actions, "clear", _clear, "remove entries", "promptbench cache clear --older-than 30")
     clear.add_argument("names", nargs="*", metavar="NAME", help="names, kinds or datasets; default: everything")
-    clear.add_argument("--older-than", type=days, metavar="DAYS", help="only what was not used for so long")
-
-
-def days(text: str) -> float:
-    """A type of argparse: a number of days from 0 on."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"takes a number of days from 0 on, not '{text}'")
-    return value
+    clear.add_argument(
+        "--older-than", type=from_zero("days"), metavar="DAYS", help="only what was not used for so long"
+    )
 
 
 def execute(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from promptbench.cli.flags import add_list, add_plugin
+from promptbench.cli.flags import add_list, add_plugin, from_zero
 from promptbench.config import UsageError, path_of
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="DIR", help=new)
     parser.add_argument(
         "--tolerance",
-        type=_points,
+        type=from_zero("points"),
         metavar="X",
         default=TOLERANCE,
         help=f"most by which an equal figure differs; default: {TOLERANCE}",
@@ -213,14 +213,3 @@ def _number(value: float | None) -> str:
 
 def _gap(a: float, b: float | None) -> str:
     return "–" if b is None else f"{b - a:+.4g}"
-
-
-def _points(text: str) -> float:
-    """A type of argparse: a number from 0 on."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"takes numbers from 0 on, not '{text}'")
-    return value

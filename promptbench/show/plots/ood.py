@@ -119,7 +119,8 @@ def draw(data: dict[str, Any]) -> Figure:
         )
     for axes in grid[-1]:
         axes.set_xlabel(f"{data['score']} score")
-    highest = max(chain.from_iterable(shares for panel in panels for shares in panel["shares"].values()))
+    shares = chain.from_iterable(panel["shares"].values() for panel in panels)
+    highest = max(chain.from_iterable(shares))
     grid[0][0].set_ylim(0, 1.25 * highest)
     figure.supylabel("images (%)", fontsize=7.5)
     return finish(figure, data)

@@ -43,10 +43,10 @@ def data(source: Source) -> dict[str, Any]:
     }
     if source.by_dataset:
         blocks = dict.fromkeys(line.group for line in table.lines if line.kind == "block")
-        found["by_dataset"] = {
-            table.title(block): _series(table, [line for line in table.lines if line.group == block])
-            for block in blocks
-        }
+        found["by_dataset"] = {}
+        for block in blocks:
+            own = [line for line in table.lines if line.group == block]
+            found["by_dataset"][table.title(block)] = _series(table, own)
         found["datasets"] = list(found["by_dataset"])
     return found
 

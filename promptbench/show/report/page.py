@@ -289,14 +289,17 @@ def _said_of(shown: Sequence[_Summed]) -> list[str]:
     every = [remarks(one.table) for one in shown]
     used = set("".join(chain.from_iterable(one.marks.values() for one in shown)))
     said = [remark for remark in chain.from_iterable(every) if remark[0] in used]
-    if any(OUTLIER[0] in text for one in shown for text in one.figures.values()):
+    figures = chain.from_iterable(one.figures.values() for one in shown)
+    if any(OUTLIER[0] in text for text in figures):
         said.append(f"{OUTLIER[0]} {OUTLIER[1]}.")
-    told = {prior for one in shown for prior, _ in one.lines}
+    lines = chain.from_iterable(one.lines for one in shown)
+    told = {prior for prior, _ in lines}
     priors = [f"{prior} = {meaning}" for prior, meaning in TEXT_PRIORS.items() if prior in told]
     said.append(f"text prior: words told besides class names (figures compare within one): {'; '.join(priors)}.")
     said.append(column_legend(list(dict.fromkeys(one.table.columns[one.column] for one in shown))))
     known = {*said, *chain.from_iterable(legends(one.table) for one in shown)}
-    said += [remark for remark in every[0] if remark not in known and all(remark in other for other in every)]
+    common = set(every[0]).intersection(*every) - known
+    said += [remark for remark in every[0] if remark in common]
     return list(dict.fromkeys(said))
 
 

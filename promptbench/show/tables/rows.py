@@ -32,6 +32,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
@@ -574,7 +575,7 @@ def _remarks(
         yield SPREAD
     if any(row.from_dataset for row in rows):
         yield STARTED
-    yield from _data_remarks([result for row in rows for result in row.results], titles)
+    yield from _data_remarks(list(chain.from_iterable(row.results for row in rows)), titles)
     if len(blocks) < 2 or not protocol.averaged:
         return
     for column in columns:

@@ -363,7 +363,9 @@ def without_companions(results: Sequence[Result], suites: Sequence[Suite], metho
     Raises:
         UsageError: There are no others.
     """
-    companions = {(suite.name, label) for suite in suites for label in suite.companions if label not in methods}
+    companions: set[tuple[str, str]] = set()
+    for suite in suites:
+        companions.update((suite.name, label) for label in suite.companions if label not in methods)
     found = [result for result in results if (result.spec.suite, result.spec.label) not in companions]
     if results and not found:
         raise UsageError(

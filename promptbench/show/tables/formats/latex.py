@@ -144,7 +144,7 @@ def _stacked(table: Table, cited: Callable[[Line], str], page: Page) -> list[str
     source = (
         [] if table.averaged or len(table.groups) > 1 else [f"Trained on {escape(table.title(table.lines[0].group))}."]
     )
-    kind, font, chunks = _fitting(head, [row for part in body for row in part], page)
+    kind, font, chunks = _fitting(head, list(chain.from_iterable(body)), page)
     inner: list[list[str]] = []
     for lines in _pages(body, len(chunks)):
         drawn: list[str] = []
@@ -157,7 +157,7 @@ def _stacked(table: Table, cited: Callable[[Line], str], page: Page) -> list[str
 def _chunk(head: Sequence[str], body: Sequence[Sequence[Sequence[str]]], chunk: Sequence[int]) -> list[str]:
     """A tabular of the methods and some of the figures."""
     kept = (0, *chunk)
-    upright = _rotated(head, [row for part in body for row in part])
+    upright = _rotated(head, list(chain.from_iterable(body)))
     titles = [f"\\rotatebox{{90}}{{{head[place]}}}" if upright and place else head[place] for place in kept]
     cut: list[list[list[str]]] = []
     for part in body:
@@ -181,12 +181,12 @@ def _panels(table: Table, cited: Callable[[Line], str], page: Page) -> list[str]
     shown = replace(kept, columns=table.columns[: last + 1], lines=lines)
     text = texts(shown, MARKUP, cited)
     head = ["", *(title[:1].upper() + title[1:] for title in text.head[NAMED:-1])]
-    everything = [_figures(row) for part in text.body for row in part]
+    everything = list(map(_figures, chain.from_iterable(text.body)))
     font, in_row = _panels_in_row(head, everything, page)
     panels: list[list[str]] = []
     parts = iter(text.body)
     for place, group in enumerate(shown.groups):
-        body = [[_figures(row) for row in part] for part in islice(parts, len(parts_of(group)))]
+        body = [list(map(_figures, part)) for part in islice(parts, len(parts_of(group)))]
         average = group[0].kind == "average"
         name = f"Average over {len(shown.groups) - 1} datasets" if average else escape(table.title(group[0].group))
         letter = chr(ord("a") + place) if place < 26 else str(place + 1)
