@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 @pytest.mark.slow
 def test_the_pages_have_every_public_name_and_say_shapes(tmp_path: Path) -> None:
-    steps = ["make", "--dry-run", "docs", f"VENV={tmp_path}"]
+    steps = ["make", "--no-print-directory", "--dry-run", "docs", f"VENV={tmp_path}"]
     said = subprocess.run(steps, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     command = shlex.split(said.splitlines()[-1].replace("build/docs", str(tmp_path / "docs")))
     done = subprocess.run([sys.executable, *command[1:]], cwd=REPOSITORY, capture_output=True, text=True)

@@ -170,20 +170,21 @@ def encode(backbone: Backbone, dataset: Dataset, items: Sequence[Item], kept: Ke
         batches = view_batches(backbone, dataset, items, batch=BATCH, **drawn)  # type: ignore[arg-type]
     else:
         batches = pixel_batches(backbone, dataset, items, batch=BATCH, corruption=kept.corruption)
-    cls = []
-    dense, done = None, 0
+    count, done = len(items) * max(1, kept.views), 0
+    cls = torch.empty(count, backbone.embed_dim)  # filled in place: tensors kept one by one would take far more memory
+    dense = None
+    if kept.dense:
+        precision = torch.float16 if kept.half else torch.float32
+        dense = torch.empty(count, backbone.patches, backbone.local_width, dtype=precision)
     for batch, _ in batches:
         for images in batch.split(backbone.images_in_cache(BATCH)):
             found = backbone.encode_image(images.to(backbone.device), local=kept.dense)
-            cls.append(found.cls.float().cpu())
-            tokens = found.local_unprojected
-            if tokens is not None:
-                if dense is None:  # filled in place, for it may be most of the memory there is
-                    precision = torch.float16 if kept.half else torch.float32
-                    dense = torch.empty(len(items) * max(1, kept.views), *tokens.shape[1:], dtype=precision)
-                dense[done : done + len(tokens)] = tokens
-                done += len(tokens)
-    return ImageFeatures(torch.cat(cls), local_unprojected=dense)
+            rows = slice(done, done + len(images))
+            cls[rows] = found.cls
+            if dense is not None and found.local_unprojected is not None:
+                dense[rows] = found.local_unprojected
+            done = rows.stop
+    return ImageFeatures(cls, local_unprojected=dense)
 
 
 @torch.no_grad()

@@ -116,7 +116,8 @@ def test_the_installed_command_trains_evaluates_stores_and_prints(first: tuple[P
     ]
     assert all("±" in row[4] and row[8] == "2" for row in rows[2:])
     assert "rendered" not in done.stdout  # the suite's note is about its own datasets
-    assert "[8/8] base2new, 2 shots: maple birds seed 2: base " in done.stderr and "loss" in done.stderr
+    assert "[8/8] base2new, " in done.stderr  # of whichever run ends last: several go on at once
+    assert "] base2new, 2 shots: maple birds seed 2: base " in done.stderr and "loss" in done.stderr
     kinds = {path.suffix for path in output.rglob("*") if path.is_file()}
     assert kinds == {".json", ".safetensors"} and len(list(output.rglob("*.json"))) == 8
 
