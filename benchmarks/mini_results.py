@@ -69,7 +69,7 @@ def parts() -> list[Part]:
         Part("transfer", "", {"methods": everything, "protocol": transfer, "seeds": 1, "save_predictions": True}),
         Part("ood", "", {"methods": everything, "protocol": "ood", "seeds": 1, "save_predictions": True}),
         Part("few shots", "", {"methods": everything, "protocol": "few_shot", "seeds": 1}),
-        Part("controls", "evidence", {"methods": controls, **core, "save_predictions": False}),
+        Part("controls", "evidence", {"methods": controls, "companions": False, **core, "save_predictions": False}),
         Part("samples", "sensitivity", {**studied, "data_seed": 1, "seeds": SEEDS}),
         Part("trainings", "sensitivity", {**studied, "train_seed": 1, "seeds": SEEDS}),
         Part("halves", "sensitivity", {**studied, "seeds": 1, "split": HALVES}),
