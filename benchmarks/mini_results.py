@@ -3,8 +3,8 @@
     python -m promptbench.benchmarks.mini_results -o results/mini --report results/measured/mini_results.json
 
 Runs go to a folder of their own first, so that a call that was interrupted goes on; results take the place of the old
-ones when all are there. Predictions are kept compressed, with logits in half precision, and what methods learned with
-seed 1, so that `predict` and `eval` work on a fresh clone. Tables, plots and pages are built from them at the end.
+ones when all are there. With seed 1 predictions are kept, compressed, with logits in half precision, and what methods
+learned, so that `predict` and `eval` work on a fresh clone. Tables, plots and pages are built from them at the end.
 
 What was chosen or sealed stands apart and stays: tuning, the bars of the suite, the comparison of reconstructions.
 """
@@ -29,8 +29,14 @@ OWN_WORDS = ("coop", "maple", "ivlp@promptsrc", "dpl", "mutual")
 """Rows whose contexts start from each dataset's own template besides."""
 HALVES = tuple(f"random:{number}" for number in range(1, 6))
 SEEDS = (1, 2, 3)
-LEARNED = {"protocol": "base2new", "train_seed": 1}
-"""Of which runs what they learned is kept."""
+CORE = "core"
+"""The folder of the runs that are the suite's own."""
+KEPT_SEED = 1
+"""Of whose runs more than results is kept."""
+PREDICTED = ("base2new", "cross_dataset", "ood")
+"""The protocols whose predictions are kept: 15 MB."""
+LEARNED = ("base2new",)
+"""The protocols whose trainings are kept: 9 MB."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ def parts() -> list[Part]:
         Part("transfer", "", {"methods": everything, "protocol": transfer, "seeds": 1, "save_predictions": True}),
         Part("ood", "", {"methods": everything, "protocol": "ood", "seeds": 1, "save_predictions": True}),
         Part("few shots", "", {"methods": everything, "protocol": "few_shot", "seeds": 1}),
-        Part("controls", "evidence", {"methods": controls, **core, "save_predictions": False}),
+        Part("controls", "evidence", {"methods": controls, "companions": False, **core, "save_predictions": False}),
         Part("samples", "sensitivity", {**studied, "data_seed": 1, "seeds": SEEDS}),
         Part("trainings", "sensitivity", {**studied, "train_seed": 1, "seeds": SEEDS}),
         Part("halves", "sensitivity", {**studied, "seeds": 1, "split": HALVES}),
@@ -91,7 +97,7 @@ def main() -> None:
     report["hours"] = round(sum(one["seconds"] for one in report["parts"].values()) / 3600, 2)
     if not options.only:
         for folder, _ in groupby(chosen, key=lambda part: part.folder):
-            put(runs / (folder or "core"), Path(options.output) / folder)
+            put(runs / (folder or CORE), Path(options.output) / folder)
         build(Path(options.output))
     print(json.dumps(report, indent=1))
     if options.report:
@@ -106,7 +112,7 @@ def carry_out(part: Part, runs: Path, usual: Mapping[str, Any]) -> None:
     """
     import promptbench
 
-    began, folder = time.perf_counter(), runs / (part.folder or "core")
+    began, folder = time.perf_counter(), runs / (part.folder or CORE)
     results = promptbench.run(**{**part.call, **usual}, device="cpu", output=folder)
     seconds = time.perf_counter() - began
     path = note_of(part, runs)
@@ -141,16 +147,18 @@ def put(source: Path, target: Path) -> None:
     for part in ("results", "predictions", "learned"):
         shutil.rmtree(target / part, ignore_errors=True)
     for result in read_results(source):
-        copy(result_path(source, result.spec), result_path(target, result.spec))
-        predictions = find_predictions(source, result.spec)
-        if predictions is not None:
-            copied = predictions_path(target, result.spec)
+        spec = result.spec
+        copy(result_path(source, spec), result_path(target, spec))
+        if spec.train_seed != KEPT_SEED or source.name != CORE:
+            continue
+        predictions = find_predictions(source, spec)
+        if predictions is not None and spec.protocol in PREDICTED:
+            copied = predictions_path(target, spec)
             copy(predictions, copied)
             pack_predictions(copied, half=True)
-        kept = all(getattr(result.spec, name) == value for name, value in LEARNED.items())
-        training = find_training(source, result) if kept and source.name == "core" else None
-        if training is not None:
-            copy_training(training, learned_path(target, result.spec))
+        training = find_training(source, result)
+        if training is not None and spec.protocol in LEARNED:
+            copy_training(training, learned_path(target, spec))
 
 
 def copy(source: Path, target: Path) -> None:

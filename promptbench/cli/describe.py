@@ -168,7 +168,15 @@ def terms_of_tables() -> dict[str, str]:
         for column in found:
             for term in dict.fromkeys((column.title, column.key.rpartition("/")[2])):
                 columns_of.setdefault(term, []).append((name, column))
-    return {**WORDS, **{term: describe_columns(shown) for term, shown in columns_of.items()}}
+    return {**WORDS, **signs_of_tables(), **{term: describe_columns(shown) for term, shown in columns_of.items()}}
+
+
+def signs_of_tables() -> dict[str, str]:
+    """What the signs behind names and figures say."""
+    from promptbench.show.tables.formats.texts import DENSE, MARKS, OUTLIER, RECONSTRUCTED, SAMPLER
+
+    signs = dict([*MARKS.values(), RECONSTRUCTED, SAMPLER, DENSE, OUTLIER])
+    return {sign: f"In tables: {said.format('that the note below names')}." for sign, said in signs.items()}
 
 
 def describe_columns(shown: Sequence[tuple[str, Column]]) -> str:

@@ -35,6 +35,13 @@ from promptbench.results.result import PACKED, find_predictions, predictions_pat
 from promptbench.results.spec import Spec
 from promptbench.storage.atomic import read_sealed, sealed, write_atomically, write_sealed
 
+PACKING = {
+    "id": lzma.FILTER_LZMA2,
+    "preset": 9 | lzma.PRESET_EXTREME,
+    "lp": 1,
+    "lc": 2,
+    "pb": 1,
+}  # numbers of two bytes
 _SCORE = "score."
 
 
@@ -156,7 +163,7 @@ def pack_predictions(path: Path, half: bool = False) -> Path:
     packed = path.with_name(f"{path.name}{PACKED}")
     plain = io.BytesIO()
     write_sealed(plain, sealed(tensors, about))
-    data = lzma.compress(plain.getvalue(), preset=9)
+    data = lzma.compress(plain.getvalue(), filters=[PACKING])
     try:
         write_atomically(packed, lambda file: file.write(data))
         path.unlink()

@@ -69,11 +69,12 @@ class Result:
     Attributes:
         conditions: What the run met and the spec does not say: `title`, `reconstructed` and `dense_scores` of the
             method; what it was told of texts, `texts_told`; how its settings were chosen, `selection`, and by the
-            method itself, `chosen_on`, `chosen_on_images` and `chosen_among`, see `knowledge`; `split_source`,
-            `sample_size`, `transform`, `training_key`; of long tails `effective_ratio`, the images of the largest
-            class over those of the smallest, and of wrong labels `labels_changed`, how many images were trained on
-            with one; by evaluation `images` (numbers) and `skipped` (unreadable ones); and `provenance`, which says for
-            `config.<field>` and `recipe.<field>` where the value came from, as `show-config` prints it.
+            method itself, `chosen_on`, `chosen_on_images` and `chosen_among`, see `knowledge`; on how many images a
+            temperature was fitted, `temperature_images`; `split_source`, `sample_size`, `transform`, `training_key`; of
+            long tails `effective_ratio`, the images of the largest class over those of the smallest, and of wrong
+            labels `labels_changed`, how many images were trained on with one; by evaluation `images` (numbers) and
+            `skipped` (unreadable ones); and `provenance`, which says for `config.<field>` and `recipe.<field>` where
+            the value came from, as `show-config` prints it.
         metrics: `<evaluation>/<metric>` and what a protocol derives from them, finite, in percent but for `nll` (nats)
             and `brier` (0 to 2); of a run that fits a `temperature`, that and what is measured after it, such as
             `base/ece_scaled`.

@@ -8,8 +8,11 @@ from typing import Any
 
 from promptbench import registry
 from promptbench.data.corruptions import CORRUPTIONS
-from promptbench.data.selection import SelectedImages, sample_facts
+from promptbench.data.selection import SelectedImages, few_validation_of, open_selection, sample_facts
 from promptbench.data.transforms import EVALUATION_TRANSFORM
+from promptbench.method import Method
+from promptbench.recipe import settings_by_dataset
+from promptbench.results.knowledge import Choice, set_by_hand
 from promptbench.results.predictions import save_predictions
 from promptbench.results.result import Result, write_result
 from promptbench.runs.evaluate import Evaluated, evaluate
@@ -19,11 +22,11 @@ from promptbench.runs.session import Session, as_it_was, identified
 from promptbench.runs.train import (
     NO_TRAINING,
     as_it_was_trained,
-    choice_conditions,
     choose,
     learn,
     prepared,
     training_transform_id,
+    validation_images,
 )
 from promptbench.storage.versions import git_commit, library_versions, utc_now
 from promptbench.training.files import training_key
@@ -97,6 +100,32 @@ def carried_out(session: Session, run: Run, work: Work) -> Result:
     )
     log.info("%s is done: %s", spec.name, write_result(session.output, result))
     return result
+
+
+def choice_conditions(session: Session, run: Run, method: Method) -> dict[str, Any]:
+    """How settings were chosen before the run, and on which validation images by the method itself, if any were; on how
+    many a temperature was fitted, which no accuracy depends on."""
+    said: dict[str, Any] = {"selection": chosen_before(run, method)._asdict()}
+    if method.validates:
+        images = len(validation_images(session, run, method).items)
+        said |= {"chosen_on": method.validates, "chosen_on_images": images, "chosen_among": method.tries}
+    if run.spec.temperature:
+        fitted_on = open_selection(session.dataset, few_validation_of(run.plan.train), run.spec.data_seed)
+        said["temperature_images"] = len(fitted_on.items)
+    return said
+
+
+def chosen_before(run: Run, method: Method) -> Choice:
+    """How the settings of a run were chosen before it, as its recipe says."""
+    recipe, provenance = run.settings.recipe, run.settings.provenance
+    differing = settings_by_dataset(run.method, run.protocol.recipes_of or run.spec.protocol)
+    followed = any(provenance.get(name, "").startswith("recipe") for name in differing)
+    by_dataset = followed or method.settings_by_dataset
+    if set_by_hand(run.spec, provenance):
+        return Choice("unknown", 0, by_dataset)
+    if recipe is None:
+        return Choice("unknown" if run.method.sees_images() else "none", 0, by_dataset)
+    return Choice(recipe.selection, recipe.trials, by_dataset)
 
 
 def milliseconds(seconds: float, found: Evaluated) -> float:

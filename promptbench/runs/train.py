@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial as calling
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -25,11 +25,10 @@ from promptbench.data.features import (
     shown_views,
     still_batches,
 )
-from promptbench.data.selection import SelectedImages, few_validation_of, open_selection, validation_of
+from promptbench.data.selection import SelectedImages, open_selection, validation_of
 from promptbench.data.transforms import EVALUATION_TRANSFORM, training_transform
 from promptbench.method import Method, instantiate, show_training_images, show_validation_images
-from promptbench.recipe import Recipe, settings_by_dataset
-from promptbench.results.knowledge import Choice, set_by_hand
+from promptbench.recipe import Recipe
 from promptbench.results.spec import SOURCE, fields_of
 from promptbench.runs.listener import Busy, Work
 from promptbench.training.files import PartialFile, TrainingOutcome, load_training, save_training, spec_of
@@ -78,32 +77,6 @@ def validation_images(session: Session, run: Run, method: Method) -> SelectedIma
     """The validation images that a method asks for."""
     selection = validation_of(run.plan.train, all_images=method.validates == "all")
     return open_selection(session.dataset, selection, run.spec.data_seed)
-
-
-def choice_conditions(session: Session, run: Run, method: Method) -> dict[str, Any]:
-    """How settings were chosen before the run, and on which validation images by the method itself, or its temperature,
-    if any were."""
-    said: dict[str, Any] = {"selection": chosen_before(run, method)._asdict()}
-    if method.validates:
-        images = len(validation_images(session, run, method).items)
-        said |= {"chosen_on": method.validates, "chosen_on_images": images, "chosen_among": method.tries}
-    elif run.spec.temperature:
-        fitted_on = open_selection(session.dataset, few_validation_of(run.plan.train), run.spec.data_seed)
-        said |= {"chosen_on": "few", "chosen_on_images": len(fitted_on.items), "chosen_among": 0}
-    return said
-
-
-def chosen_before(run: Run, method: Method) -> Choice:
-    """How the settings of a run were chosen before it, as its recipe says."""
-    recipe, provenance = run.settings.recipe, run.settings.provenance
-    differing = settings_by_dataset(run.method, run.protocol.recipes_of or run.spec.protocol)
-    followed = any(provenance.get(name, "").startswith("recipe") for name in differing)
-    by_dataset = followed or method.settings_by_dataset
-    if set_by_hand(run.spec, provenance):
-        return Choice("unknown", 0, by_dataset)
-    if recipe is None:
-        return Choice("unknown" if run.method.sees_images() else "none", 0, by_dataset)
-    return Choice(recipe.selection, recipe.trials, by_dataset)
 
 
 def training_path(session: Session, key: str) -> Path:

@@ -58,6 +58,8 @@ def test_what_a_table_shows_first_is_explained_below_it(name: str) -> None:
         ("FPR95", "fpr95", "lower is better"),
         ("drop", "drop", "points, -100 to 100, lower is better"),
         ("shots", "shots", "Training images of each class."),
+        ("‡", "‡", "recipe chosen here"),
+        ("§", "§", "reconstructed without its authors' code"),
     ],
 )
 def test_a_word_of_a_table_is_described(name: str, title: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:

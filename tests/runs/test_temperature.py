@@ -17,6 +17,7 @@ from promptbench.data.batches import pixel_batches
 from promptbench.data.dataset import open_dataset
 from promptbench.data.selection import Selection, open_selection
 from promptbench.metrics.classification import CALIBRATION, calibration, fit_temperature
+from promptbench.results.knowledge import selection_of
 from promptbench.results.predictions import load_predictions
 from promptbench.results.result import Result, predictions_path, read_results
 from promptbench.runs.plan import plan_runs
@@ -47,7 +48,7 @@ def evaluated(birds: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_both_values_are_stored_and_only_the_second_run_has_chosen(evaluated: Path) -> None:
+def test_both_values_are_stored_and_settings_were_chosen_alike(evaluated: Path) -> None:
     plain, fitted = by_method(evaluated, temperature=False), by_method(evaluated, temperature=True)
     assert plain.keys() == fitted.keys() == {"zeroshot", "zeroshot@generic", "coop", "linear_probe"}
     for label, result in fitted.items():
@@ -57,12 +58,9 @@ def test_both_values_are_stored_and_only_the_second_run_has_chosen(evaluated: Pa
         assert added == {f"{name}/{what}_scaled" for name in evaluations for what in CALIBRATION} | {"temperature"}
         assert before.metrics.items() <= result.metrics.items()
         assert "temperature" not in before.spec.naming() and before.name != result.name
-        if label != "linear_probe":
-            assert "chosen_on" not in before.conditions
-        assert (result.conditions["chosen_on"], result.conditions["chosen_on_images"]) == (
-            "few",
-            4,
-        )  # two of two classes
+        assert "chosen_on" not in result.conditions
+        assert selection_of(result) == selection_of(before)
+        assert result.conditions["temperature_images"] == 4 and "temperature_images" not in before.conditions
         assert len(result.spec.contents["validation"]) == 64 and "validation" not in before.spec.contents
     assert {name for name in plain["coop"].metrics if name.startswith("new/")} == {
         f"new/{what}" for what in ("accuracy", *CALIBRATION)
