@@ -119,8 +119,11 @@ def made_with(result: Result) -> Iterator[tuple[str, str]]:
     """Backbone, machine, versions, code, when and at what cost."""
     spec, cost = result.spec, result.cost
     yield "backbone", f"{spec.backbone}, weights {spec.weights_hash[:12] or 'unknown'}"
-    yield "computed", f"{spec.device}, {spec.threads} threads, precision {spec.precision}"
-    yield "versions", ", ".join(f"{name} {version}" for name, version in result.versions.items() if version)
+    threads = f"{spec.threads} thread{'s' * (spec.threads != 1)}"
+    yield "computed", f"{spec.device}, {threads}, precision {spec.precision}"
+    versions = ", ".join(f"{name} {version}" for name, version in result.versions.items() if version)
+    for number, line in enumerate(textwrap.wrap(versions, WIDTH - 20)):
+        yield "versions" if number == 0 else "", line
     code = {name: getattr(spec, f"{name}_code").partition(":")[2][:8] for name in ("method", "training", "evaluation")}
     known = ", ".join(f"{name} {digest}" for name, digest in code.items() if digest)
     yield "code", f"commit {result.commit[:12] or 'unknown'}{'; ' if known else ''}{known}"

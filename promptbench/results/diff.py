@@ -416,7 +416,7 @@ def _losses_beside(stored: Sequence[Mapping[str, float]], made: Sequence[Mapping
         if dict(before) != dict(after):
             return f"the losses of the training differ from epoch {epoch} on"
     if len(stored) != len(made):
-        return f"the training has {len(made)} epochs, where {len(stored)} are stored"
+        return f"epochs of the training: {len(stored)} stored, {len(made)} here"
     return "the losses of the training are the same, so that they come from the evaluation"
 
 

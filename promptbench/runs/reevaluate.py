@@ -49,6 +49,9 @@ def evaluations_of(
     origin = spec.trained_by or spec.protocol
     method = registry.load("methods", spec.method)
     recipe = build(Recipe, spec.recipe, result.name) if spec.recipe else None
+    chosen = result.conditions.get("selection")
+    if recipe is not None and chosen:  # which no spec says
+        recipe = replace(recipe, selection=chosen["kind"], trials=chosen["trials"])
     provenance = dict(result.conditions.get("provenance", {}))
     settings = Settings(build(method.Config, spec.config, result.name), recipe, provenance, frozenset())
     trained: Protocol = protocols[origin] if origin in protocols else registry.load("protocols", origin)()

@@ -22,7 +22,7 @@ from promptbench.results.command import command_text
 from promptbench.results.result import read_result
 
 MINI = REPOSITORY / "results" / "mini" / "results"
-RESULT = MINI / "base2new" / "mini_colours" / "coop-3ae3c4503492.json"
+RESULT = min((MINI / "base2new" / "mini_colours").glob("linear_probe-*.json"))
 KEYS = {
     "methods": {"name", "summary", "paper", "title", "category", "parameters_vit_b16"},
     "datasets": {"name", "summary", "paper", "title", "classes", "license"},

@@ -62,7 +62,8 @@ def test_an_evaluation_of_a_training_is_told_in_two_commands() -> None:
     result = stored("base2new/mini_neon/coop-*.json")
     other = replace(result, spec=replace(result.spec, protocol="ood", trained_by="base2new"))
     assert command_of(other) == command_of(result)
-    assert evaluation_of(other, "r.json") == ["promptbench", "eval", "--run", "r.json", "--protocol", "ood"]
+    words = ["promptbench", "eval", "--run", "r.json", "--protocol", "ood", "--temperature"]
+    assert evaluation_of(other, "r.json") == words
     assert not evaluation_of(result)
 
 
