@@ -34,7 +34,7 @@ def test_there_are_results_and_tables() -> None:
     assert not list(MINI.rglob("*.failed.json"))
 
 
-def test_what_seed_1_predicted_and_learned_is_there_and_small() -> None:
+def test_what_seed_1_predicted_and_learned_is_there_and_small(no_plugins: None) -> None:
     results = [result for result in read_results(MINI) if result.spec.train_seed == 1]
     predicted = [result for result in results if find_predictions(MINI, result.spec)]
     assert {result.spec.protocol for result in predicted} == {"base2new", "cross_dataset", "ood"}
