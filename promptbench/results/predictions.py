@@ -35,13 +35,8 @@ from promptbench.results.result import PACKED, find_predictions, predictions_pat
 from promptbench.results.spec import Spec
 from promptbench.storage.atomic import read_sealed, sealed, write_atomically, write_sealed
 
-PACKING = {
-    "id": lzma.FILTER_LZMA2,
-    "preset": 9 | lzma.PRESET_EXTREME,
-    "lp": 1,
-    "lc": 2,
-    "pb": 1,
-}  # numbers of two bytes
+# Most of it are numbers of two bytes, whose place in a pair lp and pb tell apart.
+PACKING = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lp": 1, "lc": 2, "pb": 1}
 _SCORE = "score."
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from promptbench.cli.main import main
 from promptbench.metrics.classification import harmonic_mean
+from promptbench.results.diff import repeated
 from promptbench.results.predictions import save_predictions
 from promptbench.results.result import Result, Spec, write_result
 
@@ -224,3 +226,20 @@ def test_a_figure_of_one_side_is_shown_beside_a_dash(
 def test_mistakes_are_one_sentence(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diff", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("losses", "again", "says"),
+    [
+        ([1.0, 0.5], [1.0, 0.4], "differ from epoch 2 on"),
+        ([1.0, 0.5], [1.0], "2 stored, 1 here"),
+        ([1.0, 0.5], [1.0, 0.5], "are the same, so that they come from the evaluation"),
+        ([], [], "nothing is trained"),
+    ],
+)
+def test_where_trainings_begin_to_differ_is_said(
+    losses: Sequence[float], again: Sequence[float], says: str, tmp_path: Path
+) -> None:
+    stored = keep(tmp_path, {"base/accuracy": 50.0})
+    before, after = (replace(stored, losses=[{"loss": value} for value in values]) for values in (losses, again))
+    assert says in repeated(before, after).losses
