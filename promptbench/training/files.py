@@ -32,9 +32,13 @@ SECONDS = 20.0  # at least, between two notes of where a training stands
 def training_key(spec: Spec, method: type[Method] = Method) -> str:
     """Hash of everything that changes the learned tensors, of a spec that knows what its run is made of.
 
-    Fields of the method's Config that say of themselves that they change nothing learned are left out.
+    Fields of the method's Config that say of themselves that they change nothing learned are left out. So is the
+    version of promptbench, which a new test changes as well, where the spec has a digest of the code that trains.
     """
-    decisive = {**spec.training(method.Config.untrained()), "versions": library_versions()}
+    versions = library_versions()
+    if spec.training_code:
+        versions.pop("promptbench", None)
+    decisive = {**spec.training(method.Config.untrained()), "versions": versions}
     return hashlib.sha256(json.dumps(to_plain(decisive), sort_keys=True).encode()).hexdigest()
 
 

@@ -35,6 +35,17 @@ def test_a_training_is_known_by_its_settings_and_versions(monkeypatch: pytest.Mo
     assert files.training_key(SPEC) != key
 
 
+def test_another_version_of_promptbench_trains_again_only_where_its_code_is_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = replace(SPEC, training_code="3.11:ab")
+    keys = files.training_key(SPEC), files.training_key(known)
+    versions = files.library_versions()
+    monkeypatch.setattr(files, "library_versions", lambda: {**versions, "promptbench": "99.0"})
+    assert files.training_key(SPEC) != keys[0] and files.training_key(known) == keys[1]
+    assert files.training_key(replace(known, training_code="3.11:cd")) != keys[1]
+
+
 def test_fields_that_change_nothing_learned_share_a_training() -> None:
     own = replace(SPEC, method="mutual", config={"n_visual": 4, "tvp_text": "own", "tvp_strength": 1.0})
     mean = replace(own, config={**own.config, "tvp_text": "mean", "tvp_strength": 0.5})
