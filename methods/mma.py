@@ -113,7 +113,7 @@ class MMA(Method):
     def set_classes(self, names: Sequence[str]) -> None:
         super().set_classes(names)
         first, *_ = self.templates_of_classes(self.config.template())
-        tokens = prompts.ensemble(self.backbone, [first], self.class_names).tokens
+        tokens = self.backbone.embed_text(prompts.in_templates([first], self.class_names))
         shared = tokens.shared()
         self.start = tokens.embeddings[0, :shared]  # what all classes begin with
         self.tokens = tokens.after(shared)

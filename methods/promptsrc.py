@@ -138,11 +138,11 @@ class PromptSRC(Method):
         return self.backbone.encode_image(images, first, dict(enumerate(deep, start=1)))
 
     def loss(self, images: Images | Tensor, labels: Tensor) -> dict[str, Tensor]:
-        image, text = self.encode_images(images).cls, self.text_features()
-        logits = self.classify(image, text).logits  # (B, K)
-        with torch.no_grad():
+        with torch.no_grad():  # first: what is kept for gradients would stand beside what this takes
             frozen_image, frozen_text = self.backbone.encode_image(images).cls, self.frozen_text()
             target = self.classify(frozen_image, frozen_text).logits.log_softmax(dim=-1)  # (B, K)
+        image, text = self.encode_images(images).cls, self.text_features()
+        logits = self.classify(image, text).logits  # (B, K)
         divergence = F.kl_div(logits.log_softmax(dim=-1), target, reduction="sum", log_target=True)
         return {
             "ce": F.cross_entropy(logits, labels),

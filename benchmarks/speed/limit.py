@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from promptbench.clip.backbone import Backbone
-from promptbench.clip.prompts import ensemble, sentence_tokens
+from promptbench.clip.prompts import in_templates, sentence_tokens
 
 CACHED, KNOWN, ENCODED = "cached", "known", "images"
 """Where image features come from: nothing else is given; they are, and pixels; pixels alone."""
@@ -132,7 +132,7 @@ def words_of(method: Any) -> str:
 
 def fixed_texts(method: Any, template: str, start: int, constant: bool, whole_texts: bool) -> float:
     """Of texts in which nothing is a prompt, in blocks that a method changes from `start` on."""
-    tokens = ensemble(method.backbone, [template], method.class_names).tokens
+    tokens = method.backbone.embed_text(in_templates([template], method.class_names))
     shared = 0 if whole_texts else tokens.shared()
     own = int((tokens.eot + 1 - shared).sum())
     texts = Texts(0, shared, own, len(tokens.eot), start=start, constant=constant)

@@ -229,6 +229,14 @@ class Backbone(nn.Module):
         """Frozen token embeddings of K texts, cut at the longest unless the tower reads the padding too.
 
         Raises:
+            UsageError: As `token_ids`.
+        """
+        return self.embed_tokens(*self.token_ids(texts))
+
+    def token_ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Ids (K, L) of K texts, cut as in `embed_text`, and the positions of [EOT] in them (K,), both int64.
+
+        Raises:
             UsageError: If a text has more tokens than the model takes; open_clip itself would cut it silently.
         """
         # One token more than fits shows which texts would be cut.
@@ -243,9 +251,12 @@ class Backbone(nn.Module):
             )
         self._warn_of_unknown_words(texts, ids)
         length = self.context_length if form.whole else int(eot.max()) + 1
-        ids = ids[:, :length].to(self.device)
-        with torch.no_grad():
-            return Tokens(self._text.token_embedding(ids), eot.to(self.device), ids, form.start)
+        return ids[:, :length].to(self.device), eot.to(self.device)
+
+    @torch.no_grad()
+    def embed_tokens(self, ids: Tensor, eot: Tensor) -> Tokens:
+        """Frozen token embeddings of K texts, whose `token_ids` are known."""
+        return Tokens(self._text.token_embedding(ids), eot, ids, self.text_form.start)
 
     def encode_text(
         self,

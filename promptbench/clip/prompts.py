@@ -8,11 +8,11 @@ Letters: K classes, L text tokens, n prompt tokens, d width of the text tower.
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import product
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from promptbench.config import UsageError
 INIT_STD = 0.02  # of random contexts, in every public implementation
 MAX_WORDS = 4  # the authors of MaPLe and PromptSRC start longer contexts at random, whatever ctx_init says
 RANDOM_TOKENS = 16  # of a context without words, as in CoOp's paper
+EMBEDDED_AT_ONCE = 4096  # texts of an ensemble, about a hundred megabytes
 NAME = "{}"  # in a template
 STARTS = "'': random; 'dataset': the words of the template of the dataset trained on; or any template with {}"
 
@@ -168,26 +169,36 @@ class Ensemble:
     """K class names in each of several hand-written templates.
 
     Attributes:
-        tokens: The texts, template by template.
+        ids: The texts' token ids, (M * K, L), template by template. Embedded, a hundred thousand texts would take
+            gigabytes.
+        eot: (M * K,), position of [EOT] in each.
         classes: K.
     """
 
-    tokens: Tokens
+    ids: Tensor
+    eot: Tensor
     classes: int
 
     def encode(self, backbone: Backbone, normalised: bool) -> Tensor:
         """Mean over the templates of text features, each `normalised` first or as it is: (K, D), not normalised."""
-        features = backbone.encode_text(self.tokens.embeddings, self.tokens.eot)
+        parts = zip(self.ids.split(EMBEDDED_AT_ONCE), self.eot.split(EMBEDDED_AT_ONCE), strict=True)
+        embedded = itertools.starmap(backbone.embed_tokens, parts)
+        features = torch.cat([backbone.encode_text(tokens.embeddings, tokens.eot) for tokens in embedded])
         if normalised:
             features = F.normalize(features, dim=-1)
         return features.unflatten(0, (-1, self.classes)).mean(dim=0)
 
 
 def ensemble(backbone: Backbone, templates: Sequence[str], names: Sequence[str], as_spelled: bool = False) -> Ensemble:
-    """Class names in templates; `as_spelled` keeps their underscores, as some authors' code does."""
+    """Class names in templates; see `in_templates`."""
+    texts = in_templates(templates, names, as_spelled)
+    return Ensemble(*backbone.token_ids(texts), classes=len(names))
+
+
+def in_templates(templates: Sequence[str], names: Sequence[str], as_spelled: bool = False) -> list[str]:
+    """All names in the first template, then all in the next; `as_spelled` keeps underscores, as some authors do."""
     shown = names if as_spelled else [readable(name) for name in names]
-    texts = [template.replace(NAME, name) for template, name in product(templates, shown)]
-    return Ensemble(backbone.embed_text(texts), len(names))
+    return [template.replace(NAME, name) for template, name in itertools.product(templates, shown)]
 
 
 class FrozenTexts:

@@ -14,6 +14,7 @@ prefix, d the width.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -309,27 +310,32 @@ def in_chunks(path: Path, tower: Any, texts: Texts, most: int, several: int, lea
     """Text features (S, K, D) by `path`, at most so many texts at a time, and at most `several` of more than one image.
 
     With more than that, images are encoded one group after the other, or classes where those of one image are too
-    many; where something `learns`, chunks are computed again in the backward pass.
+    many; where something `learns`, chunks are computed again in the backward pass, and half as large.
     """
     S, K = texts.sizes
-    images, classes = max(1, min(most, several) // K), min(K, most)
-    if images >= S and classes >= K:
+    images = max(1, min(most, several) // K)
+    if images >= S and most >= K:
         return encode(path, tower, texts)
+    if learns:
+        images = max(1, images // 2)
     draws = texts.layer is not None or texts.own_masks
     out = []
     for i in range(0, S, images):
         part = partial(encode_part, path, tower, texts, slice(i, i + images))
-        out.append(by_classes(part, K, classes, learns, draws))
+        out.append(by_classes(part, K, most, learns, draws))
     return torch.cat(out)
 
 
 def by_classes(run: Callable[[slice], Tensor], count: int, most: int, learns: bool, draws: bool = False) -> Tensor:
-    """What `run` says of K classes, (..., K, D), at most so many at a time.
+    """What `run` says of K classes, (..., K, D), in even parts of at most so many.
 
     Where something `learns`, each part is computed again in the backward pass, with what it `draws` at random drawn
-    again.
+    again. That costs as much in parts half as large, which leave half of the memory to the images.
     """
-    parts = [slice(k, k + most) for k in range(0, count, most)]
+    if learns:
+        most = max(1, most // 2)
+    number = math.ceil(count / most)
+    parts = [slice(count * i // number, count * (i + 1) // number) for i in range(number)]
     if learns:
         found = [checkpoint(run, part, use_reentrant=False, preserve_rng_state=draws) for part in parts]
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from promptbench.clip import backbone, text_tower
+from promptbench.clip import backbone, prompts, text_tower
 from promptbench.clip.backbone import ARCHITECTURE, Backbone
 from promptbench.clip.block import is_standard, mlp
 from promptbench.clip.image_tower import ImageFeatures, Images
@@ -143,7 +145,7 @@ def test_the_layers_of_a_block_equal_open_clips_with_gradients(frozen: bool, tin
 @pytest.mark.parametrize("learns", [True, False])
 @pytest.mark.parametrize("texts_at_once", [1, 2, 7])
 def test_blocks_may_be_run_by_a_method(tiny: Backbone, texts_at_once: int, learns: bool) -> None:
-    """It is told which classes to run, all of them in parts of at most so many, and gets its gradients."""
+    """It is told which classes to run: all at once, or even parts, half as large where they are run again."""
     tokens, shift, parts = tiny.embed_text(TEXTS), learned(tiny.text_width), []
     length = tokens.ids.shape[1]
 
@@ -162,10 +164,40 @@ def test_blocks_may_be_run_by_a_method(tiny: Backbone, texts_at_once: int, learn
         found = tiny.run_text(states, len(TEXTS), length, learns=True)
     torch.testing.assert_close(found, whole, **CLOSE)
     most = tiny.texts_within_budget(length, learns)
+    if most < len(TEXTS) and learns:
+        most = max(1, most // 2)
     ran = [len(range(*part.indices(len(TEXTS)))) for part in parts]
-    assert sum(ran) == len(TEXTS) and max(ran) == min(most, len(TEXTS))
+    assert sum(ran) == len(TEXTS) and len(ran) == math.ceil(len(TEXTS) / most)
+    assert max(ran) <= most and max(ran) - min(ran) <= 1
     if learns:
         torch.testing.assert_close(*(gradients(text, [shift])[0] for text in (found, whole)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+@pytest.mark.parametrize("at_once", [1, 4, 15])
+def test_an_ensemble_is_embedded_in_parts(
+    at_once: int, normalised: bool, tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    templates = ("a photo of a {}.", "itap of my {}, indoors.", "{}")
+    names = ["jack_o_lantern", *NAMES[1:]]
+    each = [prompts.in_templates([template], names) for template in templates]
+    assert each[1][0] == "itap of my jack o lantern, indoors."
+    embedded: list[int] = []
+
+    def counting(ids: Tensor, eot: Tensor) -> Tokens:
+        embedded.append(len(ids))
+        return Backbone.embed_tokens(tiny, ids, eot)
+
+    monkeypatch.setattr(tiny, "embed_tokens", counting)
+    monkeypatch.setattr(prompts, "EMBEDDED_AT_ONCE", at_once)
+    texts = prompts.ensemble(tiny, templates, names)
+    assert embedded == []  # nothing is, before it is asked for
+    found = texts.encode(tiny, normalised)
+    assert sum(embedded) == 15 and max(embedded) == at_once
+    features = [tiny.clip.encode_text(tiny.tokenizer(texts)) for texts in each]
+    if normalised:
+        features = [F.normalize(of_one, dim=-1) for of_one in features]
+    torch.testing.assert_close(found, torch.stack(features).mean(dim=0), **CLOSE)
 
 
 def test_class_tokens_may_differ_per_image(tiny: Backbone) -> None:

@@ -165,11 +165,14 @@ def some(names: Iterable[str], most: int = 3) -> str:
 class WeightlessBackbone(Backbone):
     """A backbone on the meta device: it tokenises, and its embeddings have a shape and no values."""
 
-    def embed_text(self, texts: Sequence[str]) -> Tokens:
-        """Token ids (K, L) as those of real weights; embeddings (K, L, d) without values."""
+    def token_ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids (K, L) and positions of [EOT] (K,) as those of real weights."""
         ids = self.tokenizer(list(texts), context_length=self.context_length)
         eot = ids.argmax(dim=-1)
-        ids = ids[:, : int(eot.max()) + 1]
+        return ids[:, : int(eot.max()) + 1], eot
+
+    def embed_tokens(self, ids: Tensor, eot: Tensor) -> Tokens:
+        """Embeddings (K, L, d) without values."""
         return Tokens(torch.empty(*ids.shape, self.text_width, device="meta"), eot, ids)
 
 
