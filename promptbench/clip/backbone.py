@@ -312,9 +312,8 @@ class Backbone(nn.Module):
             path, length = text_tower.shared_path, texts.own_length()
         else:
             path, length = text_tower.full_path, texts.full_length()
-        most = self.texts_within_budget(length, learns)
-        several = most if learns or self.device.type != "cpu" else int(CACHED / (4 * self.text_width * length))
-        features = text_tower.in_chunks(path, self._text, texts, most, several, learns)
+        most = self.texts_at_once(length, learns)
+        features = text_tower.in_chunks(path, self._text, texts, most, learns)
         return features.reshape(*leading, *features.shape[1:])
 
     def _opened(
@@ -358,8 +357,15 @@ class Backbone(nn.Module):
         def run(part: slice) -> Tensor:
             return text_tower.project(text, states(text.transformer.resblocks, part))
 
-        most = self.texts_within_budget(length, learns)
+        most = self.texts_at_once(length, learns)
         return run(slice(classes)) if classes <= most else text_tower.by_classes(run, classes, most, learns)
+
+    def texts_at_once(self, length: float, learns: bool) -> int:
+        """Texts of so many tokens that are best encoded in one go, at least 1."""
+        most = self.texts_within_budget(length, learns)
+        if learns or self.device.type != "cpu":
+            return most
+        return min(most, max(1, int(CACHED / (4 * self.text_width * length))))
 
     def texts_within_budget(self, length: float, learns: bool = True) -> int:
         """Texts of so many tokens that may be encoded in one go, at least 1; `learns` says whether for gradients.

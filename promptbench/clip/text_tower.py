@@ -306,14 +306,14 @@ class Texts(NamedTuple):
 Path = Callable[[Any, Texts], Tensor]  # `shared_path` or `full_path`
 
 
-def in_chunks(path: Path, tower: Any, texts: Texts, most: int, several: int, learns: bool) -> Tensor:
-    """Text features (S, K, D) by `path`, at most so many texts at a time, and at most `several` of more than one image.
+def in_chunks(path: Path, tower: Any, texts: Texts, most: int, learns: bool) -> Tensor:
+    """Text features (S, K, D) by `path`, at most so many texts at a time.
 
     With more than that, images are encoded one group after the other, or classes where those of one image are too
     many; where something `learns`, chunks are computed again in the backward pass, and half as large.
     """
     S, K = texts.sizes
-    images = max(1, min(most, several) // K)
+    images = max(1, most // K)
     if images >= S and most >= K:
         return encode(path, tower, texts)
     if learns:

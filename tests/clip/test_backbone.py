@@ -105,17 +105,17 @@ def test_chunks_change_nothing(tiny: Backbone, layer: Layer | None, texts_per_ch
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("tokens", [1, 30, 2048])
-def test_on_a_cpu_images_are_scored_in_groups_that_its_cache_holds(
+@pytest.mark.parametrize("tokens", [1, 15, 60, 2048])
+def test_on_a_cpu_texts_are_scored_in_parts_that_its_cache_holds(
     tokens: int, tiny: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without gradients alone: with them, a group more than one would have to be computed again."""
     rest, prefix, deep = prompted(tiny, images=5)
-    sizes: list[int] = []
+    sizes: list[tuple[int, int]] = []
     encode = text_tower.encode
 
     def counting(path: Any, tower: Any, texts: text_tower.Texts) -> Tensor:
-        sizes.append(texts.sizes[0])
+        sizes.append(texts.sizes)
         return encode(path, tower, texts)
 
     monkeypatch.setattr(text_tower, "encode", counting)
@@ -123,9 +123,13 @@ def test_on_a_cpu_images_are_scored_in_groups_that_its_cache_holds(
     learned = tiny.encode_text(rest.embeddings, rest.eot, prefix, deep)
     with torch.no_grad():
         found = tiny.encode_text(rest.embeddings, rest.eot, prefix, deep)
-    of_an_image = len(rest.eot) * mean_length(rest.eot)
-    at_once = min(5, max(1, int(tokens / of_an_image)))
-    assert sizes == [5] + [at_once] * (5 // at_once) + [5 % at_once] * (5 % at_once > 0)
+    assert sizes.pop(0) == (5, 5)
+    most = max(1, int(tokens / mean_length(rest.eot)))
+    at_once = min(5, max(1, most // 5))
+    groups = [at_once] * (5 // at_once) + [5 % at_once] * (5 % at_once > 0)
+    assert [images for images, _ in sizes] == [images for images in groups for _ in range(math.ceil(5 / most))]
+    assert sum(images * classes for images, classes in sizes) == 25
+    assert max(images * classes for images, classes in sizes) <= most
     torch.testing.assert_close(found, learned, **CLOSE)
 
 
