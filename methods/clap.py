@@ -131,7 +131,7 @@ class CLAP(Method):
     def encode_classes(self) -> Tensor:
         if not len(self.prototypes):
             raise UsageError("CLAP scores nothing before `prepare` has made prototypes.")
-        return self.prototypes[self.at]
+        return self.prototypes.index_select(0, self.at)
 
     def loss(self, images: Images | Tensor, labels: Tensor) -> dict[str, Tensor]:
         terms = super().loss(images, labels)

@@ -102,7 +102,7 @@ class TaskRes(Method):
             self.residuals = nn.Parameter(torch.zeros(len(self.class_names), self.backbone.embed_dim))  # (K, D)
 
     def encode_classes(self) -> Tensor:
-        return self.texts.features() + self.config.alpha * self.residuals[self.at]
+        return self.texts.features() + self.config.alpha * self.residuals.index_select(0, self.at)
 
     def official_parameters(self) -> dict[str, nn.Parameter]:
         return {"text_feature_residuals": self.residuals}

@@ -178,5 +178,8 @@ def count_plain(label: str, backbone: Backbone, **config: object) -> Counts | No
             features: Any = plain.features(pixels(backbone, images))
         return operations(lambda: plain.logits(features))
 
-    trains = bool(sides[CLASSES[0]].learned)
-    return Counts(fitted(step) if trains else None, Work(0, 0, 0, 0), fitted(image), fitted(scores))
+    trained = fitted(step) if sides[CLASSES[0]].learned else None
+    for plain in sides.values():
+        for tensor in plain.learned.values():
+            tensor.requires_grad_(False)  # torch's counter waits for gradients of whatever may have some
+    return Counts(trained, Work(0, 0, 0, 0), fitted(image), fitted(scores))

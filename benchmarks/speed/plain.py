@@ -32,7 +32,7 @@ class Plain:
     Attributes:
         learned: Copies of the method's learned tensors, by their names there.
         per_image: Whether images are scored one after another.
-        prompts_per_class: Texts of a class in one step.
+        prompts_per_class: Texts of a class in one step; 0 where all are encoded before the first.
     """
 
     per_image = False
@@ -192,6 +192,8 @@ class Mutual(CoOp):
 
 
 class VPT(Plain):
+    prompts_per_class = 0
+
     def start(self) -> None:
         ids, embeddings = self.towers.tokens([f"a photo of a {name}." for name in self.names])
         self.fixed = self.towers.text(embeddings, ids)
@@ -389,6 +391,8 @@ class LoCoOp(Plain):
 
 
 class TipAdapterF(Plain):
+    prompts_per_class = 0
+
     def start(self) -> None:
         texts = [self.sentences_of(template) for template in self.method.templates_of_classes()]
         self.classifier = sum(F.normalize(text, dim=-1) for text in texts)
@@ -401,6 +405,8 @@ class TipAdapterF(Plain):
 
 
 class CLIPAdapter(Plain):
+    prompts_per_class = 0
+
     def start(self) -> None:
         (template,) = self.method.templates_of_classes()
         self.fixed = self.sentences_of(template)
@@ -416,6 +422,8 @@ class CLIPAdapter(Plain):
 
 
 class TaskRes(Plain):
+    prompts_per_class = 0
+
     def start(self) -> None:
         self.fixed = sum(self.sentences_of(template) for template in self.method.templates_of_classes())
         self.fixed = self.fixed / len(self.method.templates_of_classes())
@@ -425,6 +433,8 @@ class TaskRes(Plain):
 
 
 class CLAP(Plain):
+    prompts_per_class = 0
+
     def text(self) -> Tensor:
         return self.learned["prototypes"]
 

@@ -17,6 +17,8 @@ WITHOUT_TOWERS = ("tip_adapter_f", "clip_adapter", "taskres", "clap")
 """Methods whose steps, on cached features, run no tower."""
 LEAST_SHARE = 70.0
 """Percent of its limit that every step has to reach."""
+RISING = 1.25
+"""Times the seconds that the larger of two steps has to take, if more classes are to be counted from the two."""
 RATIOS = (
     ("CoOp step, batch 32, ours cached, plain encodes", ("coop", CACHED, ENCODED, 32), 30),
     ("CoOp step, batch 32, cached on both sides", ("coop", CACHED, CACHED, 32), 16),
@@ -151,13 +153,18 @@ class PlainSteps:
         return found, estimated
 
     def on_a_line(self, method: str, classes: int, images: str, batch: int) -> float | None:
-        """Seconds on a straight line through those at two smaller numbers of classes."""
+        """Seconds on a straight line through those at two smaller numbers of classes.
+
+        None where these hardly differ: what a class costs is lost in what the rest took this time and the other.
+        """
         sizes = sorted({group["classes"] for group in self.groups if group["method"] == method})
         timed = [(size, self.timed(method, size, images, batch)[0]) for size in sizes if size < classes]
         known = [(size, seconds) for size, seconds in timed if seconds is not None]
         if len(known) < 2:
             return None
         (few, low), (many, high) = known[-2:]
+        if high < RISING * low:
+            return None
         return high + (high - low) / (many - few) * (classes - many)
 
     def of_image(self) -> float | None:

@@ -40,6 +40,13 @@ def test_both_sides_are_counted_on_the_embedded_clip() -> None:
     assert count_plain("tip_adapter", backbone) is None
 
 
+@pytest.mark.parametrize("label", ["dpl", "mutual", "clip_lora"])
+def test_plain_sides_that_run_the_blocks_themselves_are_counted(label: str) -> None:
+    plain = count_plain(label, load_backbone("mini"))
+    assert plain is not None and plain.step is not None
+    assert plain.step.of_class + plain.step.of_pair > 0 and plain.image.of_image > 0
+
+
 def test_hours_count_every_run_of_the_suite() -> None:
     report = hours.estimate(["zeroshot"], load_backbone("mini"))
     own, shared = report["rows"]
