@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -77,6 +79,12 @@ def test_a_method_that_takes_too_long_has_a_line() -> None:
     assert costs.costs(["coop"], limit=0.01)["rows"] == [{"method": "coop", "not measured": "took more than 0 s"}]
 
 
-def test_the_committed_hours_have_their_page() -> None:
-    path = REPOSITORY / "results" / "measured" / "hours.json"
-    assert path.with_suffix(".md").read_text() == hours.page(json.loads(path.read_text()))
+@pytest.mark.parametrize(("name", "page"), [("hours", hours.page), ("speed-costs", costs.page)])
+def test_committed_figures_have_their_page(name: str, page: Callable[[dict[str, Any]], str]) -> None:
+    path = REPOSITORY / "results" / "measured" / f"{name}.json"
+    assert path.with_suffix(".md").read_text() == page(json.loads(path.read_text()))
+
+
+def test_the_committed_costs_are_those_of_all_methods(no_plugins: None) -> None:
+    found = json.loads((REPOSITORY / "results" / "measured" / "speed-costs.json").read_text())
+    assert [row["method"] for row in found["rows"] if row["seconds"] > 0] == costs.all_methods()
