@@ -34,8 +34,8 @@ NOTES = (
     "Seconds are medians; `~` marks those of which a part was counted, not timed: a plain step of CoCoOp or Mutual "
     "Prompt Learning with several images is that of one image times the batch; plain steps at other numbers of classes "
     "than it was run with lie on a line through those at fewer, if these rise by a quarter; a plain step that encodes, "
-    "of a method that trains on cached features, is the cached one and CoOp's image tower for as many images; a plain evaluation "
-    "was timed for one seed and, for CoCoOp, with two of the images scored.",
+    "of a method that trains on cached features, is the cached one and CoOp's image tower for as many images; a plain "
+    "evaluation was timed for one seed and, for CoCoOp, with two of the images scored.",
     "",
     "Limit: the operations of the linear layers that no step can do without, by formula "
     "(`benchmarks/speed/limit.py`: forward and backward, for tokens that depend on what is learned or on new images, "
