@@ -33,6 +33,7 @@ Seed = tuple[int, int]  # data seed, training seed
 Figures = Mapping[str, Mapping[str, float]]  # block, to column key, to figure
 
 SAME = 1e-9  # points; sums of the same numbers in another order differ by less
+ROUNDING = 1e-5  # of losses, on processors of another make
 LEAST_SEEDS = 3
 
 Place = tuple[str, str, str, str]  # protocol, dataset, label, shots
@@ -412,12 +413,19 @@ def _losses_beside(stored: Sequence[Mapping[str, float]], made: Sequence[Mapping
     """Where the losses of two trainings begin to differ, in words."""
     if not stored and not made:
         return "nothing is trained, so that they come from images, weights or the evaluation"
-    for epoch, (before, after) in enumerate(zip(stored, made, strict=False), start=1):
-        if dict(before) != dict(after):
-            return f"the losses of the training differ from epoch {epoch} on"
     if len(stored) != len(made):
         return f"epochs of the training: {len(stored)} stored, {len(made)} here"
+    for epoch, (before, after) in enumerate(zip(stored, made, strict=True), start=1):
+        if not _equal_to_rounding(before, after):
+            return f"the losses of the training differ from epoch {epoch} on"
     return "the losses of the training are the same, so that they come from the evaluation"
+
+
+def _equal_to_rounding(before: Mapping[str, float], after: Mapping[str, float]) -> bool:
+    """Whether the same terms of a loss have the same values, but for what processors of other makes round otherwise."""
+    return before.keys() == after.keys() and all(
+        math.isclose(value, after[name], rel_tol=ROUNDING, abs_tol=ROUNDING) for name, value in before.items()
+    )
 
 
 def _groups(results: Iterable[Result]) -> dict[Place, list[_Group]]:

@@ -232,7 +232,8 @@ def test_mistakes_are_one_sentence(words: list[str], said: str, capsys: pytest.C
     ("losses", "again", "says"),
     [
         ([1.0, 0.5], [1.0, 0.4], "differ from epoch 2 on"),
-        ([1.0, 0.5], [1.0], "2 stored, 1 here"),
+        ([1.0, 0.5], [1.000001, 0.4], "differ from epoch 2 on"),
+        ([1.0, 0.5], [0.9], "2 stored, 1 here"),
         ([1.0, 0.5], [1.0, 0.5], "are the same, so that they come from the evaluation"),
         ([], [], "nothing is trained"),
     ],

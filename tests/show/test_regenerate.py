@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -115,6 +117,15 @@ def test_a_new_result_changes_what_is_built(folder: Path, capsys: pytest.Capture
     assert [outcome[name] for name in ("base2new.md", "wide.csv", "plots/gain.svg")] == ["differs"] * 3
 
 
+def moved(value: Any, apart: float) -> Any:
+    """Plot data with every number moved, as a processor of another make might."""
+    if isinstance(value, dict):
+        return {key: moved(item, apart) for key, item in value.items()}
+    if isinstance(value, list):
+        return [moved(item, apart) for item in value]
+    return value + apart if isinstance(value, float) else value
+
+
 @pytest.mark.slow
 def test_a_plot_of_predictions_outlives_them(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from safetensors.torch import save_file
@@ -131,6 +142,12 @@ def test_a_plot_of_predictions_outlives_them(folder: Path, capsys: pytest.Captur
     save_file(tensors, path, metadata={"id": about, "far": about})
     assert said(capsys, folder)[1]["plots/ood.svg"] == "written"
     picture = (folder / "plots" / "ood.svg").read_bytes()
+    data = json.loads((folder / "plots" / "ood.json").read_text())
+    for apart, outcome in ((1e-5, "the same"), (0.01, "differs")):
+        elsewhere = json.dumps(moved(data, apart))
+        (folder / "plots" / "ood.json").write_text(elsewhere, encoding="utf-8")
+        assert said(capsys, folder, "--check")[1]["plots/ood.svg"] == outcome
+    (folder / "plots" / "ood.json").write_text(json.dumps(data), encoding="utf-8")
     path.unlink()
     code, outcome = said(capsys, folder, "--check")
     assert code == 0 and outcome["plots/ood.svg"].startswith("not checked. There are no predictions")

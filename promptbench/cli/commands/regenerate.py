@@ -9,7 +9,8 @@
 
 Besides `file`, `kind` and `page` an entry has the flags of `promptbench table`, `plot` or `evidence`; `true` is a flag
 without a value. Where `results` are not named they are those of the folder.
-A picture is compared by its data, which are stored beside it.
+A picture is compared by its data, which are stored beside it; those that predictions or a model decide, to the rounding
+of another processor.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ class Item:
     from_results: bool = True
 
 
+ROUNDING = 1e-4  # of cosines and shares, which pictures show to a hundredth
 SAME = "the same"
 DIFFERS = "differs"
 WRITTEN = "written"
@@ -83,7 +85,28 @@ def check(item: Item) -> str:
         if old is None:
             return f"skipped. {gap}"
         return DIFFERS if item.from_results or not item.file.exists() else f"not checked. {gap}"
-    return SAME if old == new and item.file.exists() else DIFFERS
+    if not item.file.exists() or old is None:
+        return DIFFERS
+    return SAME if old == new or (not item.from_results and _equal_to_rounding(old, new)) else DIFFERS
+
+
+def _equal_to_rounding(old: str, new: str) -> bool:
+    """Whether two pictures' data are the same but for the last digits of their numbers."""
+    import json
+
+    def numbers_apart(value: Any, numbers: list[float]) -> Any:
+        if isinstance(value, float):
+            numbers.append(value)
+            return None
+        if isinstance(value, dict):
+            return {key: numbers_apart(item, numbers) for key, item in value.items()}
+        return [numbers_apart(item, numbers) for item in value] if isinstance(value, list) else value
+
+    before: list[float] = []
+    after: list[float] = []
+    if numbers_apart(json.loads(old), before) != numbers_apart(json.loads(new), after):
+        return False
+    return all(abs(a - b) <= ROUNDING for a, b in zip(before, after, strict=True))
 
 
 def write(item: Item) -> str:
