@@ -37,7 +37,7 @@ CODES = {"Ctrl-C": (130, -2), "Ctrl-C twice": (130, -2), "SIGTERM": (143, -15, 1
 """The exit codes of a call that a signal ends, of a shell too; SIGTERM ends a training as Ctrl-C does."""
 APART = (0.05, 0.3)  # seconds between two Ctrl-C
 PATIENCE = 20.0  # seconds in which a call has to end, and its processes after it
-NOISE = ("Traceback", "Exception ignored")
+NOISE = ("Traceback", "Exception ignored", "terminate called")
 OURS = "promptbench"  # in every traceback but those of the interpreter's own start, before it knows the command
 
 
