@@ -104,7 +104,10 @@ def _equal_to_rounding(old: str, new: str) -> bool:
 
     before: list[float] = []
     after: list[float] = []
-    if numbers_apart(json.loads(old), before) != numbers_apart(json.loads(new), after):
+    try:
+        if numbers_apart(json.loads(old), before) != numbers_apart(json.loads(new), after):
+            return False
+    except ValueError:  # what is stored is no data of a picture
         return False
     return all(abs(a - b) <= ROUNDING for a, b in zip(before, after, strict=True))
 
