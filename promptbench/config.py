@@ -36,6 +36,10 @@ class UsageError(ValueError):
     """A mistake that a user can cause, in one sentence that names the culprit, the place and the way out."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM in the middle of a training, which ends it as Ctrl-C does."""
+
+
 class _Misfit(ValueError):
     """A value that does not fit its type; `typed` turns it into a UsageError that names field and place."""
 

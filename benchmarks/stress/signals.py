@@ -33,11 +33,10 @@ from kill import KEPT, carry_out, command, draw_images, environment, numbers
 from promptbench.storage.versions import git_commit, library_versions
 
 WAYS = ("Ctrl-C", "Ctrl-C twice", "SIGTERM", "SIGHUP")
-CODES = {"Ctrl-C": (130, -2), "Ctrl-C twice": (130, -2), "SIGTERM": (143, -15, 130), "SIGHUP": (129, -1)}
-"""The exit codes of a call that a signal ends, of a shell too; SIGTERM ends a training as Ctrl-C does."""
+CODES = {"Ctrl-C": (130, -2), "Ctrl-C twice": (130, -2), "SIGTERM": (143, -15), "SIGHUP": (129, -1)}  # one to a shell
 APART = (0.05, 0.3)  # seconds between two Ctrl-C
 PATIENCE = 20.0  # seconds in which a call has to end, and its processes after it
-NOISE = ("Traceback", "Exception ignored", "terminate called")
+NOISE = ("Traceback", "Exception ignored")
 OURS = "promptbench"  # in every traceback but those of the interpreter's own start, before it knows the command
 
 

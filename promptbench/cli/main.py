@@ -27,7 +27,7 @@ from typing import Any, TextIO
 from promptbench.cli.commands import COMMANDS, GROUPS
 from promptbench.cli.completion import SHELLS, PrintCompletion
 from promptbench.cli.flags import Parser, known_command
-from promptbench.config import UsageError, path_of
+from promptbench.config import Terminated, UsageError, path_of
 from promptbench.registry import add_file
 from promptbench.runs.listener import Quiet
 from promptbench.storage.versions import own_version
@@ -81,9 +81,9 @@ def obey(words: Sequence[str]) -> int:
     except UsageError as error:
         complain(str(error))
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         print(INTERRUPTED, file=sys.stderr)
-        return 130
+        return 143 if isinstance(stopped, Terminated) else 130
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from promptbench.clip.image_tower import Images
+from promptbench.config import Terminated
 from promptbench.data.batches import EpochOrder, sent
 from promptbench.method import Method
 from promptbench.recipe import Recipe
@@ -335,7 +336,7 @@ def keyboard_interrupt() -> Iterator[None]:
     try:
         yield
     except SIGTERMException:
-        raise KeyboardInterrupt from None
+        raise Terminated from None
     except SystemExit as stopped:
         if in_main_thread:
             signal.signal(signal.SIGINT, handler)

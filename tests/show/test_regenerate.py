@@ -13,6 +13,7 @@ import torch
 from shared_paths import REPOSITORY
 
 from promptbench.cli import main
+from promptbench.cli.commands import regenerate
 from promptbench.cli.commands.regenerate import items_of, lists_in
 from promptbench.metrics.classification import harmonic_mean
 from promptbench.results.result import Result, predictions_path, write_result
@@ -127,7 +128,9 @@ def moved(value: Any, apart: float) -> Any:
 
 
 @pytest.mark.slow
-def test_a_plot_of_predictions_outlives_them(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plot_of_predictions_outlives_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from safetensors.torch import save_file
 
     write_result(folder, OOD)
@@ -143,9 +146,13 @@ def test_a_plot_of_predictions_outlives_them(folder: Path, capsys: pytest.Captur
     assert said(capsys, folder)[1]["plots/ood.svg"] == "written"
     picture = (folder / "plots" / "ood.svg").read_bytes()
     data = json.loads((folder / "plots" / "ood.json").read_text())
-    for apart, outcome in ((1e-5, "the same"), (0.01, "differs")):
-        elsewhere = json.dumps(moved(data, apart))
-        (folder / "plots" / "ood.json").write_text(elsewhere, encoding="utf-8")
+    for of_a_model, apart, outcome in (
+        ((), 1e-5, "differs"),
+        (("ood",), 1e-5, "the same"),
+        (("ood",), 0.01, "differs"),
+    ):
+        monkeypatch.setattr(regenerate, "OF_A_MODEL", of_a_model)  # whose numbers are compared to rounding
+        (folder / "plots" / "ood.json").write_text(json.dumps(moved(data, apart)), encoding="utf-8")
         assert said(capsys, folder, "--check")[1]["plots/ood.svg"] == outcome
     (folder / "plots" / "ood.json").write_text(json.dumps(data), encoding="utf-8")
     path.unlink()

@@ -9,8 +9,8 @@
 
 Besides `file`, `kind` and `page` an entry has the flags of `promptbench table`, `plot` or `evidence`; `true` is a flag
 without a value. Where `results` are not named they are those of the folder.
-A picture is compared by its data, which are stored beside it; those that predictions or a model decide, to the rounding
-of another processor.
+A picture is compared by its data, which are stored beside it; those that a model computes again, to the rounding of
+another processor.
 """
 
 from __future__ import annotations
@@ -23,7 +23,15 @@ from typing import Any
 
 from promptbench.cli.flags import Parser, add_asked, add_picture, add_tables, asked_of, picture_of, question_of
 from promptbench.config import UsageError, load_yaml, path_of, text_of, unknown
-from promptbench.show.plots.picture import BEYOND_RESULTS, check_picture, data_path, module_of, to_text, write_picture
+from promptbench.show.plots.picture import (
+    BEYOND_RESULTS,
+    OF_A_MODEL,
+    check_picture,
+    data_path,
+    module_of,
+    to_text,
+    write_picture,
+)
 
 HELP = "rebuild committed tables, plots and pages from the committed results"
 EXAMPLE = "promptbench regenerate --check"
@@ -61,6 +69,7 @@ class Item:
         stored: Where that text is.
         picture: Whether `file` is drawn from it.
         from_results: Whether result files alone decide it.
+        of_a_model: Whether a model computes it again.
     """
 
     file: Path
@@ -68,9 +77,10 @@ class Item:
     stored: Path
     picture: bool = False
     from_results: bool = True
+    of_a_model: bool = False
 
 
-ROUNDING = 1e-4  # of cosines and shares, which pictures show to a hundredth
+ROUNDING = 1e-4  # of cosines, which a picture shows as shades
 SAME = "the same"
 DIFFERS = "differs"
 WRITTEN = "written"
@@ -87,29 +97,26 @@ def check(item: Item) -> str:
         return DIFFERS if item.from_results or not item.file.exists() else f"not checked. {gap}"
     if not item.file.exists() or old is None:
         return DIFFERS
-    return SAME if old == new or (not item.from_results and _equal_to_rounding(old, new)) else DIFFERS
+    return SAME if old == new or (item.of_a_model and _equal_to_rounding(old, new)) else DIFFERS
 
 
 def _equal_to_rounding(old: str, new: str) -> bool:
     """Whether two pictures' data are the same but for the last digits of their numbers."""
     import json
 
-    def numbers_apart(value: Any, numbers: list[float]) -> Any:
-        if isinstance(value, float):
-            numbers.append(value)
-            return None
-        if isinstance(value, dict):
-            return {key: numbers_apart(item, numbers) for key, item in value.items()}
-        return [numbers_apart(item, numbers) for item in value] if isinstance(value, list) else value
+    def equal(a: Any, b: Any) -> bool:
+        if isinstance(a, float) and isinstance(b, float):
+            return abs(a - b) <= ROUNDING
+        if isinstance(a, dict) and isinstance(b, dict):
+            return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+        if isinstance(a, list) and isinstance(b, list):
+            return len(a) == len(b) and all(map(equal, a, b))
+        return bool(a == b)
 
-    before: list[float] = []
-    after: list[float] = []
     try:
-        if numbers_apart(json.loads(old), before) != numbers_apart(json.loads(new), after):
-            return False
+        return equal(json.loads(old), json.loads(new))
     except ValueError:  # what is stored is no data of a picture
         return False
-    return all(abs(a - b) <= ROUNDING for a, b in zip(before, after, strict=True))
 
 
 def write(item: Item) -> str:
@@ -234,7 +241,8 @@ def _plot(folder: Path, entry: Mapping[str, Any]) -> Item:
         except NothingToShow as error:
             raise NothingThere(str(error)) from error
 
-    return Item(file, text, stored=data_path(file), picture=True, from_results=kind not in BEYOND_RESULTS)
+    from_results, of_a_model = kind not in BEYOND_RESULTS, kind in OF_A_MODEL
+    return Item(file, text, data_path(file), picture=True, from_results=from_results, of_a_model=of_a_model)
 
 
 def _page(folder: Path, entry: Mapping[str, Any]) -> Item:

@@ -49,6 +49,7 @@ KINDS = {  # what it shows; what it needs
     "heatmap": "similarity of patches to a class; the --run of a training that is kept",
 }
 BEYOND_RESULTS = ("ood", "open-world", "reliability", "heatmap")  # kinds whose data take predictions or weights too
+OF_A_MODEL = ("heatmap",)  # kinds that a model computes anew, with other last digits on another processor
 DIGITS = 6  # decimals of stored plot data: fewer than any machine gets right, more than any picture shows
 
 WIDTHS = {"column": 3.3, "page": 6.9}  # inches, of a two-column paper
